@@ -1,0 +1,287 @@
+"""The networks: the latent diffusion model and the noise-aware latent classifier that guides it.
+
+Both are thin arrangements of MONAI networks. Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are
+whitened (about zero mean and unit variance per channel), shape ``N x C x H/8 x W/8``; times ``t`` are in [0, 1],
+shape ``N``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.bundle import ConfigParser
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from torch import Tensor, nn
+
+from monai_histodiff.schedules import NoiseSchedule
+
+__all__ = ["LatentClassifier", "LatentDiffusion", "PatchAutoencoder", "load_weights", "save_weights"]
+
+PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
+
+
+class PatchAutoencoder(nn.Module):
+    """MONAI's ``AutoencoderKL`` behind a pixel-unshuffle stem, which makes 128 x 128 patches cheap (f = 8 by default).
+
+    Args:
+        channels: widths of the levels of the ``AutoencoderKL``; each level after the first halves the size.
+        num_res_blocks: residual blocks of each level.
+        latent_channels: channels of the latent.
+        stem: pixel-unshuffle factor. The total reduction is ``stem * 2 ** (len(channels) - 1)``.
+    """
+
+    def __init__(
+        self, channels: Sequence[int] = (64, 128), num_res_blocks: Sequence[int] = (1, 2), latent_channels: int = 8, stem: int = 4
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.factor = stem * 2 ** (len(channels) - 1)
+        self.latent_channels = latent_channels
+        self.kl = AutoencoderKL(
+            spatial_dims=2,
+            in_channels=3 * stem**2,
+            out_channels=3 * stem**2,
+            num_res_blocks=tuple(num_res_blocks),
+            channels=tuple(channels),
+            attention_levels=(False,) * len(channels),
+            latent_channels=latent_channels,
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+        )
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches in [0, 1] to mean and standard deviation of the raw (not whitened) latent.
+
+        Raises:
+            ValueError: the patches are not ``N x 3 x H x W`` with H and W divisible by the reduction factor.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, got {tuple(x.shape)}")
+        return self.kl.encode(F.pixel_unshuffle(x * 2 - 1, self.stem))
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Raw latent to patches, about [0, 1] and not clamped."""
+        return F.pixel_shuffle(self.kl.decode(raw), self.stem) / 2 + 0.5
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction from a sampled latent, and the latent's mean and standard deviation (for training)."""
+        mean, std = self.encode(x)
+        return self.decode(mean + std * torch.randn_like(std)), mean, std
+
+
+class LatentDiffusion(nn.Module):
+    """A latent diffusion model in one module and one checkpoint: no scale factor is ever lost or guessed.
+
+    Autoencoder, UNet, latent statistics, noise schedule and prediction type all live in the ``state_dict``.
+
+    Args:
+        autoencoder: encodes patches; see :class:`PatchAutoencoder`.
+        unet: the network ``(z, timesteps in [0, 1000]) -> prediction`` of the shape of ``z``.
+        schedule: ``"cosine"``, ``"flow"``, or a :class:`NoiseSchedule`.
+        prediction: what the UNet predicts: ``"epsilon"``, ``"velocity"`` (alpha eps - sigma z0, Salimans & Ho 2022),
+            ``"sample"`` (z0) or ``"flow"`` (eps - z0).
+        patch_size: height and width of the patches that it was trained on, in pixels.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+    prediction_code: Tensor
+
+    def __init__(
+        self,
+        autoencoder: PatchAutoencoder,
+        unet: DiffusionModelUNet,
+        schedule: str | NoiseSchedule = "cosine",
+        prediction: str = "velocity",
+        patch_size: int = 128,
+    ) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {PREDICTIONS}, got '{prediction}'")
+        self.autoencoder = autoencoder
+        self.unet = unet
+        self.schedule = NoiseSchedule.named(schedule) if isinstance(schedule, str) else schedule
+        self.patch_size = patch_size
+        self.register_buffer("latent_mean", torch.zeros(1, autoencoder.latent_channels, 1, 1))
+        self.register_buffer("latent_std", torch.ones(1, autoencoder.latent_channels, 1, 1))
+        self.register_buffer("prediction_code", torch.tensor(PREDICTIONS.index(prediction)))
+
+    @property
+    def prediction(self) -> str:
+        """What the UNet predicts."""
+        return PREDICTIONS[int(self.prediction_code)]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape ``C x h x w`` of the latent of one patch."""
+        side = self.patch_size // self.autoencoder.factor
+        return self.autoencoder.latent_channels, side, side
+
+    @classmethod
+    def from_bundle(cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> LatentDiffusion:
+        """Build the network of a bundle (``network_def`` of ``configs/inference.json``) with its ``models/model.pt``.
+
+        Raises:
+            FileNotFoundError: the folder is not a bundle.
+            ValueError: the weights cannot be read or do not fit the network.
+        """
+        root = Path(bundle_dir)
+        config, weights = root / "configs" / "inference.json", root / "models" / "model.pt"
+        for path in (config, weights):
+            if not path.is_file():
+                raise FileNotFoundError(f"a bundle must hold '{path.relative_to(root)}', got none in '{root}'")
+        parser = ConfigParser()
+        parser.read_config(str(config))
+        return load_weights(parser.get_parsed_content("network_def"), weights).to(checked_device(device)).eval()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Patches in [0, 1] to whitened latents (the posterior mean)."""
+        return (self.autoencoder.encode(x)[0] - self.latent_mean) / self.latent_std
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Whitened latents to patches in [0, 1]."""
+        return self.autoencoder.decode(z * self.latent_std + self.latent_mean).clamp(0, 1)
+
+    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``."""
+        alpha, sigma = (v.view(-1, *[1] * (z.ndim - 1)) for v in self.schedule.alpha_sigma(t))
+        out = self.unet(z, t * 1000)
+        if self.prediction == "sample":
+            return out
+        if self.prediction == "epsilon":
+            return (z - sigma * out) / alpha
+        if self.prediction == "velocity":
+            return (alpha * z - sigma * out) / (alpha**2 + sigma**2)
+        return (z - sigma * out) / (alpha + sigma)
+
+    def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The noisy latent ``z_t`` and what the UNet must predict from it."""
+        alpha, sigma = (v.view(-1, *[1] * (z0.ndim - 1)) for v in self.schedule.alpha_sigma(t))
+        targets = {"epsilon": noise, "velocity": alpha * noise - sigma * z0, "sample": z0, "flow": noise - z0}
+        return alpha * z0 + sigma * noise, targets[self.prediction]
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """One denoising step from pure noise, decoded: patches in [0, 1] from noise of shape ``N x C x h x w``.
+
+        For sampling use :class:`monai_histodiff.GuidedSampler`; this makes the module a plain network for tools.
+        """
+        return self.decode(self.denoise(noise, torch.ones(len(noise), device=noise.device)))
+
+
+class LatentClassifier(nn.Module):
+    """The guide: class logits of a noisy latent, for any spatial size (Dhariwal & Nichol 2021, arXiv:2105.05233).
+
+    A residual convolutional network whose blocks are scaled and shifted by an embedding of the time.
+
+    Args:
+        in_channels: channels of the latent.
+        num_classes: number of classes, at least 2.
+        channels: widths of the levels; each level after the first halves the size.
+        dropout: dropout before the last layer.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: Sequence[int] = (64, 96, 128), dropout: float = 0.2) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"a classifier needs at least 2 classes, got {num_classes}")
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, 6.2, 32)), persistent=False)
+        self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
+        self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        widths = list(zip([channels[0], *channels[:-1]], channels, strict=True))
+        self.blocks = nn.ModuleList(_TimeBlock(a, b, 128, down=i > 0) for i, (a, b) in enumerate(widths))
+        self.head = nn.Sequential(nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
+        self.logits = nn.Linear(channels[-1], num_classes)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Logits, shape ``N x num_classes``, of whitened latents ``z_t`` at times ``t`` in [0, 1].
+
+        Raises:
+            ValueError: the latents have another number of channels.
+        """
+        if z.ndim != 4 or z.shape[1] != self.in_channels:
+            raise ValueError(f"the guide reads latents N x {self.in_channels} x h x w, got {tuple(z.shape)}")
+        angles = t.float()[:, None] * self.frequencies
+        emb = self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(z.dtype))
+        h = self.stem(z)
+        for block in self.blocks:
+            h = block(h, emb)
+        return self.logits(self.head(h))
+
+
+class _TimeBlock(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, embedding: int, down: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, channels_in), nn.GroupNorm(8, channels_out)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, stride=2 if down else 1)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.skip = nn.Conv2d(channels_in, channels_out, 1, stride=2 if down else 1)
+        self.modulate = nn.Linear(embedding, 2 * channels_out)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulate(emb)[:, :, None, None].chunk(2, 1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.skip(x) + h
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device, or an error that names it.
+
+    Raises:
+        ValueError: the device does not exist on this machine.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be there, got '{device}' ({str(error).splitlines()[0]})") from error
+    return found
+
+
+def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Save a ``state_dict`` (floating tensors as fp16, tables as they are) so that the file appears complete or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    small = {k: v.detach().cpu().half() if _is_weight(k, v) else v.detach().cpu() for k, v in state.items()}
+    draft = target.with_name(f".{target.name}.part")
+    try:
+        torch.save(small, draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _is_weight(key: str, value: Tensor) -> bool:
+    return value.is_floating_point() and not key.endswith(("log_snr_table", "latent_mean", "latent_std"))
+
+
+def load_weights(network: Any, path: str | os.PathLike[str], key: Callable[[Any], Any] | None = None) -> Any:
+    """Load a ``state_dict`` file strictly into a network and return it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a readable ``state_dict``, or belongs to another architecture.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights must exist, got none at '{path}'")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = key(state) if key else state
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"weights must be a readable state_dict, got '{path}' ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
+    own = network.state_dict()
+    wrong = [k for k in own if k not in state or tuple(own[k].shape) != tuple(state[k].shape)] + [k for k in state if k not in own]
+    if wrong:
+        raise ValueError(f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'")
+    network.load_state_dict(state)
+    return network

@@ -1,0 +1,344 @@
+"""The one data format that every stage reads and writes: patches plus a manifest.
+
+A :class:`PatchSet` is a folder, or a zip, of RGB patches with a ``manifest.csv``::
+
+    path,label,split,group,...
+    ADC/0001.jpg,ADC,train,patient_7,...
+
+``label`` is empty for unlabelled patches, ``split`` is ``train``, ``test`` or empty, and ``group`` names the patient,
+slide or source tile: the unit that must never be on both sides of a split. Further columns are kept as they are.
+Without a manifest, each sub-folder is a class and each file is its own group. Pictures are read through MONAI's
+readers: PNG, JPEG and TIFF by pillow, NIfTI (``x, y, [z=1,] rgb``) by nibabel.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import tempfile
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.image_reader import NibabelReader, PILReader
+from PIL import Image
+
+MANIFEST = "manifest.csv"
+REQUIRED_COLUMNS = ("path", "label", "split", "group")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+SPLITS = ("train", "test", "")
+
+__all__ = ["PatchRecord", "PatchSet", "decode_patch"]
+
+
+def decode_patch(content: bytes, name: str) -> np.ndarray:
+    """Decode one picture.
+
+    Args:
+        content: the bytes of the file.
+        name: its name, whose ending selects the reader and which every error repeats.
+
+    Returns:
+        uint8 RGB array of shape ``H x W x 3``, values 0 to 255.
+
+    Raises:
+        ValueError: the picture cannot be read, is not RGB, or is not 8 bits per channel.
+    """
+    try:
+        if name.lower().endswith((".nii", ".nii.gz")):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / Path(name).name
+                path.write_bytes(content)
+                reader = NibabelReader()
+                array = np.squeeze(np.asarray(reader.get_data(reader.read(str(path)))[0]))
+            array = array.swapaxes(0, 1) if array.ndim == 3 else array
+        else:
+            pil = PILReader(reverse_indexing=False)
+            array = np.asarray(pil.get_data(pil.read((io.BytesIO(content),)))[0])  # type: ignore[arg-type]
+    except Exception as error:
+        raise ValueError(f"a patch must be a readable picture, got '{name}' ({type(error).__name__}: {error})") from error
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(f"a patch must be RGB, of shape H x W x 3, got shape {array.shape} in '{name}'")
+    if array.dtype != np.uint8:
+        if array.min() < 0 or array.max() > 255 or not np.array_equal(array, np.round(array)):
+            raise ValueError(f"a patch must hold whole numbers from 0 to 255, got {array.min()} to {array.max()} in '{name}'")
+        array = array.astype(np.uint8)
+    return np.ascontiguousarray(array)
+
+
+class _Source:
+    """Read-only access to the files under a folder or in a zip; safe to share with forked and spawned workers."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        if not self.root.exists():
+            raise FileNotFoundError(f"dataset_dir must exist, got '{root}'")
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = -1
+        if self.root.is_dir():
+            found = (p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
+            self.names = sorted(p.as_posix() for p in found)
+        elif zipfile.is_zipfile(self.root):
+            with zipfile.ZipFile(self.root) as archive:
+                self.names = sorted(n for n in archive.namelist() if not n.endswith("/"))
+        else:
+            raise ValueError(f"dataset_dir must be a folder or a zip, got '{root}'")
+
+    def read(self, name: str) -> bytes:
+        if self.root.is_dir():
+            return (self.root / name).read_bytes()
+        if self._zip is None or self._pid != os.getpid():  # a file position must not be shared between processes
+            self._zip, self._pid = zipfile.ZipFile(self.root), os.getpid()
+        return self._zip.read(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_pid": -1}
+
+
+@dataclass(frozen=True)
+class PatchRecord:
+    """One row of a manifest. ``extra`` holds the columns beyond the required four, as strings."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+    extra: Mapping[str, str] = field(default_factory=dict)
+    source: int = 0
+
+
+class PatchSet(Sequence):
+    """An immutable sequence of patches; item ``i`` is ``{"image", "label", "label_name", "group", "path"}``.
+
+    ``image`` is a uint8 tensor ``3 x H x W``; ``label`` is the index of the class in :attr:`classes`, or -1. Being a
+    sequence of dictionaries, it is what MONAI's ``Dataset``, ``CacheDataset`` and ``PersistentDataset`` take as data.
+    """
+
+    def __init__(self, sources: Sequence[_Source], records: Sequence[PatchRecord], classes: Sequence[str]) -> None:
+        self._sources = tuple(sources)
+        self.records = tuple(records)
+        self.classes = tuple(classes)
+        self._index = {name: i for i, name in enumerate(self.classes)}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> PatchSet:
+        """Open a folder or zip with a ``manifest.csv``, one of class folders, or several of them as one set.
+
+        Raises:
+            FileNotFoundError: the path, or a file that the manifest names, does not exist.
+            ValueError: no picture is found, a required column is missing, a split is unknown, a path is listed twice,
+                or a group is on both sides of a split.
+        """
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        sources = [_Source(p) for p in paths]
+        records = [replace(r, source=i) for i, s in enumerate(sources) for r in _read_records(s)]
+        sides = defaultdict(set)
+        for record in records:
+            sides[record.group].add(record.split)
+        torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
+        if torn:
+            raise ValueError(f"a group must lie in one split only, got {len(torn)} that straddle, such as '{torn[0]}'")
+        return cls(sources, records, sorted({r.label for r in records} - {""}))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self._with(self.records[index])
+        record = self.records[index]
+        array = decode_patch(self._sources[record.source].read(record.path), record.path)
+        return {
+            "image": torch.from_numpy(array).permute(2, 0, 1).contiguous(),
+            "label": self._index.get(record.label, -1),
+            "label_name": record.label,
+            "group": record.group,
+            "path": record.path,
+        }
+
+    def _with(self, records: Sequence[PatchRecord]) -> PatchSet:
+        return PatchSet(self._sources, records, self.classes)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 tensor of class indices, -1 where unlabelled."""
+        return torch.tensor([self._index.get(r.label, -1) for r in self.records], dtype=torch.long)
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each patch."""
+        return [r.group for r in self.records]
+
+    def counts(self) -> dict[str, int]:
+        """Number of patches of each class."""
+        found = Counter(r.label for r in self.records)
+        return {name: found[name] for name in self.classes}
+
+    def images(self) -> torch.Tensor:
+        """All patches as one uint8 tensor ``N x 3 x H x W``.
+
+        Raises:
+            ValueError: the set is empty, or its pictures differ in size.
+        """
+        if not self.records:
+            raise ValueError("a patch set must hold at least one patch, got none")
+        loaded: list[torch.Tensor] = []
+        for i, record in enumerate(self.records):
+            loaded.append(self[i]["image"])
+            if loaded[i].shape != loaded[0].shape:
+                first, here = tuple(loaded[0].shape[1:]), tuple(loaded[i].shape[1:])
+                raise ValueError(
+                    f"all patches must have one size, got {first} in '{self.records[0].path}' and {here} in '{record.path}'"
+                )
+        return torch.stack(loaded)
+
+    def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
+        """The patches of one split, or of one class, or of both."""
+        keep = [r for r in self.records if split in (None, r.split) and label in (None, r.label)]
+        return self._with(keep)
+
+    def weights(self, power: float = 0.5) -> torch.Tensor:
+        """Sampling weight ``n_group ** -power`` for each patch, so that a few large groups do not drown the others."""
+        sizes = Counter(self.groups)
+        return torch.tensor([sizes[g] ** -power for g in self.groups], dtype=torch.double)
+
+    def hold_out(self, fraction: float, seed: int = 0) -> tuple[PatchSet, PatchSet]:
+        """Two group-disjoint sets, the second with about ``fraction`` of the patches of each class.
+
+        Raises:
+            ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+        rng = np.random.default_rng(seed)
+        taken: set[str] = set()
+        for label in sorted({r.label for r in self.records}):
+            sizes = Counter(r.group for r in self.records if r.label == label)
+            if len(sizes) < 2:
+                raise ValueError(f"a class must have at least 2 groups to be split, got {len(sizes)} in '{label}'")
+            have = sum(n for group, n in sizes.items() if group in taken)
+            free = rng.permutation([g for g in sorted(sizes) if g not in taken]).tolist()
+            for group in free[:-1]:
+                if have >= fraction * sum(sizes.values()) and have > 0:
+                    break
+                taken.add(group)
+                have += sizes[group]
+        parts = [r for r in self.records if r.group not in taken], [r for r in self.records if r.group in taken]
+        return self._with(parts[0]), self._with(parts[1])
+
+    def with_split(self, fraction: float = 0.3, seed: int = 0) -> PatchSet:
+        """This set as it is where a split is recorded; otherwise with ``fraction`` of each class held out as ``test``."""
+        if any(r.split == "test" for r in self.records):
+            return self
+        parts = self.hold_out(fraction, seed)
+        named = zip(parts, ("train", "test"), strict=True)
+        return self._with([replace(r, split=split) for part, split in named for r in part.records])
+
+    def few(self, labels_per_class: int | None, seed: int = 0) -> PatchSet:
+        """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups as possible.
+
+        Args:
+            labels_per_class: number of patches of each class; ``None`` keeps all.
+            seed: seed of the draw.
+
+        Raises:
+            ValueError: fewer than two classes are present, the number is below 1, or a class has too few patches.
+        """
+        counts = self.counts()
+        present = [c for c, n in counts.items() if n]
+        if len(present) < 2:
+            raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
+        if labels_per_class is None:
+            return self
+        if labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be at least 1, got {labels_per_class}")
+        rng = np.random.default_rng(seed)
+        chosen: list[int] = []
+        for label in self.classes:
+            if counts[label] < labels_per_class:
+                raise ValueError(f"labels_per_class is {labels_per_class}, but class '{label}' has {counts[label]} patches")
+            queues = defaultdict(list)
+            for i in rng.permutation([i for i, r in enumerate(self.records) if r.label == label]).tolist():
+                queues[self.records[i].group].append(i)
+            rounds = sorted(((turn, k, i) for k, q in enumerate(queues.values()) for turn, i in enumerate(q)))
+            chosen += [i for _, _, i in rounds[:labels_per_class]]
+        return self._with([self.records[i] for i in sorted(chosen)])
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the patches, byte for byte, into a new folder with its manifest. Nothing is left behind on failure."""
+        contents = ((r, self._sources[r.source].read(r.path)) for r in self.records)
+        return write_patches(folder, contents)
+
+
+def write_patches(folder: str | os.PathLike[str], items: Iterable[tuple[PatchRecord, bytes | np.ndarray]]) -> Path:
+    """Write records with their pictures (file bytes, or uint8 ``H x W x 3`` arrays stored by the path's ending).
+
+    The folder appears complete or not at all.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+    """
+    target = Path(folder)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"a patch set must be written into a new folder, got '{target}', which is not empty")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        records = []
+        for record, content in items:
+            path = draft / record.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                Image.fromarray(content).save(path, quality=92, subsampling=0)
+            records.append(record)
+        extra = list(dict.fromkeys(key for r in records for key in r.extra))
+        with open(draft / MANIFEST, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow([*REQUIRED_COLUMNS, *extra])
+            for r in records:
+                writer.writerow([r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)])
+        draft.chmod(0o755)
+        if target.exists():
+            target.rmdir()
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return target
+
+
+def _read_records(source: _Source) -> list[PatchRecord]:
+    if MANIFEST not in source.names:
+        pictures = [n for n in source.names if n.lower().endswith(SUFFIXES) and "/" in n]
+        if not pictures:
+            raise ValueError(f"dataset_dir must hold a {MANIFEST} or class folders with pictures, got '{source.root}'")
+        return [PatchRecord(n, n.split("/")[-2], "", f"{source.root.name}/{n}") for n in pictures]
+    rows = csv.DictReader(io.StringIO(source.read(MANIFEST).decode("utf-8-sig")))
+    missing = [c for c in REQUIRED_COLUMNS if c not in (rows.fieldnames or ())]
+    if missing:
+        raise ValueError(f"a manifest must have the columns {list(REQUIRED_COLUMNS)}, got none named {missing} in '{source.root}'")
+    known, seen, records = set(source.names), set(), []
+    for row in rows:
+        path, label, split, group = (row[c] for c in REQUIRED_COLUMNS)
+        if path not in known:
+            raise FileNotFoundError(f"the manifest of '{source.root}' names '{path}', which is not there")
+        if path in seen:
+            raise ValueError(f"a manifest must list each path once, got '{path}' twice in '{source.root}'")
+        if split not in SPLITS:
+            raise ValueError(f"split must be 'train', 'test' or empty, got '{split}' for '{path}'")
+        if not group:
+            raise ValueError(f"every patch must name its group, got none for '{path}' in '{source.root}'")
+        seen.add(path)
+        records.append(PatchRecord(path, label, split, group, {k: v or "" for k, v in row.items() if k not in REQUIRED_COLUMNS}))
+    if not records:
+        raise ValueError(f"a manifest must list at least one patch, got an empty one in '{source.root}'")
+    return records

@@ -1,0 +1,232 @@
+"""What a stock MONAI ``SupervisedTrainer`` needs to train our networks: losses, ``prepare_batch``, data, EMA."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from monai_histodiff.networks import LatentDiffusion, save_weights
+from monai_histodiff.patchsets import PatchSet
+
+__all__ = [
+    "AutoencoderLoss",
+    "AutoencoderPrepareBatch",
+    "DiffusionPrepareBatch",
+    "EMAHandler",
+    "NoisyLatentPrepareBatch",
+    "WeightsSaver",
+    "encode_latents",
+    "finite_or_stop",
+    "warmup_cosine",
+]
+
+
+class AutoencoderLoss(nn.Module):
+    """L1 on pixels and on their differences at two scales, plus the KL divergence of the latent from a standard normal.
+
+    The differences keep edges, which is to say nuclei, without the feature network of a perceptual loss.
+
+    Args:
+        gradient_weight: weight of the L1 distance of horizontal and vertical differences.
+        kl_weight: weight of the KL divergence per latent element.
+    """
+
+    def __init__(self, gradient_weight: float = 1.0, kl_weight: float = 1e-5) -> None:
+        super().__init__()
+        self.gradient_weight, self.kl_weight = gradient_weight, kl_weight
+
+    def forward(self, output: tuple[Tensor, Tensor, Tensor], image: Tensor) -> Tensor:
+        """The loss of ``(reconstruction, mean, std)`` against patches in [0, 1], ``N x 3 x H x W``."""
+        out, mean, std = (v.float() for v in output)
+        loss = F.l1_loss(out, image)
+        for scale in (1, 2):
+            a, b = (F.avg_pool2d(v, scale) if scale > 1 else v for v in (out, image))
+            loss = loss + self.gradient_weight * (F.l1_loss(a.diff(dim=2), b.diff(dim=2)) + F.l1_loss(a.diff(dim=3), b.diff(dim=3)))
+        kl = 0.5 * (mean**2 + std**2 - 1 - 2 * torch.log(std)).mean()
+        return loss + self.kl_weight * kl
+
+
+class AutoencoderPrepareBatch:
+    """``prepare_batch`` that makes a patch its own target."""
+
+    def __call__(self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any) -> tuple[Tensor, Tensor]:
+        image = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking)
+        return image, image
+
+
+def stratified_times(n: int, device: Any) -> Tensor:
+    """``n`` times in [0, 1], one in each of ``n`` equal strata, which lowers the variance of the loss (Kingma et al. 2021)."""
+    return (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
+
+
+class DiffusionPrepareBatch:
+    """``prepare_batch`` for the denoising loss: draws times and noise for cached latents (key ``"image"``).
+
+    Args:
+        model: gives the noise schedule and the prediction type.
+        flip: flip latents at random is not possible (a latent is not equivariant); several encodings of each patch
+            under different augmentations are cached instead, see :func:`encode_latents`.
+    """
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        self.model = model
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
+        z0 = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking).float()
+        t = stratified_times(len(z0), z0.device)
+        noisy, target = self.model.target(z0, torch.randn_like(z0), t)
+        return noisy, target, (t * 1000,), {}
+
+
+class NoisyLatentPrepareBatch:
+    """``prepare_batch`` for the guide: cached latents are noised to random times; the target is the label.
+
+    Args:
+        model: gives the noise schedule.
+        clean: always ``t = 0`` (the paper's classifier, which never sees noise).
+    """
+
+    def __init__(self, model: LatentDiffusion, clean: bool = False) -> None:
+        self.model, self.clean = model, clean
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
+        z0 = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking).float()
+        label = torch.as_tensor(batchdata[CommonKeys.LABEL]).to(device=device, non_blocking=non_blocking)
+        t = stratified_times(len(z0), z0.device)
+        if self.clean:
+            return z0, label, (torch.zeros_like(t),), {}
+        return self.model.target(z0, torch.randn_like(z0), t)[0], label, (t,), {}
+
+
+class EMAHandler:
+    """Keeps an exponential moving average of a network's weights, with warm-up ``min(decay, (1 + n) / (10 + n))``.
+
+    Args:
+        network: the network in training.
+        decay: the final decay for each optimiser step.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
+        self.network, self.decay = network, decay
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+
+    def attach(self, engine: Engine) -> None:
+        """Update after every iteration of the trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        n = int(self.average.n_averaged)
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
+        self.average.update_parameters(self.network)
+
+    def copy_to(self, network: nn.Module) -> None:
+        """Write the averaged weights into a network of the same architecture."""
+        network.load_state_dict(self.average.module.state_dict())
+
+
+class WeightsSaver:
+    """Writes a module's ``state_dict`` atomically every few epochs and at the end.
+
+    Args:
+        network: the module to save.
+        path: the file.
+        interval: epochs between saves.
+        before: called before each save, for instance ``ema.copy_to``-like updates.
+    """
+
+    def __init__(self, network: nn.Module, path: str | os.PathLike[str], interval: int = 1, before: Callable[[], Any] | None = None) -> None:
+        self.network, self.path, self.interval, self.before = network, Path(path), interval, before
+
+    def attach(self, engine: Engine) -> None:
+        """Save at the end of every ``interval``-th epoch and at completion."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self.before is not None:
+            self.before()
+        save_weights(self.path, self.network.state_dict())
+
+
+class finite_or_stop:  # noqa: N801
+    """Ignite handler that stops training at the first loss that is not finite, before it spoils a checkpoint."""
+
+    def attach(self, engine: Engine) -> None:
+        """Check after every iteration."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        out = engine.state.output
+        loss = out[0][CommonKeys.LOSS] if isinstance(out, Sequence) else out[CommonKeys.LOSS]
+        if not math.isfinite(float(loss)):
+            raise RuntimeError(f"the loss must be finite, got {float(loss)} at iteration {engine.state.iteration}")
+
+
+def warmup_cosine(steps: int, warmup: int = 100, floor: float = 0.02) -> Callable[[int], float]:
+    """Learning-rate factor by step for ``LambdaLR``: linear warm-up, then half a cosine down to ``floor``."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+@torch.no_grad()
+def encode_latents(
+    model: LatentDiffusion,
+    patches: PatchSet | Sequence[Mapping[str, Any]] | Any,
+    repeats: int = 1,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    num_workers: int = 0,
+) -> list[dict[str, Any]]:
+    """Encode every item of a dataset once (or ``repeats`` times under its random transforms) for latent training.
+
+    Args:
+        model: its autoencoder encodes; latents are whitened by its statistics.
+        patches: a map-style dataset whose items hold ``"image"``, RGB in [0, 1], and ``"label"``.
+        repeats: encodings of each item; use more than one where the dataset augments.
+        batch_size: patches encoded at once.
+        device: where to encode.
+        num_workers: worker processes that load.
+
+    Returns:
+        A list of ``{"image": float16 latent C x h x w, "label": int}`` on the CPU.
+    """
+    model = model.to(device).eval()
+    items: list[dict[str, Any]] = []
+    loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)  # type: ignore[arg-type]
+    for _ in range(repeats):
+        for batch in tqdm(loader, desc="encode latents", disable=len(loader) < 4):
+            latents = model.encode(torch.as_tensor(batch["image"]).to(device)).half().cpu()
+            items += [{"image": z, "label": int(y)} for z, y in zip(latents, batch["label"], strict=True)]
+    return items
+
+
+def fit_latent_statistics(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Set the model's latent mean and standard deviation from latents encoded so far, and return them whitened anew."""
+    stacked = torch.stack([item["image"] for item in latents]).float()
+    raw = stacked * model.latent_std.cpu() + model.latent_mean.cpu()
+    model.latent_mean.copy_(raw.mean((0, 2, 3), keepdim=True))
+    model.latent_std.copy_(raw.std((0, 2, 3), keepdim=True))
+    white = ((raw - model.latent_mean.cpu()) / model.latent_std.cpu()).half()
+    return [{**item, "image": z} for item, z in zip(latents, white, strict=True)]
