@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from monai_histodiff.schedules import NoiseSchedule
 
 __all__ = ["LatentClassifier", "LatentDiffusion", "PatchAutoencoder", "load_weights", "save_weights"]
 
+Module = TypeVar("Module", bound=nn.Module)
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
 
 
@@ -108,8 +109,8 @@ class LatentDiffusion(nn.Module):
         self.unet = unet
         self.schedule = NoiseSchedule.named(schedule) if isinstance(schedule, str) else schedule
         self.patch_size = patch_size
-        self.register_buffer("latent_mean", torch.zeros(1, autoencoder.latent_channels, 1, 1))
-        self.register_buffer("latent_std", torch.ones(1, autoencoder.latent_channels, 1, 1))
+        self.register_buffer("latent_mean", torch.zeros(autoencoder.latent_channels))
+        self.register_buffer("latent_std", torch.ones(autoencoder.latent_channels))
         self.register_buffer("prediction_code", torch.tensor(PREDICTIONS.index(prediction)))
 
     @property
@@ -142,11 +143,11 @@ class LatentDiffusion(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to whitened latents (the posterior mean)."""
-        return (self.autoencoder.encode(x)[0] - self.latent_mean) / self.latent_std
+        return (self.autoencoder.encode(x)[0] - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Whitened latents to patches in [0, 1]."""
-        return self.autoencoder.decode(z * self.latent_std + self.latent_mean).clamp(0, 1)
+        return self.autoencoder.decode(z * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)).clamp(0, 1)
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``."""
@@ -247,10 +248,15 @@ def checked_device(device: str | torch.device) -> torch.device:
 
 
 def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Save a ``state_dict`` (floating tensors as fp16, tables as they are) so that the file appears complete or not at all."""
+    """Save a ``state_dict``; the file appears complete or not at all.
+
+    Floating-point tensors of two or more dimensions, which is to say weights, are stored in float16; statistics, tables
+    and thresholds keep their precision.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    small = {k: v.detach().cpu().half() if _is_weight(k, v) else v.detach().cpu() for k, v in state.items()}
+    tensors = {k: v.detach().cpu() for k, v in state.items()}
+    small = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone() for k, v in tensors.items()}
     draft = target.with_name(f".{target.name}.part")
     try:
         torch.save(small, draft)
@@ -259,11 +265,7 @@ def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None
         draft.unlink(missing_ok=True)
 
 
-def _is_weight(key: str, value: Tensor) -> bool:
-    return value.is_floating_point() and not key.endswith(("log_snr_table", "latent_mean", "latent_std"))
-
-
-def load_weights(network: Any, path: str | os.PathLike[str], key: Callable[[Any], Any] | None = None) -> Any:
+def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
     """Load a ``state_dict`` file strictly into a network and return it.
 
     Raises:
@@ -274,7 +276,6 @@ def load_weights(network: Any, path: str | os.PathLike[str], key: Callable[[Any]
         raise FileNotFoundError(f"weights must exist, got none at '{path}'")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = key(state) if key else state
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(f"weights must be a readable state_dict, got '{path}' ({str(error).splitlines()[0]})") from error
     if not isinstance(state, Mapping):

@@ -35,7 +35,7 @@ REQUIRED_COLUMNS = ("path", "label", "split", "group")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 SPLITS = ("train", "test", "")
 
-__all__ = ["PatchRecord", "PatchSet", "decode_patch"]
+__all__ = ["PatchRecord", "PatchSet", "decode_patch", "write_patches"]
 
 
 def decode_patch(content: bytes, name: str) -> np.ndarray:
@@ -277,10 +277,15 @@ class PatchSet(Sequence):
         return write_patches(folder, contents)
 
 
-def write_patches(folder: str | os.PathLike[str], items: Iterable[tuple[PatchRecord, bytes | np.ndarray]]) -> Path:
-    """Write records with their pictures (file bytes, or uint8 ``H x W x 3`` arrays stored by the path's ending).
+def write_patches(
+    folder: str | os.PathLike[str], items: Iterable[tuple[PatchRecord, bytes | np.ndarray]], beside: Mapping[str, str] | None = None
+) -> Path:
+    """Write records with their pictures into a new folder, which appears complete or not at all.
 
-    The folder appears complete or not at all.
+    Args:
+        folder: the folder.
+        items: each record with its picture: file bytes, or a uint8 ``H x W x 3`` array stored by the path's ending.
+        beside: further text files, by name.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
@@ -300,6 +305,8 @@ def write_patches(folder: str | os.PathLike[str], items: Iterable[tuple[PatchRec
             else:
                 Image.fromarray(content).save(path, quality=92, subsampling=0)
             records.append(record)
+        for name, text in (beside or {}).items():
+            (draft / name).write_text(text, encoding="utf-8")
         extra = list(dict.fromkeys(key for r in records for key in r.extra))
         with open(draft / MANIFEST, "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)

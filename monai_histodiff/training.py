@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from monai_histodiff.networks import LatentDiffusion, save_weights
-from monai_histodiff.patchsets import PatchSet
 
 __all__ = [
     "AutoencoderLoss",
@@ -28,7 +30,8 @@ __all__ = [
     "NoisyLatentPrepareBatch",
     "WeightsSaver",
     "encode_latents",
-    "finite_or_stop",
+    "fit_latent_statistics",
+    "FiniteLoss",
     "warmup_cosine",
 ]
 
@@ -76,8 +79,6 @@ class DiffusionPrepareBatch:
 
     Args:
         model: gives the noise schedule and the prediction type.
-        flip: flip latents at random is not possible (a latent is not equivariant); several encodings of each patch
-            under different augmentations are cached instead, see :func:`encode_latents`.
     """
 
     def __init__(self, model: LatentDiffusion) -> None:
@@ -135,23 +136,29 @@ class EMAHandler:
         self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
         self.average.update_parameters(self.network)
 
-    def copy_to(self, network: nn.Module) -> None:
-        """Write the averaged weights into a network of the same architecture."""
-        network.load_state_dict(self.average.module.state_dict())
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within this context the network holds the averaged weights."""
+        own = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(own)
 
 
 class WeightsSaver:
     """Writes a module's ``state_dict`` atomically every few epochs and at the end.
 
     Args:
-        network: the module to save.
+        network: the module to save; the network of ``ema``, or one that contains it.
         path: the file.
         interval: epochs between saves.
-        before: called before each save, for instance ``ema.copy_to``-like updates.
+        ema: save these averaged weights in place of the current ones.
     """
 
-    def __init__(self, network: nn.Module, path: str | os.PathLike[str], interval: int = 1, before: Callable[[], Any] | None = None) -> None:
-        self.network, self.path, self.interval, self.before = network, Path(path), interval, before
+    def __init__(self, network: nn.Module, path: str | os.PathLike[str], interval: int = 1, ema: EMAHandler | None = None) -> None:
+        self.network, self.path, self.interval, self.ema = network, Path(path), interval, ema
 
     def attach(self, engine: Engine) -> None:
         """Save at the end of every ``interval``-th epoch and at completion."""
@@ -159,12 +166,11 @@ class WeightsSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if self.before is not None:
-            self.before()
-        save_weights(self.path, self.network.state_dict())
+        with self.ema.applied() if self.ema else nullcontext():
+            save_weights(self.path, self.network.state_dict())
 
 
-class finite_or_stop:  # noqa: N801
+class FiniteLoss:
     """Ignite handler that stops training at the first loss that is not finite, before it spoils a checkpoint."""
 
     def attach(self, engine: Engine) -> None:
@@ -190,43 +196,64 @@ def warmup_cosine(steps: int, warmup: int = 100, floor: float = 0.02) -> Callabl
     return factor
 
 
-@torch.no_grad()
 def encode_latents(
     model: LatentDiffusion,
-    patches: PatchSet | Sequence[Mapping[str, Any]] | Any,
+    patches: Dataset,
     repeats: int = 1,
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
     num_workers: int = 0,
+    cache: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Encode every item of a dataset once (or ``repeats`` times under its random transforms) for latent training.
+    """Encode every item of a dataset once, or ``repeats`` times under its random transforms, for latent training.
 
     Args:
-        model: its autoencoder encodes; latents are whitened by its statistics.
+        model: its autoencoder encodes, where it is; latents are whitened by its statistics.
         patches: a map-style dataset whose items hold ``"image"``, RGB in [0, 1], and ``"label"``.
         repeats: encodings of each item; use more than one where the dataset augments.
         batch_size: patches encoded at once.
-        device: where to encode.
         num_workers: worker processes that load.
+        cache: a file to keep the latents in. It is used again only for the same autoencoder, items and repeats.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int}`` on the CPU.
     """
-    model = model.to(device).eval()
+    key = _fingerprint(model, patches, repeats) if cache is not None else ""
+    if cache is not None and Path(cache).is_file():
+        kept = torch.load(cache, weights_only=True)
+        if kept["key"] == key:
+            return [{"image": z, "label": int(y)} for z, y in zip(kept["image"], kept["label"], strict=True)]
+    device = model.latent_mean.device
+    model = model.eval()
     items: list[dict[str, Any]] = []
-    loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)  # type: ignore[arg-type]
-    for _ in range(repeats):
-        for batch in tqdm(loader, desc="encode latents", disable=len(loader) < 4):
-            latents = model.encode(torch.as_tensor(batch["image"]).to(device)).half().cpu()
-            items += [{"image": z, "label": int(y)} for z, y in zip(latents, batch["label"], strict=True)]
+    loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
+    with torch.no_grad(), tqdm(total=repeats * len(loader), desc="encode latents") as bar:
+        for _ in range(repeats):
+            for batch in loader:
+                latents = model.encode(torch.as_tensor(batch["image"]).to(device)).half().cpu()
+                items += [{"image": z, "label": int(y)} for z, y in zip(latents, batch["label"], strict=True)]
+                bar.update()
+    if cache is not None:
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        labels = torch.tensor([item["label"] for item in items])
+        torch.save({"key": key, "image": torch.stack([item["image"] for item in items]), "label": labels}, cache)
     return items
+
+
+def _fingerprint(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
+    digest = hashlib.sha256(f"{repeats} {len(patches)}".encode())  # type: ignore[arg-type]
+    for value in model.autoencoder.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    records = getattr(getattr(patches, "data", patches), "records", ())
+    digest.update("\n".join(r.path for r in records).encode())
+    return digest.hexdigest()
 
 
 def fit_latent_statistics(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Set the model's latent mean and standard deviation from latents encoded so far, and return them whitened anew."""
-    stacked = torch.stack([item["image"] for item in latents]).float()
-    raw = stacked * model.latent_std.cpu() + model.latent_mean.cpu()
-    model.latent_mean.copy_(raw.mean((0, 2, 3), keepdim=True))
-    model.latent_std.copy_(raw.std((0, 2, 3), keepdim=True))
-    white = ((raw - model.latent_mean.cpu()) / model.latent_std.cpu()).half()
+    old_mean, old_std = (v.cpu().view(-1, 1, 1) for v in (model.latent_mean, model.latent_std))
+    raw = torch.stack([item["image"] for item in latents]).float() * old_std + old_mean
+    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+    model.latent_mean.copy_(mean)
+    model.latent_std.copy_(std)
+    white = ((raw - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)).half()
     return [{**item, "image": z} for item, z in zip(latents, white, strict=True)]

@@ -1,0 +1,226 @@
+"""``SyntheticBank``: accepted patches of each class in shared memory, filled by the sampler, read by any worker."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_histodiff.critics import Selector
+from monai_histodiff.patchsets import PatchRecord, PatchSet, write_patches
+from monai_histodiff.sampling import GuidedSampler, candidate_seed
+from monai_histodiff.selection import ACCEPTED
+
+__all__ = ["Candidates", "SyntheticBank", "sample_candidates"]
+
+PROVENANCE = "bank.json"
+
+
+class SyntheticBank:
+    """Synthetic patches by class, as uint8 tensors in shared memory.
+
+    Workers, forked or spawned, read the same memory; no model is needed to read. Each patch has a confidence and the
+    seed that reproduces it.
+
+    Args:
+        images: class index to uint8 tensor ``N x 3 x H x W``; an empty class is allowed and says so when drawn from.
+        confidence: class index to float tensor, shape ``N``; ones by default.
+        seeds: class index to int64 tensor, shape ``N``; -1 by default.
+        classes: names, by class index; optional.
+        provenance: plain values that say where the patches come from.
+
+    Raises:
+        ValueError: there is no class, or shapes, dtypes or sizes disagree.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[int, Tensor],
+        confidence: Mapping[int, Tensor] | None = None,
+        seeds: Mapping[int, Tensor] | None = None,
+        classes: Sequence[str] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not images:
+            raise ValueError("a bank needs at least one class, got none")
+        for label, stack in images.items():
+            if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:
+                raise ValueError(f"a bank holds uint8 patches N x 3 x H x W, got {stack.dtype} {tuple(stack.shape)} for class {label}")
+        sizes = {tuple(stack.shape[2:]) for stack in images.values() if len(stack)}
+        if len(sizes) > 1:
+            raise ValueError(f"all patches of a bank must have one size, got {sorted(sizes)}")
+        self.images = {int(k): v.contiguous().share_memory_() for k, v in images.items()}
+        self.confidence = _column(confidence, self.images, 1.0, torch.float32)
+        self.seeds = _column(seeds, self.images, -1, torch.int64)
+        self.classes = tuple(classes)
+        self.provenance = dict(provenance or {})
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[int, np.ndarray], classes: Sequence[str] = ()) -> SyntheticBank:
+        """A bank of uint8 arrays ``{class_index: N x H x W x 3}``.
+
+        Raises:
+            ValueError: an array has another dtype or shape.
+        """
+        for label, array in arrays.items():
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+                raise ValueError(f"a bank is made of uint8 arrays N x H x W x 3, got {array.dtype} {array.shape} for class {label}")
+        return cls({k: torch.from_numpy(v).permute(0, 3, 1, 2).clone() for k, v in arrays.items()}, classes=classes)
+
+    def __len__(self) -> int:
+        return sum(len(v) for v in self.images.values())
+
+    def count(self, label: int) -> int:
+        """Number of patches of a class; 0 for a class that the bank does not know."""
+        return len(self.images[label]) if label in self.images else 0
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the patches; ``None`` when the bank is empty."""
+        return next(((v.shape[2], v.shape[3]) for v in self.images.values() if len(v)), None)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the bank as a patch set of PNG files, with its provenance; the folder appears complete or not at all.
+
+        Raises:
+            FileExistsError: the folder exists and is not empty.
+        """
+
+        def items() -> Any:
+            for label, stack in sorted(self.images.items()):
+                name = self.classes[label] if self.classes else str(label)
+                for i, patch in enumerate(stack):
+                    seed, score = int(self.seeds[label][i]), float(self.confidence[label][i])
+                    extra = {"index": str(label), "seed": str(seed), "confidence": repr(score)}
+                    record = PatchRecord(f"{label}/{i:06d}.png", name, "", f"synthetic/{label}/{i}", extra)
+                    yield record, patch.permute(1, 2, 0).numpy()
+
+        about = {"classes": list(self.classes), "indices": sorted(self.images), "provenance": self.provenance}
+        return write_patches(folder, items(), {PROVENANCE: json.dumps(about, indent=1)})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> SyntheticBank:
+        """Read a bank written by :meth:`save`.
+
+        Raises:
+            FileNotFoundError: the folder, or its ``bank.json``, does not exist.
+        """
+        about_file = Path(folder) / PROVENANCE
+        if not about_file.is_file():
+            raise FileNotFoundError(f"a bank must hold '{PROVENANCE}', got none in '{folder}'")
+        about = json.loads(about_file.read_text())
+        if not any(Path(folder).glob("*/*.png")):
+            empty = torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+            return cls({i: empty for i in about["indices"]}, classes=about["classes"], provenance=about["provenance"])
+        patches = PatchSet.open(folder)
+        images, indices = patches.images(), torch.tensor([int(r.extra["index"]) for r in patches.records])
+        score = torch.tensor([float(r.extra["confidence"]) for r in patches.records])
+        seeds = torch.tensor([int(r.extra["seed"]) for r in patches.records])
+        columns = ({i: v[indices == i] for i in about["indices"]} for v in (images, score, seeds))
+        return cls(*columns, classes=about["classes"], provenance=about["provenance"])
+
+
+def _column(values: Mapping[int, Tensor] | None, images: Mapping[int, Tensor], default: float, dtype: torch.dtype) -> dict[int, Tensor]:
+    out = {}
+    for label, stack in images.items():
+        column = torch.full((len(stack),), default, dtype=dtype) if values is None else torch.as_tensor(values[label]).to(dtype)
+        if column.shape != (len(stack),):
+            raise ValueError(f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}")
+        out[label] = column.share_memory_()
+    return out
+
+
+@dataclass
+class Candidates:
+    """All candidates of a run, row by row, with what became of them.
+
+    Attributes:
+        images: uint8, ``N x 3 x H x W``.
+        labels: intended classes, int64.
+        seeds: int64.
+        confidence: critic's probability of the intended class.
+        distance: distance to the nearest real training patch.
+        nearest: index of that patch.
+        reasons: ``"accepted"`` or why not.
+    """
+
+    images: Tensor
+    labels: Tensor
+    seeds: Tensor
+    confidence: Tensor
+    distance: Tensor
+    nearest: Tensor
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> Tensor:
+        """Bool, shape ``N``."""
+        return torch.tensor([r == ACCEPTED for r in self.reasons], dtype=torch.bool)
+
+    def bank(self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None) -> SyntheticBank:
+        """The bank of the chosen candidates (bool mask or indices)."""
+        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
+        columns = ({k: v[i] for k, i in rows.items()} for v in (self.images, self.confidence, self.seeds))
+        return SyntheticBank(*columns, classes=classes, provenance=provenance)
+
+
+def sample_candidates(
+    sampler: GuidedSampler,
+    selector: Selector,
+    num_classes: int,
+    quota: int,
+    max_candidates: int,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Candidates:
+    """Sample and select until each class has its quota or has used up its attempts.
+
+    Args:
+        sampler: makes candidates.
+        selector: judges them.
+        num_classes: classes ``0 .. num_classes - 1`` are filled.
+        quota: accepted patches wanted of each class.
+        max_candidates: candidates of each class, at the most.
+        batch_size: candidates between two judgements, shared by the classes that still need some.
+        seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
+
+    Returns:
+        Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+    if min(num_classes, quota, max_candidates, batch_size) < 1:
+        raise ValueError(f"classes, quota, candidates and batch must be at least 1, got {(num_classes, quota, max_candidates, batch_size)}")
+    made, kept = [0] * num_classes, [0] * num_classes
+    parts: list[Candidates] = []
+    bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not sampler.progress)
+    while open_classes := [c for c in range(num_classes) if kept[c] < quota and made[c] < max_candidates]:
+        share = max(1, batch_size // len(open_classes))
+        plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]
+        labels = torch.tensor([c for c, _ in plan])
+        seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
+        images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
+        outcome = selector(images, labels)
+        for i, (c, _) in enumerate(plan):
+            made[c] += 1
+            if outcome.reasons[i] == ACCEPTED:
+                kept[c] += 1
+                if kept[c] > quota:
+                    outcome.reasons[i] = "over quota"
+        parts.append(Candidates(images, labels, seeds, outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons))
+        bar.update(len(plan))
+        bar.set_postfix(accepted=sum(min(k, quota) for k in kept))
+    bar.close()
+    tensors = ("images", "labels", "seeds", "confidence", "distance", "nearest")
+    joined = [torch.cat([getattr(p, name) for p in parts]) for name in tensors]
+    return Candidates(*joined, reasons=[r for p in parts for r in p.reasons])

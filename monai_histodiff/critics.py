@@ -1,0 +1,166 @@
+"""The critic: independent, cross-fitted, temperature-scaled classifiers that judge candidates; and the ``Selector``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monai_histodiff.classifiers import predict
+from monai_histodiff.distances import copy_distances, copy_threshold, to_unit
+from monai_histodiff.networks import load_weights, save_weights
+from monai_histodiff.selection import Selection, fit_temperature, precision_threshold, select
+
+__all__ = ["Critic", "Selector", "fit_critic", "group_folds"]
+
+
+class Critic(nn.Module):
+    """An ensemble of cross-fitted classifiers with one temperature and the threshold for a target precision.
+
+    Args:
+        members: the classifiers, patches in [0, 1] to logits.
+        num_classes: number of classes.
+    """
+
+    temperature: Tensor
+    threshold: Tensor
+    precision: Tensor
+    target_precision: Tensor
+
+    def __init__(self, members: Sequence[nn.Module], num_classes: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.num_classes = num_classes
+        for name in ("temperature", "threshold", "precision", "target_precision"):
+            self.register_buffer(name, torch.tensor(1.0))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``: the members' mean."""
+        return torch.stack([torch.softmax(member(patches).float() / self.temperature, 1) for member in self.members]).mean(0)
+
+    @torch.no_grad()
+    def probabilities(self, patches: Tensor, batch_size: int = 64) -> Tensor:
+        """As calling the critic, in batches, on uint8 or floating-point patches; the result is on the CPU."""
+        return torch.cat([self(to_unit(part).to(self.temperature.device)).cpu() for part in patches.split(batch_size)])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights, temperature and threshold to one file."""
+        save_weights(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], network: Callable[..., nn.Module], num_classes: int, members: int = 3) -> Critic:
+        """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file cannot be read, or belongs to another architecture.
+        """
+        critic = cls([network(num_classes=num_classes) for _ in range(members)], num_classes)
+        return load_weights(critic, path).eval()
+
+
+def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> Tensor:
+    """Assign patches to folds so that no group is torn and each class is spread as evenly as its groups allow.
+
+    Returns:
+        The fold of each patch, int64.
+
+    Raises:
+        ValueError: ``folds`` is below 2, or a class has fewer patches, or fewer groups, than folds.
+    """
+    if folds < 2:
+        raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
+    for label in sorted(set(labels)):
+        own = [g for y, g in zip(labels, groups, strict=True) if y == label]
+        if len(own) < folds:
+            raise ValueError(f"each class needs at least {folds} patches for {folds} folds, got {len(own)} of class {label}")
+        if len(set(own)) < folds:
+            raise ValueError(f"each class needs at least {folds} groups for {folds} folds, got {len(set(own))} in class {label}")
+    content: dict[str, Counter[int]] = {}
+    for label, group in zip(labels, groups, strict=True):
+        content.setdefault(group, Counter())[label] += 1
+    filled = [Counter[int]() for _ in range(folds)]
+    place: dict[str, int] = {}
+    names = np.random.default_rng(seed).permutation(sorted(content)).tolist()
+    rarity = Counter(labels)
+    for group in sorted(names, key=lambda g: (min(rarity[y] for y in content[g]), -sum(content[g].values()))):
+        load = [(sum(f[y] * n / rarity[y] for y, n in content[group].items()), sum(f.values())) for f in filled]
+        best = min(range(folds), key=lambda i: load[i])
+        filled[best].update(content[group])
+        place[group] = best
+    return torch.tensor([place[g] for g in groups])
+
+
+def fit_critic(
+    images: Tensor,
+    labels: Tensor,
+    groups: Sequence[str],
+    fit: Callable[[Tensor, Tensor, int], nn.Module],
+    num_classes: int,
+    folds: int = 3,
+    target_precision: float = 0.9,
+    seed: int = 0,
+) -> tuple[Critic, Tensor]:
+    """Cross-fit a critic: one member for each fold, calibrated on the patches that it did not see.
+
+    Args:
+        images: real labelled patches, uint8 ``N x 3 x H x W``.
+        labels: class indices, shape ``N``.
+        groups: the group of each patch; folds are group-disjoint.
+        fit: ``(images, labels, seed) -> network``.
+        num_classes: number of classes.
+        folds: members of the ensemble.
+        target_precision: precision that the threshold aims at; see :func:`monai_histodiff.selection.precision_threshold`.
+        seed: seed of the folds and of the fits.
+
+    Returns:
+        The critic, and the calibrated out-of-fold probabilities of the patches.
+    """
+    fold = group_folds(labels.tolist(), groups, folds, seed)
+    logits = torch.zeros(len(labels), num_classes)
+    members = []
+    for k in range(folds):
+        members.append(fit(images[fold != k], labels[fold != k], seed + k))
+        logits[fold == k] = predict(members[k], images[fold == k])
+    critic = Critic(members, num_classes).to(next(members[0].parameters()).device).eval()
+    temperature = fit_temperature(logits, labels)
+    probabilities = torch.softmax(logits / temperature, 1)
+    threshold, precision = precision_threshold(probabilities, labels, target_precision)
+    values = {"temperature": temperature, "threshold": threshold, "precision": precision, "target_precision": target_precision}
+    for name, value in values.items():
+        getattr(critic, name).fill_(value)
+    return critic, probabilities
+
+
+class Selector:
+    """Candidates to a :class:`~monai_histodiff.selection.Selection`: confident for the critic, and no copies.
+
+    Args:
+        critic: judges the candidates.
+        real: real training patches, ``M x 3 x H x W``, uint8 or in [0, 1]: what must not be copied.
+        groups: the group of each real patch, from which the copy threshold is calibrated.
+        threshold: lowest accepted confidence; the critic's own by default.
+    """
+
+    def __init__(self, critic: Critic, real: Tensor, groups: Sequence[str], threshold: float | None = None) -> None:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        self.critic, self.real = critic, real
+        self.threshold = float(critic.threshold) if threshold is None else threshold
+        self.copy_threshold = copy_threshold(real, groups)
+
+    def __call__(self, patches: Tensor, labels: Sequence[int] | Tensor) -> Selection:
+        """Judge candidate patches, ``N x 3 x H x W``, of the intended classes ``labels``."""
+        wanted = torch.as_tensor(labels, dtype=torch.long)
+        distance, nearest = copy_distances(patches, self.real)
+        return select(self.critic.probabilities(patches), wanted, distance, nearest, self.threshold, self.copy_threshold)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The thresholds in force."""
+        return {"threshold": self.threshold, "copy_threshold": self.copy_threshold, "temperature": float(self.critic.temperature)}

@@ -1,0 +1,67 @@
+"""Distances between patches, without a network: what the copy gate and the report's nearest neighbours use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["copy_distances", "copy_threshold", "to_unit"]
+
+THUMBNAIL = 16
+
+
+def to_unit(patches: Tensor) -> Tensor:
+    """uint8 patches to float32 in [0, 1]; floating-point patches are taken to be in [0, 1] already."""
+    return patches.float() / 255 if patches.dtype == torch.uint8 else patches.float()
+
+
+def _thumbnails(patches: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(to_unit(patches), THUMBNAIL)
+
+
+def _orientations(x: Tensor) -> list[Tensor]:
+    return [torch.rot90(v, k, (2, 3)) for v in (x, x.flip(3)) for k in range(4)]
+
+
+def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of each patch to its nearest reference, over the eight flips and right-angle turns.
+
+    Args:
+        patches: ``N x 3 x H x W``, uint8 or floating point in [0, 1].
+        references: ``M x 3 x H' x W'``, likewise.
+
+    Returns:
+        Root-mean-square difference of 16 x 16 thumbnails (in units of the intensity range), and the index of that
+        reference; both of shape ``N``.
+
+    Raises:
+        ValueError: there is no reference.
+    """
+    if len(references) == 0:
+        raise ValueError("copy distances need at least one reference, got none")
+    targets = _thumbnails(references).flatten(1)
+    best = torch.stack([torch.cdist(v.flatten(1), targets) for v in _orientations(_thumbnails(patches))]).amin(0)
+    distance, index = best.min(1)
+    return distance / targets.shape[1] ** 0.5, index
+
+
+def copy_threshold(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> float:
+    """The distance below which a patch counts as a copy: a low percentile of real-to-real distances between groups.
+
+    Args:
+        references: real patches, ``M x 3 x H x W``.
+        groups: the group of each; only distances to other groups count. With a single group there is no such
+            distance, and the threshold is 0: nothing is called a copy.
+        percentile: of the distances from each real patch to its nearest real patch of another group.
+    """
+    targets = _thumbnails(references).flatten(1)
+    best = torch.stack([torch.cdist(v.flatten(1), targets) for v in _orientations(_thumbnails(references))]).amin(0)
+    names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    own = torch.tensor([names[g] for g in groups])
+    best[own[:, None] == own[None, :]] = float("inf")
+    nearest = best.min(1).values
+    nearest = nearest[torch.isfinite(nearest)]
+    return float(torch.quantile(nearest, percentile / 100)) / targets.shape[1] ** 0.5 if len(nearest) else 0.0
