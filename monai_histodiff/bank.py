@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from monai_histodiff.critics import Selector
-from monai_histodiff.patchsets import PatchRecord, PatchSet, write_patches
-from monai_histodiff.sampling import GuidedSampler, candidate_seed
-from monai_histodiff.selection import ACCEPTED
+from monai_histodiff.patchfiles import PatchRecord, write_patches
+from monai_histodiff.patchsets import PatchSet
 
-__all__ = ["Candidates", "SyntheticBank", "sample_candidates"]
+__all__ = ["SyntheticBank"]
 
 PROVENANCE = "bank.json"
 
@@ -124,11 +120,13 @@ class SyntheticBank:
         images, indices = patches.images(), torch.tensor([int(r.extra["index"]) for r in patches.records])
         score = torch.tensor([float(r.extra["confidence"]) for r in patches.records])
         seeds = torch.tensor([int(r.extra["seed"]) for r in patches.records])
-        columns = ({i: v[indices == i] for i in about["indices"]} for v in (images, score, seeds))
-        return cls(*columns, classes=about["classes"], provenance=about["provenance"])
+        parts = [{i: v[indices == i] for i in about["indices"]} for v in (images, score, seeds)]
+        return cls(parts[0], parts[1], parts[2], about["classes"], about["provenance"])
 
 
-def _column(values: Mapping[int, Tensor] | None, images: Mapping[int, Tensor], default: float, dtype: torch.dtype) -> dict[int, Tensor]:
+def _column(
+    values: Mapping[int, Tensor] | None, images: Mapping[int, Tensor], default: float, dtype: torch.dtype
+) -> dict[int, Tensor]:
     out = {}
     for label, stack in images.items():
         column = torch.full((len(stack),), default, dtype=dtype) if values is None else torch.as_tensor(values[label]).to(dtype)
@@ -136,91 +134,3 @@ def _column(values: Mapping[int, Tensor] | None, images: Mapping[int, Tensor], d
             raise ValueError(f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}")
         out[label] = column.share_memory_()
     return out
-
-
-@dataclass
-class Candidates:
-    """All candidates of a run, row by row, with what became of them.
-
-    Attributes:
-        images: uint8, ``N x 3 x H x W``.
-        labels: intended classes, int64.
-        seeds: int64.
-        confidence: critic's probability of the intended class.
-        distance: distance to the nearest real training patch.
-        nearest: index of that patch.
-        reasons: ``"accepted"`` or why not.
-    """
-
-    images: Tensor
-    labels: Tensor
-    seeds: Tensor
-    confidence: Tensor
-    distance: Tensor
-    nearest: Tensor
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def accepted(self) -> Tensor:
-        """Bool, shape ``N``."""
-        return torch.tensor([r == ACCEPTED for r in self.reasons], dtype=torch.bool)
-
-    def bank(self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None) -> SyntheticBank:
-        """The bank of the chosen candidates (bool mask or indices)."""
-        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
-        rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
-        columns = ({k: v[i] for k, i in rows.items()} for v in (self.images, self.confidence, self.seeds))
-        return SyntheticBank(*columns, classes=classes, provenance=provenance)
-
-
-def sample_candidates(
-    sampler: GuidedSampler,
-    selector: Selector,
-    num_classes: int,
-    quota: int,
-    max_candidates: int,
-    batch_size: int = 64,
-    seed: int = 0,
-) -> Candidates:
-    """Sample and select until each class has its quota or has used up its attempts.
-
-    Args:
-        sampler: makes candidates.
-        selector: judges them.
-        num_classes: classes ``0 .. num_classes - 1`` are filled.
-        quota: accepted patches wanted of each class.
-        max_candidates: candidates of each class, at the most.
-        batch_size: candidates between two judgements, shared by the classes that still need some.
-        seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
-
-    Returns:
-        Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
-
-    Raises:
-        ValueError: a number is below 1.
-    """
-    if min(num_classes, quota, max_candidates, batch_size) < 1:
-        raise ValueError(f"classes, quota, candidates and batch must be at least 1, got {(num_classes, quota, max_candidates, batch_size)}")
-    made, kept = [0] * num_classes, [0] * num_classes
-    parts: list[Candidates] = []
-    bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not sampler.progress)
-    while open_classes := [c for c in range(num_classes) if kept[c] < quota and made[c] < max_candidates]:
-        share = max(1, batch_size // len(open_classes))
-        plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]
-        labels = torch.tensor([c for c, _ in plan])
-        seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
-        images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
-        outcome = selector(images, labels)
-        for i, (c, _) in enumerate(plan):
-            made[c] += 1
-            if outcome.reasons[i] == ACCEPTED:
-                kept[c] += 1
-                if kept[c] > quota:
-                    outcome.reasons[i] = "over quota"
-        parts.append(Candidates(images, labels, seeds, outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons))
-        bar.update(len(plan))
-        bar.set_postfix(accepted=sum(min(k, quota) for k in kept))
-    bar.close()
-    tensors = ("images", "labels", "seeds", "confidence", "distance", "nearest")
-    joined = [torch.cat([getattr(p, name) for p in parts]) for name in tensors]
-    return Candidates(*joined, reasons=[r for p in parts for r in p.reasons])

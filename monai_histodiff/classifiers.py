@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class PatchClassifier(nn.Module):
     def __init__(self, num_classes: int, width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)) -> None:
         super().__init__()
         planes = [width * 2**i for i in range(4)]
-        self.resnet = ResNet("basic", list(blocks), planes, spatial_dims=2, n_input_channels=3, conv1_t_stride=2, num_classes=num_classes)
+        options = {"spatial_dims": 2, "n_input_channels": 3, "conv1_t_stride": 2, "num_classes": num_classes}
+        self.resnet = ResNet("basic", list(blocks), planes, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnet(x * 4 - 2)
@@ -66,9 +67,10 @@ class ClassifierTraining:
     label_smoothing: float = 0.1
     device: str | torch.device = "cpu"
     num_workers: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, data: Sequence[Mapping[str, Any]], transform: Compose, num_classes: int, seed: int, name: str = "fit") -> nn.Module:
+    def __call__(
+        self, data: Sequence[Mapping[str, Any]], transform: Compose, num_classes: int, seed: int, name: str = "fit"
+    ) -> nn.Module:
         """Fit a fresh classifier.
 
         Args:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers import predict
+from monai_histodiff.classifiers import ClassifierTraining, predict
 from monai_histodiff.distances import copy_distances, copy_threshold, to_unit
 from monai_histodiff.networks import load_weights, save_weights
+from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.selection import Selection, fit_temperature, precision_threshold, select
 
 __all__ = ["Critic", "Selector", "fit_critic", "group_folds"]
@@ -97,44 +99,45 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
 
 
 def fit_critic(
-    images: Tensor,
-    labels: Tensor,
-    groups: Sequence[str],
-    fit: Callable[[Tensor, Tensor, int], nn.Module],
-    num_classes: int,
+    patches: PatchSet,
+    training: ClassifierTraining,
+    transform: Compose,
+    size: int = 128,
     folds: int = 3,
     target_precision: float = 0.9,
     seed: int = 0,
-) -> tuple[Critic, Tensor]:
+) -> Critic:
     """Cross-fit a critic: one member for each fold, calibrated on the patches that it did not see.
 
     Args:
-        images: real labelled patches, uint8 ``N x 3 x H x W``.
-        labels: class indices, shape ``N``.
-        groups: the group of each patch; folds are group-disjoint.
-        fit: ``(images, labels, seed) -> network``.
-        num_classes: number of classes.
+        patches: real labelled patches; folds are group-disjoint.
+        training: the recipe of the members.
+        transform: its random transform, from uint8 patches to floating point in [0, 1].
+        size: held-out patches are judged by their centre crop of this size.
         folds: members of the ensemble.
         target_precision: precision that the threshold aims at; see :func:`monai_histodiff.selection.precision_threshold`.
         seed: seed of the folds and of the fits.
 
-    Returns:
-        The critic, and the calibrated out-of-fold probabilities of the patches.
+    Raises:
+        ValueError: a class has fewer patches or groups than folds.
     """
-    fold = group_folds(labels.tolist(), groups, folds, seed)
-    logits = torch.zeros(len(labels), num_classes)
+    labels, classes = patches.labels, len(patches.classes)
+    fold = group_folds(labels.tolist(), patches.groups, folds, seed)
+    items, crop = [patches[i] for i in range(len(patches))], CenterSpatialCrop(size)
+    logits = torch.zeros(len(labels), classes)
     members = []
     for k in range(folds):
-        members.append(fit(images[fold != k], labels[fold != k], seed + k))
-        logits[fold == k] = predict(members[k], images[fold == k])
-    critic = Critic(members, num_classes).to(next(members[0].parameters()).device).eval()
+        seen = [{"image": d["image"], "label": d["label"]} for d, f in zip(items, fold, strict=True) if f != k]
+        members.append(training(seen, transform, classes, seed + k, f"critic {k + 1} of {folds}"))
+        unseen = torch.stack([torch.as_tensor(crop(d["image"])) for d, f in zip(items, fold, strict=True) if f == k])
+        logits[fold == k] = predict(members[k], unseen)
+    critic = Critic(members, classes).to(training.device).eval()
     temperature = fit_temperature(logits, labels)
-    probabilities = torch.softmax(logits / temperature, 1)
-    threshold, precision = precision_threshold(probabilities, labels, target_precision)
+    threshold, precision = precision_threshold(torch.softmax(logits / temperature, 1), labels, target_precision)
     values = {"temperature": temperature, "threshold": threshold, "precision": precision, "target_precision": target_precision}
     for name, value in values.items():
         getattr(critic, name).fill_(value)
-    return critic, probabilities
+    return critic
 
 
 class Selector:

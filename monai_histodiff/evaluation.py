@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +10,8 @@ import torch
 from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor
 
-from monai_histodiff.bank import Candidates, SyntheticBank
+from monai_histodiff.bank import SyntheticBank
+from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining, predict
 from monai_histodiff.metrics import METRICS, class_recall, classification_metrics, paired_difference, verdict
 from monai_histodiff.patchsets import PatchSet
@@ -146,9 +142,10 @@ class Evaluation:
         prob: float = 0.5,
         size: int = 128,
     ) -> None:
-        unknown = [a for a in arms if a not in ARMS]
-        if unknown or "C" not in arms or not seeds:
-            raise ValueError(f"arms must be among {sorted(ARMS)} and include C, and seeds must not be empty, got {list(arms)}, {list(seeds)}")
+        if any(a not in ARMS for a in arms) or "C" not in arms:
+            raise ValueError(f"arms must be among {sorted(ARMS)} and include 'C', got {list(arms)}")
+        if not seeds:
+            raise ValueError("at least one seed is needed, got none")
         shared = sorted(set(labelled.groups) & set(test.groups))
         if shared:
             raise ValueError(f"training and test groups must be disjoint, got {len(shared)} in both, such as '{shared[0]}'")
@@ -213,50 +210,3 @@ class _KeepPair:
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": data["image"], "label": data["label"]}
-
-
-def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet, demo: bool = False) -> dict[str, Any]:
-    """The ``dataset`` entry of the results: classes, counts and groups of each part."""
-    parts = {"train": patches.select("train"), "labelled": labelled, "test": patches.select("test")}
-    return {
-        "path": Path(path).name,
-        "classes": list(patches.classes),
-        "demo": demo,
-        "counts": {name: part.counts() for name, part in parts.items()},
-        "groups": {name: len(set(part.groups)) for name, part in parts.items()},
-    }
-
-
-def describe_selection(candidates: Candidates, classes: Sequence[str], critic: Any) -> dict[str, Any]:
-    """The ``selection`` entry of the results: counts, thresholds and reasons."""
-    accepted = candidates.accepted
-    return {
-        "candidates": len(accepted),
-        "accepted": int(accepted.sum()),
-        "per_class": {
-            name: {"candidates": int((candidates.labels == k).sum()), "accepted": int(accepted[candidates.labels == k].sum())}
-            for k, name in enumerate(classes)
-        },
-        "threshold": float(critic.threshold),
-        "target_precision": float(critic.target_precision),
-        "reached_precision": float(critic.precision),
-        "temperature": float(critic.temperature),
-        "reasons": {r: candidates.reasons.count(r) for r in sorted(set(candidates.reasons)) if r != "accepted"},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of what it stands on, and the machine kind."""
-    found = {name: version(name) for name in ("monai-histodiff", "monai", "torch", "numpy", "pytorch-ignite")}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return {**found, "python": platform.python_version(), "machine": f"{platform.machine()}, {device}"}
-
-
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
-    """Write plain values as JSON; the file appears complete or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.part")
-    draft.write_text(json.dumps(content, indent=1))
-    draft.replace(target)
-    return target

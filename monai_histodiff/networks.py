@@ -125,21 +125,32 @@ class LatentDiffusion(nn.Module):
         return self.autoencoder.latent_channels, side, side
 
     @classmethod
-    def from_bundle(cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> LatentDiffusion:
-        """Build the network of a bundle (``network_def`` of ``configs/inference.json``) with its ``models/model.pt``.
+    def from_bundle(
+        cls,
+        bundle_dir: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        weights: str | os.PathLike[str] | None = None,
+    ) -> LatentDiffusion:
+        """Build the network of a bundle (``network_def`` of ``configs/inference.json``) with its weights.
+
+        Args:
+            bundle_dir: the bundle.
+            device: where to put the network.
+            weights: an adapted model's file, used if it exists; the bundle's ``models/model.pt`` otherwise.
 
         Raises:
             FileNotFoundError: the folder is not a bundle.
             ValueError: the weights cannot be read or do not fit the network.
         """
         root = Path(bundle_dir)
-        config, weights = root / "configs" / "inference.json", root / "models" / "model.pt"
-        for path in (config, weights):
+        config, own = root / "configs" / "inference.json", root / "models" / "model.pt"
+        for path in (config, own):
             if not path.is_file():
                 raise FileNotFoundError(f"a bundle must hold '{path.relative_to(root)}', got none in '{root}'")
+        chosen = weights if weights is not None and Path(weights).is_file() else own
         parser = ConfigParser()
         parser.read_config(str(config))
-        return load_weights(parser.get_parsed_content("network_def"), weights).to(checked_device(device)).eval()
+        return load_weights(parser.get_parsed_content("network_def"), chosen).to(checked_device(device)).eval()
 
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to whitened latents (the posterior mean)."""
@@ -186,6 +197,8 @@ class LatentClassifier(nn.Module):
         channels: widths of the levels; each level after the first halves the size.
         dropout: dropout before the last layer.
     """
+
+    frequencies: Tensor
 
     def __init__(self, in_channels: int, num_classes: int, channels: Sequence[int] = (64, 96, 128), dropout: float = 0.2) -> None:
         super().__init__()

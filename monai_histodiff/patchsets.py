@@ -13,105 +13,19 @@ readers: PNG, JPEG and TIFF by pillow, NIfTI (``x, y, [z=1,] rgb``) by nibabel.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import shutil
-import tempfile
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data.image_reader import NibabelReader, PILReader
-from PIL import Image
 
-MANIFEST = "manifest.csv"
-REQUIRED_COLUMNS = ("path", "label", "split", "group")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
-SPLITS = ("train", "test", "")
+from monai_histodiff.patchfiles import PatchRecord, PatchSource, decode_patch, read_records, write_patches
 
-__all__ = ["PatchRecord", "PatchSet", "decode_patch", "write_patches"]
-
-
-def decode_patch(content: bytes, name: str) -> np.ndarray:
-    """Decode one picture.
-
-    Args:
-        content: the bytes of the file.
-        name: its name, whose ending selects the reader and which every error repeats.
-
-    Returns:
-        uint8 RGB array of shape ``H x W x 3``, values 0 to 255.
-
-    Raises:
-        ValueError: the picture cannot be read, is not RGB, or is not 8 bits per channel.
-    """
-    try:
-        if name.lower().endswith((".nii", ".nii.gz")):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / Path(name).name
-                path.write_bytes(content)
-                reader = NibabelReader()
-                array = np.squeeze(np.asarray(reader.get_data(reader.read(str(path)))[0]))
-            array = array.swapaxes(0, 1) if array.ndim == 3 else array
-        else:
-            pil = PILReader(reverse_indexing=False)
-            array = np.asarray(pil.get_data(pil.read((io.BytesIO(content),)))[0])  # type: ignore[arg-type]
-    except Exception as error:
-        raise ValueError(f"a patch must be a readable picture, got '{name}' ({type(error).__name__}: {error})") from error
-    if array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(f"a patch must be RGB, of shape H x W x 3, got shape {array.shape} in '{name}'")
-    if array.dtype != np.uint8:
-        if array.min() < 0 or array.max() > 255 or not np.array_equal(array, np.round(array)):
-            raise ValueError(f"a patch must hold whole numbers from 0 to 255, got {array.min()} to {array.max()} in '{name}'")
-        array = array.astype(np.uint8)
-    return np.ascontiguousarray(array)
-
-
-class _Source:
-    """Read-only access to the files under a folder or in a zip; safe to share with forked and spawned workers."""
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        if not self.root.exists():
-            raise FileNotFoundError(f"dataset_dir must exist, got '{root}'")
-        self._zip: zipfile.ZipFile | None = None
-        self._pid = -1
-        if self.root.is_dir():
-            found = (p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
-            self.names = sorted(p.as_posix() for p in found)
-        elif zipfile.is_zipfile(self.root):
-            with zipfile.ZipFile(self.root) as archive:
-                self.names = sorted(n for n in archive.namelist() if not n.endswith("/"))
-        else:
-            raise ValueError(f"dataset_dir must be a folder or a zip, got '{root}'")
-
-    def read(self, name: str) -> bytes:
-        if self.root.is_dir():
-            return (self.root / name).read_bytes()
-        if self._zip is None or self._pid != os.getpid():  # a file position must not be shared between processes
-            self._zip, self._pid = zipfile.ZipFile(self.root), os.getpid()
-        return self._zip.read(name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None, "_pid": -1}
-
-
-@dataclass(frozen=True)
-class PatchRecord:
-    """One row of a manifest. ``extra`` holds the columns beyond the required four, as strings."""
-
-    path: str
-    label: str
-    split: str
-    group: str
-    extra: Mapping[str, str] = field(default_factory=dict)
-    source: int = 0
+__all__ = ["PatchSet"]
 
 
 class PatchSet(Sequence):
@@ -121,7 +35,7 @@ class PatchSet(Sequence):
     sequence of dictionaries, it is what MONAI's ``Dataset``, ``CacheDataset`` and ``PersistentDataset`` take as data.
     """
 
-    def __init__(self, sources: Sequence[_Source], records: Sequence[PatchRecord], classes: Sequence[str]) -> None:
+    def __init__(self, sources: Sequence[PatchSource], records: Sequence[PatchRecord], classes: Sequence[str]) -> None:
         self._sources = tuple(sources)
         self.records = tuple(records)
         self.classes = tuple(classes)
@@ -137,8 +51,8 @@ class PatchSet(Sequence):
                 or a group is on both sides of a split.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        sources = [_Source(p) for p in paths]
-        records = [replace(r, source=i) for i, s in enumerate(sources) for r in _read_records(s)]
+        sources = [PatchSource(p) for p in paths]
+        records = [replace(r, source=i) for i, s in enumerate(sources) for r in read_records(s)]
         sides = defaultdict(set)
         for record in records:
             sides[record.group].add(record.split)
@@ -181,11 +95,14 @@ class PatchSet(Sequence):
         found = Counter(r.label for r in self.records)
         return {name: found[name] for name in self.classes}
 
-    def images(self) -> torch.Tensor:
+    def images(self, least: int = 1) -> torch.Tensor:
         """All patches as one uint8 tensor ``N x 3 x H x W``.
 
+        Args:
+            least: smallest allowed height and width.
+
         Raises:
-            ValueError: the set is empty, or its pictures differ in size.
+            ValueError: the set is empty, or its pictures differ in size or are too small.
         """
         if not self.records:
             raise ValueError("a patch set must hold at least one patch, got none")
@@ -197,6 +114,8 @@ class PatchSet(Sequence):
                 raise ValueError(
                     f"all patches must have one size, got {first} in '{self.records[0].path}' and {here} in '{record.path}'"
                 )
+        if min(loaded[0].shape[1:]) < least:
+            raise ValueError(f"patches must be at least {least} x {least}, got {tuple(loaded[0].shape[1:])}")
         return torch.stack(loaded)
 
     def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
@@ -275,77 +194,3 @@ class PatchSet(Sequence):
         """Copy the patches, byte for byte, into a new folder with its manifest. Nothing is left behind on failure."""
         contents = ((r, self._sources[r.source].read(r.path)) for r in self.records)
         return write_patches(folder, contents)
-
-
-def write_patches(
-    folder: str | os.PathLike[str], items: Iterable[tuple[PatchRecord, bytes | np.ndarray]], beside: Mapping[str, str] | None = None
-) -> Path:
-    """Write records with their pictures into a new folder, which appears complete or not at all.
-
-    Args:
-        folder: the folder.
-        items: each record with its picture: file bytes, or a uint8 ``H x W x 3`` array stored by the path's ending.
-        beside: further text files, by name.
-
-    Raises:
-        FileExistsError: the folder exists and is not empty.
-    """
-    target = Path(folder)
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"a patch set must be written into a new folder, got '{target}', which is not empty")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        records = []
-        for record, content in items:
-            path = draft / record.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            else:
-                Image.fromarray(content).save(path, quality=92, subsampling=0)
-            records.append(record)
-        for name, text in (beside or {}).items():
-            (draft / name).write_text(text, encoding="utf-8")
-        extra = list(dict.fromkeys(key for r in records for key in r.extra))
-        with open(draft / MANIFEST, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow([*REQUIRED_COLUMNS, *extra])
-            for r in records:
-                writer.writerow([r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)])
-        draft.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        draft.rename(target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return target
-
-
-def _read_records(source: _Source) -> list[PatchRecord]:
-    if MANIFEST not in source.names:
-        pictures = [n for n in source.names if n.lower().endswith(SUFFIXES) and "/" in n]
-        if not pictures:
-            raise ValueError(f"dataset_dir must hold a {MANIFEST} or class folders with pictures, got '{source.root}'")
-        return [PatchRecord(n, n.split("/")[-2], "", f"{source.root.name}/{n}") for n in pictures]
-    rows = csv.DictReader(io.StringIO(source.read(MANIFEST).decode("utf-8-sig")))
-    missing = [c for c in REQUIRED_COLUMNS if c not in (rows.fieldnames or ())]
-    if missing:
-        raise ValueError(f"a manifest must have the columns {list(REQUIRED_COLUMNS)}, got none named {missing} in '{source.root}'")
-    known, seen, records = set(source.names), set(), []
-    for row in rows:
-        path, label, split, group = (row[c] for c in REQUIRED_COLUMNS)
-        if path not in known:
-            raise FileNotFoundError(f"the manifest of '{source.root}' names '{path}', which is not there")
-        if path in seen:
-            raise ValueError(f"a manifest must list each path once, got '{path}' twice in '{source.root}'")
-        if split not in SPLITS:
-            raise ValueError(f"split must be 'train', 'test' or empty, got '{split}' for '{path}'")
-        if not group:
-            raise ValueError(f"every patch must name its group, got none for '{path}' in '{source.root}'")
-        seen.add(path)
-        records.append(PatchRecord(path, label, split, group, {k: v or "" for k, v in row.items() if k not in REQUIRED_COLUMNS}))
-    if not records:
-        raise ValueError(f"a manifest must list at least one patch, got an empty one in '{source.root}'")
-    return records

@@ -46,7 +46,8 @@ class NoiseSchedule(nn.Module):
     @classmethod
     def named(cls, name: str, log_snr_max: float = 12.0, log_snr_min: float = -9.0) -> NoiseSchedule:
         r"""``"cosine"`` (Nichol & Dhariwal 2021, :math:`\lambda = -2 \log\tan(\pi t / 2)`) or ``"flow"`` (Liu et al. 2022,
-        :math:`\lambda = 2 \log((1 - t) / t)`), both cut to ``[log_snr_min, log_snr_max]`` by rescaling time."""
+        :math:`\lambda = 2 \log((1 - t) / t)`), both cut to ``[log_snr_min, log_snr_max]`` by rescaling time.
+        """
         lam = torch.linspace(0, 1, TABLE_SIZE, dtype=torch.float64)
         if name == "cosine":
             low, high = (2 / math.pi * math.atan(math.exp(-v / 2)) for v in (log_snr_max, log_snr_min))

@@ -64,7 +64,9 @@ class AutoencoderLoss(nn.Module):
 class AutoencoderPrepareBatch:
     """``prepare_batch`` that makes a patch its own target."""
 
-    def __call__(self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor]:
         image = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking)
         return image, image
 
@@ -121,15 +123,18 @@ class EMAHandler:
     Args:
         network: the network in training.
         decay: the final decay for each optimiser step.
+        adopt: at completion, give the network its averaged weights.
     """
 
-    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
-        self.network, self.decay = network, decay
+    def __init__(self, network: nn.Module, decay: float = 0.999, adopt: bool = False) -> None:
+        self.network, self.decay, self.adopt = network, decay, adopt
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
 
     def attach(self, engine: Engine) -> None:
         """Update after every iteration of the trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        if self.adopt:
+            engine.add_event_handler(Events.COMPLETED, lambda: self.network.load_state_dict(self.average.module.state_dict()))
 
     def __call__(self, engine: Engine) -> None:
         n = int(self.average.n_averaged)

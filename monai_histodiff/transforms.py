@@ -38,7 +38,7 @@ class SyntheticAugment(RandomizableTransform):
         FileNotFoundError: the folder holds no bank.
     """
 
-    backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's convention)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self, bank: SyntheticBank | str | os.PathLike[str], prob: float = 0.5, balance: Sequence[float] | None = None
@@ -177,7 +177,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             if self.label_key not in d:
-                raise KeyError(f"SyntheticAugmentd needs the class of a patch under '{self.label_key}', got keys {sorted(map(str, d))}")
+                raise KeyError(f"the class of a patch must be under '{self.label_key}', got keys {sorted(map(str, d))}")
             label = d[self.label_key]
             d[key], drawn = self.augment(d[key], int(label))
             if drawn != int(label):

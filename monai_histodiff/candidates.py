@@ -1,0 +1,199 @@
+"""Candidates: every synthetic patch of a run, accepted or not, with its score and the reason."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_histodiff.bank import SyntheticBank
+from monai_histodiff.critics import Critic, Selector
+from monai_histodiff.patchfiles import PatchRecord, write_json, write_patches
+from monai_histodiff.patchsets import PatchSet
+from monai_histodiff.sampling import GuidedSampler, candidate_seed
+from monai_histodiff.selection import ACCEPTED
+
+__all__ = ["Candidates", "check_new", "sample_candidates", "save_outcome"]
+
+
+@dataclass
+class Candidates:
+    """All candidates of a run, row by row, with what became of them.
+
+    Attributes:
+        images: uint8, ``N x 3 x H x W``.
+        labels: intended classes, int64.
+        seed: int64.
+        confidence: critic's probability of the intended class.
+        distance: distance to the nearest real training patch.
+        nearest: index of that patch.
+        reasons: ``"accepted"`` or why not.
+        seconds: time that sampling and judging took.
+    """
+
+    images: Tensor
+    labels: Tensor
+    seed: Tensor
+    confidence: Tensor
+    distance: Tensor
+    nearest: Tensor
+    reasons: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def accepted(self) -> Tensor:
+        """Bool, shape ``N``."""
+        return torch.tensor([r == ACCEPTED for r in self.reasons], dtype=torch.bool)
+
+    def save(self, folder: str | os.PathLike[str], classes: Sequence[str]) -> Path:
+        """Write all candidates as a patch set of PNG files whose manifest tells what became of each.
+
+        Raises:
+            FileExistsError: the folder exists and is not empty.
+        """
+
+        def items() -> Iterator[tuple[PatchRecord, np.ndarray]]:
+            for i, label in enumerate(self.labels.tolist()):
+                row = {name: repr(getattr(self, name)[i].item()) for name in ("seed", "confidence", "distance", "nearest")}
+                extra = {"index": str(label), **row, "reason": self.reasons[i]}
+                record = PatchRecord(f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra)
+                yield record, self.images[i].permute(1, 2, 0).numpy()
+
+        return write_patches(folder, items())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Candidates:
+        """Read candidates written by :meth:`save`.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+        """
+        patches = PatchSet.open(folder)
+        rows = [r.extra for r in patches.records]
+        labels, seed, nearest = (torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest"))
+        confidence, distance = (torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance"))
+        return cls(patches.images(), labels, seed, confidence, distance, nearest, [r["reason"] for r in rows])
+
+    def bank(self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None) -> SyntheticBank:
+        """The bank of the chosen candidates (bool mask or indices)."""
+        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
+        images, score, seeds = ({k: v[i] for k, i in rows.items()} for v in (self.images, self.confidence, self.seed))
+        return SyntheticBank(images, score, seeds, classes, provenance)
+
+
+def sample_candidates(
+    sampler: GuidedSampler,
+    selector: Selector,
+    num_classes: int,
+    quota: int,
+    max_candidates: int,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Candidates:
+    """Sample and select until each class has its quota or has used up its attempts.
+
+    Args:
+        sampler: makes candidates.
+        selector: judges them.
+        num_classes: classes ``0 .. num_classes - 1`` are filled.
+        quota: accepted patches wanted of each class.
+        max_candidates: candidates of each class, at the most.
+        batch_size: candidates between two judgements, shared by the classes that still need some.
+        seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
+
+    Returns:
+        Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+    if min(num_classes, quota, max_candidates, batch_size) < 1:
+        numbers = (num_classes, quota, max_candidates, batch_size)
+        raise ValueError(f"classes, quota, candidates and batch must be at least 1, got {numbers}")
+    made, kept = [0] * num_classes, [0] * num_classes
+    parts: list[Candidates] = []
+    start = time.perf_counter()
+    bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not sampler.progress)
+    while open_classes := [c for c in range(num_classes) if kept[c] < quota and made[c] < max_candidates]:
+        share = max(1, batch_size // len(open_classes))
+        plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]
+        labels = torch.tensor([c for c, _ in plan])
+        seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
+        images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
+        outcome = selector(images, labels)
+        for i, (c, _) in enumerate(plan):
+            made[c] += 1
+            if outcome.reasons[i] == ACCEPTED:
+                kept[c] += 1
+                if kept[c] > quota:
+                    outcome.reasons[i] = "over quota"
+        parts.append(Candidates(images, labels, seeds, outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons))
+        bar.update(len(plan))
+        bar.set_postfix(accepted=sum(min(k, quota) for k in kept))
+    bar.close()
+    images, labels, seeds, score, distance, nearest = (
+        torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "seed", "confidence", "distance", "nearest")
+    )
+    reasons = [r for p in parts for r in p.reasons]
+    return Candidates(images, labels, seeds, score, distance, nearest, reasons, time.perf_counter() - start)
+
+
+def check_new(output_dir: str | os.PathLike[str], names: Sequence[str] = ("candidates", "bank", "outcome.json")) -> None:
+    """Refuse an output folder that holds results already, before any work is done.
+
+    Raises:
+        FileExistsError: it holds one of the names.
+    """
+    for name in names:
+        if (Path(output_dir) / name).exists():
+            raise FileExistsError(f"output_dir must be new, got '{output_dir}', which holds '{name}' already")
+
+
+def save_outcome(
+    output_dir: str | os.PathLike[str],
+    candidates: Candidates,
+    classes: Sequence[str],
+    critic: Critic,
+    sampler: GuidedSampler,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``candidates/``, ``bank/`` (the accepted ones) and ``outcome.json`` (counts, thresholds, speed, settings).
+
+    Returns:
+        The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report repeats.
+    """
+    root, accepted = Path(output_dir), candidates.accepted
+    chosen, made = int(accepted.sum()), len(accepted)
+    per_class = {
+        name: {"candidates": int((candidates.labels == k).sum()), "accepted": int(accepted[candidates.labels == k].sum())}
+        for k, name in enumerate(classes)
+    }
+    selection = {
+        "candidates": made,
+        "accepted": chosen,
+        "per_class": per_class,
+        "threshold": float(critic.threshold),
+        "target_precision": float(critic.target_precision),
+        "reached_precision": float(critic.precision),
+        "temperature": float(critic.temperature),
+        "reasons": {r: candidates.reasons.count(r) for r in sorted(set(candidates.reasons)) if r != ACCEPTED},
+    }
+    sampling = {
+        **sampler.settings,
+        "candidates_per_second": made / max(candidates.seconds, 1e-9),
+        "accepted_per_second": chosen / max(candidates.seconds, 1e-9),
+        "seconds": candidates.seconds,
+    }
+    candidates.save(root / "candidates", classes)
+    provenance = {"sampling": sampling, "selection": selection, "settings": dict(settings or {})}
+    candidates.bank(accepted, classes, provenance).save(root / "bank")
+    return write_json(root / "outcome.json", provenance)

@@ -1,0 +1,122 @@
+"""From an evaluation to ``results.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_histodiff.candidates import Candidates
+from monai_histodiff.evaluation import Evaluation
+from monai_histodiff.patchfiles import write_json
+from monai_histodiff.patchsets import PatchSet
+from monai_histodiff.report import Tile, write_report
+from monai_histodiff.selection import ACCEPTED
+
+__all__ = ["run_and_report"]
+
+
+def run_and_report(evaluation: Evaluation, patches: PatchSet, dataset_dir: str, output_dir: str | os.PathLike[str]) -> Path:
+    """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its candidates.
+
+    Args:
+        evaluation: what to run.
+        patches: the whole real patch set, for its counts.
+        dataset_dir: where it came from; only its name is kept.
+        output_dir: holds ``outcome.json`` of the selection.
+
+    Returns:
+        The path of the report.
+    """
+    root = Path(output_dir)
+    outcome = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
+    start = time.perf_counter()
+    evaluation.run()
+    seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": time.perf_counter() - start}
+    training = evaluation.training
+    recipe = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size, "synthetic_probability": evaluation.prob}
+    results = {
+        **evaluation.results(),
+        "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
+        "selection": outcome["selection"],
+        "sampling": outcome["sampling"],
+        "settings": {**outcome["settings"], **recipe},
+        "seconds": seconds,
+        "versions": _versions(),
+        "notes": _notes(outcome, evaluation),
+    }
+    write_json(root / "results.json", results)
+    report = write_report(root / "report.html", results, gallery(evaluation.candidates, evaluation.labelled, evaluation.size))
+    print(f"{results['verdict']}\nReport: {report}")
+    return report
+
+
+def gallery(candidates: Candidates, labelled: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
+    """Tiles for the report: of each class the most confident accepted candidates, and rejected ones of every reason."""
+    tiles = []
+    for k, name in enumerate(labelled.classes):
+        rows = (candidates.labels == k).nonzero()[:, 0].tolist()
+        rows.sort(key=lambda i: -float(candidates.confidence[i]))
+        accepted = [i for i in rows if candidates.reasons[i] == ACCEPTED]
+        rejected = [i for i in rows if candidates.reasons[i] not in (ACCEPTED, "over quota")]
+        step = max(1, len(accepted) // per_class)  # over the whole range of accepted confidences, not the best only
+        for i in [*accepted[::step][:per_class], *rejected[:: max(1, len(rejected) // per_class)][:per_class]]:
+            near = labelled[int(candidates.nearest[i])]["image"]
+            top, left = (near.shape[1] - size) // 2, (near.shape[2] - size) // 2
+            reason = candidates.reasons[i]
+            tiles.append(
+                Tile(
+                    image=candidates.images[i].permute(1, 2, 0).numpy(),
+                    label=name,
+                    confidence=float(candidates.confidence[i]),
+                    seed=int(candidates.seed[i]),
+                    reason="" if reason == ACCEPTED else reason,
+                    nearest=near[:, top : top + size, left : left + size].permute(1, 2, 0).numpy(),
+                    distance=float(candidates.distance[i]),
+                )
+            )
+    return tiles
+
+
+def _dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]:
+    parts = {"train": patches.select("train"), "labelled": labelled, "test": patches.select("test")}
+    return {
+        "path": Path(path).name,
+        "classes": list(patches.classes),
+        "demo": all(r.extra.get("synthetic") == "true" for r in patches.records),
+        "counts": {name: part.counts() for name, part in parts.items()},
+        "groups": {name: len(set(part.groups)) for name, part in parts.items()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version(name) for name in ("monai-histodiff", "monai", "torch", "numpy", "pytorch-ignite")}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
+    return {**found, "python": platform.python_version(), "machine": f"{platform.machine()}, {device}"}
+
+
+def _notes(outcome: Mapping[str, Any], evaluation: Evaluation) -> Sequence[str]:
+    selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
+    notes = [
+        "The intervals cover the choice of test groups and of training seeds, for one draw of the labelled patches; "
+        "another draw can give another answer.",
+        "The threshold is calibrated on held-out real patches; how well it carries over to synthetic ones is not measured here.",
+    ]
+    if selection["reached_precision"] < selection["target_precision"]:
+        notes.append(
+            f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out real patches at any threshold, "
+            f"below the target of {selection['target_precision']:.2f}: accepted labels are wrong more often than was asked for."
+        )
+    for name, row in selection["per_class"].items():
+        if row["accepted"] < quota:
+            notes.append(f"Class {name} is short of its quota: {row['accepted']} of {quota} accepted, from {row['candidates']} candidates.")
+    if len(set(evaluation.labelled.groups)) == len(evaluation.labelled):
+        notes.append("Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow.")
+    return notes
