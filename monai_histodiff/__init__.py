@@ -15,6 +15,7 @@ The pipeline in ten lines::
 """
 
 from monai_histodiff._version import __version__ as __version__
+from monai_histodiff.autoencoders import PatchAutoencoder as PatchAutoencoder
 from monai_histodiff.bank import SyntheticBank as SyntheticBank
 from monai_histodiff.candidates import Candidates as Candidates
 from monai_histodiff.candidates import sample_candidates as sample_candidates
@@ -26,7 +27,6 @@ from monai_histodiff.critics import fit_critic as fit_critic
 from monai_histodiff.evaluation import Evaluation as Evaluation
 from monai_histodiff.networks import LatentClassifier as LatentClassifier
 from monai_histodiff.networks import LatentDiffusion as LatentDiffusion
-from monai_histodiff.networks import PatchAutoencoder as PatchAutoencoder
 from monai_histodiff.patchsets import PatchSet as PatchSet
 from monai_histodiff.sampling import GuidedSampler as GuidedSampler
 from monai_histodiff.stain import RandHEJitter as RandHEJitter

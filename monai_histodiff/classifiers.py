@@ -95,7 +95,9 @@ class ClassifierTraining:
         trainer = SupervisedTrainer(
             device=torch.device(self.device),
             max_epochs=1,
-            train_data_loader=DataLoader(Dataset(data, transform), self.batch_size, sampler=sampler, num_workers=self.num_workers),
+            train_data_loader=DataLoader(
+                Dataset(data, transform), batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers
+            ),
             network=network,
             optimizer=optimizer,
             loss_function=nn.CrossEntropyLoss(label_smoothing=self.label_smoothing),

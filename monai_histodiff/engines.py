@@ -73,7 +73,7 @@ def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
 
 
 class PatchWriter:
-    """Ignite handler that gathers an evaluator's patches and writes them as a patch set, with a sample grid beside it.
+    """Ignite handler that gathers an evaluator's patches (``decollate=False``) and writes them as a patch set, with a sample grid beside it.
 
     Args:
         output_dir: receives ``samples/`` (PNG and manifest) and ``samples.png``.
@@ -100,8 +100,7 @@ class PatchWriter:
     def gather(self, engine: Engine) -> None:
         """Keep one batch: patches, seeds and labels."""
         output, batch = engine.state.output, engine.state.batch
-        patches = torch.stack([torch.as_tensor(o[CommonKeys.PRED]) for o in output]) if isinstance(output, list) else output[CommonKeys.PRED]
-        self._parts.append((patches.cpu(), torch.as_tensor(batch[CommonKeys.IMAGE]), torch.as_tensor(batch[CommonKeys.LABEL])))
+        self._parts.append((output[CommonKeys.PRED].cpu(), torch.as_tensor(batch[CommonKeys.IMAGE]), torch.as_tensor(batch[CommonKeys.LABEL])))
 
     def write(self) -> Path:
         """Write what was gathered.

@@ -193,7 +193,7 @@ class Evaluation:
         if accepted == 0:
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
         elif "G-C" in differences:
-            sentence = verdict(differences["G-C"]["balanced_accuracy"])
+            sentence = verdict(differences["G-C"]["balanced_accuracy"], len(self.seeds))
         return {
             "arms": arms,
             "arm_names": {a: ARMS[a] for a in arms},

@@ -1,6 +1,6 @@
 """The networks: the latent diffusion model and the noise-aware latent classifier that guides it.
 
-Both are thin arrangements of MONAI networks. Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are
+Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are
 whitened (about zero mean and unit variance per channel), shape ``N x C x H/8 x W/8``; times ``t`` are in [0, 1],
 shape ``N``.
 """
@@ -8,7 +8,6 @@ shape ``N``.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,64 +15,16 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
-from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
+from monai_histodiff.autoencoders import PatchAutoencoder
 from monai_histodiff.schedules import NoiseSchedule
 
-__all__ = ["LatentClassifier", "LatentDiffusion", "PatchAutoencoder", "load_weights", "save_weights"]
+__all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_weights", "save_weights"]
 
 Module = TypeVar("Module", bound=nn.Module)
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
-
-
-class PatchAutoencoder(nn.Module):
-    """MONAI's ``AutoencoderKL`` behind a pixel-unshuffle stem, which makes 128 x 128 patches cheap (f = 8 by default).
-
-    Args:
-        channels: widths of the levels of the ``AutoencoderKL``; each level after the first halves the size.
-        num_res_blocks: residual blocks of each level.
-        latent_channels: channels of the latent.
-        stem: pixel-unshuffle factor. The total reduction is ``stem * 2 ** (len(channels) - 1)``.
-    """
-
-    def __init__(
-        self, channels: Sequence[int] = (64, 128), num_res_blocks: Sequence[int] = (1, 2), latent_channels: int = 8, stem: int = 4
-    ) -> None:
-        super().__init__()
-        self.stem = stem
-        self.factor = stem * 2 ** (len(channels) - 1)
-        self.latent_channels = latent_channels
-        self.kl = AutoencoderKL(
-            spatial_dims=2,
-            in_channels=3 * stem**2,
-            out_channels=3 * stem**2,
-            num_res_blocks=tuple(num_res_blocks),
-            channels=tuple(channels),
-            attention_levels=(False,) * len(channels),
-            latent_channels=latent_channels,
-            with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False,
-        )
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches in [0, 1] to mean and standard deviation of the raw (not whitened) latent.
-
-        Raises:
-            ValueError: the patches are not ``N x 3 x H x W`` with H and W divisible by the reduction factor.
-        """
-        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ValueError(f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, got {tuple(x.shape)}")
-        return self.kl.encode(F.pixel_unshuffle(x * 2 - 1, self.stem))
-
-    def decode(self, raw: Tensor) -> Tensor:
-        """Raw latent to patches, about [0, 1] and not clamped."""
-        return F.pixel_shuffle(self.kl.decode(raw), self.stem) / 2 + 0.5
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction from a sampled latent, and the latent's mean and standard deviation (for training)."""
-        mean, std = self.encode(x)
-        return self.decode(mean + std * torch.randn_like(std)), mean, std
 
 
 class LatentDiffusion(nn.Module):
@@ -153,8 +104,8 @@ class LatentDiffusion(nn.Module):
         return load_weights(parser.get_parsed_content("network_def"), chosen).to(checked_device(device)).eval()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Patches in [0, 1] to whitened latents (the posterior mean)."""
-        return (self.autoencoder.encode(x)[0] - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
+        """Patches in [0, 1] to whitened latents."""
+        return (self.autoencoder.encode(x) - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Whitened latents to patches in [0, 1]."""
@@ -214,14 +165,15 @@ class LatentClassifier(nn.Module):
         self.head = nn.Sequential(nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
         self.logits = nn.Linear(channels[-1], num_classes)
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        """Logits, shape ``N x num_classes``, of whitened latents ``z_t`` at times ``t`` in [0, 1].
+    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+        """Logits, shape ``N x num_classes``, of whitened latents ``z_t`` at times ``t`` in [0, 1]; clean ones by default.
 
         Raises:
             ValueError: the latents have another number of channels.
         """
         if z.ndim != 4 or z.shape[1] != self.in_channels:
             raise ValueError(f"the guide reads latents N x {self.in_channels} x h x w, got {tuple(z.shape)}")
+        t = torch.zeros(len(z), device=z.device) if t is None else t
         angles = t.float()[:, None] * self.frequencies
         emb = self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(z.dtype))
         h = self.stem(z)
@@ -289,8 +241,8 @@ def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
         raise FileNotFoundError(f"weights must exist, got none at '{path}'")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"weights must be a readable state_dict, got '{path}' ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ValueError(f"weights must be a readable state_dict, got '{path}' ({type(error).__name__})") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
     own = network.state_dict()

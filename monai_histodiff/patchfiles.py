@@ -58,7 +58,7 @@ def decode_patch(content: bytes, name: str) -> np.ndarray:
         if array.min() < 0 or array.max() > 255 or not np.array_equal(array, np.round(array)):
             raise ValueError(f"a patch must hold whole numbers from 0 to 255, got {array.min()} to {array.max()} in '{name}'")
         array = array.astype(np.uint8)
-    return np.ascontiguousarray(array)
+    return np.array(array, order="C")  # own memory: pillow's is read-only
 
 
 class PatchSource:

@@ -1,8 +1,7 @@
 """One HTML page with the verdict, its evidence and pictures, for the pathologist and the engineer alike.
 
 The page stands alone: style, plots (inline SVG) and pictures (JPEG data URIs) are inside, nothing is fetched, no script runs.
-Plots have no view box: positions are percentages, so that they fit a phone. Nothing is computed here but means and standard
-deviations over seeds; a value that is missing or not finite is shown as a dash.
+Plots have no view box: positions are percentages, so that they fit a phone. A missing or non-finite value becomes a dash.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["Tile", "write_report"]
 
 TITLE = "Do synthetic patches help?"
 REQUIRED = ("verdict", "dataset", "arms", "differences", "selection", "sampling", "seeds")
-MAX_SIDE = 256  # pixels: larger patches are shrunk for the page
+Values = Sequence[float] | np.ndarray
 METRICS = {  # key: (plain name and, on a second line, its meaning; factor for display; decimals)
     "balanced_accuracy": ("Balanced accuracy\n%, each class counts the same", 100, 1),
     "accuracy": ("Accuracy\n% of patches correct", 100, 1),
@@ -33,58 +32,54 @@ METRICS = {  # key: (plain name and, on a second line, its meaning; factor for d
     "ece": ("Calibration error\n%, lower is better", 100, 1),
 }
 WORDS = {"train": "Training patches", "labelled": "Labels used", "test": "Test patches", "guidance_scale": "guidance strength"}
-OUTCOMES = {  # where the 95 % interval of the change lies, and what that says
-    "helps": ("above zero", "Synthetic patches help."),
-    "hurts": ("below zero", "Synthetic patches hurt."),
-    "same": ("includes zero", "No difference shown: a real change cannot be told from chance here."),
-    "open": ("not measured", "Not compared."),
+OUTCOMES = {  # where the 95 % interval of the change lies, its name, what it says
+    "helps": ("above zero", "Helps", "The whole interval lies above zero."),
+    "hurts": ("below zero", "Hurts", "The whole interval lies below zero."),
+    "same": ("includes zero", "No difference", "The interval includes zero: a real change cannot be told from chance here."),
+    "soft": ("not measured", "Not compared", "The change was not measured."),
 }
 DEMO = """<p class=demo role=note><strong>Demonstration only.</strong> The patches of this data set are synthetic demonstration
 patches, not tissue, and the verdict is only a demonstration of this report: it says nothing about real data.</p>"""
-INTERVALS = """Change in balanced accuracy, in percentage points. Dot: mean over seeds; bar: 95 % interval. Right of the dashed
-line the first arm is better; where the bar touches that line, no difference is shown."""
+INTERVALS = "Change in balanced accuracy, in points: mean (dot), 95 % interval (bar). Right of zero, the first arm is better."
 PICTURES = """<p>Left: the synthetic patch. Right: the real training patch nearest to it, to see whether it is a copy. The bar is
-the critic’s confidence in the intended class. Those shown run evenly from the most to the least confident, not only the best.</p>"""
+the critic’s confidence in the class. Those shown run evenly from the most to the least confident: not only the best.</p>"""
 RAIL = '<line x1="0" x2="100%" y1="50%" y2="50%"/>'
 STYLE = """
-:root{color-scheme:light dark;--page:#fcfcfb;--ink:#1b2025;--soft:#59636c;--line:#e0e3e7;--mark:#4b4c97;
- --helps:#1c6a57;--hurts:#9c3a2b;--same:#43567a;--open:#59636c}
-@media screen and (prefers-color-scheme:dark){:root{--page:#14171b;--ink:#e5e8eb;--soft:#a2acb5;--line:#30363d;--mark:#a8abf2;
- --helps:#7ccdb4;--hurts:#f2a594;--same:#a9bde2;--open:#a2acb5}}
-*{box-sizing:border-box;margin:0;padding:0}a,summary{color:var(--mark)}summary{cursor:pointer;padding-bottom:1rem}
+:root{color-scheme:light dark;--page:#fcfcfb;--ink:#1b2025;--soft:#59636c;--line:#e0e3e7;--mark:#4b4c97;--helps:#1c6a57;
+ --hurts:#9c3a2b;--same:#43567a}
+@media screen and (prefers-color-scheme:dark){
+:root{--page:#14171b;--ink:#e5e8eb;--soft:#a2acb5;--line:#30363d;--mark:#a8abf2;--helps:#7ccdb4;--hurts:#f2a594;--same:#a9bde2}}
+*{box-sizing:border-box;margin:0;padding:0}a,summary{color:var(--mark)}b{color:var(--ink);white-space:nowrap}
 body{margin:auto;padding:3.5rem 1.5rem 5rem;max-width:71rem;background:var(--page);color:var(--ink);overflow-wrap:anywhere;
- font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}
+ font:1rem/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}
 h1{font-size:clamp(1.7rem,4vw,2.3rem);line-height:1.15;letter-spacing:-.02em}h2{font-size:1.35rem;margin-bottom:.6rem}
-h1,h2,h3,strong{font-weight:650}h3{font-size:1rem;margin:2rem 0 .8rem;padding-top:.6rem;border-top:1px solid var(--line)}
+h3{font-size:1rem;margin:2rem 0 .8rem;padding-top:.6rem;border-top:1px solid var(--line)}h1,h2,h3,strong,b{font-weight:650}
 small,caption,figcaption,thead,nav{font-size:.84rem;line-height:1.4}small,caption,figcaption{color:var(--soft);font-weight:400}
-section{margin-top:4rem}p{max-width:46rem}section>p{margin-bottom:1.25rem}nav{margin-top:1.5rem}nav a{margin-right:1rem}
-.helps{--tone:var(--helps)}.hurts{--tone:var(--hurts)}.same{--tone:var(--same)}.open{--tone:var(--open)}
-.verdict{margin-top:2rem;padding:1.6rem 1.8rem;border-left:5px solid var(--tone);border-radius:3px;
- background:color-mix(in srgb,var(--tone) 8%,var(--page))}.verdict p{max-width:none}.verdict strong{color:var(--tone)}
-.verdict p+p{font-size:clamp(1.25rem,2.8vw,1.7rem);line-height:1.35;margin-top:.4rem}
-.demo{margin-top:1.5rem;padding:.9rem 1.2rem;border:2px dashed var(--hurts);border-radius:3px;max-width:none}
-th small,td small,.row small{display:block}.row{display:grid;grid-template-columns:17rem 1fr 10.5rem;gap:0 1.75rem}
-li.row{border-top:1px solid var(--line)}.row>div{padding:.7rem 0}.row>svg{height:100%;min-height:2rem}figcaption{max-width:46rem}
+section{margin-top:4rem}section p,figcaption{max-width:46rem}section>p{margin-bottom:1rem}nav a{margin-right:1rem}
+.verdict{padding:1.5rem 1.8rem;border-left:5px solid var(--tone);background:color-mix(in srgb,var(--tone) 8%,#0000)}
+.verdict p{font-size:clamp(1.25rem,2.8vw,1.65rem);line-height:1.35;margin:.3rem 0 .6rem}.verdict strong{color:var(--tone)}
+.demo{padding:.9rem 1.2rem;border:2px dashed var(--hurts)}.verdict,.demo,nav{margin-top:1.6rem}summary{margin-bottom:1rem}
+th small,td small,.row small{display:block}.row{display:grid;grid-template-columns:17rem 1fr 11.5rem;gap:0 1.75rem}
+li.row{border-top:1px solid var(--line)}.row>*{align-self:center;padding:.7rem 0}.row>svg{padding:0;height:0;min-height:100%}
 svg{display:block;width:100%;height:1.4rem;overflow:visible}text{fill:var(--soft);font-size:12px;text-anchor:middle}
 line{stroke:var(--line)}.zero{stroke:var(--ink);stroke-dasharray:3 3}.interval{stroke:var(--tone,var(--mark));stroke-width:3}
 circle{fill:var(--tone,var(--mark));fill-opacity:.8}.pairs circle{stroke:var(--mark);fill-opacity:1;stroke-width:1.5}
-.pairs circle:first-of-type{fill:var(--page)}.bar{height:.6rem}.bar line{stroke-width:4}
+.pairs .n0{fill:var(--page)}.bar{height:.6rem}.bar line{stroke-width:4}.side td{overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;margin-bottom:2rem;font-size:.94rem}caption{text-align:left;padding-bottom:.6rem}
-th,td{text-align:right;padding:.6rem 0 .6rem 1.1rem;vertical-align:top;font-weight:400}thead th{vertical-align:bottom;font-weight:600}
-th:first-child{text-align:left;padding-left:0;font-weight:600}tbody>tr>*{border-top:1px solid var(--line)}
-.plotted td:last-child{width:24%;min-width:7rem}.plotted thead th:last-child{text-align:left}
+th,td{text-align:right;padding:.6rem 0 .6rem 1.1rem;vertical-align:top;overflow-wrap:normal}thead th{vertical-align:bottom}
+th{font-weight:600}th:first-child{text-align:left;padding-left:0}tbody>tr>*{border-top:1px solid var(--line)}
+.plotted td:last-child{width:24%;min-width:7rem}.plotted thead th:last-child{text-align:left}.two{align-items:end}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:1.5rem 1.25rem}
-.tiles div{display:grid;grid-template-columns:1fr 1fr;gap:3px;margin-bottom:.3rem}img{width:100%;height:auto;border-radius:2px}
-.side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:0 3.5rem;align-items:start}
-@media screen and (max-width:46rem){body{padding:2rem 1rem 3rem}section{margin-top:3rem}.verdict{padding:1.2rem}
- .row{grid-template-columns:1fr;padding:.3rem 0}.row>div{padding:.3rem 0}.row>svg{order:3;height:2.6rem}
- .tiles{grid-template-columns:1fr 1fr;gap:1.2rem 1rem}.wide thead{position:absolute;clip-path:inset(50%)}
- .wide tr{display:block;padding:.7rem 0;border-top:1px solid var(--line)}.wide td svg{width:50%}.wide th small{text-align:right}
- .wide tbody>tr>*{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.15rem 0;width:auto!important}
- .wide td::before{content:attr(data-label);color:var(--soft)}}
-@media print{@page{margin:16mm 14mm}body{padding:0;max-width:none;font-size:10pt}nav,summary{display:none}section{margin-top:2rem}
- figure,tr,li,.verdict{break-inside:avoid}h2,h3,caption{break-after:avoid}.tiles{grid-template-columns:repeat(4,1fr)}
- .verdict{print-color-adjust:exact}details::details-content{content-visibility:visible;display:block;block-size:auto}}
+.tiles figure,.two{display:grid;grid-template-columns:1fr 1fr;gap:3px}.two{grid-column:1/3}img{width:100%;height:auto}
+.side{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:0 3.5rem;align-items:start}
+@media screen and (max-width:46rem){body{padding:2rem 1rem}.verdict{padding:1.2rem}.tiles{grid-template-columns:1fr 1fr}
+.row{display:block}.row>*{padding:.3rem 0}.row>svg{height:2.6rem}.row>span{display:none}.wide td svg{width:50%}
+.wide tr{display:block;padding:.7rem 0;border-top:1px solid var(--line)}.wide thead{position:absolute;clip-path:inset(50%)}
+.wide tbody>tr>*{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.15rem 0;width:auto!important}
+.wide td::before{content:attr(data-label);color:var(--soft)}.wide th small{text-align:right}}
+@media print{:root{--page:#fff;font-size:11px}@page{margin:15mm}body{padding:0}nav,summary{display:none}section{margin-top:2rem}
+figure,tr,li,.verdict{break-inside:avoid}h2,h3,caption{break-after:avoid}.tiles{grid-template-columns:repeat(4,1fr)}
+.verdict{print-color-adjust:exact}details::details-content{content-visibility:visible;display:block;block-size:auto}}
 """
 
 
@@ -115,37 +110,38 @@ def write_report(path: str | os.PathLike[str], results: Mapping[str, Any], tiles
     Raises:
         ValueError: a required key is missing, or a picture is not a uint8 array ``H x W x 3``.
     """
-    missing = [key for key in REQUIRED if key not in results]
-    if missing:
+    if missing := [key for key in REQUIRED if key not in results]:
         raise ValueError(f"results must hold {', '.join(REQUIRED)}; missing: {', '.join(missing)}")
-    data, chosen, target, named = results["dataset"], results["selection"], Path(path), results.get("arm_names", {})
+    data, chosen, changes, named = (results.get(key, {}) for key in ("dataset", "selection", "differences", "arm_names"))
     classes = list(dict.fromkeys([*data.get("classes", ()), *chosen.get("per_class", ()), *(tile.label for tile in tiles)]))
-    good, bad = [tile for tile in tiles if not tile.reason], [tile for tile in tiles if tile.reason]
-    primary = "G-C" if "G-C" in results["differences"] else next(iter(results["differences"]), "G-C")
-    tone = _change(results["differences"].get(primary, {}))[1]
-    setup = [("Version", results.get("versions", {})), ("Setting", results.get("settings", {}))]
+    groups = {name: [tile for tile in tiles if tile.label == name and not tile.reason] for name in classes}
+    reasons = {reason: [tile for tile in tiles if tile.reason == reason] for reason in (t.reason for t in tiles) if reason}
+    primary = "G-C" if "G-C" in changes else next(iter(changes), "G-C")
+    tone = _change(changes.get(primary, {}))[1]
+    cost = {f"{key}, seconds": value for key, value in results.get("seconds", {}).items()} | results["sampling"]
+    setup = _pairs("Settings, and versions of packages", {**results.get("settings", {}), **results.get("versions", {})})
     sections = {
-        "What changes": _differences(results["differences"], named),
+        "What changes": _differences(changes, named),
         "Every arm": _arms(results["arms"], named, results.get("floors", {}), len(results["seeds"])),
         "Class by class": _recall(results.get("recall", {}), named, classes, primary.split("-", 1)[::-1]),
-        "Accepted patches": PICTURES + "".join(_gallery(c, [t for t in good if t.label == c], max_per_class) for c in classes),
-        "Rejected patches": "".join(
-            _gallery(r, [t for t in bad if t.reason == r], max_per_class) for r in dict.fromkeys(t.reason for t in bad)
-        ),
+        "Accepted patches": PICTURES + "".join(_gallery(name, group, max_per_class) for name, group in groups.items()),
+        "Rejected patches": "".join(_gallery(reason, group, max_per_class) for reason, group in reasons.items()),
         "Selection": _selection(chosen),
-        "Data": _dataset(data, classes),
-        "Cost": _pairs([("Time, in seconds", results.get("seconds", {})), ("Sampling", results["sampling"])]),
-        "Settings and versions": f"<details><summary>Show all</summary>{_pairs(setup)}</details>" if setup[0][1] or setup[1][1] else "",
-        "Notes": "".join(f"<p>{_text(note)}</p>" for note in results.get("notes", ())),
+        "Data": _dataset(data, classes) if data.get("counts") else "",
+        "Cost": _pairs("Time and throughput", {WORDS.get(key, key.replace("_", " ")): value for key, value in cost.items()}),
+        "Settings and versions": f"<details><summary>Show all</summary>{setup}</details>" if setup else "",
+        "Notes": "".join(f"<p>{escape(note)}</p>" for note in results.get("notes", ())),
     }
     shown = [(f"s{i}", name, body) for i, (name, body) in enumerate(sections.items()) if body]
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>{TITLE}</title><style>{STYLE}</style></head><body><header><h1>{TITLE}</h1><div class="verdict {tone}">'
-        f"<p><strong>{OUTCOMES[tone][1]}</strong></p><p>{_text(results['verdict'])}</p></div>{DEMO if data.get('demo') else ''}"
-        f"<nav aria-label=Contents>{' '.join(f'<a href=#{key}>{name}</a>' for key, name, _ in shown)}</nav></header><main>"
+        f"<title>{TITLE}</title><style>{STYLE}</style></head><body><header><h1>{TITLE}</h1>"
+        f'<div class=verdict style="--tone:var(--{tone})"><strong>{OUTCOMES[tone][1]}</strong><p>{escape(results["verdict"])}</p>'
+        f"{OUTCOMES[tone][2]}</div>{DEMO if data.get('demo') else ''}<nav aria-label=Contents>"
+        f"{' '.join(f'<a href=#{key}>{name}</a>' for key, name, _ in shown)}</nav></header><main>"
         f"{''.join(f'<section id={key}><h2>{name}</h2>{body}</section>' for key, name, body in shown)}</main></body></html>\n"
     )
+    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.part")
     try:
@@ -164,169 +160,142 @@ def _differences(differences: Mapping[str, Any], named: Mapping[str, str]) -> st
     grid = "".join(f'<line class="{"tick" if t else "zero"}" x1="{x}" x2="{x}" y1="0" y2="100%"/>' for t, x in ticks)
     rows = ""
     for key, (values, tone, told) in found.items():
-        words = " against ".join(_text(named[arm]) for arm in key.split("-", 1) if arm in named)
+        words = " against ".join(escape(named[arm]) for arm in key.split("-", 1) if arm in named)
         plot = _plot(f"{key}: {told} points, {OUTCOMES[tone][0]}", span, values[:1], values[1:], grid)
-        rows += f'<li class="row {tone}"><div><strong>{_text(key.replace("-", " against ", 1))}</strong><small>{words}</small></div>'
-        rows += f"{plot}<div>{told}<small>{OUTCOMES[tone][0]}</small></div></li>"
+        rows += f'<li class=row style="--tone:var(--{tone})"><div><strong>{escape(key.replace("-", " against ", 1))}</strong>'
+        rows += f"<small>{words}</small></div>{plot}<div>{told}<small>{OUTCOMES[tone][0]}</small></div></li>"
     axis = "".join(f'<text x="{x}" y="14">{_number(t, None, sign=True)}</text>' for t, x in ticks)
-    axis = f"<div class=row aria-hidden=true><span></span><svg>{axis}</svg></div>"
-    return f"<figure><ol>{rows}</ol>{axis}<figcaption>{INTERVALS}</figcaption></figure>"
+    axis = f"<div class=row aria-hidden=true><span>&nbsp;</span><svg>{axis}</svg></div><figcaption>{INTERVALS}</figcaption>"
+    return f"<figure><ol>{rows}</ol>{axis}</figure>" if rows else "<p>No two arms were compared.</p>"
 
 
-def _arms(arms: Mapping[str, Any], named: Mapping[str, str], floors: Mapping[str, Any], seeds: int) -> str:
-    metrics = {key: METRICS[key] for key in METRICS if any(key in arm for arm in (*arms.values(), *floors.values()))}
-    span = _range(100 * v for arm in (*arms.values(), *floors.values()) for v in _finite(arm.get("balanced_accuracy")))
-
-    def row(name: str, arm: Mapping[str, Any], words: str) -> list[str]:
-        values = 100 * _finite(arm.get("balanced_accuracy"))
-        strip = _plot(f"balanced accuracy of each seed: {', '.join(map(_number, values))} %", span, values, inner=RAIL)
-        return [f"{_text(name)}<small>{_text(words)}</small>", *(_spread(arm.get(m), *METRICS[m][1:]) for m in metrics), strip]
-
-    caption = f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed, so no spread over seeds."
-    heads = ["Arm", *(words for words, _, _ in metrics.values()), f"Each seed\n{' to '.join(_number(v, 0) for v in span)} %"]
-    rows, more = [row(k, v, named.get(k, "")) for k, v in arms.items()], [row(k, v, "baseline to beat") for k, v in floors.items()]
-    return _table(caption, heads, rows, more, "wide plotted")
+def _arms(arms: Mapping[str, Any], named: Mapping[str, str], floors: Mapping[str, Any], count: int) -> str:
+    every, rows = {**arms, **floors}, []
+    metrics = [key for key in METRICS if any(key in arm for arm in every.values())]
+    span = _range(100 * v for arm in every.values() for v in _finite(arm.get("balanced_accuracy")))
+    for name, arm in every.items():
+        seeds = 100 * _finite(arm.get("balanced_accuracy"))
+        strip = _plot(f"balanced accuracy of each seed: {', '.join(map(_number, seeds))} %", span, seeds)
+        words = escape(named.get(name, "baseline to beat" if name in floors else ""))
+        cells = [_number(METRICS[key][1] * _finite(arm.get(key)), METRICS[key][2]) for key in metrics]
+        rows.append([f"{escape(name)}<small>{words}</small>", *cells, strip])
+    caption = f"Mean ± standard deviation over {count} seeds (fewer where undefined)." if count > 1 else "One seed, so no spread."
+    heads = ["Arm", *(METRICS[key][0] for key in metrics), f"Each seed\n{' to '.join(_number(v, 0) for v in span)} %"]
+    return _table(caption, heads, rows, "wide plotted")
 
 
 def _recall(recall: Mapping[str, Any], named: Mapping[str, str], classes: Sequence[str], arms: Sequence[str]) -> str:
     rows, found = [], [recall.get(arm, {}) for arm in arms]
     for name in [name for name in classes if any(name in arm for arm in found)]:
-        means = [100 * _mean(arm.get(name)) for arm in found]
-        plot = _plot(f"from {' to '.join(map(_number, means))} %", (0, 100), means, means, RAIL, "pairs")
-        spreads = [_spread(arm.get(name), 100, 1) for arm in found]
-        rows.append([_text(name), *spreads, _number(means[-1] - means[0], sign=True), plot])
+        means = [100 * float(_finite(arm.get(name)).mean()) for arm in found]
+        plot = _plot(f"from {' to '.join(map(_number, means))} %", (0, 100), means, means, css="pairs")
+        cells = [_number(100 * _finite(arm.get(name))) for arm in found]
+        rows.append([escape(name), *cells, _number(means[-1] - means[0], sign=True), plot])
     heads = ["Class", *(f"{arm}\n{named.get(arm, '')}" for arm in arms), "Change\npoints", f"0 to 100 %\n{arms[-1]} is filled"]
     caption = "Recall, in %: of the test patches of each class, the share that the classifier found. Mean ± standard deviation."
-    return _table(caption, heads, rows, css="plotted") if rows else ""
+    return _table(caption, heads, rows, "wide plotted") if rows else ""
 
 
 def _gallery(title: str, tiles: Sequence[Tile], limit: int) -> str:
     ranked, cards = sorted(tiles, key=lambda tile: -np.nan_to_num(tile.confidence, nan=-1.0)), ""
     for tile in (ranked[round(i)] for i in np.linspace(0, len(ranked) - 1, min(limit, len(ranked)))):
-        sure, state = f"{_number(100 * tile.confidence)} %", f"rejected: {tile.reason}" if tile.reason else "accepted"
-        told = f"{tile.label}, {state}, confidence {sure}, seed {tile.seed}"
-        cards += f"<figure><div>{_picture(tile.image, f'Synthetic patch: {told}')}"
-        cards += _picture(tile.nearest, f"Real training patch nearest to the synthetic one: {told}") if tile.nearest is not None else ""
-        where = f" · distance {_number(tile.distance, None)}" if tile.distance is not None else ""
-        words = f"{tile.label} · {sure}" if tile.reason else sure
-        cards += f"</div><figcaption>{_bar(tile.confidence, sure)}{_text(words)} · seed {tile.seed}{where}</figcaption></figure>"
-    return f"<h3>{_text(title)}</h3>" + (f"<div class=tiles>{cards}</div>" if cards else "<p>No patch to show.</p>")
+        state = f"rejected: {tile.reason}" if tile.reason else "accepted"
+        told = f"{tile.label}, {state}, confidence {_number(100 * tile.confidence)} %, seed {tile.seed}"
+        right, cards = "", f"{cards}<figure>{_picture(tile.image, f'Synthetic patch: {told}')}"
+        if tile.nearest is not None:
+            cards += _picture(tile.nearest, f"Real training patch nearest to the synthetic patch: {told}")
+            right = f"<div>nearest real<br>distance {_number(tile.distance, 3)}</div>"
+        left = f"<div>{escape(tile.label) if tile.reason else ''} {_share(1, tile.confidence)}seed {tile.seed}</div>"
+        cards += f"<figcaption class=two>{left}{right}</figcaption></figure>"
+    return f"<h3>{escape(title)}</h3>" + (f"<div class=tiles>{cards}</div>" if cards else "<p>No patch to show.</p>")
 
 
 def _selection(chosen: Mapping[str, Any]) -> str:
-    def row(name: str, count: Mapping[str, Any]) -> list[str]:
-        made, kept = (_mean(count.get(key)) for key in ("candidates", "accepted"))
-        return [_text(name), _number(made, 0), _number(kept, 0), _bar(kept / made if made else math.nan, "")]
-
-    rows = [row(name, count) for name, count in chosen.get("per_class", {}).items()]
-    heads = ["Class", "Candidates", "Accepted", "Rate"]
-    table = _table("Candidates by intended class", heads, rows, [row("All classes", chosen)], "plotted")
-    made = _mean(chosen.get("candidates"))
-    why = [[_text(key), _number(count, 0), _bar(count / made)] for key, count in chosen.get("reasons", {}).items()]
-    aim, reached = (_mean(chosen.get(key)) for key in ("target_precision", "reached_precision"))
-    met = "" if math.isnan(aim + reached) else " The target is reached." if reached >= aim else " The target is not reached."
-    return (
-        f"<p>A candidate must have a confidence of at least {_number(100 * _mean(chosen.get('threshold')))} %. Precision of that rule on "
-        f"held-out real patches: {_number(100 * reached)} %, target {_number(100 * aim)} %.{met}</p><div class=side>{table}"
-        f"{_table('Reasons for rejection', ['Reason', 'Patches', 'Share'], why, css='plotted') if why else ''}</div>"
-    )
+    counts = {**chosen.get("per_class", {}), "All classes": chosen}
+    pairs = {name: [count.get(key) for key in ("candidates", "accepted")] for name, count in counts.items()}
+    rows = [[escape(name), *(_number(n, 0) for n in pair), _share(*pair)] for name, pair in pairs.items()]
+    why = [[escape(key), _number(n, 0), _share(chosen.get("candidates"), n)] for key, n in chosen.get("reasons", {}).items()]
+    least, reached, aim = (float(_finite(chosen.get(key))[0]) for key in ("threshold", "reached_precision", "target_precision"))
+    met = "is reached" if reached >= aim else "is not reached" if reached < aim else "cannot be checked"
+    text = f"A candidate needs a confidence of at least {_number(100 * least)} %. Its precision on held-out real patches is "
+    text += f"{_number(100 * reached)} %; the target, {_number(100 * aim)} %, {met}."
+    tables = _table("Candidates by intended class", ["Class", "Candidates", "Accepted", "Rate"], rows, "plotted")
+    tables += _table("Reasons for rejection", ["Reason", "Patches", "Of all candidates"], why, "plotted") if why else ""
+    return f"<p>{text}</p><div class=side>{tables}</div>"
 
 
 def _dataset(data: Mapping[str, Any], classes: Sequence[str]) -> str:
-    counts, groups = data.get("counts", {}), data.get("groups", {})
-    rows = [[_text(name), *(_number(part.get(name, 0), 0) for part in counts.values())] for name in classes]
-    more = [["All classes", *(_number(sum(part.values()), 0) for part in counts.values())]]
-    more += [["Groups<small>patients, slides or tiles</small>", *(_number(groups.get(key), 0) for key in counts)]] if groups else []
-    where = f"<p>{_text(data['path'])}</p>" if "path" in data else ""
-    return where + (_table("Patches per class", ["Class", *(WORDS.get(k, k) for k in counts)], rows, more) if counts else "")
+    counts, groups = data["counts"], data.get("groups", {})
+    rows = [[escape(name), *(_number(part.get(name, 0), 0) for part in counts.values())] for name in classes]
+    rows += [["All classes", *(_number(sum(part.values()), 0) for part in counts.values())]]
+    rows += [["Groups<small>patients, slides or tiles</small>", *(_number(groups.get(key), 0) for key in counts)]]
+    return _table(f"Patches in {data.get('path', 'the data set')}", ["Class", *(WORDS.get(key, key) for key in counts)], rows)
 
 
-def _pairs(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
-    def body(pairs: Mapping[str, Any]) -> list[list[str]]:
-        return [[_text(WORDS.get(k, k.replace("_", " "))), _number(v, None) if isinstance(v, float) else _text(v)] for k, v in pairs.items()]
-
-    return f"<div class=side>{''.join(_table('', [name, 'Value'], body(pairs)) for name, pairs in tables if pairs)}</div>"
+def _pairs(caption: str, pairs: Mapping[str, Any]) -> str:
+    rows = [[escape(k), _number(v, None) if isinstance(v, float) else escape(str(v))] for k, v in pairs.items()]
+    return f"<div class=side>{_table(caption, ['Name', 'Value'], rows)}</div>" if rows else ""
 
 
-def _table(
-    caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], more: Sequence[Sequence[str]] = (), css: str = ""
-) -> str:
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], css: str = "") -> str:
+    """Cells are HTML, the caption and the heads plain text; the second line of a head explains it."""
     names = [head.partition("\n") for head in heads]
-    top = "".join(f"<th scope=col>{_text(a)}<small>{_text(b)}</small></th>" for a, _, b in names)
-    bodies = ""
-    for part in filter(None, (rows, more)):
-        lines = (
-            "".join(f'<td data-label="{_text(n[0])}">{cell}</td>' for n, cell in zip(names[1:], cells, strict=True)) for _, *cells in part
-        )
-        bodies += "<tbody>" + "".join(f"<tr><th scope=row>{r[0]}</th>{line}</tr>" for r, line in zip(part, lines, strict=True)) + "</tbody>"
-    return f'<table class="{css}"><caption>{_text(caption)}</caption><thead><tr>{top}</tr></thead>{bodies}</table>'
+    body, top = "", "".join(f"<th scope=col>{escape(name)}<small>{escape(more)}</small></th>" for name, _, more in names)
+    for first, *cells in rows:
+        line = "".join(f'<td data-label="{escape(name[0])}">{cell}</td>' for name, cell in zip(names[1:], cells, strict=True))
+        body += f"<tr><th scope=row>{first}</th>{line}</tr>"
+    return f'<table class="{css}"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _plot(label: str, span: Sequence[float], dots: Iterable[float] = (), bar: Sequence[float] = (math.nan, math.nan),
-          inner: str = "", css: str = "") -> str:
+def _plot(label: str, span: Values, dots: Values, bar: Values = (math.nan,), inner: str = RAIL, css: str = "") -> str:
     if not math.isnan(sum(bar)):
-        inner += f'<line class=interval x1="{_at(bar[0], span)}" x2="{_at(bar[1], span)}" y1="50%" y2="50%"/>'
-    inner += "".join(f'<circle cx="{_at(dot, span)}" cy="50%" r="4.5"/>' for dot in dots if math.isfinite(dot))
-    return f'<svg class="{css}" role="img" aria-label="{_text(label)}">{inner}</svg>'
+        inner += f'<line class=interval x1="{_at(bar[0], span)}" x2="{_at(bar[-1], span)}" y1="50%" y2="50%"/>'
+    inner += "".join(f'<circle class=n{i} cx="{_at(x, span)}" cy="50%" r="4.5"/>' for i, x in enumerate(dots) if math.isfinite(x))
+    return f'<svg class="{css}" role="img" aria-label="{escape(label)}">{inner}</svg>'
 
 
-def _bar(share: float, words: str) -> str:
-    told = words or f"{_number(100 * share)} %"
-    return f"{'' if words else told}{_plot(told, (0, 1), (), (0, share), RAIL, 'bar')}"
+def _share(whole: Any, part: Any) -> str:
+    share = float(_finite(part)[0]) / (float(_finite(whole)[0]) or math.nan)
+    return f"<b>{_number(100 * share)} %</b>" + _plot(f"{_number(100 * share)} %", (0, 1), (), (0, share), css="bar")
 
 
 def _picture(image: np.ndarray, words: str) -> str:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"a picture must be a uint8 array H x W x 3, got {image.dtype} {image.shape}")
     picture, stream = Image.fromarray(image), io.BytesIO()
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    picture.thumbnail((256, 256))  # larger patches are shrunk for the page
     picture.save(stream, "JPEG", quality=90, subsampling=0)
     source = base64.b64encode(stream.getvalue()).decode()
-    return f'<img src="data:image/jpeg;base64,{source}" alt="{_text(words)}" width="{picture.width}" height="{picture.height}">'
+    return f'<img src="data:image/jpeg;base64,{source}" alt="{escape(words)}" width="{picture.width}" height="{picture.height}">'
 
 
 def _change(metrics: Mapping[str, Any]) -> tuple[list[float], str, str]:
     """Mean, low and high of the change in balanced accuracy, in points; its tone; the three in words."""
-    values = [100 * _mean(metrics.get("balanced_accuracy", {}).get(key)) for key in ("mean", "low", "high")]
-    tone = "open" if math.isnan(sum(values)) else "helps" if values[1] > 0 else "hurts" if values[2] < 0 else "same"
+    values = [100 * float(_finite(metrics.get("balanced_accuracy", {}).get(key)).mean()) for key in ("mean", "low", "high")]
+    tone = "soft" if math.isnan(sum(values)) else "helps" if values[1] > 0 else "hurts" if values[2] < 0 else "same"
     mean, low, high = (_number(value, sign=True) for value in values)
     return values, tone, f"{mean} ({low} to {high})"
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:
-    finite = [v for v in values if math.isfinite(v)] or [0.0]
-    margin = 0.08 * (max(finite) - min(finite)) or 1.0
-    return min(finite) - margin, max(finite) + margin
+    found = np.nan_to_num(_finite(list(values)))
+    margin = 0.08 * np.ptp(found) or 1.0
+    return float(found.min() - margin), float(found.max() + margin)
 
 
-def _at(value: float, span: Sequence[float]) -> str:
+def _at(value: float, span: Values) -> str:
     return f"{100 * (value - span[0]) / (span[1] - span[0]):.2f}%"
 
 
-def _finite(values: Any) -> np.ndarray:
+def _finite(values: Any) -> np.ndarray:  # never empty: one NaN if there are none
     found = np.atleast_1d(np.asarray(values, dtype=float))
-    return found[np.isfinite(found)]
+    return found[np.isfinite(found)] if np.isfinite(found).any() else np.array([math.nan])
 
 
-def _mean(values: Any) -> float:
+def _number(values: Any, digits: int | None = 1, sign: bool = False) -> str:
+    """Mean ± standard deviation of several values, one value, or a dash; ``digits=None``: four significant ones."""
     found = _finite(values)
-    return float(found.mean()) if found.size else math.nan
-
-
-def _spread(values: Any, factor: float, digits: int) -> str:
-    found = factor * _finite(values)
-    sd = f" ± {_number(found.std(ddof=1), digits)}" if found.size > 1 else ""
-    return _number(_mean(found), digits) + sd + (f"<small>{found.size} of {np.size(values)} seeds</small>" if 0 < found.size < np.size(values) else "")
-
-
-def _number(value: Any, digits: int | None = 1, sign: bool = False) -> str:
-    """Plain text of a number, a dash if there is none; without digits, as many as it needs."""
-    number = _mean(value)
-    if math.isnan(number):
-        return "–"
-    text = f"{number:{'+' if sign and number else ''}.4g}" if digits is None else f"{round(number, digits) + 0.0:{'+' if sign else ''},.{digits}f}"
-    return text.replace("-", "−")
-
-
-def _text(value: object) -> str:
-    return escape(str(value))
+    mean = float(found.mean()) if digits is None else round(float(found.mean()), digits) + 0.0
+    text = f"{float(f'{mean:.4g}'):,.10g}" if digits is None else f"{mean:,.{digits}f}"
+    text = "–" if math.isnan(mean) else ("+" if sign and mean > 0 else "") + text.replace("-", "−")
+    return text + (f"\u00a0±\u00a0{found.std(ddof=1):.{digits}f}" if found.size > 1 else "")

@@ -41,13 +41,13 @@ def run_and_report(evaluation: Evaluation, patches: PatchSet, dataset_dir: str, 
     evaluation.run()
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": time.perf_counter() - start}
     training = evaluation.training
-    recipe = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size, "synthetic_probability": evaluation.prob}
+    recipe = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
     results = {
         **evaluation.results(),
         "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
         "selection": outcome["selection"],
         "sampling": outcome["sampling"],
-        "settings": {**outcome["settings"], **recipe},
+        "settings": {**outcome["settings"], **recipe, "synthetic_probability": evaluation.prob},
         "seconds": seconds,
         "versions": _versions(),
         "notes": _notes(outcome, evaluation),
@@ -116,7 +116,8 @@ def _notes(outcome: Mapping[str, Any], evaluation: Evaluation) -> Sequence[str]:
         )
     for name, row in selection["per_class"].items():
         if row["accepted"] < quota:
-            notes.append(f"Class {name} is short of its quota: {row['accepted']} of {quota} accepted, from {row['candidates']} candidates.")
+            found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
+            notes.append(f"Class {name} is short of its quota: {found}.")
     if len(set(evaluation.labelled.groups)) == len(evaluation.labelled):
         notes.append("Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow.")
     return notes
