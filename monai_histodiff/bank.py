@@ -50,6 +50,8 @@ class SyntheticBank:
         for label, stack in images.items():
             if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:
                 raise ValueError(f"a bank holds uint8 patches N x 3 x H x W, got {stack.dtype} {tuple(stack.shape)} for class {label}")
+        if classes and max(images) >= len(classes):
+            raise ValueError(f"each class of a bank needs its name, got {len(classes)} names and class {max(images)}")
         sizes = {tuple(stack.shape[2:]) for stack in images.values() if len(stack)}
         if len(sizes) > 1:
             raise ValueError(f"all patches of a bank must have one size, got {sorted(sizes)}")
@@ -129,6 +131,8 @@ def _column(
 ) -> dict[int, Tensor]:
     out = {}
     for label, stack in images.items():
+        if values is not None and label not in values:
+            raise ValueError(f"each patch needs one value, got none for class {label}")
         column = torch.full((len(stack),), default, dtype=dtype) if values is None else torch.as_tensor(values[label]).to(dtype)
         if column.shape != (len(stack),):
             raise ValueError(f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}")

@@ -26,6 +26,16 @@ def _orientations(x: Tensor) -> list[Tensor]:
     return [torch.rot90(v, k, (2, 3)) for v in (x, x.flip(3)) for k in range(4)]
 
 
+def _nearest(patches: Tensor, references: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    targets = _thumbnails(references).flatten(1)
+    turned = torch.stack([v.flatten(1) for v in _orientations(_thumbnails(patches))])
+    rough = torch.cdist(turned, targets).amin(0)  # by matrix product: fast, but not exactly 0 for a copy
+    if excluded is not None:
+        rough[excluded] = float("inf")
+    index = rough.argmin(1)
+    return (turned - targets[index]).square().mean(2).sqrt().amin(0), index
+
+
 def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of each patch to its nearest reference, over the eight flips and right-angle turns.
 
@@ -42,10 +52,7 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
     """
     if len(references) == 0:
         raise ValueError("copy distances need at least one reference, got none")
-    targets = _thumbnails(references).flatten(1)
-    best = torch.stack([torch.cdist(v.flatten(1), targets) for v in _orientations(_thumbnails(patches))]).amin(0)
-    distance, index = best.min(1)
-    return distance / targets.shape[1] ** 0.5, index
+    return _nearest(patches, references)
 
 
 def copy_threshold(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> float:
@@ -57,11 +64,9 @@ def copy_threshold(references: Tensor, groups: Sequence[str], percentile: float 
             distance, and the threshold is 0: nothing is called a copy.
         percentile: of the distances from each real patch to its nearest real patch of another group.
     """
-    targets = _thumbnails(references).flatten(1)
-    best = torch.stack([torch.cdist(v.flatten(1), targets) for v in _orientations(_thumbnails(references))]).amin(0)
     names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
     own = torch.tensor([names[g] for g in groups])
-    best[own[:, None] == own[None, :]] = float("inf")
-    nearest = best.min(1).values
-    nearest = nearest[torch.isfinite(nearest)]
-    return float(torch.quantile(nearest, percentile / 100)) / targets.shape[1] ** 0.5 if len(nearest) else 0.0
+    if len(names) < 2:
+        return 0.0
+    distance, _ = _nearest(references, references, excluded=own[:, None] == own[None, :])
+    return float(torch.quantile(distance, percentile / 100))

@@ -160,6 +160,7 @@ class Evaluation:
         items = [{"image": d["image"], "label": d["label"]} for d in real]
         test = five_crops(self.test.images(), self.size)
         classes = self.labelled.classes
+        self.probabilities = {}
         for seed in self.seeds:
             for arm in self.arms:
                 bank = arm_bank(arm, self.candidates, classes, seed)

@@ -39,10 +39,12 @@ def class_log_prob(
         temperature: divides the logits.
 
     Raises:
-        ValueError: the mode is unknown, or ``"x0"`` has no denoiser.
+        ValueError: the mode is unknown, ``"x0"`` has no denoiser, or the temperature is not positive.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}, got '{mode}'")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
     if mode == "x0" and denoise is None:
         raise ValueError("mode 'x0' needs the unguided denoiser, got none")
 

@@ -246,7 +246,8 @@ def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
     if not isinstance(state, Mapping):
         raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
     own = network.state_dict()
-    wrong = [k for k in own if k not in state or tuple(own[k].shape) != tuple(state[k].shape)] + [k for k in state if k not in own]
+    shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}
+    wrong = [k for k in own if shapes.get(k) != tuple(own[k].shape)] + [k for k in shapes if k not in own]
     if wrong:
         raise ValueError(f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'")
     network.load_state_dict(state)

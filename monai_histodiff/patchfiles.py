@@ -41,6 +41,7 @@ def decode_patch(content: bytes, name: str) -> np.ndarray:
     """
     try:
         if name.lower().endswith((".nii", ".nii.gz")):
+            mode = "NIfTI"
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / Path(name).name
                 path.write_bytes(content)
@@ -49,11 +50,13 @@ def decode_patch(content: bytes, name: str) -> np.ndarray:
             array = array.swapaxes(0, 1) if array.ndim == 3 else array
         else:
             pil = PILReader(reverse_indexing=False)
-            array = np.asarray(pil.get_data(pil.read((io.BytesIO(content),)))[0])
+            picture: Any = pil.read((io.BytesIO(content),))
+            mode = f"16-bit {picture.mode}" if ";16" in str(picture.tile) else picture.mode  # pillow would cut it to 8 bits
+            array = np.asarray(pil.get_data(picture)[0])
     except Exception as error:
         raise ValueError(f"a patch must be a readable picture, got '{name}' ({type(error).__name__}: {error})") from error
-    if array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(f"a patch must be RGB, of shape H x W x 3, got shape {array.shape} in '{name}'")
+    if mode not in ("RGB", "NIfTI") or array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(f"a patch must be RGB, of shape H x W x 3, got {mode} of shape {array.shape} in '{name}'")
     if array.dtype != np.uint8:
         if array.min() < 0 or array.max() > 255 or not np.array_equal(array, np.round(array)):
             raise ValueError(f"a patch must hold whole numbers from 0 to 255, got {array.min()} to {array.max()} in '{name}'")
@@ -72,12 +75,13 @@ class PatchSource:
         self._pid = -1
         if self.root.is_dir():
             found = (p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
-            self.names = sorted(p.as_posix() for p in found)
+            names = (p.as_posix() for p in found)
         elif zipfile.is_zipfile(self.root):
             with zipfile.ZipFile(self.root) as archive:
-                self.names = sorted(n for n in archive.namelist() if not n.endswith("/"))
+                names = (n for n in archive.namelist() if not n.endswith("/"))
         else:
             raise ValueError(f"dataset_dir must be a folder or a zip, got '{root}'")
+        self.names = sorted(n for n in names if all(p and not p.startswith((".", "__MACOSX")) for p in n.split("/")))
 
     def read(self, name: str) -> bytes:
         if self.root.is_dir():
@@ -110,17 +114,25 @@ def read_records(source: PatchSource) -> list[PatchRecord]:
         ValueError: a rule of the manifest is broken; the message names it.
     """
     if MANIFEST not in source.names:
+        deeper = [n for n in source.names if n.endswith(f"/{MANIFEST}")]
+        if deeper:
+            raise ValueError(f"{MANIFEST} must lie at the top of '{source.root}', got '{deeper[0]}'")
         pictures = [n for n in source.names if n.lower().endswith(SUFFIXES) and "/" in n]
         if not pictures:
             raise ValueError(f"dataset_dir must hold a {MANIFEST} or class folders with pictures, got '{source.root}'")
         return [PatchRecord(n, n.split("/")[-2], "", f"{source.root.name}/{n}") for n in pictures]
-    rows = csv.DictReader(io.StringIO(source.read(MANIFEST).decode("utf-8-sig")))
+    try:
+        rows = csv.DictReader(io.StringIO(source.read(MANIFEST).decode("utf-8-sig"), newline=""))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a manifest must be UTF-8 text, got another encoding in '{source.root}'") from error
     missing = [c for c in REQUIRED_COLUMNS if c not in (rows.fieldnames or ())]
     if missing:
         raise ValueError(f"a manifest must have the columns {list(REQUIRED_COLUMNS)}, got none named {missing} in '{source.root}'")
     known, seen, records = set(source.names), set(), []
     for row in rows:
-        path, label, split, group = (row[c] for c in REQUIRED_COLUMNS)
+        path, label, split, group = (row[c] or "" for c in REQUIRED_COLUMNS)
+        if None in row:
+            raise ValueError(f"a row must not have more cells than the header, got {row[None]} beyond it for '{path}'")
         if path not in known:
             raise FileNotFoundError(f"the manifest of '{source.root}' names '{path}', which is not there")
         if path in seen:
@@ -148,6 +160,7 @@ def write_patches(
 
     Raises:
         FileExistsError: the folder exists and is not empty.
+        ValueError: two records have one path.
     """
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
@@ -158,6 +171,8 @@ def write_patches(
         records = []
         for record, content in items:
             path = draft / record.path
+            if path.exists():
+                raise ValueError(f"each patch needs its own path, got '{record.path}' twice")
             path.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 path.write_bytes(content)

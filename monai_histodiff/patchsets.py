@@ -132,23 +132,31 @@ class PatchSet(Sequence):
         """Two group-disjoint sets, the second with about ``fraction`` of the patches of each class.
 
         Raises:
-            ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups.
+            ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups, or shares them all with
+                classes that would be left with none.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
         rng = np.random.default_rng(seed)
         taken: set[str] = set()
-        for label in sorted({r.label for r in self.records}):
+        present: defaultdict[str, set[str]] = defaultdict(set)
+        for r in self.records:
+            present[r.label].add(r.group)
+        for label in sorted(present):
             sizes = Counter(r.group for r in self.records if r.label == label)
             if len(sizes) < 2:
                 raise ValueError(f"a class must have at least 2 groups to be split, got {len(sizes)} in '{label}'")
             have = sum(n for group, n in sizes.items() if group in taken)
             free = rng.permutation([g for g in sorted(sizes) if g not in taken]).tolist()
-            for group in free[:-1]:
+            for group in free:
                 if have >= fraction * sum(sizes.values()) and have > 0:
                     break
+                if any(own <= taken | {group} for own in present.values()):  # a class would have no group left
+                    continue
                 taken.add(group)
                 have += sizes[group]
+            if have == 0:
+                raise ValueError(f"no group of class '{label}' can be held out without emptying another class")
         parts = [r for r in self.records if r.group not in taken], [r for r in self.records if r.group in taken]
         return self._with(parts[0]), self._with(parts[1])
 
@@ -191,6 +199,10 @@ class PatchSet(Sequence):
         return self._with([self.records[i] for i in sorted(chosen)])
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the patches, byte for byte, into a new folder with its manifest. Nothing is left behind on failure."""
-        contents = ((r, self._sources[r.source].read(r.path)) for r in self.records)
-        return write_patches(folder, contents)
+        """Copy the patches, byte for byte, into a new folder with its manifest. Nothing is left behind on failure.
+
+        Where sources share a path, each source goes into a sub-folder with its number.
+        """
+        shared = len({r.path for r in self.records}) < len(self.records)
+        named = ((replace(r, path=f"{r.source}/{r.path}") if shared else r, r) for r in self.records)
+        return write_patches(folder, ((new, self._sources[r.source].read(r.path)) for new, r in named))

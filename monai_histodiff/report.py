@@ -31,7 +31,7 @@ METRICS = {  # key: (plain name and, on a second line, its meaning; factor for d
     "auc": ("Area under ROC curve\n0.5 chance, 1 perfect", 1, 3),
     "ece": ("Calibration error\n%, lower is better", 100, 1),
 }
-WORDS = {"train": "Training patches", "labelled": "Labels used", "test": "Test patches", "guidance_scale": "guidance strength"}
+WORDS = {"train": "Training patches", "labelled": "Labels used", "test": "Test patches", "steps": "sampling steps"}
 OUTCOMES = {  # where the 95 % interval of the change lies, its name, what it says
     "helps": ("above zero", "Helps", "The whole interval lies above zero."),
     "hurts": ("below zero", "Hurts", "The whole interval lies below zero."),
@@ -46,9 +46,8 @@ the critic’s confidence in the class. Those shown run evenly from the most to 
 RAIL = '<line x1="0" x2="100%" y1="50%" y2="50%"/>'
 STYLE = """
 :root{color-scheme:light dark;--page:#fcfcfb;--ink:#1b2025;--soft:#59636c;--line:#e0e3e7;--mark:#4b4c97;--helps:#1c6a57;
- --hurts:#9c3a2b;--same:#43567a}
-@media screen and (prefers-color-scheme:dark){
-:root{--page:#14171b;--ink:#e5e8eb;--soft:#a2acb5;--line:#30363d;--mark:#a8abf2;--helps:#7ccdb4;--hurts:#f2a594;--same:#a9bde2}}
+--hurts:#9c3a2b;--same:#43567a}@media screen and (prefers-color-scheme:dark){:root{--page:#14171b;--ink:#e5e8eb;--soft:#a2acb5;
+--line:#30363d;--mark:#a8abf2;--helps:#7ccdb4;--hurts:#f2a594;--same:#a9bde2}}
 *{box-sizing:border-box;margin:0;padding:0}a,summary{color:var(--mark)}b{color:var(--ink);white-space:nowrap}
 body{margin:auto;padding:3.5rem 1.5rem 5rem;max-width:71rem;background:var(--page);color:var(--ink);overflow-wrap:anywhere;
  font:1rem/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}
@@ -64,14 +63,14 @@ li.row{border-top:1px solid var(--line)}.row>*{align-self:center;padding:.7rem 0
 svg{display:block;width:100%;height:1.4rem;overflow:visible}text{fill:var(--soft);font-size:12px;text-anchor:middle}
 line{stroke:var(--line)}.zero{stroke:var(--ink);stroke-dasharray:3 3}.interval{stroke:var(--tone,var(--mark));stroke-width:3}
 circle{fill:var(--tone,var(--mark));fill-opacity:.8}.pairs circle{stroke:var(--mark);fill-opacity:1;stroke-width:1.5}
-.pairs .n0{fill:var(--page)}.bar{height:.6rem}.bar line{stroke-width:4}.side td{overflow-wrap:anywhere}
+.pairs .n0{fill:var(--page)}.bar{height:.6rem}.bar line{stroke-width:4}tbody>tr>*{border-top:1px solid var(--line)}
 table{border-collapse:collapse;width:100%;margin-bottom:2rem;font-size:.94rem}caption{text-align:left;padding-bottom:.6rem}
-th,td{text-align:right;padding:.6rem 0 .6rem 1.1rem;vertical-align:top;overflow-wrap:normal}thead th{vertical-align:bottom}
-th{font-weight:600}th:first-child{text-align:left;padding-left:0}tbody>tr>*{border-top:1px solid var(--line)}
-.plotted td:last-child{width:24%;min-width:7rem}.plotted thead th:last-child{text-align:left}.two{align-items:end}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:1.5rem 1.25rem}
+th,td{text-align:right;padding:.6rem 0 .6rem .8rem;vertical-align:top}td,thead th{overflow-wrap:normal}
+th{font-weight:600}thead th{vertical-align:bottom}th:first-child{text-align:left;padding-left:0}tbody th{min-width:5rem}
+.plotted td:last-child{width:24%;min-width:5rem}.plotted thead th:last-child{text-align:left}.tiles,.side{align-items:start}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:1.5rem 1.25rem}td b{font-weight:400}
 .tiles figure,.two{display:grid;grid-template-columns:1fr 1fr;gap:3px}.two{grid-column:1/3}img{width:100%;height:auto}
-.side{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:0 3.5rem;align-items:start}
+.side{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:0 3rem}.side td{overflow-wrap:anywhere}
 @media screen and (max-width:46rem){body{padding:2rem 1rem}.verdict{padding:1.2rem}.tiles{grid-template-columns:1fr 1fr}
 .row{display:block}.row>*{padding:.3rem 0}.row>svg{height:2.6rem}.row>span{display:none}.wide td svg{width:50%}
 .wide tr{display:block;padding:.7rem 0;border-top:1px solid var(--line)}.wide thead{position:absolute;clip-path:inset(50%)}
@@ -217,7 +216,7 @@ def _selection(chosen: Mapping[str, Any]) -> str:
     why = [[escape(key), _number(n, 0), _share(chosen.get("candidates"), n)] for key, n in chosen.get("reasons", {}).items()]
     least, reached, aim = (float(_finite(chosen.get(key))[0]) for key in ("threshold", "reached_precision", "target_precision"))
     met = "is reached" if reached >= aim else "is not reached" if reached < aim else "cannot be checked"
-    text = f"A candidate needs a confidence of at least {_number(100 * least)} %. Its precision on held-out real patches is "
+    text = f"A candidate needs a confidence of at least {_number(100 * least)} %. The precision of this on held-out real patches is "
     text += f"{_number(100 * reached)} %; the target, {_number(100 * aim)} %, {met}."
     tables = _table("Candidates by intended class", ["Class", "Candidates", "Accepted", "Rate"], rows, "plotted")
     tables += _table("Reasons for rejection", ["Reason", "Patches", "Of all candidates"], why, "plotted") if why else ""
@@ -273,8 +272,7 @@ def _change(metrics: Mapping[str, Any]) -> tuple[list[float], str, str]:
     """Mean, low and high of the change in balanced accuracy, in points; its tone; the three in words."""
     values = [100 * float(_finite(metrics.get("balanced_accuracy", {}).get(key)).mean()) for key in ("mean", "low", "high")]
     tone = "soft" if math.isnan(sum(values)) else "helps" if values[1] > 0 else "hurts" if values[2] < 0 else "same"
-    mean, low, high = (_number(value, sign=True) for value in values)
-    return values, tone, f"{mean} ({low} to {high})"
+    return values, tone, "{} ({} to {})".format(*(_number(value, sign=True) for value in values))
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:

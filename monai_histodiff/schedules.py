@@ -38,9 +38,10 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if log_snr.ndim != 1 or len(log_snr) < 2:
             raise ValueError(f"log_snr must be a table of at least 2 values, got shape {tuple(log_snr.shape)}")
-        if not bool(torch.isfinite(log_snr).all()) or not bool((log_snr.diff() < 0).all()):
+        table = log_snr.detach().to(torch.float32).clone()
+        if not bool(torch.isfinite(table).all()) or not bool((table.diff() < 0).all()):
             raise ValueError("log_snr must be finite and strictly falling in t")
-        self.register_buffer("log_snr_table", log_snr.detach().to(torch.float32).clone())
+        self.register_buffer("log_snr_table", table)
         self.register_buffer("is_flow", torch.tensor(bool(flow)))
 
     @classmethod

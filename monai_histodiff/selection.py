@@ -6,6 +6,7 @@ adversarial example.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -113,9 +114,12 @@ def select(
         copy_threshold: candidates nearer than this are rejected.
     """
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
-    reasons = [
-        "not finite" if not c == c else "low confidence" if c < threshold else "near copy" if d < copy_threshold else ACCEPTED
-        for c, d in zip(confidence.tolist(), distance.tolist(), strict=True)
-    ]
+
+    def reason(c: float, d: float) -> str:
+        if not math.isfinite(c + d):
+            return "not finite"
+        return "low confidence" if c < threshold else "near copy" if d < copy_threshold else ACCEPTED
+
+    reasons = [reason(c, d) for c, d in zip(confidence.tolist(), distance.tolist(), strict=True)]
     keep = torch.tensor([r == ACCEPTED for r in reasons], dtype=torch.bool)
     return Selection(keep, confidence, distance, nearest, reasons)

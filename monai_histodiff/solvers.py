@@ -47,8 +47,10 @@ def ddim(
         The latent at ``grid[-1]``.
 
     Raises:
-        ValueError: the grid does not fall, or ``eta`` is positive and there is no ``noise``.
+        ValueError: the grid does not fall, ``eta`` is not in [0, 1], or it is positive and there is no ``noise``.
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
     if eta > 0 and noise is None:
         raise ValueError(f"a stochastic solver needs noise, got eta = {eta} and none")
     alphas, sigmas = schedule.alpha_sigma(_checked(grid))

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
+from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils.enums import TransformBackends
+from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
 __all__ = ["RandHEJitter", "RandHEJitterD", "RandHEJitterDict", "RandHEJitterd", "jitter_stains"]
@@ -69,14 +70,15 @@ class RandHEJitter(RandomizableTransform):
         if self._do_transform:
             self._drawn = (1 + self.R.uniform(-self.gain, self.gain, 3), self.R.uniform(-self.offset, self.offset, 3))
 
-    def __call__(self, img: Tensor, randomize: bool = True) -> Tensor:
-        """Jitter one patch: RGB ``3 x H x W``, floating point in [0, 1] or uint8."""
+    def __call__(self, img: NdarrayOrTensor, randomize: bool = True) -> NdarrayOrTensor:
+        """Jitter one patch: RGB ``3 x H x W``, floating point in [0, 1] or uint8, array or tensor; returns the same kind."""
         if randomize:
             self.randomize()
         if not self._do_transform:
             return img
         gain, offset = (torch.from_numpy(v).float() for v in self._drawn)
-        return jitter_stains(torch.as_tensor(img), gain, offset)
+        out, *_ = convert_to_dst_type(jitter_stains(convert_to_tensor(img), gain, offset), img)
+        return out
 
 
 class RandHEJitterd(RandomizableTransform, MapTransform):

@@ -217,10 +217,14 @@ def encode_latents(
         repeats: encodings of each item; use more than one where the dataset augments.
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
-        cache: a file to keep the latents in. It is used again only for the same autoencoder, items and repeats.
+        cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used again only for the same
+            autoencoder, statistics, items and repeats.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int}`` on the CPU.
+
+    Raises:
+        ValueError: latents that are not those of a ``PatchSet`` are to be kept.
     """
     key = _fingerprint(model, patches, repeats) if cache is not None else ""
     if cache is not None and Path(cache).is_file():
@@ -240,16 +244,20 @@ def encode_latents(
     if cache is not None:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
         labels = torch.tensor([item["label"] for item in items])
-        torch.save({"key": key, "image": torch.stack([item["image"] for item in items]), "label": labels}, cache)
+        draft = Path(f"{cache}.part")
+        torch.save({"key": key, "image": torch.stack([item["image"] for item in items]), "label": labels}, draft)
+        draft.replace(cache)
     return items
 
 
 def _fingerprint(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
     digest = hashlib.sha256(f"{repeats} {len(patches)}".encode())  # type: ignore[arg-type]
-    for value in model.autoencoder.state_dict().values():
+    for value in (*model.autoencoder.state_dict().values(), model.latent_mean, model.latent_std):
         digest.update(value.cpu().numpy().tobytes())
-    records = getattr(getattr(patches, "data", patches), "records", ())
-    digest.update("\n".join(r.path for r in records).encode())
+    records = getattr(getattr(patches, "data", patches), "records", None)
+    if records is None:
+        raise ValueError(f"only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, got {type(patches).__name__}")
+    digest.update(repr([(r.path, r.label, r.group) for r in records]).encode())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -58,11 +59,11 @@ class SyntheticAugment(RandomizableTransform):
         self._process = os.getpid()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyntheticAugment:
-        """A copy with its own random state, which shares the bank."""
+        """A copy with its own random state, where one is set, which shares the bank."""
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
-        clone.R = np.random.RandomState()
-        clone.R.set_state(self.R.get_state())
+        if "R" in self.__dict__:  # else it is the one that MONAI's unseeded transforms share
+            clone.R = copy.deepcopy(self.R, memo)
         return clone
 
     def randomize(self, data: Any = None) -> None:
@@ -95,7 +96,7 @@ class SyntheticAugment(RandomizableTransform):
         """Maybe replace one patch.
 
         Args:
-            img: RGB patch ``3 x H x W``; uint8, or floating point in [0, 1]. The replacement has the same type.
+            img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1]. The replacement has the same type.
             label: its class index.
             randomize: draw anew.
 
@@ -114,7 +115,7 @@ class SyntheticAugment(RandomizableTransform):
         if tuple(img.shape) != tuple(patch.shape):
             raise ValueError(f"a patch must have the size of the bank's, {tuple(patch.shape)}, got {tuple(img.shape)}: crop before")
         if not isinstance(img, torch.Tensor):
-            img = torch.as_tensor(np.asarray(img))
+            return patch.numpy() if img.dtype == np.uint8 else (patch.numpy() / 255).astype(img.dtype), new_label
         if img.dtype != torch.uint8:
             patch = (patch.float() / 255).to(img.dtype)
         patch = patch.to(img.device)
@@ -143,7 +144,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
     Args:
         keys: the key of the patch.
         bank: as in :class:`SyntheticAugment`.
-        label_key: the key of the class index (int, or integer tensor of one element).
+        label_key: the key of the class index (int, or integer tensor or array of one element).
         prob: as in :class:`SyntheticAugment`.
         balance: as in :class:`SyntheticAugment`.
         allow_missing_keys: leave items without the key as they are.
@@ -181,7 +182,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
             label = d[self.label_key]
             d[key], drawn = self.augment(d[key], int(label))
             if drawn != int(label):
-                d[self.label_key] = torch.full_like(label, drawn) if isinstance(label, torch.Tensor) else type(label)(drawn)
+                full_like: Any = torch.full_like if isinstance(label, Tensor) else np.full_like
+                d[self.label_key] = full_like(label, drawn) if isinstance(label, (Tensor, np.ndarray)) else type(label)(drawn)
             d.update(self.augment.record)
         return d
 

@@ -1,0 +1,304 @@
+"""Every shipped config is really run, on small sets and few steps, with the shipped weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, run
+
+from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchSet, SyntheticBank
+from monai_histodiff.patchfiles import PatchRecord, write_patches
+from monai_histodiff.stages import run_stage
+
+ROOT = Path(__file__).parents[1]
+BUNDLES = ROOT / "bundles"
+LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
+REAL = ROOT.parent / "shared" / "data"
+SMALL_TRAIN = {"guide_steps": 4, "critic_steps": 4, "encodings": 1, "solver_steps": 2, "quota": 3, "max_candidates": 6}
+SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
+
+
+def write_stripes(folder: Path, per_class: int = 6, size: int = 128, splits: tuple[str, ...] = ("train", "test")) -> Path:
+    rng = np.random.default_rng(0)
+
+    def items():
+        for k, name in enumerate(("pink", "violet")):
+            for split in splits:
+                for i in range(per_class):
+                    base = np.array([[230, 150, 190], [120, 80, 170]][k])
+                    noise = rng.integers(-40, 40, (size, size, 1))
+                    picture = (base + noise).clip(0, 255).astype(np.uint8)
+                    yield PatchRecord(f"{name}/{split}{i}.png", name, split, f"{name}_{split}_{i}"), picture
+
+    return write_patches(folder, items())
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run of bundles/finetune.json, on which several tests look."""
+    base = tmp_path_factory.mktemp("finetune")
+    data, out = write_stripes(base / "data"), base / "out"
+    run(
+        config_file=str(BUNDLES / "finetune.json"),
+        bundle_root=str(BUNDLES),
+        dataset_dir=str(data),
+        output_dir=str(out),
+        labels_per_class=6,
+        device="cpu",
+        seeds=[0, 1],
+        arms=["A", "C", "F", "G", "H", "S", "I"],
+        train={**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
+        evaluate=SMALL_EVALUATE,
+    )
+    return out
+
+
+def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
+    results = json.loads((finetuned / "results.json").read_text())
+    required = {"dataset", "arms", "differences", "selection", "sampling", "seeds", "versions", "verdict"}
+    assert required <= set(results)
+    assert list(results["arms"]) == ["A", "C", "F", "G", "H", "S", "I"]
+    assert all(len(v) == 2 for metrics in results["arms"].values() for v in metrics.values())
+    assert set(results["arms"]["G"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece"}
+    assert set(results["differences"]["G-C"]["balanced_accuracy"]) == {"mean", "low", "high"}
+    paired = np.mean(np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"]))
+    assert results["differences"]["G-C"]["accuracy"]["mean"] == pytest.approx(paired)
+    assert results["dataset"]["counts"]["labelled"] == {"pink": 6, "violet": 6}
+    assert results["dataset"]["demo"] is False
+    selection = results["selection"]
+    assert selection["candidates"] == selection["accepted"] + sum(selection["reasons"].values())
+    assert results["sampling"]["steps"] == 2
+    assert "for want of seeds" in results["verdict"] or "no synthetic patch" in results["verdict"]
+    page = (finetuned / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page and "pink" in page
+
+
+def test_bank_holds_the_accepted_candidates_and_reloads(finetuned: Path) -> None:
+    bank, candidates = SyntheticBank.load(finetuned / "bank"), Candidates.load(finetuned / "candidates")
+    for k in range(2):
+        rows = candidates.accepted & (candidates.labels == k)
+        assert bank.count(k) == int(rows.sum())
+        if bank.count(k):
+            torch.testing.assert_close(bank.images[k], candidates.images[rows])
+            assert bank.seeds[k].tolist() == candidates.seed[rows].tolist()
+    assert bank.provenance["settings"]["labels_per_class"] == 6
+
+
+def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path, tmp_path: Path) -> None:
+    candidates = Candidates.load(finetuned / "candidates")
+    wanted = int((candidates.labels == 1).nonzero()[0])
+    run(
+        config_file=str(GUIDANCE / "configs" / "inference.json"),
+        bundle_root=str(GUIDANCE),
+        ldm_dir=str(LDM),
+        weights_dir=str(finetuned / "models"),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        classes=["pink", "violet"],
+        seeds=[int(candidates.seed[wanted])],
+        accepted_only=False,
+        solver_steps=2,
+        **{"class": "violet"},
+    )
+    sampled = PatchSet.open(tmp_path / "out" / "samples")
+    assert sampled.records[0].label == "violet"
+    difference = (sampled.images()[0].int() - candidates.images[wanted].int()).abs()
+    assert int(difference.max()) <= 3  # the saved weights are float16
+    assert float(sampled.records[0].extra["confidence"]) == pytest.approx(float(candidates.confidence[wanted]), abs=0.02)
+
+
+def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> None:
+    before = (finetuned / "outcome.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit, match="output_dir must be new, got .* which holds 'candidates' already"):
+        run_stage(GUIDANCE / "configs" / "train.json", bundle_root=str(GUIDANCE), dataset_dir="nowhere", output_dir=str(finetuned))
+    assert (finetuned / "outcome.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset_dir": "nowhere"}, "dataset_dir must exist, got 'nowhere'"),
+        ({"dataset_dir": "EMPTY"}, "must hold a manifest.csv or class folders"),
+        ({"labels_per_class": 7}, "labels_per_class is 7, but class 'pink' has 6 patches"),
+        ({"critic_folds": 7}, "each class needs at least 7 patches for 7 folds, got 6"),
+        ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
+        ({"patch_size": 256}, "patches must be at least 256 x 256"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path: Path, change: dict, message: str) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    data = write_stripes(tmp_path / "data")
+    options = {"dataset_dir": str(data), "labels_per_class": 6, "device": "cpu", **change}
+    if options["dataset_dir"] == "EMPTY":
+        options["dataset_dir"] = str(tmp_path / "EMPTY")
+    with pytest.raises(SystemExit, match=message) as caught:
+        run_stage(
+            GUIDANCE / "configs" / "train.json",
+            bundle_root=str(GUIDANCE),
+            ldm_dir=str(LDM),
+            output_dir=str(tmp_path / "out"),
+            **options,
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLES / "finetune.json")]
+    options = ["--bundle_root", str(BUNDLES), "--dataset_dir", "nowhere", "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == "Error: dataset_dir must exist, got 'nowhere'"
+
+
+def pretraining_sets(folder: Path) -> list[str]:
+    for name in ("a", "b"):
+        write_stripes(folder / name, per_class=12, splits=("train",))
+        rows = (folder / name / "manifest.csv").read_text().replace("pink_", f"{name}_pink_").replace("violet_", f"{name}_violet_")
+        (folder / name / "manifest.csv").write_text(rows)
+    return ["a", "b"]
+
+
+def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
+    sources = pretraining_sets(tmp_path / "data")
+    common = {"dataset_dir": str(tmp_path / "data"), "sources": sources, "device": "$torch.device('cpu')", "held_out": 0.25}
+    small = {"steps": 2, "batch_size": 4, "epoch_length": 2}
+    autoencoder, diffusion = tmp_path / "autoencoder", tmp_path / "diffusion"
+    run(config_file=str(LDM / "configs/train_autoencoder.json"), output_dir=str(autoencoder), **common, **small)
+    run(
+        config_file=str(LDM / "configs/train_diffusion.json"),
+        output_dir=str(diffusion),
+        autoencoder_weights=str(autoencoder / "model.pt"),
+        **common,
+        **small,
+        encodings=1,
+    )
+    first, second = (torch.load(f / "model.pt", weights_only=True) for f in (autoencoder, diffusion))
+    assert all(torch.equal(first[k], second[k]) for k in first if k.startswith("autoencoder."))
+    assert any(not torch.equal(first[k], second[k]) for k in first if k.startswith("unet."))
+    assert not torch.equal(first["latent_std"], second["latent_std"])
+    kept = torch.load(diffusion / "latents.pt", weights_only=True)
+    assert len(kept["image"]) == 36  # three quarters of 48, encoded once
+
+
+def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
+    run(
+        config_file=str(LDM / "configs/inference.json"),
+        bundle_root=str(LDM),
+        output_dir=str(tmp_path / "out"),
+        seeds=[3, 5],
+        solver_steps=3,
+        device="cpu",
+    )
+    sampled = PatchSet.open(tmp_path / "out" / "samples")
+    with open(tmp_path / "out" / "samples" / "manifest.csv") as stream:
+        assert [row["seed"] for row in csv.DictReader(stream)] == ["3", "5"]
+    expected = GuidedSampler(LatentDiffusion.from_bundle(LDM), steps=3)(None, [3, 5])
+    assert int((sampled.images().int() - (expected * 255).round().int()).abs().max()) <= 1
+    assert (tmp_path / "out" / "samples.png").is_file()
+
+
+def test_ldm_evaluate_measures_reconstruction(tmp_path: Path) -> None:
+    sources = pretraining_sets(tmp_path / "data")
+    run(
+        config_file=str(LDM / "configs/evaluate.json"),
+        bundle_root=str(LDM),
+        output_dir=str(tmp_path / "out"),
+        dataset_dir=str(tmp_path / "data"),
+        sources=sources,
+        held_out=0.25,
+        device="cpu",
+    )
+    rows = dict(line.split("\t")[:2] for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
+    held_out = PatchSet.open([tmp_path / "data" / s for s in sources]).hold_out(0.25, seed=0)[1]
+    model = LatentDiffusion.from_bundle(LDM)
+    x = held_out.images().float() / 255
+    with torch.no_grad():
+        error = (model.decode(model.encode(x)) - x).square().mean((1, 2, 3))
+    assert float(rows["psnr"]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
+    assert 0 < float(rows["ssim"]) <= 1
+
+
+@pytest.mark.parametrize(("bundle", "config"), [(LDM, "train_diffusion"), (GUIDANCE, "train")])
+def test_training_workflows_have_the_required_properties(bundle: Path, config: str, tmp_path: Path) -> None:
+    sources = pretraining_sets(tmp_path / "data")
+    data = {"dataset_dir": str(tmp_path / "data"), "sources": sources} if bundle == LDM else {"dataset_dir": str(write_stripes(tmp_path / "d"))}
+    extra = {"autoencoder_weights": str(LDM / "models" / "model.pt")} if bundle == LDM else {"labels_per_class": 6, "encodings": 1}
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / f"{config}.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        output_dir=str(tmp_path / "out"),
+        **data,
+        **extra,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("bundle", [LDM, GUIDANCE])
+def test_inference_workflows_have_the_required_properties(bundle: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="inference",
+        bundle_root=str(bundle),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_demo_set_is_synthetic_grouped_and_balanced() -> None:
+    demo = PatchSet.open(GUIDANCE / "data" / "demo.zip")
+    assert all(r.extra["synthetic"] == "true" for r in demo.records)
+    for split in ("train", "test"):
+        assert len(set(demo.select(split).counts().values())) == 1
+    assert not set(demo.select("train").groups) & set(demo.select("test").groups)
+    assert demo.images().shape[1:] == (3, 128, 128)
+
+
+def test_shipped_samples_look_like_tissue_by_their_statistics() -> None:
+    model = LatentDiffusion.from_bundle(LDM)
+    patches = GuidedSampler(model, steps=12)(None, range(8))
+    mean = patches.mean((0, 2, 3))
+    assert mean[0] > mean[1] and mean[2] > mean[1]  # haematoxylin and eosin absorb green most
+    assert float(patches.std((2, 3)).mean()) > 0.04
+
+
+def test_metadata_names_the_latent_of_the_network() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(LDM / "configs" / "inference.json"))
+    shape = parser.get_parsed_content("network_def").latent_shape
+    for bundle in (LDM, GUIDANCE):
+        about = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+        assert (about["num_channels"], *about["spatial_shape"]) == shape
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real H&E data")
+def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
+    run(
+        config_file=str(BUNDLES / "finetune.json"),
+        bundle_root=str(BUNDLES),
+        dataset_dir=str(REAL / "colorectal_ebhi_192.zip"),
+        output_dir=str(tmp_path / "out"),
+        labels_per_class=25,
+        device="cpu",
+        seeds=[0],
+        arms=["C", "G"],
+        train={**SMALL_TRAIN, "adaptation_steps": 0},
+        evaluate=SMALL_EVALUATE,
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25)
+    assert sum(results["dataset"]["counts"]["test"].values()) == 444
