@@ -190,11 +190,11 @@ class Evaluation:
         crop = CenterSpatialCrop(self.size)
         train, test = (torch.stack([torch.as_tensor(crop(x)) for x in p.images()]) for p in (self.labelled, self.test))
         accepted = int(self.candidates.accepted.sum())
-        sentence = "Not tested: arm G was not run."
+        outcome, sentence = "soft", "Not tested: arm G was not run."
         if accepted == 0:
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
         elif "G-C" in differences:
-            sentence = verdict(differences["G-C"]["balanced_accuracy"], len(self.seeds))
+            outcome, sentence = verdict(differences["G-C"]["balanced_accuracy"], len(self.seeds))
         return {
             "arms": arms,
             "arm_names": {a: ARMS[a] for a in arms},
@@ -202,6 +202,7 @@ class Evaluation:
             "recall": recall,
             "floors": colour_floors(train, self.labelled.labels, test, self.test.labels, len(classes)),
             "seeds": list(self.seeds),
+            "outcome": outcome,
             "verdict": sentence,
         }
 

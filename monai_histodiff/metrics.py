@@ -132,20 +132,23 @@ def _pair(treated: Array, control: Array, labels: NDArray[np.int64]) -> Array:
     return np.array([a[m] - b[m] for m in METRICS])
 
 
-def verdict(difference: Mapping[str, float], seeds: int, metric: str = "balanced accuracy") -> str:
-    """One plain sentence about the interval of G - C: helps, hurts, no difference shown, or too few seeds to tell.
+def verdict(difference: Mapping[str, float], seeds: int, metric: str = "balanced accuracy") -> tuple[str, str]:
+    """What the interval of G - C says: the outcome in a word, and in a plain sentence.
 
     Args:
         difference: ``mean``, ``low`` and ``high``, as fractions.
-        seeds: trainings of each arm. Below 3 the interval says nothing about training noise, and no claim is made.
+        seeds: trainings of each arm. Below 3 the interval says too little about training noise, and no claim is made.
         metric: its name in the sentence.
+
+    Returns:
+        ``"helps"``, ``"hurts"``, ``"same"`` or ``"soft"`` (no verdict), and the sentence.
     """
     mean, low, high = (100 * difference[k] for k in ("mean", "low", "high"))
     change = f"{metric} changed by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
     if seeds < 3:
-        return f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 seeds this may be training noise."
+        return "soft", f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 this may be training noise."
     if low > 0:
-        return f"The selected synthetic patches help: {change}."
+        return "helps", f"The selected synthetic patches help: {change}."
     if high < 0:
-        return f"The selected synthetic patches hurt: {change}. Do not use them."
-    return f"No difference shown: {change}."
+        return "hurts", f"The selected synthetic patches hurt: {change}. Do not use them."
+    return "same", f"No difference shown: {change}."

@@ -36,7 +36,7 @@ OUTCOMES = {  # where the 95 % interval of the change lies, its name, what it sa
     "helps": ("above zero", "Helps", "The whole interval lies above zero."),
     "hurts": ("below zero", "Hurts", "The whole interval lies below zero."),
     "same": ("includes zero", "No difference", "The interval includes zero: a real change cannot be told from chance here."),
-    "soft": ("not measured", "Not compared", "The change was not measured."),
+    "soft": ("not measured", "No verdict", "This run does not allow a verdict."),
 }
 DEMO = """<p class=demo role=note><strong>Demonstration only.</strong> The patches of this data set are synthetic demonstration
 patches, not tissue, and the verdict is only a demonstration of this report: it says nothing about real data.</p>"""
@@ -116,7 +116,7 @@ def write_report(path: str | os.PathLike[str], results: Mapping[str, Any], tiles
     groups = {name: [tile for tile in tiles if tile.label == name and not tile.reason] for name in classes}
     reasons = {reason: [tile for tile in tiles if tile.reason == reason] for reason in (t.reason for t in tiles) if reason}
     primary = "G-C" if "G-C" in changes else next(iter(changes), "G-C")
-    tone = _change(changes.get(primary, {}))[1]
+    tone = results.get("outcome") or _change(changes.get(primary, {}))[1]
     cost = {f"{key}, seconds": value for key, value in results.get("seconds", {}).items()} | results["sampling"]
     setup = _pairs("Settings, and versions of packages", {**results.get("settings", {}), **results.get("versions", {})})
     sections = {
@@ -216,8 +216,8 @@ def _selection(chosen: Mapping[str, Any]) -> str:
     why = [[escape(key), _number(n, 0), _share(chosen.get("candidates"), n)] for key, n in chosen.get("reasons", {}).items()]
     least, reached, aim = (float(_finite(chosen.get(key))[0]) for key in ("threshold", "reached_precision", "target_precision"))
     met = "is reached" if reached >= aim else "is not reached" if reached < aim else "cannot be checked"
-    text = f"A candidate needs a confidence of at least {_number(100 * least)} %. The precision of this on held-out real patches is "
-    text += f"{_number(100 * reached)} %; the target, {_number(100 * aim)} %, {met}."
+    text = f"A candidate needs a confidence of at least {_number(100 * least)} %. On held-out real patches, this threshold "
+    text += f"has a precision of {_number(100 * reached)} %; the target, {_number(100 * aim)} %, {met}."
     tables = _table("Candidates by intended class", ["Class", "Candidates", "Accepted", "Rate"], rows, "plotted")
     tables += _table("Reasons for rejection", ["Reason", "Patches", "Of all candidates"], why, "plotted") if why else ""
     return f"<p>{text}</p><div class=side>{tables}</div>"
