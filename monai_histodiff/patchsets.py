@@ -13,9 +13,10 @@ readers: PNG, JPEG and TIFF by pillow, NIfTI (``x, y, [z=1,] rgb``) by nibabel.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,15 @@ import torch
 
 from monai_histodiff.patchfiles import PatchRecord, PatchSource, decode_patch, read_records, write_patches
 
-__all__ = ["PatchSet"]
+__all__ = ["PatchSet", "patch_hash"]
 
 
 class PatchSet(Sequence):
     """An immutable sequence of patches; item ``i`` is ``{"image", "label", "label_name", "group", "path"}``.
 
     ``image`` is a uint8 tensor ``3 x H x W``; ``label`` is the index of the class in :attr:`classes`, or -1. Being a
-    sequence of dictionaries, it is what MONAI's ``Dataset``, ``CacheDataset`` and ``PersistentDataset`` take as data.
+    sequence of dictionaries, it is what MONAI's ``Dataset``, ``CacheDataset`` and ``PersistentDataset`` take as data (the
+    last with ``hash_func=patch_hash``).
     """
 
     def __init__(self, sources: Sequence[PatchSource], records: Sequence[PatchRecord], classes: Sequence[str]) -> None:
@@ -206,3 +208,14 @@ class PatchSet(Sequence):
         shared = len({r.path for r in self.records}) < len(self.records)
         named = ((replace(r, path=f"{r.source}/{r.path}") if shared else r, r) for r in self.records)
         return write_patches(folder, ((new, self._sources[r.source].read(r.path)) for new, r in named))
+
+
+def patch_hash(item: Mapping[str, Any]) -> bytes:
+    """The ``hash_func`` of a MONAI ``PersistentDataset`` over a :class:`PatchSet`: the same for the same content.
+
+    MONAI's own pickles the item, and the pickle of a tensor differs from one reading to the next: nothing would be found
+    in its cache.
+    """
+    rest = sorted((k, v) for k, v in item.items() if k != "image")
+    content = repr((tuple(item["image"].shape), rest)).encode() + item["image"].numpy().tobytes()
+    return hashlib.sha256(content).hexdigest().encode()

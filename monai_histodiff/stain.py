@@ -16,7 +16,8 @@ from torch import Tensor
 __all__ = ["RandHEJitter", "RandHEJitterD", "RandHEJitterDict", "RandHEJitterd", "jitter_stains"]
 
 # Optical density of haematoxylin, eosin and the residual, one stain a row (Ruifrok & Johnston 2001).
-STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+STAINS = torch.nn.functional.normalize(torch.tensor([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)]), dim=1)
+UNMIX = torch.linalg.inv(STAINS)
 
 
 def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
@@ -37,10 +38,10 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         raise ValueError(f"a patch must be RGB, of shape 3 x H x W, got {tuple(image.shape)}")
     byte = image.dtype == torch.uint8
     x = (image.float() / 255 if byte else image.float()).flatten(1)
-    stains = torch.nn.functional.normalize(torch.tensor(STAINS, device=image.device), dim=1)
-    mix = torch.linalg.inv(stains) @ (gain.to(x)[:, None] * stains)
-    density = -torch.log(x.clamp(min=1 / 512))
-    out = torch.exp(-(mix.T @ density + (offset.to(x) @ stains)[:, None])).clamp(0, 1).view(image.shape)
+    stains = STAINS.to(x)
+    mix = UNMIX.to(x) @ (gain.to(x)[:, None] * stains)
+    log_intensity = torch.log(x.clamp(min=1 / 512))
+    out = torch.exp(torch.addmm(-(offset.to(x) @ stains)[:, None], mix.T, log_intensity)).clamp(0, 1).view(image.shape)
     return (out * 255).round().to(torch.uint8) if byte else out.to(image.dtype)
 
 

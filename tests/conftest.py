@@ -39,7 +39,13 @@ def write_patch_set(draw_patches: DrawPatches) -> WritePatchSet:
     """Write a patch set: ``per_class`` patches of each class, ``group_size`` to a group, one column beyond the required."""
 
     def write(
-        folder: Path, per_class: int = 6, group_size: int = 2, side: int = 32, split: str = "", seed: int = 0, classes: Sequence[str] = CLASSES
+        folder: Path,
+        per_class: int = 6,
+        group_size: int = 2,
+        side: int = 32,
+        split: str = "",
+        seed: int = 0,
+        classes: Sequence[str] = CLASSES,
     ) -> Path:
         items = []
         for label, name in enumerate(classes):

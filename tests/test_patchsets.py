@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
+from monai.transforms import Transform
 from PIL import Image
 
 from monai_histodiff import PatchSet
@@ -158,7 +159,9 @@ def test_class_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_zip", [False, True])
 def test_manifest_in_folder_and_zip(as_zip: bool, tmp_path: Path) -> None:
     rows = ["a.png,B,train,p1,x", "sub/b.png,A,test,p2,", 'c.png,,,"p, 3",y']
-    root = folder_of(tmp_path / "set", "\ufeff" + "\n".join([HEADER + ",stain", *rows]) + "\n", "a.png", "sub/b.png", "c.png", "not-listed.png")
+    root = folder_of(
+        tmp_path / "set", "\ufeff" + "\n".join([HEADER + ",stain", *rows]) + "\n", "a.png", "sub/b.png", "c.png", "not-listed.png"
+    )
     source = zipped(root, tmp_path / "set.zip") if as_zip else root
     patches = PatchSet.open(str(source))
     assert [(r.path, r.label, r.split, r.group, dict(r.extra)) for r in patches.records] == [
@@ -291,7 +294,9 @@ def test_hold_out_is_disjoint_stratified_and_reproducible(fraction: float, share
 def test_hold_out_leaves_no_class_without_a_group() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        rows = [PatchRecord(f"{i}.png", str(rng.choice(["A", "B", "C"], p=[0.7, 0.2, 0.1])), "", f"g{rng.integers(8)}") for i in range(60)]
+        rows = [
+            PatchRecord(f"{i}.png", str(rng.choice(["A", "B", "C"], p=[0.7, 0.2, 0.1])), "", f"g{rng.integers(8)}") for i in range(60)
+        ]
         if min(len({r.group for r in rows if r.label == c}) for c in "ABC") < 2:
             continue
         for part in PatchSet([], rows, "ABC").hold_out(0.3, seed):
@@ -380,7 +385,7 @@ def test_images_of_one_size(tmp_path: Path) -> None:
 
 
 def test_write_copies_byte_for_byte(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "set", f"{HEADER},note\na.png,A,train,g1,\nsub/b.png,,test,g2,\"x, \"\"y\"\"\"\n", "a.png", "sub/b.png")
+    root = folder_of(tmp_path / "set", f'{HEADER},note\na.png,A,train,g1,\nsub/b.png,,test,g2,"x, ""y"""\n', "a.png", "sub/b.png")
     (root / "a.png").write_bytes(b"these bytes are not even a picture")
     patches = PatchSet.open(zipped(root, tmp_path / "set.zip"))
     copy = patches.write(tmp_path / "new" / "copy")
@@ -457,14 +462,15 @@ def test_two_workers_read_one_zip(context: str, zip_set: PatchSet) -> None:
 def test_cached_datasets_over_a_patch_set(zip_set: PatchSet, tmp_path: Path) -> None:
     reads = []
 
-    def note(item: dict[str, Any]) -> dict[str, Any]:
-        reads.append(item["path"])
-        return item
+    class Note(Transform):  # MONAI caches the results of its own kind only
+        def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+            reads.append(data["path"])
+            return data
 
     part = zip_set[:5]
     for make in (
-        lambda: CacheDataset(part, note, num_workers=1, progress=False),
-        lambda: PersistentDataset(part, note, cache_dir=tmp_path / "cache"),
+        lambda: CacheDataset(part, Note(), num_workers=1, progress=False),
+        lambda: PersistentDataset(part, Note(), cache_dir=tmp_path / "cache"),
     ):
         reads.clear()
         cached = make()

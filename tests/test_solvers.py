@@ -109,8 +109,8 @@ def test_order_of_convergence_for_a_mixture(name: str, solver: str, expected: in
         out = SOLVERS[solver](data, z, schedule, times)
         return float((data.cdf(out, times[-1]) - data.cdf(z, times[0])).abs().max())
 
-    assert order(error, (64, 128, 256)) == pytest.approx(expected, abs=0.15)
-    assert error(256) < {1: 4e-3, 2: 2e-4}[expected]
+    assert order(error, (32, 64, 128)) == pytest.approx(expected, abs=0.15)
+    assert error(128) < {1: 8e-3, 2: 6e-4}[expected]
 
 
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
@@ -150,10 +150,14 @@ def test_std_of_the_samples_at_any_number_of_steps(name: str, solver: str, steps
 
 @pytest.mark.parametrize("name", ["cosine", "flow", "betas"])
 def test_second_order_beats_first_order(name: str) -> None:
-    schedule = exact_schedule(name)
+    schedule, z = exact_schedule(name), double([[1.0]])
     for steps in (10, 20, 50):
-        error = {s: abs(gaussian_std(SOLVERS[s], schedule, GRIDS[s](schedule, steps)) - STD) for s in SOLVERS}
-        assert error["dpmpp_2m"] < 0.5 * error["ddim"]
+        error = {}
+        for solver, grid in GRIDS.items():
+            times = grid(schedule, steps)
+            out = SOLVERS[solver](gaussian_denoiser(schedule), z, schedule, times)
+            error[solver] = float((out - gaussian_solution(schedule, z, times)).abs())
+        assert error["dpmpp_2m"] < 0.4 * error["ddim"]
 
 
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
@@ -193,7 +197,7 @@ def test_class_proportions_of_a_mixture_in_the_plane() -> None:
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow", "betas"])
-@pytest.mark.parametrize(("steps", "tolerance"), [(50, 0.06), (200, 0.02), (1000, 0.005)])
+@pytest.mark.parametrize(("steps", "tolerance"), [(30, 0.09), (100, 0.035), (400, 0.01)])
 def test_std_of_ancestral_samples(name: str, steps: int, tolerance: float) -> None:
     """Unit noise in one place at a time gives the weight of each noise; the variance is the sum of their squares."""
     schedule = exact_schedule(name)
@@ -207,8 +211,8 @@ def test_std_of_ancestral_samples(name: str, steps: int, tolerance: float) -> No
 def test_any_eta_has_the_right_std(eta: float) -> None:
     schedule = NoiseSchedule.named("cosine")
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(20000, 1, generator=generator)
-    grid = uniform_grid(schedule, 300)
+    z = torch.randn(8000, 1, generator=generator)
+    grid = uniform_grid(schedule, 150)
     out = ddim(gaussian_denoiser(schedule), z, schedule, grid, eta, lambda i: torch.randn(z.shape, generator=generator))
     assert float(out.mean()) == pytest.approx(MEAN, abs=0.015)
     assert float(out.std()) == pytest.approx(STD, abs=0.02)
