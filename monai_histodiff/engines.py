@@ -73,12 +73,12 @@ def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
 
 
 class PatchWriter:
-    """Ignite handler that gathers an evaluator's patches (``decollate=False``) and writes them as a patch set, with a sample grid beside it.
+    """Ignite handler that writes an evaluator's patches (``decollate=False``) as a patch set, with a sample grid beside it.
 
     Args:
         output_dir: receives ``samples/`` (PNG and manifest) and ``samples.png``.
         classes: class names, by label.
-        critic: where given, judges each patch; those below its threshold are marked, or left out.
+        critic: where given, judges each patch.
         accepted_only: leave out patches below the critic's threshold.
     """
 
@@ -100,7 +100,9 @@ class PatchWriter:
     def gather(self, engine: Engine) -> None:
         """Keep one batch: patches, seeds and labels."""
         output, batch = engine.state.output, engine.state.batch
-        self._parts.append((output[CommonKeys.PRED].cpu(), torch.as_tensor(batch[CommonKeys.IMAGE]), torch.as_tensor(batch[CommonKeys.LABEL])))
+        self._parts.append(
+            (output[CommonKeys.PRED].cpu(), torch.as_tensor(batch[CommonKeys.IMAGE]), torch.as_tensor(batch[CommonKeys.LABEL]))
+        )
 
     def write(self) -> Path:
         """Write what was gathered.

@@ -170,11 +170,11 @@ class PatchSet(Sequence):
         named = zip(parts, ("train", "test"), strict=True)
         return self._with([replace(r, split=split) for part, split in named for r in part.records])
 
-    def few(self, labels_per_class: int | None, seed: int = 0) -> PatchSet:
+    def few(self, labels_per_class: int | str, seed: int = 0) -> PatchSet:
         """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups as possible.
 
         Args:
-            labels_per_class: number of patches of each class; ``None`` keeps all.
+            labels_per_class: number of patches of each class; ``"all"`` keeps all.
             seed: seed of the draw.
 
         Raises:
@@ -184,10 +184,10 @@ class PatchSet(Sequence):
         present = [c for c, n in counts.items() if n]
         if len(present) < 2:
             raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
-        if labels_per_class is None:
+        if labels_per_class == "all":
             return self
-        if labels_per_class < 1:
-            raise ValueError(f"labels_per_class must be at least 1, got {labels_per_class}")
+        if not isinstance(labels_per_class, int) or labels_per_class < 1:
+            raise ValueError(f"labels_per_class must be 'all' or at least 1, got {labels_per_class!r}")
         rng = np.random.default_rng(seed)
         chosen: list[int] = []
         for label in self.classes:

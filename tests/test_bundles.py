@@ -6,12 +6,14 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, run
+from monai.data import set_track_meta
 
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchSet, SyntheticBank
 from monai_histodiff.patchfiles import PatchRecord, write_patches
@@ -23,6 +25,13 @@ LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidan
 REAL = ROOT.parent / "shared" / "data"
 SMALL_TRAIN = {"guide_steps": 4, "critic_steps": 4, "encodings": 1, "solver_steps": 2, "quota": 3, "max_candidates": 6}
 SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def restore_track_meta() -> Iterator[None]:
+    """The guidance configs switch MONAI's metadata off for speed; other tests want it on."""
+    yield
+    set_track_meta(True)
 
 
 def write_stripes(folder: Path, per_class: int = 6, size: int = 128, splits: tuple[str, ...] = ("train", "test")) -> Path:
@@ -229,8 +238,10 @@ def test_ldm_evaluate_measures_reconstruction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bundle", "config"), [(LDM, "train_diffusion"), (GUIDANCE, "train")])
 def test_training_workflows_have_the_required_properties(bundle: Path, config: str, tmp_path: Path) -> None:
     sources = pretraining_sets(tmp_path / "data")
-    data = {"dataset_dir": str(tmp_path / "data"), "sources": sources} if bundle == LDM else {"dataset_dir": str(write_stripes(tmp_path / "d"))}
-    extra = {"autoencoder_weights": str(LDM / "models" / "model.pt")} if bundle == LDM else {"labels_per_class": 6, "encodings": 1}
+    if bundle == LDM:
+        data = {"dataset_dir": str(tmp_path / "data"), "sources": sources, "autoencoder_weights": str(LDM / "models" / "model.pt")}
+    else:
+        data = {"dataset_dir": str(write_stripes(tmp_path / "stripes")), "labels_per_class": 6, "encodings": 1}
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / f"{config}.json"),
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -239,7 +250,6 @@ def test_training_workflows_have_the_required_properties(bundle: Path, config: s
         bundle_root=str(bundle),
         output_dir=str(tmp_path / "out"),
         **data,
-        **extra,
     )
     workflow.initialize()
     assert workflow.check_properties() == []

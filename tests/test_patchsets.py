@@ -23,6 +23,7 @@ from PIL import Image
 
 from monai_histodiff import PatchSet
 from monai_histodiff.patchfiles import PatchRecord, PatchSource, decode_patch, write_json, write_patches
+from monai_histodiff.patchsets import patch_hash
 
 HEADER = "path,label,split,group"
 
@@ -470,7 +471,7 @@ def test_cached_datasets_over_a_patch_set(zip_set: PatchSet, tmp_path: Path) -> 
     part = zip_set[:5]
     for make in (
         lambda: CacheDataset(part, Note(), num_workers=1, progress=False),
-        lambda: PersistentDataset(part, Note(), cache_dir=tmp_path / "cache"),
+        lambda: PersistentDataset(part, Note(), cache_dir=tmp_path / "cache", hash_func=patch_hash),
     ):
         reads.clear()
         cached = make()
@@ -480,6 +481,15 @@ def test_cached_datasets_over_a_patch_set(zip_set: PatchSet, tmp_path: Path) -> 
                 assert torch.equal(torch.as_tensor(item["image"]), truth["image"])
                 assert [item[k] for k in ("label", "group", "path")] == [truth[k] for k in ("label", "group", "path")]
         assert sorted(reads) == sorted(paths(part)), "each patch is read once"
+
+
+def test_patch_hash_tells_content_apart(zip_set: PatchSet) -> None:
+    item = zip_set[0]
+    assert patch_hash(item) == patch_hash(zip_set[0])
+    changed = item["image"].clone()
+    changed[0, 0, 0] ^= 1
+    others = [{**item, "image": changed}, {**item, "image": item["image"].flatten(1)}, {**item, "label": 2}, {**item, "path": "x"}]
+    assert len({patch_hash(other) for other in [item, *others]}) == 5
 
 
 def test_slices_and_negative_indices(zip_set: PatchSet) -> None:
