@@ -174,7 +174,7 @@ class PatchSet(Sequence):
         """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups as possible.
 
         Args:
-            labels_per_class: number of patches of each class; ``"all"`` keeps all.
+            labels_per_class: number of patches of each class; ``"all"`` keeps all labelled ones.
             seed: seed of the draw.
 
         Raises:
@@ -185,7 +185,7 @@ class PatchSet(Sequence):
         if len(present) < 2:
             raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
         if labels_per_class == "all":
-            return self
+            return self._with([r for r in self.records if r.label])
         if not isinstance(labels_per_class, int) or labels_per_class < 1:
             raise ValueError(f"labels_per_class must be 'all' or at least 1, got {labels_per_class!r}")
         rng = np.random.default_rng(seed)

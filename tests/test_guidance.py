@@ -310,7 +310,9 @@ def test_every_mode_raises_the_probability_of_its_class(mode: str) -> None:
     labels, denoise = torch.arange(3), mixture_denoiser(COSINE)
     classifier = MixtureClassifier(COSINE)
     log_prob = class_log_prob(classifier, labels, mode, denoise)
-    out, free = (dpmpp_2m(d, latents(3, 4), COSINE, log_snr_grid(COSINE, 25)) for d in (guide(denoise, log_prob, COSINE, 2.0), denoise))
+    out, free = (
+        dpmpp_2m(d, latents(3, 4), COSINE, log_snr_grid(COSINE, 25)) for d in (guide(denoise, log_prob, COSINE, 2.0), denoise)
+    )
     final = [torch.softmax(classifier(x, torch.zeros(3)), 1).diagonal() for x in (out, free)]
     assert final[0].sum() > final[1].sum() + 0.3
 

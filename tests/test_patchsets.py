@@ -351,7 +351,11 @@ def test_few_is_exact_and_spread_over_groups(k: int) -> None:
 
 def test_few_refuses_what_cannot_be() -> None:
     patches = PatchSet([], records({"A": [4], "B": [3, 3]}), ["A", "B", "C"])
-    for number, message in ((0, "must be at least 1, got 0"), (5, "labels_per_class is 5, but class 'A' has 4 patches")):
+    for number, message in (
+        (0, "must be 'all' or at least 1, got 0"),
+        (1.5, "got 1.5"),
+        (5, "labels_per_class is 5, but class 'A' has 4 patches"),
+    ):
         with pytest.raises(ValueError, match=message):
             patches.few(number)
     with pytest.raises(ValueError, match=r"at least 2 classes are needed, got 1: \['B'\]"):
@@ -359,7 +363,13 @@ def test_few_refuses_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="class 'C' has 0 patches"):
         patches.few(1)
     with pytest.raises(ValueError, match=r"at least 2 classes are needed, got 0: \[\]"):
-        PatchSet([], [], []).few(None)
+        PatchSet([], [], []).few("all")
+
+
+def test_few_all_keeps_every_labelled_patch() -> None:
+    patches = PatchSet([], records(SIZES), ["A", "B", "C"])
+    few = patches.few("all")
+    assert paths(few) == [r.path for r in patches.records if r.label] and int(few.labels.min()) == 0
 
 
 def test_weights_keep_large_groups_from_drowning_small_ones() -> None:

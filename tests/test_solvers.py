@@ -82,7 +82,9 @@ def order(error: Callable[[int], float], steps: tuple[int, ...]) -> float:
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow", "betas"])
-@pytest.mark.parametrize(("solver", "grid", "expected"), [(ddim, uniform_grid, 1), (ddim, log_snr_grid, 1), (dpmpp_2m, log_snr_grid, 2)])
+@pytest.mark.parametrize(
+    ("solver", "grid", "expected"), [(ddim, uniform_grid, 1), (ddim, log_snr_grid, 1), (dpmpp_2m, log_snr_grid, 2)]
+)
 def test_order_of_convergence_for_gaussian_data(name: str, solver, grid, expected: int) -> None:
     schedule = exact_schedule(name)
     z = double([[-1.5], [0.3], [1.0]])

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from monai_histodiff.selection import ACCEPTED, fit_temperature, precision_threshold, select
+
+
+def calibrated(count: int, seed: int, classes: int = 4, sharpness: float = 2.5) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, their probabilities, and labels drawn from just these probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(count, classes, generator=generator)
+    probabilities = torch.softmax(logits, 1)
+    return logits, probabilities, torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+# --- temperature ---
+
+
+@pytest.mark.parametrize("planted", [0.3, 1.0, 2.0, 6.0])
+def test_fit_temperature_recovers_a_planted_temperature(planted: float) -> None:
+    logits, _, labels = calibrated(4000, seed=0)
+    assert fit_temperature(logits * planted, labels) == pytest.approx(planted, rel=0.08)
+
+
+def test_fit_temperature_is_the_minimum_of_the_cross_entropy() -> None:
+    logits, _, labels = calibrated(300, seed=1)
+    logits = logits * 2.7 + torch.tensor([1.0, 0.0, -1.0, 0.5])
+
+    def loss(temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
+
+    best = fit_temperature(logits, labels)
+    assert loss(best) <= min(loss(best * f) for f in (0.5, 0.9, 0.99, 1.01, 1.1, 2.0))
+
+
+def test_perfect_logits_meet_the_lower_bound_and_wrong_ones_the_upper() -> None:
+    labels = torch.arange(30) % 3
+    logits = torch.nn.functional.one_hot(labels, 3).float()
+    assert fit_temperature(logits, labels) == pytest.approx(0.05, rel=1e-4)
+    assert fit_temperature(-logits, labels) == pytest.approx(20.0, rel=1e-4)
+
+
+def test_a_temperature_needs_a_sample() -> None:
+    with pytest.raises(ValueError, match="a temperature needs at least one sample, got none"):
+        fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+
+
+# --- threshold ---
+
+
+@pytest.mark.parametrize("target", [0.6, 0.8, 0.9])
+def test_the_threshold_holds_its_precision_on_fresh_data(target: float) -> None:
+    _, probabilities, labels = calibrated(3000, seed=2)
+    threshold, reached = precision_threshold(probabilities, labels, target)
+    assert target <= reached < target + 0.01
+    _, fresh, fresh_labels = calibrated(20000, seed=3)
+    assigned = fresh >= threshold
+    right = torch.nn.functional.one_hot(fresh_labels, 4).bool()
+    assert float(right[assigned].float().mean()) == pytest.approx(target, abs=0.025)
+
+
+def test_the_threshold_of_calibrated_data_is_where_the_mean_confidence_is_the_target() -> None:
+    _, probabilities, labels = calibrated(20000, seed=4)
+    threshold, _ = precision_threshold(probabilities, labels, 0.85)
+    assert float(probabilities[probabilities >= threshold].mean()) == pytest.approx(0.85, abs=0.01)
+
+
+def tied() -> tuple[Tensor, Tensor]:
+    """Ten certain and right at 0.9, ten at 0.8 of which five are right, in mixed order."""
+    probabilities = torch.tensor([[0.9, 0.1]] * 10 + [[0.8, 0.2]] * 10)
+    labels = torch.tensor([0] * 10 + [0, 1] * 5)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    return probabilities[order], labels[order]
+
+
+@pytest.mark.parametrize(
+    ("target", "threshold", "precision"),
+    [(1.0, 0.9, 1.0), (0.8, 0.9, 1.0), (0.75, 0.8, 15 / 20), (0.66, 0.2, 20 / 30), (0.5, 0.1, 20 / 40)],
+)
+def test_ties_stand_or_fall_together(target: float, threshold: float, precision: float) -> None:
+    assert precision_threshold(*tied(), target) == (pytest.approx(threshold), pytest.approx(precision))
+
+
+def test_the_reached_precision_is_that_of_all_at_or_above_the_threshold() -> None:
+    _, probabilities, labels = calibrated(200, seed=5)
+    probabilities = (probabilities * 8).round() / 8  # many ties
+    for target in (0.5, 0.7, 0.9):
+        threshold, reached = precision_threshold(probabilities, labels, target)
+        right = torch.nn.functional.one_hot(labels, 4).bool()
+        assert reached == pytest.approx(float(right[probabilities >= threshold].double().mean()))
+
+
+def test_the_lowest_of_several_thresholds_is_taken() -> None:
+    """Precision dips below the target and recovers: the larger set is wanted."""
+    sure = torch.tensor([[0.9, 0.1]] * 4 + [[0.8, 0.2]] * 4 + [[0.7, 0.3]] * 12)
+    labels = torch.tensor([0, 0, 0, 0] + [1, 1, 1, 0] + [0] * 12)
+    assert precision_threshold(sure, labels, 0.8, least=1) == (pytest.approx(0.7), pytest.approx(17 / 20))
+
+
+def test_an_unreachable_target_gives_the_best_and_says_so() -> None:
+    probabilities = torch.tensor([[0.9, 0.1]] * 10 + [[0.7, 0.3]] * 10)
+    labels = torch.tensor([0] * 6 + [1] * 4 + [0] * 9 + [1])
+    threshold, reached = precision_threshold(probabilities, labels, 0.95)
+    assert threshold == pytest.approx(0.7)
+    assert reached == pytest.approx(15 / 20)
+    assert reached < 0.95
+
+
+def test_an_estimate_rests_on_the_least_number_of_assignments() -> None:
+    probabilities = torch.tensor([[0.99, 0.01]] * 3 + [[0.6, 0.4]] * 17)
+    labels = torch.tensor([0] * 3 + [0] * 12 + [1] * 5)
+    assert precision_threshold(probabilities, labels, 0.9, least=3) == (pytest.approx(0.99), 1.0)
+    assert precision_threshold(probabilities, labels, 0.9, least=4) == (pytest.approx(0.6), pytest.approx(15 / 20))
+
+
+def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
+    """No rounding on the way: float32 confidences against a Python number."""
+    _, probabilities, labels = calibrated(500, seed=6)
+    threshold, _ = precision_threshold(probabilities, labels, 0.9)
+    confidence = probabilities.max(1).values
+    assert (confidence == threshold).any()
+    outcome = select(probabilities, probabilities.argmax(1), torch.ones(500), torch.zeros(500), threshold)
+    assert torch.equal(outcome.keep, confidence >= threshold)
+
+
+@pytest.mark.parametrize("target", [0.0, -0.5, 1.01, math.nan])
+def test_a_target_is_a_fraction(target: float) -> None:
+    with pytest.raises(ValueError, match=r"target precision must lie in \(0, 1\], got "):
+        precision_threshold(*tied(), target)
+
+
+def test_a_threshold_needs_samples() -> None:
+    probabilities, labels = tied()
+    with pytest.raises(ValueError, match="a threshold needs at least 10 held-out samples, got 9"):
+        precision_threshold(probabilities[:9], labels[:9])
+
+
+# --- selection ---
+
+
+def test_every_candidate_gets_its_reason() -> None:
+    nan = float("nan")
+    certain = [0.9, 0.1]
+    probabilities = torch.tensor([certain, certain, [0.6, 0.4], certain, [nan, nan], certain, [0.75, 0.25], certain, certain])
+    labels = torch.tensor([0, 1, 0, 0, 0, 0, 0, 0, 0])
+    distance = torch.tensor([0.5, 0.5, 0.0, 0.01, 0.5, nan, 0.5, 0.125, math.inf])
+    nearest = torch.arange(9)
+    outcome = select(probabilities, labels, distance, nearest, threshold=0.75, copy_threshold=0.125)
+    assert outcome.reasons == [
+        ACCEPTED,
+        "low confidence",  # in the intended class, whatever the critic sees in the other
+        "low confidence",  # comes before the copy gate
+        "near copy",
+        "not finite",
+        "not finite",
+        ACCEPTED,  # at the threshold
+        ACCEPTED,  # at the copy threshold
+        "not finite",
+    ]
+    assert outcome.keep.dtype == torch.bool
+    assert outcome.keep.tolist() == [r == ACCEPTED for r in outcome.reasons]
+    torch.testing.assert_close(outcome.confidence, torch.tensor([0.9, 0.1, 0.6, 0.9, nan, 0.9, 0.75, 0.9, 0.9]), equal_nan=True)
+    assert outcome.distance is distance and outcome.nearest is nearest
+    assert outcome.counts() == {"low confidence": 2, "near copy": 1, "not finite": 3}
+
+
+def test_without_a_copy_threshold_exact_copies_pass() -> None:
+    outcome = select(torch.tensor([[0.9, 0.1]]), torch.tensor([0]), torch.tensor([0.0]), torch.tensor([3]), threshold=0.5)
+    assert outcome.reasons == [ACCEPTED] and outcome.counts() == {}
+
+
+def test_no_candidate_is_no_outcome() -> None:
+    outcome = select(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0), threshold=0.5)
+    assert outcome.keep.shape == (0,) and outcome.keep.dtype == torch.bool and outcome.reasons == []
