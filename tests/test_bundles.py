@@ -225,7 +225,7 @@ def test_ldm_evaluate_measures_reconstruction(tmp_path: Path) -> None:
         held_out=0.25,
         device="cpu",
     )
-    rows = dict(line.split("\t")[:2] for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
+    rows = dict(line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
     held_out = PatchSet.open([tmp_path / "data" / s for s in sources]).hold_out(0.25, seed=0)[1]
     model = LatentDiffusion.from_bundle(LDM)
     x = held_out.images().float() / 255

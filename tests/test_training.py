@@ -202,7 +202,7 @@ def test_ema_is_the_average_by_hand() -> None:
     for n in range(1, 5):
         decay = min(0.3, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * (n + 1) ** 2
-    assert float(ema.average.module.weight) == pytest.approx(expected, rel=1e-5)
+    assert ema.average.module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert float(network.weight) == 25.0, "the network in training keeps its own weights"
 
 
