@@ -181,10 +181,10 @@ def save_outcome(
         "candidates": made,
         "accepted": chosen,
         "per_class": per_class,
-        "threshold": float(critic.threshold),
-        "target_precision": float(critic.target_precision),
-        "reached_precision": float(critic.precision),
-        "temperature": float(critic.temperature),
+        "threshold": round(float(critic.threshold), 6),
+        "target_precision": round(float(critic.target_precision), 6),
+        "reached_precision": round(float(critic.precision), 6),
+        "temperature": round(float(critic.temperature), 6),
         "reasons": {r: candidates.reasons.count(r) for r in sorted(set(candidates.reasons)) if r != ACCEPTED},
     }
     sampling = {

@@ -143,9 +143,7 @@ def serve(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def test_a_valid_bundle_has_no_problems_and_its_metadata_tells_the_truth(bundle: Path) -> None:
     assert check_bundle(bundle) == []
-    monai.bundle.verify_net_in_out(
-        "network_def", meta_file=str(bundle / METADATA), config_file=str(bundle / INFERENCE), device="cpu"
-    )
+    monai.bundle.verify_net_in_out("network_def", meta_file=str(bundle / METADATA), config_file=str(bundle / INFERENCE), device="cpu")
 
 
 def test_zip_holds_the_bundle_and_nothing_else_and_is_the_same_anywhere(bundle: Path, tmp_path: Path) -> None:
@@ -258,11 +256,7 @@ def network_tensor(meta: dict[str, Any], side: str = "inputs", name: str = "imag
 
 
 METADATA_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    *(
-        (lambda m, k=key: m.pop(k), f"metadata must have '{key}'")
-        for key in metadata()
-        if key not in ("supported_apps", "references")
-    ),
+    *((lambda m, k=key: m.pop(k), f"metadata must have '{key}'") for key in metadata() if key not in ("supported_apps", "references")),
     (lambda m: m.update(monai_version=1.6), "metadata must have 'monai_version' of type str, got 1.6"),
     (lambda m: m.update(required_packages_version=["einops"]), "'required_packages_version' of type dict, got ['einops']"),
     (lambda m: m.update(references="a paper"), "metadata must have 'references' of type list, got 'a paper'"),
@@ -394,9 +388,7 @@ def test_large_files_must_be_listed(bundle: Path) -> None:
     problem = "files over 25 MB must be in 'large_files.yml', got 'models/bank.bin' of 25.0 MB"
     assert check_bundle(bundle) == [problem]
     listing = bundle / "large_files.yml"
-    listing.write_text(
-        'large_files:\n# - path: "models/bank.bin"\n  - path: "models/other.bin"\n    url: "https://models/bank.bin"\n'
-    )
+    listing.write_text('large_files:\n# - path: "models/bank.bin"\n  - path: "models/other.bin"\n    url: "https://models/bank.bin"\n')
     assert check_bundle(bundle) == [problem]
     for entry in ('  - path: "models/bank.bin"', "  - path: models/bank.bin", "  - url: x\n    path: 'models/bank.bin'"):
         listing.write_text(f"large_files:\n{entry}\n    url: https://example.org\n")

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, ThreadDataLoader
+from monai.transforms import Compose, MapTransform, RandomizableTransform
+from torch.utils.data import DataLoader as TorchLoader
+
+import monai_histodiff
+from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank
+
+SIDE = 8
+
+
+@pytest.fixture
+def bank() -> SyntheticBank:
+    """Patch i of class k is the constant 100 k + i, so that a value tells which patch it is."""
+    arrays = {k: np.stack([np.full((SIDE, SIDE, 3), 100 * k + i, np.uint8) for i in range(20)]) for k in range(2)}
+    out = SyntheticBank.from_arrays(arrays)
+    for k in range(2):
+        out.confidence[k][:] = torch.linspace(0.5, 0.9, 20)
+        out.seeds[k][:] = torch.arange(20) + 1000 * k
+    return out
+
+
+def real(label: Any = 0) -> dict[str, Any]:
+    return {"image": torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), "label": label}
+
+
+def test_names_and_types_follow_monai() -> None:
+    assert monai_histodiff.SyntheticAugmentD is monai_histodiff.SyntheticAugmentDict is SyntheticAugmentd
+    assert issubclass(SyntheticAugmentd, RandomizableTransform) and issubclass(SyntheticAugmentd, MapTransform)
+    assert issubclass(SyntheticAugment, RandomizableTransform)
+
+
+def test_prob_zero_is_the_identity(bank: SyntheticBank) -> None:
+    item = real(1)
+    out = SyntheticAugmentd("image", bank, prob=0.0)(item)
+    assert out["image"] is item["image"] and out["label"] == 1
+    assert out["synthetic"] is False and out["seed"] == -1 and np.isnan(out["confidence"])
+
+
+def test_prob_one_gives_a_patch_of_the_class_with_its_record(bank: SyntheticBank) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=1.0).set_random_state(0)
+    for label in (0, 1):
+        out = transform(real(label))
+        index = int(out["image"][0, 0, 0]) - 100 * label
+        assert 0 <= index < 20 and out["label"] == label and out["synthetic"] is True
+        assert out["seed"] == 1000 * label + index
+        assert out["confidence"] == pytest.approx(float(torch.linspace(0.5, 0.9, 20)[index]))
+
+
+def test_the_input_is_not_changed_nor_the_bank(bank: SyntheticBank) -> None:
+    item = real(0)
+    image = item["image"]
+    out = SyntheticAugmentd("image", bank, prob=1.0)(item)
+    out["image"].zero_()
+    assert set(item) == {"image", "label"} and item["image"] is image and bool((image == 255).all())
+    assert sorted(int(p[0, 0, 0]) for p in bank.images[0]) == list(range(20))
+
+
+@pytest.mark.parametrize("label", [1, np.int64(1), torch.tensor(1), torch.tensor([1])])
+def test_label_types_are_kept(bank: SyntheticBank, label: Any) -> None:
+    out = SyntheticAugmentd("image", bank, prob=1.0, balance=[1, 0])(real(label))
+    assert type(out["label"]) is type(label) and int(out["label"]) == 0
+    assert int(label) == 1
+    if isinstance(label, torch.Tensor):
+        assert out["label"].shape == label.shape and out["label"].dtype == label.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_floating_point_patches_get_the_unit_range(bank: SyntheticBank, dtype: torch.dtype) -> None:
+    img, _ = SyntheticAugment(bank, prob=1.0)(torch.ones(3, SIDE, SIDE, dtype=dtype), 1)
+    assert img.dtype == dtype and 100 / 255 - 1e-3 <= float(img.max()) <= 119 / 255 + 1e-3
+
+
+def test_metatensors_stay_metatensors(bank: SyntheticBank) -> None:
+    img = MetaTensor(torch.zeros(3, SIDE, SIDE), meta={"filename_or_obj": "a.png"})
+    out, _ = SyntheticAugment(bank, prob=1.0)(img, 0)
+    assert isinstance(out, MetaTensor) and out.meta["filename_or_obj"] == "a.png"
+
+
+def test_numpy_patches_are_accepted(bank: SyntheticBank) -> None:
+    out, _ = SyntheticAugment(bank, prob=1.0)(np.zeros((3, SIDE, SIDE), np.uint8), 1)
+    assert torch.as_tensor(out).dtype == torch.uint8 and int(out.max()) >= 100
+
+
+def values(transform: Any, n: int = 30, label: int = 0) -> list[int]:
+    return [int(transform(real(label))["image"][0, 0, 0]) for _ in range(n)]
+
+
+def test_a_seed_fixes_the_draws_and_compose_passes_it_on(bank: SyntheticBank) -> None:
+    def make() -> SyntheticAugmentd:
+        return SyntheticAugmentd("image", bank, prob=0.5)
+
+    assert values(make().set_random_state(3)) == values(make().set_random_state(3))
+    assert values(make().set_random_state(3)) != values(make().set_random_state(4))
+    first, second = (Compose([make()]).set_random_state(5) for _ in range(2))
+    assert values(first) == values(second)
+
+
+def test_the_fraction_replaced_is_prob_and_all_patches_are_used(bank: SyntheticBank) -> None:
+    drawn = np.array(values(SyntheticAugmentd("image", bank, prob=0.3).set_random_state(0), 3000))
+    replaced = drawn[drawn != 255]
+    assert len(replaced) / 3000 == pytest.approx(0.3, abs=0.03)
+    counts = np.bincount(replaced, minlength=20)
+    assert counts.min() > 20 and len(counts) == 20
+
+
+def test_balance_draws_the_class(bank: SyntheticBank) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=1.0, balance=[1, 3]).set_random_state(0)
+    labels = np.array([transform(real(0))["label"] for _ in range(2000)])
+    assert labels.mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
+    item = real(7)
+    out = SyntheticAugmentd("image", bank, prob=1.0)(item)
+    assert out["image"] is item["image"] and out["synthetic"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prob": 1.5}, "prob must lie in"),
+        ({"balance": [-1, 2]}, "balance must not be negative"),
+        ({"balance": [0, 0, 1]}, "must favour a class"),
+    ],
+)
+def test_bad_options(bank: SyntheticBank, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SyntheticAugment(bank, **options)
+
+
+def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=1.0)
+    with pytest.raises(ValueError, match=r"must have the size of the bank's, \(3, 8, 8\), got \(3, 4, 4\)"):
+        transform({"image": torch.zeros(3, 4, 4), "label": 0})
+    with pytest.raises(KeyError, match="under 'label'"):
+        transform({"image": torch.zeros(3, SIDE, SIDE)})
+    with pytest.raises(KeyError):
+        transform({"label": 0})
+    assert SyntheticAugmentd("image", bank, prob=1.0, allow_missing_keys=True)({"label": 0}) == {"label": 0}
+    with pytest.raises(FileNotFoundError, match="bank.json"):
+        SyntheticAugment(tmp_path)
+
+
+def test_deepcopy_shares_the_bank_but_not_the_random_state(bank: SyntheticBank) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=1.0).set_random_state(0)
+    twin = copy.deepcopy(transform)
+    assert twin.augment.bank.images[0].data_ptr() == bank.images[0].data_ptr()
+    assert values(twin, 10) == values(transform, 10)
+    assert Compose([transform])(real(0), threading=True)["synthetic"] is True
+
+
+def test_pickle_round_trip(bank: SyntheticBank) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=0.5).set_random_state(1)
+    twin = pickle.loads(pickle.dumps(transform))
+    assert values(twin, 20) == values(transform, 20)
+
+
+def test_cache_dataset_caches_nothing_random(bank: SyntheticBank) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=1.0).set_random_state(0)
+    data = CacheDataset([real(0)], Compose([transform]), progress=False)
+    assert len({int(data[0]["image"][0, 0, 0]) for _ in range(30)}) > 5
+
+
+def seeds_of(loader: Any) -> list[int]:
+    return [int(s) for batch in loader for s in batch["seed"]]
+
+
+LOADERS: dict[str, Callable[..., Any]] = {
+    "main process": lambda d: DataLoader(d, batch_size=8),
+    "monai, fork": lambda d: DataLoader(d, batch_size=8, num_workers=2, multiprocessing_context="fork"),
+    "monai, spawn": lambda d: DataLoader(d, batch_size=8, num_workers=2, multiprocessing_context="spawn"),
+    "monai, persistent": lambda d: DataLoader(d, batch_size=8, num_workers=2, persistent_workers=True),
+    "monai, threads": lambda d: ThreadDataLoader(d, batch_size=8, num_workers=0),
+    "torch, fork": lambda d: TorchLoader(d, batch_size=8, num_workers=2, multiprocessing_context="fork"),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_loader_mixes_real_and_synthetic_without_duplicate_streams(bank: SyntheticBank, name: str) -> None:
+    data = Dataset([real(i % 2) for i in range(64)], SyntheticAugmentd("image", bank, prob=0.6).set_random_state(0))
+    torch.manual_seed(0)
+    loader = LOADERS[name](data)
+    first, second = seeds_of(loader), seeds_of(loader)
+    assert len(first) == 64 and first != second
+    assert {s == -1 for s in first} == {True, False}
+    assert first[:8] != first[8:16]  # the first batches of two workers
+
+
+def test_it_works_from_a_config_with_a_saved_bank(bank: SyntheticBank, tmp_path: Path) -> None:
+    bank.save(tmp_path / "bank")
+    config = {"_target_": "monai_histodiff.SyntheticAugmentd", "keys": "image", "bank": str(tmp_path / "bank"), "prob": 1.0}
+    transform = ConfigParser({"transform": config}).get_parsed_content("transform")
+    out = transform(real(1))
+    assert out["synthetic"] is True and int(out["image"][0, 0, 0]) == 100 + out["seed"] - 1000
