@@ -6,18 +6,22 @@ import csv
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, run
+from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from monai.data import set_track_meta
 
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchSet, SyntheticBank
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.stages import run_stage
+from monai_histodiff.zoo import package_bundle
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
@@ -312,3 +316,32 @@ def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25)
     assert sum(results["dataset"]["counts"]["test"].values()) == 444
+
+
+def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path) -> None:
+    archive = package_bundle(LDM, tmp_path / "dist")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "dist"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        bundles = tmp_path / "bundles"
+        download = ["download", "--name", "histopathology_ldm", "--url", url, "--bundle_dir", str(bundles)]
+        subprocess.run([sys.executable, "-m", "monai.bundle", *download], check=True, cwd=tmp_path, capture_output=True)
+        server.shutdown()
+    network = load("histopathology_ldm", bundle_dir=str(bundles), workflow_type="inference", device="cpu")
+    own = LatentDiffusion.from_bundle(LDM)
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in own.state_dict().items())
+    options = [
+        "--config_file",
+        "configs/inference.json",
+        "--seeds",
+        "[1]",
+        "--solver_steps",
+        "2",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
+    subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
+    expected = GuidedSampler(own, steps=2)(None, [1])
+    assert int((PatchSet.open(tmp_path / "out" / "samples").images().int() - (expected * 255).round().int()).abs().max()) <= 1
