@@ -122,7 +122,7 @@ def sample_candidates(
     made, kept = [0] * num_classes, [0] * num_classes
     parts: list[Candidates] = []
     start = time.perf_counter()
-    bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not sampler.progress)
+    bar = tqdm(total=num_classes * max_candidates, desc="candidates")
     while open_classes := [c for c in range(num_classes) if kept[c] < quota and made[c] < max_candidates]:
         share = max(1, batch_size // len(open_classes))
         plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor
+from tqdm import tqdm
 
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.candidates import Candidates
@@ -183,7 +184,7 @@ class Evaluation:
             per_class = [class_recall(p, labels) for p in runs]
             recall[arm] = {name: [float(r[k]) for r in per_class] for k, name in enumerate(classes)}
         differences = {}
-        for name in comparisons:
+        for name in tqdm(comparisons, desc="bootstrap"):
             a, b = name.split("-")
             if a in self.probabilities and b in self.probabilities:
                 differences[name] = paired_difference(self.probabilities[a], self.probabilities[b], labels, self.test.groups, draws)

@@ -180,8 +180,9 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
             if self.label_key not in d:
                 raise KeyError(f"the class of a patch must be under '{self.label_key}', got keys {sorted(map(str, d))}")
             label = d[self.label_key]
-            d[key], drawn = self.augment(d[key], int(label))
-            if drawn != int(label):
+            number = int(label.item() if isinstance(label, (Tensor, np.ndarray)) else label)
+            d[key], drawn = self.augment(d[key], number)
+            if drawn != number:
                 full_like: Any = torch.full_like if isinstance(label, Tensor) else np.full_like
                 d[self.label_key] = full_like(label, drawn) if isinstance(label, (Tensor, np.ndarray)) else type(label)(drawn)
             d.update(self.augment.record)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def test_folds_with_patients_of_several_classes() -> None:
         assert share.min() >= 8
 
 
+def test_folds_follow_from_the_seed() -> None:
+    labels, groups = [0, 1] * 10, [f"g{i}" for i in range(20)]
+    draws = [tuple(group_folds(labels, groups, 4, seed=s).tolist()) for s in (0, 0, 1, 2, 3)]
+    assert draws[0] == draws[1] and len(set(draws)) == 4
+
+
 @pytest.mark.parametrize(
     ("labels", "groups", "folds", "message"),
     [
@@ -80,7 +87,54 @@ def test_training_is_reproducible_by_seed_and_learns(labelled: PatchSet) -> None
     assert (predict(first, labelled.images()).argmax(1) == labelled.labels).float().mean() > 0.9
 
 
+def test_training_takes_the_same_steps_whatever_the_data(labelled: PatchSet) -> None:
+    seen = []
+
+    class Note:
+        def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+            seen.append(1)
+            return {"image": data["image"] / 255, "label": data["label"]}
+
+    for part in (labelled[:5], labelled):
+        seen.clear()
+        ClassifierTraining(network=small, steps=3, batch_size=4)(list(part), Compose([Note()]), 3, 0)
+        assert len(seen) == 12
+
+
+def test_training_stops_at_a_loss_that_is_not_finite(labelled: PatchSet) -> None:
+    data = [{"image": torch.full((3, 32, 32), float("nan")), "label": 0}] * 4
+    with pytest.raises(RuntimeError, match="the loss must be finite, got nan at iteration 1"):
+        TRAINING(data, Compose([]), 3, 0)
+
+
+def test_predictions_do_not_depend_on_batches_or_type(labelled: PatchSet) -> None:
+    torch.manual_seed(0)
+    network, images = small(3).eval(), labelled.images()
+    truth = predict(network, images)
+    torch.testing.assert_close(predict(network, images, batch_size=7), truth)
+    torch.testing.assert_close(predict(network, images / 255), truth)
+
+
+def test_members_never_saw_the_patches_that_calibrate_them(labelled: PatchSet) -> None:
+    """Each member is fitted on the groups of all folds but one."""
+    fitted: list[set[str]] = []
+
+    class Recorder(ClassifierTraining):
+        def __call__(self, data: Any, *args: Any, **kwargs: Any) -> nn.Module:
+            prints = [d["image"].numpy().tobytes() for d in data]
+            fitted.append(
+                {g for g, image in zip(labelled.groups, labelled.images(), strict=True) if image.numpy().tobytes() in prints}
+            )
+            return small(3).eval()
+
+    fit_critic(labelled, Recorder(), transform(), size=32, folds=3, seed=4)
+    everyone = set(labelled.groups)
+    unseen = [everyone - seen for seen in fitted]
+    assert len(fitted) == 3 and set.union(*unseen) == everyone and sum(map(len, unseen)) == len(everyone)
+
+
 def test_critic_reaches_its_target_on_separable_classes(critic: Critic, labelled: PatchSet) -> None:
+    assert len(critic.members) == 3 and 0.05 <= float(critic.temperature) <= 20 and not critic.training
     assert float(critic.precision) >= 0.9 - 1e-6 and float(critic.target_precision) == pytest.approx(0.9)
     probabilities = critic.probabilities(labelled.images())
     torch.testing.assert_close(probabilities.sum(1), torch.ones(len(labelled)))
@@ -110,6 +164,29 @@ def test_selector_rejects_copies_and_wrong_classes(
     assert outcome.reasons[12] == "near copy" and int(outcome.nearest[12]) == 0 and float(outcome.distance[12]) < 1e-6
     assert outcome.reasons[:6].count("accepted") >= 4
     assert outcome.keep.tolist() == [r == "accepted" for r in outcome.reasons]
+
+
+def test_copies_are_found_in_every_orientation(critic: Critic, labelled: PatchSet) -> None:
+    real = labelled.images()
+    turned = torch.stack([torch.rot90(real[i], i % 4, (1, 2)).flip(2 if i % 2 else 1) for i in range(8)])
+    outcome = Selector(critic, real, labelled.groups, threshold=0.0)(turned / 255, labelled.labels[:8])
+    assert outcome.reasons == ["near copy"] * 8 and outcome.nearest.tolist() == list(range(8))
+
+
+def test_selector_says_what_it_applies(critic: Critic, labelled: PatchSet) -> None:
+    settings = Selector(critic, labelled.images(), labelled.groups, threshold=0.25).settings
+    assert settings["threshold"] == 0.25 and settings["temperature"] == float(critic.temperature) and settings["copy_threshold"] > 0
+    one_group = Selector(critic, labelled.images(), ["g"] * len(labelled))
+    assert one_group.copy_threshold == 0.0, "without two groups nothing tells how near is a copy"
+
+
+def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
+    for part, message in (
+        (labelled[:2], "at least 3 patches for 3 folds, got 2 of"),
+        (labelled[:4], "at least 3 groups for 3 folds, got 2 in"),
+    ):
+        with pytest.raises(ValueError, match=f"each class needs {message} class 0"):
+            fit_critic(part, TRAINING, transform(), size=32, folds=3)
 
 
 def test_selector_threshold_must_be_a_probability(critic: Critic, labelled: PatchSet) -> None:

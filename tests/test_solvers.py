@@ -98,6 +98,33 @@ def test_order_of_convergence_for_gaussian_data(name: str, solver, grid, expecte
     assert error(128) < {1: 0.02, 2: 5e-4}[expected]
 
 
+def test_second_order_holds_where_long_and_short_steps_alternate() -> None:
+    schedule = exact_schedule("cosine")
+    z = double([[-1.5], [0.3], [1.0]])
+    low, high = schedule.log_snr_table[[-1, 0]]
+
+    def error(steps: int) -> float:
+        place = torch.cat([torch.zeros(1), torch.arange(steps) % 2 + 1]).double().cumsum(0)
+        times = schedule.time(low + (high - low) * place / place[-1])
+        out = dpmpp_2m(gaussian_denoiser(schedule), z, schedule, times)
+        return float((out - gaussian_solution(schedule, z, times)).abs().max())
+
+    assert order(error, (64, 128, 256)) == pytest.approx(2, abs=0.2)
+
+
+def test_the_second_order_step_extrapolates_to_the_middle_of_the_step() -> None:
+    """A prediction that is linear in log(alpha / sigma) is extrapolated exactly, also between steps of unequal length."""
+    schedule = exact_schedule("cosine")
+    times = schedule.time(double([-6.0, -1.0, 0.0, 4.0]))
+    half = schedule.log_snr(times) / 2
+    alpha, sigma = schedule.alpha_sigma(times)
+    z = expected = double([[0.4]])
+    for i, place in enumerate((half[0], (half[1] + half[2]) / 2, (half[2] + half[3]) / 2)):  # the first step is of first order
+        expected = sigma[i + 1] / sigma[i] * expected + alpha[i + 1] * (1 - torch.exp(half[i] - half[i + 1])) * (0.7 + 0.3 * place)
+    out = dpmpp_2m(lambda z, t: (0.7 + 0.3 * schedule.log_snr(t) / 2)[:, None].expand_as(z), z, schedule, times)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["cosine", "flow"])
 @pytest.mark.parametrize(("solver", "expected"), [("ddim", 1), ("dpmpp_2m", 2)])
 def test_order_of_convergence_for_a_mixture(name: str, solver: str, expected: int) -> None:

@@ -88,9 +88,43 @@ def test_metatensors_stay_metatensors(bank: SyntheticBank) -> None:
     assert isinstance(out, MetaTensor) and out.meta["filename_or_obj"] == "a.png"
 
 
-def test_numpy_patches_are_accepted(bank: SyntheticBank) -> None:
-    out, _ = SyntheticAugment(bank, prob=1.0)(np.zeros((3, SIDE, SIDE), np.uint8), 1)
-    assert torch.as_tensor(out).dtype == torch.uint8 and int(out.max()) >= 100
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_numpy_patches_stay_numpy_patches(bank: SyntheticBank, dtype: Any) -> None:
+    out: Any = SyntheticAugment(bank, prob=1.0)(np.zeros((3, SIDE, SIDE), dtype), 1)[0]  # type: ignore[arg-type]
+    assert isinstance(out, np.ndarray) and out.dtype == dtype and out.shape == (3, SIDE, SIDE)
+    unit = 1 if dtype == np.uint8 else 255
+    assert 100 / unit - 1e-6 <= out.max() <= 119 / unit + 1e-6
+    out[:] = 0
+    assert sorted(int(p[0, 0, 0]) for p in bank.images[1]) == list(range(100, 120)), "the bank is not written to"
+
+
+KINDS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "tensor": lambda x: x,
+    "array": lambda x: x.numpy(),
+    "metatensor": lambda x: MetaTensor(x, meta={"filename_or_obj": "a.png", "affine": torch.eye(4)}),
+    "float": lambda x: x.float() / 255,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_real_and_synthetic_patches_collate(bank: SyntheticBank, kind: str) -> None:
+    items = [{"image": KINDS[kind](real()["image"]), "label": i % 2} for i in range(32)]
+    data = Dataset(items, SyntheticAugmentd("image", bank, prob=0.5))
+    torch.manual_seed(0)
+    (batch,) = DataLoader(data, batch_size=32)
+    assert {bool(s) for s in batch["synthetic"]} == {True, False}
+    for i in range(32):
+        value = round(float(batch["image"][i].max()) * (255 if kind == "float" else 1))
+        if batch["synthetic"][i]:
+            assert value == int(batch["seed"][i]) - 900 * (i % 2) and 0.5 <= float(batch["confidence"][i]) <= 0.9
+        else:
+            assert value == 255 and int(batch["seed"][i]) == -1 and bool(torch.isnan(batch["confidence"][i]))
+
+
+@pytest.mark.parametrize("label", [np.array(1), np.array([1]), np.int32(1)])
+def test_numpy_labels_are_kept(bank: SyntheticBank, label: Any) -> None:
+    out = SyntheticAugmentd("image", bank, prob=1.0, balance=[1, 0])(real(label))["label"]
+    assert type(out) is type(label) and out.dtype == label.dtype and out.shape == label.shape and out.max() == 0 and label.max() == 1
 
 
 def values(transform: Any, n: int = 30, label: int = 0) -> list[int]:
@@ -119,6 +153,27 @@ def test_balance_draws_the_class(bank: SyntheticBank) -> None:
     transform = SyntheticAugmentd("image", bank, prob=1.0, balance=[1, 3]).set_random_state(0)
     labels = np.array([transform(real(0))["label"] for _ in range(2000)])
     assert labels.mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_balance_never_draws_a_class_without_patches() -> None:
+    images = {k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8) for k, n in ((0, 1), (1, 0), (2, 1))}
+    transform = SyntheticAugmentd("image", SyntheticBank(images), prob=1.0, balance=[1, 100, 1, 100]).set_random_state(0)
+    drawn = [transform(real(1)) for _ in range(200)]
+    assert {d["label"] for d in drawn} == {0, 2} == {int(d["image"].max()) for d in drawn}
+    assert 60 < sum(d["label"] == 0 for d in drawn) < 140
+
+
+def test_an_empty_bank_changes_nothing() -> None:
+    transform = SyntheticAugmentd("image", SyntheticBank({0: torch.empty(0, 3, 4, 4, dtype=torch.uint8)}), prob=1.0)
+    item = real(0)
+    assert transform(item)["image"] is item["image"]
+
+
+def test_without_randomize_the_last_draw_is_repeated(bank: SyntheticBank) -> None:
+    transform = SyntheticAugment(bank, prob=1.0).set_random_state(0)
+    img = real()["image"]
+    first = transform(img, 0)[0]
+    assert all(torch.equal(transform(img, 0, randomize=False)[0], first) for _ in range(5))
 
 
 def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
@@ -161,6 +216,20 @@ def test_deepcopy_shares_the_bank_but_not_the_random_state(bank: SyntheticBank) 
     assert Compose([transform])(real(0), threading=True)["synthetic"] is True
 
 
+def test_copies_of_an_unseeded_transform_go_on_drawing(bank: SyntheticBank) -> None:
+    """They share one random state, as MONAI's unseeded transforms do."""
+    transform = SyntheticAugmentd("image", bank, prob=1.0)
+    assert len({values(copy.deepcopy(transform), 1)[0] for _ in range(40)}) > 5
+
+
+def test_threaded_call_of_a_pipeline_draws_on_a_copy(bank: SyntheticBank) -> None:
+    """``threading=True`` copies every random transform for every call: it draws what the next plain call will draw."""
+    pipeline = Compose([SyntheticAugmentd("image", bank, prob=1.0)]).set_random_state(3)
+    for _ in range(5):
+        ahead = pipeline(real(0), threading=True)
+        assert ahead["synthetic"] is True and ahead["seed"] == pipeline(real(0))["seed"]
+
+
 def test_pickle_round_trip(bank: SyntheticBank) -> None:
     transform = SyntheticAugmentd("image", bank, prob=0.5).set_random_state(1)
     twin = pickle.loads(pickle.dumps(transform))
@@ -169,8 +238,16 @@ def test_pickle_round_trip(bank: SyntheticBank) -> None:
 
 def test_cache_dataset_caches_nothing_random(bank: SyntheticBank) -> None:
     transform = SyntheticAugmentd("image", bank, prob=1.0).set_random_state(0)
-    data = CacheDataset([real(0)], Compose([transform]), progress=False)
+    calls = []
+
+    class Note(MapTransform):
+        def __call__(self, data: Any) -> Any:
+            calls.append(1)
+            return dict(data)
+
+    data = CacheDataset([real(0)], Compose([Note("image"), transform]), progress=False)
     assert len({int(data[0]["image"][0, 0, 0]) for _ in range(30)}) > 5
+    assert len(calls) == 1, "what comes before is cached"
 
 
 def seeds_of(loader: Any) -> list[int]:
@@ -180,7 +257,6 @@ def seeds_of(loader: Any) -> list[int]:
 LOADERS: dict[str, Callable[..., Any]] = {
     "main process": lambda d: DataLoader(d, batch_size=8),
     "monai, fork": lambda d: DataLoader(d, batch_size=8, num_workers=2, multiprocessing_context="fork"),
-    "monai, spawn": lambda d: DataLoader(d, batch_size=8, num_workers=2, multiprocessing_context="spawn"),
     "monai, persistent": lambda d: DataLoader(d, batch_size=8, num_workers=2, persistent_workers=True),
     "monai, threads": lambda d: ThreadDataLoader(d, batch_size=8, num_workers=0),
     "torch, fork": lambda d: TorchLoader(d, batch_size=8, num_workers=2, multiprocessing_context="fork"),
@@ -196,6 +272,22 @@ def test_every_loader_mixes_real_and_synthetic_without_duplicate_streams(bank: S
     assert len(first) == 64 and first != second
     assert {s == -1 for s in first} == {True, False}
     assert first[:8] != first[8:16]  # the first batches of two workers
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_the_bank_as_it_is_now(bank: SyntheticBank, context: str) -> None:
+    """A bank refreshed between epochs reaches workers that have been running since before."""
+    data = Dataset([real(1) for _ in range(16)], SyntheticAugmentd("image", bank, prob=1.0))
+    loader = DataLoader(data, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=context)
+    for add in (0, 50):
+        bank.images[1] += add
+        batches = list(loader)
+        assert batches[0]["seed"].tolist() != batches[1]["seed"].tolist(), "each worker draws for itself"
+        for batch in batches:
+            for image, seed, confidence in zip(batch["image"], batch["seed"], batch["confidence"], strict=True):
+                index = int(seed) - 1000
+                assert bool((torch.as_tensor(image) == 100 + index + add).all())
+                assert float(confidence) == pytest.approx(float(bank.confidence[1][index]))
 
 
 def test_it_works_from_a_config_with_a_saved_bank(bank: SyntheticBank, tmp_path: Path) -> None:
