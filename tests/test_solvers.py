@@ -226,7 +226,7 @@ def test_class_proportions_of_a_mixture_in_the_plane() -> None:
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow", "betas"])
-@pytest.mark.parametrize(("steps", "tolerance"), [(30, 0.09), (100, 0.035), (400, 0.01)])
+@pytest.mark.parametrize(("steps", "tolerance"), [(30, 0.09), (100, 0.035), (300, 0.015)])
 def test_std_of_ancestral_samples(name: str, steps: int, tolerance: float) -> None:
     """Unit noise in one place at a time gives the weight of each noise; the variance is the sum of their squares."""
     schedule = exact_schedule(name)
@@ -240,11 +240,11 @@ def test_std_of_ancestral_samples(name: str, steps: int, tolerance: float) -> No
 def test_any_eta_has_the_right_std(eta: float) -> None:
     schedule = NoiseSchedule.named("cosine")
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(8000, 1, generator=generator)
-    grid = uniform_grid(schedule, 150)
+    z = torch.randn(4000, 1, generator=generator)
+    grid = uniform_grid(schedule, 100)
     out = ddim(gaussian_denoiser(schedule), z, schedule, grid, eta, lambda i: torch.randn(z.shape, generator=generator))
-    assert float(out.mean()) == pytest.approx(MEAN, abs=0.015)
-    assert float(out.std()) == pytest.approx(STD, abs=0.02)
+    assert float(out.mean()) == pytest.approx(MEAN, abs=0.03)
+    assert float(out.std()) == pytest.approx(STD, abs=0.03)
 
 
 def test_ancestral_step_is_monai_s_ddpm_step() -> None:
