@@ -24,6 +24,7 @@ from monai_histodiff.classifiers import PatchClassifier as PatchClassifier
 from monai_histodiff.critics import Critic as Critic
 from monai_histodiff.critics import Selector as Selector
 from monai_histodiff.critics import fit_critic as fit_critic
+from monai_histodiff.encoders import PatchEncoder as PatchEncoder
 from monai_histodiff.evaluation import Evaluation as Evaluation
 from monai_histodiff.networks import LatentClassifier as LatentClassifier
 from monai_histodiff.networks import LatentDiffusion as LatentDiffusion

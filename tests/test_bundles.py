@@ -18,7 +18,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from monai.data import set_track_meta
 
-from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchSet, SyntheticBank
+from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
+from monai_histodiff.networks import load_weights
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.stages import run_stage
 from monai_histodiff.zoo import package_bundle
@@ -199,6 +200,23 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     assert not torch.equal(first["latent_std"], second["latent_std"])
     kept = torch.load(diffusion / "latents.pt", weights_only=True)
     assert len(kept["image"]) == 36  # three quarters of 48, encoded once
+
+
+def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
+    run(
+        config_file=str(LDM / "configs/train_encoder.json"),
+        output_dir=str(tmp_path / "out"),
+        dataset_dir=str(tmp_path / "data"),
+        sources=pretraining_sets(tmp_path / "data"),
+        device="$torch.device('cpu')",
+        held_out=0.25,
+        steps=3,
+        batch_size=4,
+        epoch_length=3,
+    )
+    trained = load_weights(PatchEncoder(), tmp_path / "out" / "encoder.pt")
+    assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
+    assert int(trained.state_dict()["resnet.bn1.num_batches_tracked"]) == 3
 
 
 def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
