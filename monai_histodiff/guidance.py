@@ -20,10 +20,35 @@ from torch import Tensor, nn
 from monai_histodiff.schedules import NoiseSchedule
 from monai_histodiff.solvers import Denoiser
 
-__all__ = ["class_log_prob", "guide"]
+__all__ = ["check_guidance", "class_log_prob", "guide"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 MODES = ("noisy", "x0", "clean")
+
+
+def check_guidance(
+    scale: float = 1.0,
+    interval: tuple[float, float] = (-math.inf, math.inf),
+    cap: float = math.inf,
+    temperature: float = 1.0,
+    mode: str = "noisy",
+) -> None:
+    """Check the settings of :func:`guide` and :func:`class_log_prob`.
+
+    Raises:
+        ValueError: the scale is negative or not finite, the cap is not positive, the interval is empty, the temperature is
+            not positive and finite, or the mode is unknown. NaN is never in range.
+    """
+    if not 0 <= scale < math.inf:
+        raise ValueError(f"guidance scale must be at least 0 and finite, got {scale}")
+    if not cap > 0:
+        raise ValueError(f"guidance cap must be positive, got {cap}")
+    if not interval[0] <= interval[1]:
+        raise ValueError(f"guidance interval must rise, got {tuple(interval)}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {MODES}, got '{mode}'")
 
 
 def class_log_prob(
@@ -39,18 +64,16 @@ def class_log_prob(
         temperature: divides the logits.
 
     Raises:
-        ValueError: the mode is unknown, ``"x0"`` has no denoiser, or the temperature is not positive.
+        ValueError: the mode is unknown, ``"x0"`` has no denoiser, or the temperature is not positive and finite.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {MODES}, got '{mode}'")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_guidance(temperature=temperature, mode=mode)
     if mode == "x0" and denoise is None:
         raise ValueError("mode 'x0' needs the unguided denoiser, got none")
 
     def log_prob(z: Tensor, t: Tensor) -> Tensor:
         if mode == "x0" and denoise is not None:
             z = denoise(z, t)
+        t = t.to(z.device, non_blocking=True)
         logits = classifier(z, t if mode == "noisy" else torch.zeros_like(t)).float() / temperature
         return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
 
@@ -77,13 +100,13 @@ def guide(
         cap: the largest change of each sample's predicted noise, as a fraction of that noise's norm.
 
     Returns:
-        The guided denoiser. The gradient is taken in float32, also under autocast.
+        The guided denoiser. The gradient is taken in float32, also under autocast. Where schedule and times are on the
+        CPU and the latents are not, as in :class:`~monai_histodiff.GuidedSampler`, no step waits for the device.
 
     Raises:
-        ValueError: ``scale`` is negative, ``cap`` is not positive, or the interval is empty.
+        ValueError: a setting is out of range, see :func:`check_guidance`.
     """
-    if scale < 0 or cap <= 0 or interval[0] > interval[1]:
-        raise ValueError(f"scale must be >= 0, cap > 0 and interval rising, got {scale}, {cap} and {tuple(interval)}")
+    check_guidance(scale, interval, cap)
     if scale == 0:
         return denoise
 
@@ -96,12 +119,13 @@ def guide(
         with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
             leaf = z.detach().float().requires_grad_()
             gradient = torch.autograd.grad(log_prob(leaf, t).sum(), leaf)[0]
-        alpha, sigma = (v.view(-1, *[1] * (z.ndim - 1)) for v in schedule.alpha_sigma(t))
+        shape = (-1, *[1] * (z.ndim - 1))
+        alpha, sigma, inside = (v.to(z.device, non_blocking=True).view(shape) for v in (*schedule.alpha_sigma(t), active))
         change = scale * sigma * gradient
         if math.isfinite(cap):
             eps = (z - alpha * z0) / sigma
             change = change * (cap * _norm(eps) / _norm(change).clamp(min=1e-12)).clamp(max=1)
-        return z0 + active.view(-1, *[1] * (z.ndim - 1)) * (sigma / alpha) * change
+        return z0 + inside * (sigma / alpha) * change
 
     return guided
 

@@ -114,14 +114,12 @@ class LatentDiffusion(nn.Module):
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``."""
         alpha, sigma = (v.view(-1, *[1] * (z.ndim - 1)) for v in self.schedule.alpha_sigma(t))
-        out = self.unet(z, t * 1000)
-        if self.prediction == "sample":
-            return out
-        if self.prediction == "epsilon":
-            return (z - sigma * out) / alpha
-        if self.prediction == "velocity":
-            return (alpha * z - sigma * out) / (alpha**2 + sigma**2)
-        return (z - sigma * out) / (alpha + sigma)
+        power = alpha**2 + sigma**2
+        # z0 = a z + b out: a pair for each of PREDICTIONS, looked up by tensor, so that no step waits for the device
+        a = torch.stack([1 / alpha, alpha / power, torch.zeros_like(alpha), 1 / (alpha + sigma)])
+        b = torch.stack([-sigma / alpha, -sigma / power, torch.ones_like(alpha), -sigma / (alpha + sigma)])
+        code = self.prediction_code.view(1)
+        return a.index_select(0, code)[0] * z + b.index_select(0, code)[0] * self.unet(z, t * 1000)
 
     def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent ``z_t`` and what the UNet must predict from it."""

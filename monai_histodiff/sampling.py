@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import copy
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_histodiff.guidance import MODES, class_log_prob, guide
+from monai_histodiff.guidance import check_guidance, class_log_prob, guide
 from monai_histodiff.networks import LatentClassifier, LatentDiffusion
 from monai_histodiff.schedules import log_snr_grid, uniform_grid
 from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
@@ -19,6 +20,10 @@ from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
 __all__ = ["GuidedSampler", "candidate_seed"]
 
 SOLVERS = ("dpmpp_2m", "ddim")
+CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
+PATCH_MEMORY = 100  # bytes at work for each byte of a float32 patch: 30 measured, and halving corrects the rest
+
+logger = logging.getLogger(__name__)
 
 
 def candidate_seed(*identity: int) -> int:
@@ -39,8 +44,9 @@ class GuidedSampler:
         temperature: divides the guide's logits.
         mode: ``"noisy"``, ``"x0"`` or ``"clean"``, see :mod:`monai_histodiff.guidance`.
         solver: ``"dpmpp_2m"`` (times equally spaced in log-SNR) or ``"ddim"`` (equally spaced).
-        eta: stochasticity of ``"ddim"``.
-        max_batch: patches sampled at once; changes speed and memory, not the patches.
+        eta: stochasticity of ``"ddim"``, in [0, 1]; ``"dpmpp_2m"`` is deterministic and has none.
+        max_batch: patches sampled at once, chosen from the free memory by default, and halved for good when a device runs
+            out of memory; changes speed and memory, not the patches.
         progress: show a progress bar.
 
     Raises:
@@ -59,17 +65,25 @@ class GuidedSampler:
         mode: str = "noisy",
         solver: str = "dpmpp_2m",
         eta: float = 0.0,
-        max_batch: int = 64,
+        max_batch: int | None = None,
         progress: bool = True,
     ) -> None:
-        if steps < 1 or max_batch < 1:
-            raise ValueError(f"steps and max_batch must be at least 1, got {steps} and {max_batch}")
-        if solver not in SOLVERS or mode not in MODES:
-            raise ValueError(f"solver must be one of {SOLVERS} and mode one of {MODES}, got '{solver}' and '{mode}'")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if max_batch is not None and max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        if solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {SOLVERS}, got '{solver}'")
+        if not 0 <= eta <= 1 or (eta > 0 and solver != "ddim"):
+            raise ValueError(f"eta must lie in [0, 1], and be 0 for a deterministic solver, got {eta} for '{solver}'")
+        if len(interval) != 2:
+            raise ValueError(f"guidance interval must be two log-SNRs, got {tuple(interval)}")
+        low, high = (float(v) for v in interval)
+        check_guidance(scale, (low, high), cap, temperature, mode)
         if guide is not None and guide.in_channels != model.latent_shape[0]:
             raise ValueError(f"the guide must read {model.latent_shape[0]} latent channels, got one for {guide.in_channels}")
         self.model, self.guide = model, guide
-        self.steps, self.scale, self.interval, self.cap = steps, scale, (float(interval[0]), float(interval[1])), cap
+        self.steps, self.scale, self.interval, self.cap = steps, scale, (low, high), cap
         self.temperature, self.mode, self.solver, self.eta = temperature, mode, solver, eta
         self.max_batch, self.progress = max_batch, progress
 
@@ -78,6 +92,14 @@ class GuidedSampler:
         """All settings that the patches depend on."""
         names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta")
         return {name: getattr(self, name) for name in names}
+
+    def replace(self, **settings: Any) -> GuidedSampler:
+        """A sampler of the same networks in which some settings are others.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        return GuidedSampler(self.model, self.guide, **{**self.settings, **settings}, max_batch=self.max_batch, progress=self.progress)
 
     @property
     def device(self) -> torch.device:
@@ -96,64 +118,104 @@ class GuidedSampler:
 
         Raises:
             ValueError: labels are given without a guide, differ in number from the seeds, or are out of range.
-            FloatingPointError: the network's output is not finite; the message names time and class.
+            FloatingPointError: the network's output is not finite; the message names step, time and class.
+            torch.OutOfMemoryError: not even one patch fits into the memory of the device.
         """
-        with torch.inference_mode(False), torch.no_grad():
-            return torch.cat([self.model.decode(z).float().cpu() for z in self._latents(labels, seeds)])
+        return self._sample(labels, seeds, self.model.decode)
 
     def latents(self, labels: Sequence[int] | Tensor | None, seeds: Sequence[int] | Tensor) -> Tensor:
         """As calling the sampler, but the whitened latents, float32 on the CPU, shape ``N x C x h x w``."""
-        with torch.inference_mode(False), torch.no_grad():
-            return torch.cat([z.float().cpu() for z in self._latents(labels, seeds)])
+        return self._sample(labels, seeds, lambda z: z)
 
-    def _latents(self, labels: Any, seeds: Any) -> Any:
-        self.model.eval()
-        if self.guide is not None:
-            self.guide.eval()
-        seeds = [int(s) for s in seeds]
-        wanted = None if labels is None else torch.as_tensor(labels, dtype=torch.long)
-        if not seeds:
+    def _sample(self, labels: Any, seeds: Any, finish: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            seeds = [int(s) for s in seeds]
+            wanted = self._checked(labels, len(seeds))
+            self.model.eval()
+            if self.guide is not None:
+                self.guide.eval()
+            batch, start, parts = self.max_batch or self._batch_from_memory(), 0, []
+            bar = tqdm(total=len(seeds), desc="sample", disable=not self.progress or len(seeds) <= batch)
+            while start < len(seeds):
+                rows = slice(start, min(start + batch, len(seeds)))
+                try:
+                    latents = self._solve(None if wanted is None else wanted[rows].to(self.device), seeds[rows])
+                    parts.append(finish(latents).float().cpu())
+                except torch.OutOfMemoryError:
+                    if rows.stop - start == 1:
+                        raise
+                    batch = self.max_batch = (rows.stop - start) // 2
+                    logger.warning("the device ran out of memory: from now on %d patches are sampled at once", batch)
+                else:
+                    bar.update(rows.stop - start)
+                    start = rows.stop
+            bar.close()
+            return torch.cat(parts)
+
+    def _checked(self, labels: Any, count: int) -> Tensor | None:
+        if count == 0:
             raise ValueError("at least one seed is needed, got none")
-        if wanted is not None:
-            if self.guide is None:
-                raise ValueError("labels need a guide, got labels and guide=None")
-            if wanted.shape != (len(seeds),):
-                raise ValueError(f"each seed needs one label, got {len(seeds)} seeds and labels of shape {tuple(wanted.shape)}")
-            if int(wanted.min()) < 0 or int(wanted.max()) >= self.guide.num_classes:
-                classes = self.guide.num_classes
-                raise ValueError(f"labels must lie from 0 to {classes - 1}, got {int(wanted.min())} to {int(wanted.max())}")
-        starts = range(0, len(seeds), self.max_batch)
-        for start in tqdm(starts, desc="sample", disable=not self.progress or len(starts) < 2):
-            part = slice(start, start + self.max_batch)
-            yield self._solve(None if wanted is None else wanted[part].to(self.device), seeds[part])
+        if labels is None:
+            return None
+        wanted = torch.as_tensor(labels, dtype=torch.long).clone()  # an inference tensor could not be differentiated by
+        if self.guide is None:
+            raise ValueError("labels need a guide, got labels and guide=None")
+        if wanted.shape != (count,):
+            raise ValueError(f"each seed needs one label, got {count} seeds and labels of shape {tuple(wanted.shape)}")
+        if int(wanted.min()) < 0 or int(wanted.max()) >= self.guide.num_classes:
+            classes = self.guide.num_classes
+            raise ValueError(f"labels must lie from 0 to {classes - 1}, got {int(wanted.min())} to {int(wanted.max())}")
+        return wanted
+
+    def _batch_from_memory(self) -> int:
+        if self.device.type != "cuda":
+            return CPU_BATCH
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return min(CUDA_BATCH, max(1, free // (PATCH_MEMORY * 3 * self.model.patch_size**2 * 4)))
 
     def _solve(self, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same noise on every device
+        schedule = copy.deepcopy(self.model.schedule).cpu()  # times and amplitudes are the host's: no step waits for the device
 
         def noise(_: int = 0) -> Tensor:
-            return torch.stack([torch.randn(self.model.latent_shape, generator=g) for g in generators]).to(self.device)
+            drawn = torch.stack([torch.randn(self.model.latent_shape, generator=g) for g in generators])
+            return drawn.to(self.device, non_blocking=True)
 
-        schedule = self.model.schedule
+        def denoise(z: Tensor, t: Tensor) -> Tensor:
+            return self.model.denoise(z, t.to(z.device, non_blocking=True)).float()
+
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            denoise = _finite(self._denoise, labels)
+            guided: Denoiser = denoise
             if labels is not None and self.guide is not None:
-                log_prob = class_log_prob(self.guide, labels, self.mode, self._denoise, self.temperature)
-                denoise = _finite(guide(denoise, log_prob, schedule, self.scale, self.interval, self.cap), labels)
+                log_prob = class_log_prob(self.guide, labels, self.mode, denoise, self.temperature)
+                guided = guide(denoise, log_prob, schedule, self.scale, self.interval, self.cap)
+            watched, start = _Watched(guided), noise() * schedule.start_std
             if self.solver == "ddim":
-                return ddim(denoise, noise(), schedule, uniform_grid(schedule, self.steps), self.eta, noise)
-            return dpmpp_2m(denoise, noise(), schedule, log_snr_grid(schedule, self.steps))
+                latents = ddim(watched, start, schedule, uniform_grid(schedule, self.steps), self.eta, noise)
+            else:
+                latents = dpmpp_2m(watched, start, schedule, log_snr_grid(schedule, self.steps))
+        watched.check(labels)
+        return latents
 
-    def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.model.denoise(z, t).float()
 
+class _Watched:
+    """A denoiser that notes for each step which samples are finite, without waiting for the device to tell."""
 
-def _finite(denoise: Denoiser, labels: Tensor | None) -> Denoiser:
-    def checked(z: Tensor, t: Tensor) -> Tensor:
-        z0 = denoise(z, t)
-        if not math.isfinite(float(z0.sum())):
-            bad = int((~torch.isfinite(z0.flatten(1)).all(1)).nonzero()[0])
-            what = "unconditional" if labels is None else f"class {int(labels[bad])}"
-            raise FloatingPointError(f"the denoised latent must be finite, got a value that is not at t = {float(t[0]):.4f}, {what}")
+    def __init__(self, denoise: Denoiser) -> None:
+        self.denoise = denoise
+        self.times: list[Tensor] = []
+        self.finite: list[Tensor] = []
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        z0 = self.denoise(z, t)
+        self.times.append(t[0])
+        self.finite.append(torch.isfinite(z0.flatten(1).sum(1)))
         return z0
 
-    return checked
+    def check(self, labels: Tensor | None) -> None:
+        wrong = ~torch.stack(self.finite).cpu()
+        if bool(wrong.any()):
+            step, row = wrong.nonzero()[0].tolist()
+            where = f"step {step + 1} of {len(wrong)}, t = {float(self.times[step]):.4f}"
+            what = "unconditional" if labels is None else f"class {int(labels[row])}"
+            raise FloatingPointError(f"the denoised latent must be finite, got a value that is not at {where}, {what}")

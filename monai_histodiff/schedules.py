@@ -87,9 +87,16 @@ class NoiseSchedule(nn.Module):
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise amplitudes at times ``t``, of the shape of ``t``."""
         lam = self.log_snr(t)
-        if bool(self.is_flow):
-            return torch.sigmoid(lam / 2), torch.sigmoid(-lam / 2)
-        return torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
+        alpha, sigma = (torch.where(self.is_flow, torch.sigmoid(v / 2), torch.sigmoid(v).sqrt()) for v in (lam, -lam))
+        return alpha, sigma
+
+    @property
+    def start_std(self) -> Tensor:
+        r"""Standard deviation of :math:`z_1`, :math:`\sqrt{\alpha_1^2 + \sigma_1^2}`, for data of unit variance, such as
+        whitened latents: what unit noise must be multiplied by to start from. It is 1 where the variance is preserved.
+        """
+        alpha, sigma = self.alpha_sigma(torch.ones_like(self.log_snr_table[0]))
+        return torch.sqrt(alpha**2 + sigma**2)
 
 
 def _checked(steps: int) -> int:

@@ -365,13 +365,25 @@ def test_x0_needs_a_denoiser() -> None:
         class_log_prob(nn.Identity(), torch.tensor([0]), "x0")
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_temperature_is_positive(temperature: float) -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, got "):
+    with pytest.raises(ValueError, match=f"temperature must be positive and finite, got {temperature}"):
         class_log_prob(nn.Identity(), torch.tensor([0]), temperature=temperature)
 
 
-@pytest.mark.parametrize("arguments", [{"scale": -1.0}, {"cap": 0.0}, {"cap": -0.5}, {"interval": (1.0, -1.0)}])
-def test_guide_checks_its_arguments(arguments: dict) -> None:
-    with pytest.raises(ValueError, match="scale must be >= 0, cap > 0 and interval rising, got "):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": -1.0}, "guidance scale must be at least 0 and finite, got -1.0"),
+        ({"scale": math.nan}, "guidance scale must be at least 0 and finite, got nan"),
+        ({"scale": math.inf}, "guidance scale must be at least 0 and finite, got inf"),
+        ({"cap": 0.0}, "guidance cap must be positive, got 0.0"),
+        ({"cap": -0.5}, "guidance cap must be positive, got -0.5"),
+        ({"cap": math.nan}, "guidance cap must be positive, got nan"),
+        ({"interval": (1.0, -1.0)}, r"guidance interval must rise, got \(1.0, -1.0\)"),
+        ({"interval": (-1.0, math.nan)}, r"guidance interval must rise, got \(-1.0, nan\)"),
+    ],
+)
+def test_guide_checks_its_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         guide(mixture_denoiser(COSINE), lambda z, t: z.sum(1), COSINE, **arguments)

@@ -1,9 +1,12 @@
-"""A patch follows from its label and seed alone; the guide leads where it is told to; errors name time and class."""
+"""A patch follows from its label and seed alone; the guide leads where it is told to; errors name step and class."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
-from monai_histodiff.sampling import candidate_seed
+from monai_histodiff.guidance import class_log_prob
+from monai_histodiff.guidance import guide as guided
+from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed
+from monai_histodiff.schedules import NoiseSchedule, log_snr_grid
+from monai_histodiff.solvers import ddim, dpmpp_2m
 
 LABELS, SEEDS = [0, 1, 2, 0, 1, 2, 2], [11, 5, 7, 2**31, 3, 7, 0]
+NAN = float("nan")
 VARIANTS: list[dict[str, Any]] = [{}, {"solver": "ddim"}, {"solver": "ddim", "eta": 1.0}, {"mode": "x0"}, {"mode": "clean"}]
 
 
@@ -84,6 +92,44 @@ def test_more_steps_converge(make_sampler: MakeSampler) -> None:
         assert float((make_sampler(**options).latents(None, SEEDS[:2]) - many).abs().mean()) < 0.1, options
 
 
+class Scaled(nn.Module):
+    """A UNet that predicts the sample of standard normal latents, whatever the schedule: z0 = alpha / (alpha^2 + sigma^2) z."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, z: Tensor, timesteps: Tensor) -> Tensor:
+        alpha, sigma = self.schedule.alpha_sigma(timesteps / 1000)
+        return (alpha / (alpha**2 + sigma**2)).view(-1, 1, 1, 1) * z
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow"])
+def test_start_has_the_standard_deviation_of_the_noisiest_latents(schedule: str, make_model: Callable[..., LatentDiffusion]) -> None:
+    """The flow keeps ``z / sqrt(alpha^2 + sigma^2)``, so standard normal latents come out as the seed's own noise."""
+    model = make_model(schedule=schedule, prediction="sample")
+    model.unet = Scaled(model.schedule)  # type: ignore
+    noise = torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(5))
+    latents = GuidedSampler(model, steps=100).latents(None, [5])[0]
+    torch.testing.assert_close(latents, noise, rtol=4e-3, atol=1e-3)  # unit noise would be 1 % off under the flow schedule
+
+
+def test_no_step_waits_for_the_device(model: LatentDiffusion, guide: LatentClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device nothing can be read back, so a trajectory that runs there never asks a device for a value."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which does not know the meta device
+    schedule, (model, guide) = NoiseSchedule.named("cosine"), (net.to("meta") for net in (model, guide))
+
+    def denoise(z: Tensor, t: Tensor) -> Tensor:
+        return model.denoise(z, t.to("meta"))
+
+    for mode in ("noisy", "x0"):
+        log_prob = class_log_prob(guide, torch.zeros(2, dtype=torch.long, device="meta"), mode, denoise)
+        watched = _Watched(guided(denoise, log_prob, schedule, 3.0, (-6.0, 6.0), 0.5))
+        for solver in (ddim, dpmpp_2m):
+            out = solver(watched, torch.empty(2, *model.latent_shape, device="meta"), schedule, log_snr_grid(schedule, 5))
+            assert out.device.type == "meta" and out.shape == (2, *model.latent_shape)
+
+
 def test_sampling_works_within_inference_mode_and_leaves_no_gradient(
     make_sampler: MakeSampler, model: LatentDiffusion, guide: LatentClassifier
 ) -> None:
@@ -94,6 +140,73 @@ def test_sampling_works_within_inference_mode_and_leaves_no_gradient(
     guide.train()
     assert torch.equal(make_sampler()([0, 1], [1, 2]), truth), "dropout is off while sampling"
     assert all(p.grad is None and p.requires_grad for net in (model, guide) for p in net.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------ memory and processes
+
+
+class Small(nn.Module):
+    """A UNet on a device that has memory for ``room`` latents; notes the sizes of the batches it is asked for."""
+
+    def __init__(self, unet: nn.Module, room: int) -> None:
+        super().__init__()
+        self.unet, self.room, self.asked = unet, room, []
+
+    def forward(self, z: Tensor, timesteps: Tensor) -> Tensor:
+        self.asked.append(len(z))
+        if len(z) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self.unet(z, timesteps)
+
+
+@pytest.mark.parametrize("max_batch", [None, 6])
+def test_batch_is_halved_when_memory_runs_out(
+    max_batch: int | None, make_sampler: MakeSampler, model: LatentDiffusion, caplog: pytest.LogCaptureFixture
+) -> None:
+    truth, unet = make_sampler()(LABELS, SEEDS), Small(model.unet, room=2)
+    model.unet = unet  # type: ignore
+    sampler = make_sampler(max_batch=max_batch)
+    assert torch.allclose(sampler(LABELS, SEEDS), truth, atol=1e-5)
+    assert unet.asked[0] == (max_batch or 7) and unet.asked[1] == 3 and sampler.max_batch == 1
+    assert "ran out of memory: from now on 3 patches are sampled at once" in caplog.text
+    unet.asked.clear()
+    assert torch.allclose(sampler.latents(LABELS, SEEDS), make_sampler(max_batch=1).latents(LABELS, SEEDS), atol=1e-5)
+    assert set(unet.asked) == {1}, "the next call begins with what did fit"
+
+
+def test_memory_that_holds_no_patch_is_an_error(make_sampler: MakeSampler, model: LatentDiffusion) -> None:
+    model.unet = Small(model.unet, room=0)  # type: ignore
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        make_sampler()(LABELS, SEEDS)
+
+
+def test_batch_follows_from_the_free_memory(make_sampler: MakeSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = make_sampler()
+    assert sampler._batch_from_memory() == CPU_BATCH
+    monkeypatch.setattr(GuidedSampler, "device", torch.device("cuda", 0))
+    sizes = []
+    for free in (0, 2**28, 2**29, 2**40):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2**41))
+        sizes.append(sampler._batch_from_memory())
+    assert sizes[0] == 1 and sizes[-1] == CUDA_BATCH and 1 < sizes[1] < CUDA_BATCH
+    assert sizes[2] in (2 * sizes[1], 2 * sizes[1] + 1)
+
+
+def sample_into(path: str, sampler: GuidedSampler, rows: slice) -> None:
+    torch.set_num_threads(1)
+    torch.save(sampler(LABELS[rows], SEEDS[rows]), path)
+
+
+def test_processes_share_the_work_and_the_patches_are_the_same(make_sampler: MakeSampler, tmp_path: Path) -> None:
+    sampler = make_sampler()
+    context = torch.multiprocessing.get_context("spawn")
+    process = context.Process(target=sample_into, args=(str(tmp_path / "part.pt"), sampler, slice(3, 7)))
+    process.start()
+    first = sampler(LABELS[:3], SEEDS[:3])
+    process.join(120)
+    assert process.exitcode == 0
+    together = torch.cat([first, torch.load(tmp_path / "part.pt", weights_only=True)])
+    assert torch.allclose(together, sampler(LABELS, SEEDS), atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------------- guidance
@@ -200,23 +313,28 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps and max_batch must be at least 1, got 0 and 64"),
-        ({"max_batch": 0}, "steps and max_batch must be at least 1, got 4 and 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
         ({"solver": "euler"}, "solver must be one of .* got 'euler'"),
-        ({"mode": "latent"}, "mode one of .* and 'latent'"),
+        ({"mode": "latent"}, "mode must be one of .* got 'latent'"),
+        ({"eta": 0.5}, r"eta must lie in \[0, 1\], and be 0 for a deterministic solver, got 0.5 for 'dpmpp_2m'"),
+        ({"eta": 1.5, "solver": "ddim"}, "eta must lie .* got 1.5 for 'ddim'"),
+        ({"eta": NAN, "solver": "ddim"}, "eta must lie .* got nan for 'ddim'"),
+        ({"scale": -1.0}, "guidance scale must be at least 0 and finite, got -1.0"),
+        ({"scale": NAN}, "guidance scale must be at least 0 and finite, got nan"),
+        ({"scale": math.inf}, "guidance scale must be at least 0 and finite, got inf"),
+        ({"cap": 0.0}, "guidance cap must be positive, got 0.0"),
+        ({"cap": NAN}, "guidance cap must be positive, got nan"),
+        ({"interval": (2.0, 1.0)}, r"guidance interval must rise, got \(2.0, 1.0\)"),
+        ({"interval": (NAN, 1.0)}, r"guidance interval must rise, got \(nan, 1.0\)"),
+        ({"interval": (-1.0, 0.0, 1.0)}, r"guidance interval must be two log-SNRs, got \(-1.0, 0.0, 1.0\)"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ({"temperature": NAN}, "temperature must be positive and finite, got nan"),
     ],
 )
 def test_argument_out_of_range(options: dict[str, Any], message: str, make_sampler: MakeSampler) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
-
-
-@pytest.mark.parametrize(
-    "options", [{"scale": -1.0}, {"cap": 0.0}, {"interval": (2.0, 1.0)}], ids=["negative scale", "no cap", "empty interval"]
-)
-def test_guidance_out_of_range(options: dict[str, Any], make_sampler: MakeSampler) -> None:
-    with pytest.raises(ValueError, match="scale must be >= 0, cap > 0 and interval rising"):
-        make_sampler(**options)([0], [1])
 
 
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
@@ -259,13 +377,13 @@ class Faulty(nn.Module):
         return out
 
 
-def test_value_that_is_not_finite_is_named_by_time_and_class(make_sampler: MakeSampler, model: LatentDiffusion) -> None:
+def test_value_that_is_not_finite_is_named_by_step_and_class(make_sampler: MakeSampler, model: LatentDiffusion) -> None:
     unet: Any = Faulty(model.unet, row=2)
     model.unet = unet
     sampler = make_sampler(solver="ddim", steps=4)  # at times 1, 0.75, 0.5, 0.25
-    with pytest.raises(FloatingPointError, match=r"must be finite, .* at t = 0\.5000, class 1$"):
+    with pytest.raises(FloatingPointError, match=r"must be finite, .* at step 3 of 4, t = 0\.5000, class 1$"):
         sampler([0, 2, 1, 0], [1, 2, 3, 4])
-    with pytest.raises(FloatingPointError, match=r"at t = 0\.5000, unconditional$"):
+    with pytest.raises(FloatingPointError, match=r"at step 3 of 4, t = 0\.5000, unconditional$"):
         sampler(None, [1, 2, 3])
 
 
@@ -273,7 +391,7 @@ def test_guide_that_is_not_finite_is_named(make_sampler: MakeSampler, guide: Lat
     with torch.no_grad():
         guide.stem.weight[0, 0, 0, 0] = float("inf")
     for cap in (0.5, float("inf")):
-        with pytest.raises(FloatingPointError, match=r"must be finite, got a value that is not at t = \d\.\d{4}, class 2"):
+        with pytest.raises(FloatingPointError, match=r"got a value that is not at step \d of 4, t = \d\.\d{4}, class 2"):
             make_sampler(cap=cap)([2, 2], [1, 2])
 
 

@@ -91,6 +91,17 @@ def test_normalisation_and_ratio_of_the_amplitudes(schedule: NoiseSchedule) -> N
     assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
 
 
+@pytest.mark.parametrize("name", ["cosine", "flow"])
+def test_start_std_is_that_of_the_noisiest_latents(name: str) -> None:
+    """alpha_1^2 + sigma_1^2 at log-SNR -3: 1 if variance preserving; alpha = 1 / (1 + e^1.5) and sigma = 1 - alpha if flow."""
+    schedule = NoiseSchedule.named(name, log_snr_min=-3.0)
+    alpha = 1 / (1 + math.exp(1.5))
+    expected = {"cosine": 1.0, "flow": math.sqrt(alpha**2 + (1 - alpha) ** 2)}[name]
+    assert float(schedule.start_std) == pytest.approx(expected, rel=1e-5)
+    z1, noise = schedule.alpha_sigma(torch.ones(1)), torch.randn(2, 200000, generator=torch.Generator().manual_seed(0))
+    assert float((z1[0] * noise[0] + z1[1] * noise[1]).std()) == pytest.approx(float(schedule.start_std), rel=0.01)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (4, 1, 1, 1)])
 def test_amplitudes_have_the_shape_of_the_times(schedule: NoiseSchedule, shape: tuple[int, ...]) -> None:
     t = torch.full(shape, 0.37)

@@ -142,6 +142,27 @@ def test_order_of_convergence_for_a_mixture(name: str, solver: str, expected: in
     assert error(128) < {1: 8e-3, 2: 6e-4}[expected]
 
 
+@pytest.mark.parametrize("name", ["cosine", "flow", "betas"])
+@pytest.mark.parametrize(
+    ("solver", "steps", "distance"),
+    [
+        ("ddim", 10, 0.07),
+        ("ddim", 20, 0.04),
+        ("ddim", 50, 0.02),
+        ("dpmpp_2m", 10, 0.05),
+        ("dpmpp_2m", 20, 0.02),
+        ("dpmpp_2m", 50, 0.003),
+    ],
+)
+def test_distribution_of_a_mixture_after_few_steps(name: str, solver: str, steps: int, distance: float) -> None:
+    """The Kolmogorov distance to the exact distribution: the largest shift of any quantile's probability."""
+    schedule = exact_schedule(name)
+    z = schedule.start_std * torch.special.ndtri(torch.linspace(0.002, 0.998, 499, dtype=torch.float64))[:, None]
+    data, times = mixture_1d(schedule), GRIDS[solver](schedule, steps)
+    out = SOLVERS[solver](data, z, schedule, times)
+    assert float((data.cdf(out, times[-1]) - data.cdf(z, times[0])).abs().max()) < distance
+
+
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_a_part_of_the_way_is_solved_too(solver: str) -> None:
     schedule = exact_schedule("cosine")
