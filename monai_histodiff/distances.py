@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["copy_distances", "copy_threshold", "to_unit"]
 
 THUMBNAIL = 16
+BATCH = 256  # patches compared at once, for the sake of memory
 
 
 def to_unit(patches: Tensor) -> Tensor:
@@ -28,12 +29,16 @@ def _orientations(x: Tensor) -> list[Tensor]:
 
 def _nearest(patches: Tensor, references: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
     targets = _thumbnails(references).flatten(1)
-    turned = torch.stack([v.flatten(1) for v in _orientations(_thumbnails(patches))])
-    rough = torch.cdist(turned, targets).amin(0)  # by matrix product: fast, but not exactly 0 for a copy
-    if excluded is not None:
-        rough[excluded] = float("inf")
-    index = rough.argmin(1)
-    return (turned - targets[index]).square().mean(2).sqrt().amin(0), index
+    parts = []
+    for rows in torch.arange(len(patches)).split(BATCH):
+        turned = torch.stack([v.flatten(1) for v in _orientations(_thumbnails(patches[rows]))])
+        rough = torch.cdist(turned, targets).amin(0)  # by matrix product: fast, but not exactly 0 for a copy
+        if excluded is not None:
+            rough[excluded[rows]] = float("inf")
+        index = rough.argmin(1)
+        parts.append(((turned - targets[index]).square().mean(2).sqrt().amin(0), index))
+    distance, index = (torch.cat(part) for part in zip(*parts, strict=True))
+    return distance, index
 
 
 def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from monai_histodiff.distances import to_unit
 from monai_histodiff.networks import checked_device, load_weights
 from monai_histodiff.stain import jitter_stains
 
-__all__ = ["PairLoss", "PatchEncoder", "PatchViews", "ViewPairPrepareBatch", "projection_head"]
+__all__ = ["PairLoss", "PatchEncoder", "PatchViews", "ViewPairPrepareBatch", "linear_probe", "projection_head"]
 
 QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
 FLIP = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
@@ -146,3 +146,41 @@ class PairLoss(nn.Module):
         """The loss of projections ``2N x D``; the target is not used: the halves are each other's."""
         first, second = output.float().chunk(2)
         return self.loss(first, second)
+
+
+def linear_probe(features: Tensor, labels: Tensor, penalty: float = 1e-2, steps: int = 200) -> nn.Linear:
+    """Multinomial logistic regression on standardised features: the minimum of mean cross-entropy + ``penalty / 2 |W|^2``.
+
+    Args:
+        features: ``N x D``.
+        labels: class indices, shape ``N``; each class up to the largest must occur.
+        penalty: on the weights for standardised features.
+        steps: at most so many iterations of L-BFGS.
+
+    Returns:
+        The layer that takes features as they are to logits ``N x K``.
+
+    Raises:
+        ValueError: fewer than two classes, a class without features, or a negative label.
+    """
+    counts = torch.bincount(labels.clamp(min=0))
+    if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) == 0:
+        raise ValueError(f"labels must be 0 to K - 1 with K at least 2, each present, got {sorted(set(labels.tolist()))}")
+    x, mean = features.double(), features.double().mean(0)
+    std = x.std(0, correction=0).clamp(min=1e-6)
+    x = (x - mean) / std
+    weight = torch.zeros(len(counts), x.shape[1], dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(len(counts), dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    layer = nn.Linear(x.shape[1], len(counts)).requires_grad_(False)
+    layer.weight.copy_(weight.detach() / std)
+    layer.bias.copy_(bias.detach() - (weight.detach() / std) @ mean)
+    return layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +20,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from monai.data import set_track_meta
 
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
-from monai_histodiff.networks import load_weights
+from monai_histodiff.generator_metrics import compare_features
+from monai_histodiff.networks import load_weights, save_weights
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.stages import run_stage
 from monai_histodiff.zoo import package_bundle
@@ -236,15 +238,23 @@ def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None
     assert (tmp_path / "out" / "samples.png").is_file()
 
 
-def test_ldm_evaluate_measures_reconstruction(tmp_path: Path) -> None:
+def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path) -> None:
     sources = pretraining_sets(tmp_path / "data")
+    write_stripes(tmp_path / "data" / "labelled")
+    bundle = tmp_path / "bundle"
+    shutil.copytree(LDM, bundle)
+    torch.manual_seed(0)
+    save_weights(bundle / "models" / "encoder.pt", PatchEncoder().state_dict())
     run(
         config_file=str(LDM / "configs/evaluate.json"),
-        bundle_root=str(LDM),
+        bundle_root=str(bundle),
         output_dir=str(tmp_path / "out"),
         dataset_dir=str(tmp_path / "data"),
         sources=sources,
+        labelled="labelled",
         held_out=0.25,
+        num_samples=6,
+        solver_steps=2,
         device="cpu",
     )
     rows = dict(line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
@@ -252,9 +262,20 @@ def test_ldm_evaluate_measures_reconstruction(tmp_path: Path) -> None:
     model = LatentDiffusion.from_bundle(LDM)
     x = held_out.images().float() / 255
     with torch.no_grad():
-        error = (model.decode(model.encode(x)) - x).square().mean((1, 2, 3))
+        rebuilt = model.decode(model.encode(x))
+    error = (rebuilt - x).square().mean((1, 2, 3))
     assert float(rows["psnr"]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
     assert 0 < float(rows["ssim"]) <= 1
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["reconstruction"] == pytest.approx({k: float(v) for k, v in rows.items()}, abs=1e-3)
+    encoder = PatchEncoder.from_bundle(bundle)
+    samples = (GuidedSampler(model, steps=2)(None, range(6)) * 255).round() / 255
+    expected = compare_features(encoder.features(x), encoder.features(samples))
+    assert found["generator"]["samples"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert found["generator"]["numbers"] == {"samples": 6, "floor": 6, "held_out": len(held_out), "train": 48 - len(held_out)}
+    assert found["generator"]["floor"]["fid"] < found["generator"]["samples"]["fid"]
+    assert found["probe"]["accuracy"] == 1.0  # two plain colours
+    assert (tmp_path / "out" / "samples.png").is_file()
 
 
 @pytest.mark.parametrize(("bundle", "config"), [(LDM, "train_diffusion"), (GUIDANCE, "train")])

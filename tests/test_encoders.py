@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from monai.losses import ContrastiveLoss
+from sklearn.linear_model import LogisticRegression
 
 from monai_histodiff import PatchClassifier, PatchEncoder, PatchSet
-from monai_histodiff.encoders import DIHEDRAL, PairLoss, PatchViews, ViewPairPrepareBatch, projection_head
+from monai_histodiff.encoders import DIHEDRAL, PairLoss, PatchViews, ViewPairPrepareBatch, linear_probe, projection_head
 from monai_histodiff.networks import save_weights
 
 
@@ -108,3 +111,29 @@ def test_training_on_pairs_makes_views_of_one_patch_alike(patch_set: PatchSet) -
         optimizer.step()
         values.append(float(value))
     assert sum(values[-5:]) / 5 < 0.75 * values[0]
+
+
+def test_the_linear_probe_is_logistic_regression() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(90) % 3
+    features = (
+        torch.randn(90, 5) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0]) + labels[:, None] + torch.tensor([0.0, 50.0, 0.0, 0.0, 0.0])
+    )
+    x = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
+    expected = LogisticRegression(C=1 / (0.05 * 90), tol=1e-8, max_iter=1000).fit(x, labels.numpy()).predict_proba(x)
+    found = linear_probe(features, labels, penalty=0.05)(features).softmax(1)
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 2, 2], [-1, 0, 1]])
+def test_a_linear_probe_needs_every_class(labels: list[int]) -> None:
+    with pytest.raises(
+        ValueError, match=f"labels must be 0 to K - 1 with K at least 2, each present, got {re.escape(str(sorted(set(labels))))}"
+    ):
+        linear_probe(torch.randn(3, 2), torch.tensor(labels))
+
+
+def test_a_constant_feature_does_no_harm() -> None:
+    features = torch.cat([torch.ones(20, 1), torch.arange(20.0)[:, None]], 1)
+    labels = (torch.arange(20) >= 10).long()
+    assert torch.equal(linear_probe(features, labels)(features).argmax(1), labels)

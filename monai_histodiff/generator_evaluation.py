@@ -1,0 +1,173 @@
+"""How good a generator is: its samples, and its autoencoder's reconstructions, beside real patches of other groups."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.data import DataLoader
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from monai_histodiff.distances import copy_distances, to_unit
+from monai_histodiff.encoders import PatchEncoder, linear_probe
+from monai_histodiff.engines import patch_grid
+from monai_histodiff.generator_metrics import compare_features, flag_copies, nearest_distances
+from monai_histodiff.metrics import classification_metrics
+from monai_histodiff.networks import LatentDiffusion
+from monai_histodiff.sampling import GuidedSampler
+
+__all__ = ["evaluate_generator", "probe_reconstructions", "write_evaluation"]
+
+THUMBNAIL = 16
+
+
+def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features and 16 x 16 thumbnails of batches of patches in [0, 1], on the CPU."""
+    parts = [(encoder.features(batch), F.adaptive_avg_pool2d(batch.float(), THUMBNAIL).cpu()) for batch in batches]
+    features, thumbnails = (torch.cat(part) for part in zip(*parts, strict=True))
+    return features, thumbnails
+
+
+def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
+    for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc=name):
+        yield torch.as_tensor(batch["image"])
+
+
+def _bytes(patches: Tensor) -> Tensor:
+    """In 8 bits, as the real patches are."""
+    return (patches * 255).round().to(torch.uint8).cpu()
+
+
+@torch.no_grad()
+def _reconstruct(model: LatentDiffusion, batch: Tensor) -> Tensor:
+    return to_unit(_bytes(model.decode(model.encode(batch.to(model.latent_mean.device)))))
+
+
+def evaluate_generator(
+    sampler: GuidedSampler,
+    encoder: PatchEncoder,
+    train: Dataset,
+    held_out: Dataset,
+    weights: Tensor,
+    output_dir: str | os.PathLike[str],
+    num_samples: int = 2000,
+    batch_size: int = 64,
+    percentile: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare unconditional samples with real patches of groups that the generator never saw.
+
+    The same figures are taken of as many training patches, which is what a perfect generator would reach (the floor), and
+    of their reconstructions, which is what the autoencoder alone costs. Copies are looked for in the features and in
+    thumbnails (see :func:`~monai_histodiff.distances.copy_distances`): samples nearer to the training set than
+    ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to ``samples.png``.
+
+    Args:
+        sampler: makes the samples, of seeds 0, 1, ...
+        encoder: gives the features.
+        train: the generator's training patches; items hold ``"image"``, RGB in [0, 1].
+        held_out: patches of other groups, likewise.
+        weights: of each training patch in the generator's training, by which the floor's patches are drawn.
+        output_dir: receives the grid.
+        num_samples: number of samples, and of patches of the floor, at most as many as there are training patches.
+        batch_size: patches at once.
+        percentile: see above.
+        seed: draws the floor's patches.
+
+    Returns:
+        ``samples``, ``reconstructions`` and ``floor``: each with the figures of
+        :func:`~monai_histodiff.generator_metrics.compare_features`; ``copies``: counts among the samples, and among the
+        held-out patches, by features and by thumbnails; ``numbers`` of patches.
+
+    Raises:
+        ValueError: there are too few samples or patches for the figures.
+    """
+    n = min(num_samples, len(weights))
+    drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
+    starts = tqdm(range(0, num_samples, batch_size), desc="sample")
+    generated = torch.cat([_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))) for i in starts])
+    samples = _describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
+    real = _describe(encoder, _images(held_out, batch_size, "held-out patches"))
+    known = _describe(encoder, _images(train, batch_size, "training patches"))
+    floor = Subset(train, drawn.tolist())
+    rebuilt = _describe(encoder, (_reconstruct(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")))
+    target = Path(output_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(patch_grid(to_unit(generated[:64]))).save(target / "samples.png")
+    copies: dict[str, Any] = {"percentile": percentile}
+    measures: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+        "features": nearest_distances,
+        "thumbnails": copy_distances,
+    }
+    for i, (name, nearest) in enumerate(measures.items()):
+        near, usual = nearest(samples[i], known[i])[0], nearest(real[i], known[i])[0]
+        copies[name] = {
+            "samples": int(flag_copies(near, usual, percentile).sum()),
+            "held_out": int(flag_copies(usual, usual, percentile).sum()),
+        }
+    return {
+        "samples": compare_features(real[0], samples[0]),
+        "reconstructions": compare_features(real[0], rebuilt[0]),
+        "floor": compare_features(real[0], known[0][drawn]),
+        "copies": copies,
+        "numbers": {"samples": num_samples, "floor": n, "held_out": len(real[0]), "train": len(known[0])},
+    }
+
+
+def probe_reconstructions(
+    model: LatentDiffusion, encoder: PatchEncoder, train: Dataset, test: Dataset, batch_size: int = 64
+) -> dict[str, float]:
+    """What a classifier of real patches loses on reconstructions: a linear probe on the encoder's features.
+
+    Args:
+        model: its autoencoder reconstructs.
+        encoder: gives the features.
+        train: real labelled patches; items hold ``"image"``, RGB in [0, 1], and ``"label"``.
+        test: patches of other groups, likewise.
+        batch_size: patches at once.
+
+    Returns:
+        ``accuracy`` and ``balanced_accuracy`` on the real test patches, the same with ``_reconstructed``, and the difference
+        of each with ``_lost``.
+    """
+
+    def read(dataset: Dataset, reconstruct: bool) -> tuple[Tensor, Tensor]:
+        parts = []
+        for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="reconstructions" if reconstruct else "labelled patches"):
+            image = torch.as_tensor(batch["image"])
+            parts.append((encoder.features(_reconstruct(model, image) if reconstruct else image), torch.as_tensor(batch["label"])))
+        features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return features, labels
+
+    probe = linear_probe(*read(train, False))
+    results = {}
+    for suffix in ("", "_reconstructed"):
+        features, labels = read(test, bool(suffix))
+        found = classification_metrics(probe(features).softmax(1).double().numpy(), labels.numpy())
+        results.update({name + suffix: found[name] for name in ("accuracy", "balanced_accuracy")})
+    lost = {f"{name}_lost": results[name] - results[f"{name}_reconstructed"] for name in ("accuracy", "balanced_accuracy")}
+    return {**results, **lost}
+
+
+def write_evaluation(output_dir: str | os.PathLike[str], **parts: Any) -> Path:
+    """Write the parts as ``evaluation.json``, and log them.
+
+    Args:
+        output_dir: the folder, made if missing.
+        parts: what JSON can hold, and 0-dimensional tensors, by name.
+    """
+    path = Path(output_dir) / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(parts, indent=2, default=float)
+    path.write_text(text + "\n", encoding="utf-8")
+    logging.getLogger(__name__).info(text)
+    return path
