@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,11 @@ from monai_histodiff.critics import Critic, Selector
 from monai_histodiff.patchfiles import PatchRecord, write_json, write_patches
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.sampling import GuidedSampler, candidate_seed
-from monai_histodiff.selection import ACCEPTED
+from monai_histodiff.selection import ACCEPTED, best_scale
 
-__all__ = ["Candidates", "check_new", "sample_candidates", "save_outcome"]
+__all__ = ["Candidates", "check_new", "sample_candidates", "save_outcome", "tune_scale"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -145,6 +148,62 @@ def sample_candidates(
     )
     reasons = [r for p in parts for r in p.reasons]
     return Candidates(images, labels, seeds, score, distance, nearest, reasons, time.perf_counter() - start)
+
+
+def tune_scale(
+    sampler: GuidedSampler,
+    selector: Selector,
+    num_classes: int,
+    scales: Sequence[float] = (1.5, 3.0, 6.0),
+    trials: int = 8,
+    quota: int = 50,
+    max_candidates: int = 100,
+    seed: int = 0,
+) -> float:
+    """Try guidance scales on a few candidates of each class, and return the best; see :func:`best_scale`.
+
+    The critic that judges the trial was calibrated on real patches that its members did not see. Every scale is tried on
+    the same seeds, which no candidate of the run has. A single scale is returned untried.
+
+    Args:
+        sampler: makes the trial, whatever its own scale.
+        selector: judges it.
+        num_classes: classes ``0 .. num_classes - 1`` are tried.
+        scales: what to choose from.
+        trials: candidates of each class at each scale.
+        quota: accepted patches that the run wants of each class.
+        max_candidates: candidates of each class in the run, at the most.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: a scale is out of range, there is none, or a number is below 1.
+    """
+    if min(len(scales), num_classes, trials, quota, max_candidates) < 1:
+        numbers = (len(scales), num_classes, trials, quota, max_candidates)
+        raise ValueError(f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}")
+    samplers = [sampler.replace(scale=float(scale)) for scale in scales]
+    if len(samplers) == 1:
+        return samplers[0].scale
+    labels = torch.arange(num_classes).repeat_interleave(trials)
+    seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
+    outcomes = []
+    for each in tqdm(samplers, desc="guidance scale"):
+        outcomes.append(selector((each(labels, seeds) * 255).round().to(torch.uint8), labels))
+    accepted, confidence = (
+        torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials) for name in ("keep", "confidence")
+    )
+    best = best_scale([each.scale for each in samplers], accepted, confidence, quota, max_candidates)
+    for each, kept, sure in zip(samplers, accepted, confidence, strict=True):
+        chosen = " (chosen)" if each.scale == best else ""
+        logger.info(
+            "scale %g: %s of %d accepted in each class, mean confidence %.2f%s",
+            each.scale,
+            kept.sum(1).tolist(),
+            trials,
+            float(sure.mean()),
+            chosen,
+        )
+    return best
 
 
 def check_new(output_dir: str | os.PathLike[str], names: Sequence[str] = ("candidates", "bank", "outcome.json")) -> None:

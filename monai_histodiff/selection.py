@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["ACCEPTED", "Selection", "fit_temperature", "precision_threshold", "select"]
+__all__ = ["ACCEPTED", "Selection", "best_scale", "fit_temperature", "precision_threshold", "select"]
 
 ACCEPTED = "accepted"
 
@@ -123,3 +124,30 @@ def select(
     reasons = [reason(c, d) for c, d in zip(confidence.tolist(), distance.tolist(), strict=True)]
     keep = torch.tensor([r == ACCEPTED for r in reasons], dtype=torch.bool)
     return Selection(keep, confidence, distance, nearest, reasons)
+
+
+def best_scale(scales: Sequence[float], accepted: Tensor, confidence: Tensor, quota: int, max_candidates: int) -> float:
+    """The guidance scale that promises the fullest quotas, from a trial of ``n`` candidates of each class at each scale.
+
+    A class of which a share ``r`` was accepted will fill ``min(1, r * max_candidates / quota)`` of its quota. The mean over
+    the classes decides, so that what one class has beyond its quota does not make up for another that has none; among
+    equals the share accepted of all, then the mean confidence, then the lower scale.
+
+    Args:
+        scales: ``S`` scales.
+        accepted: bool, shape ``S x K x n``.
+        confidence: calibrated probability of the intended class, of the same shape; not finite counts as 0.
+        quota: accepted patches wanted of each class.
+        max_candidates: candidates of each class, at the most.
+
+    Raises:
+        ValueError: there is no scale, or the trial is not ``S x K x n``.
+    """
+    if not scales or accepted.ndim != 3 or len(accepted) != len(scales) or accepted.shape != confidence.shape or not accepted.numel():
+        shapes = f"{tuple(accepted.shape)} and {tuple(confidence.shape)}"
+        raise ValueError(f"a trial must be S x K x n for S scales, got {shapes} for {len(scales)} scales")
+    rate = accepted.double().mean(2)
+    filled = (rate * max_candidates / quota).clamp(max=1).mean(1)
+    sure = confidence.double().nan_to_num(0, 0, 0).mean((1, 2))
+    ranks = zip(filled.tolist(), rate.mean(1).tolist(), sure.tolist(), [-s for s in scales], strict=True)
+    return -max(ranks)[3]

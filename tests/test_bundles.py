@@ -30,7 +30,15 @@ ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
 LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
 REAL = ROOT.parent / "shared" / "data"
-SMALL_TRAIN = {"guide_steps": 4, "critic_steps": 4, "encodings": 1, "solver_steps": 2, "quota": 3, "max_candidates": 6}
+SMALL_TRAIN = {
+    "guide_steps": 4,
+    "critic_steps": 4,
+    "encodings": 1,
+    "solver_steps": 2,
+    "scale_trials": 1,
+    "quota": 3,
+    "max_candidates": 6,
+}
 SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
 
 
@@ -90,7 +98,7 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     assert results["dataset"]["demo"] is False
     selection = results["selection"]
     assert selection["candidates"] == selection["accepted"] + sum(selection["reasons"].values())
-    assert results["sampling"]["steps"] == 2
+    assert results["sampling"]["steps"] == 2 and results["sampling"]["scale"] in (1.5, 3.0, 6.0)
     assert "for want of seeds" in results["verdict"] or "no synthetic patch" in results["verdict"]
     page = (finetuned / "report.html").read_text()
     assert "data:image/jpeg;base64," in page and "pink" in page
@@ -121,6 +129,7 @@ def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path
         seeds=[int(candidates.seed[wanted])],
         accepted_only=False,
         solver_steps=2,
+        guidance_scale=json.loads((finetuned / "outcome.json").read_text())["sampling"]["scale"],
         **{"class": "violet"},
     )
     sampled = PatchSet.open(tmp_path / "out" / "samples")

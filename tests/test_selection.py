@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_histodiff.selection import ACCEPTED, fit_temperature, precision_threshold, select
+from monai_histodiff.selection import ACCEPTED, best_scale, fit_temperature, precision_threshold, select
 
 
 def calibrated(count: int, seed: int, classes: int = 4, sharpness: float = 2.5) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,3 +176,54 @@ def test_without_a_copy_threshold_exact_copies_pass() -> None:
 def test_no_candidate_is_no_outcome() -> None:
     outcome = select(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0), threshold=0.5)
     assert outcome.keep.shape == (0,) and outcome.keep.dtype == torch.bool and outcome.reasons == []
+
+
+# --- guidance scale ---
+
+
+def trial(*counts: list[int], n: int = 8) -> tuple[Tensor, Tensor]:
+    """Accepted candidates, of ``n``, by scale and class; those accepted are certain, the others at 0.2."""
+    accepted = torch.stack([torch.stack([torch.arange(n) < c for c in row]) for row in counts])
+    return accepted, torch.where(accepted, 1.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "best"),
+    [
+        (([1, 1], [3, 3], [2, 2]), 2.0),  # more accepted
+        (([4, 4], [8, 3], [8, 0]), 1.0),  # both quotas filled, against more patches of one class
+        (([4, 4], [6, 6], [4, 8]), 2.0),  # all fill both: the fewest attempts
+        (([2, 2], [2, 2], [2, 2]), 1.0),  # nothing tells them apart: the least guidance
+    ],
+)
+def test_best_scale_fills_the_most_quotas(counts: tuple[list[int], ...], best: float) -> None:
+    assert best_scale([1.0, 2.0, 3.0], *trial(*counts), quota=50, max_candidates=100) == best
+
+
+def test_best_scale_depends_on_the_attempts() -> None:
+    """With many attempts a low rate fills the quota too."""
+    accepted, confidence = trial([2, 2], [8, 1])
+    assert best_scale([1.0, 2.0], accepted, confidence, quota=10, max_candidates=10) == 2.0
+    assert best_scale([1.0, 2.0], accepted, confidence, quota=10, max_candidates=40) == 1.0
+
+
+def test_where_nothing_is_accepted_the_mean_confidence_decides() -> None:
+    confidence = torch.tensor([[[0.1, 0.2]], [[0.3, 0.4]], [[0.9, math.nan]], [[0.3, 0.4]]])
+    nothing = torch.zeros(4, 1, 2, dtype=torch.bool)
+    assert best_scale([1, 2, 3, 4], nothing, confidence, 5, 10) == 3
+    assert best_scale([1, 4, 9, 2], nothing[[0, 1, 1, 3]], confidence[[0, 1, 1, 3]], 5, 10) == 2, "the lowest of equals, in any order"
+
+
+@pytest.mark.parametrize(
+    ("scales", "shape", "other"),
+    [
+        ([], (0, 2, 2), (0, 2, 2)),
+        ([1], (2, 2, 2), (2, 2, 2)),
+        ([1], (1, 2, 2), (1, 2, 3)),
+        ([1], (1, 2), (1, 2)),
+        ([1], (1, 2, 0), (1, 2, 0)),
+    ],
+)
+def test_a_trial_has_scales_classes_and_candidates(scales: list[float], shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"a trial must be S x K x n for S scales, got \("):
+        best_scale(scales, torch.zeros(shape, dtype=torch.bool), torch.zeros(other), 5, 10)
