@@ -1,0 +1,63 @@
+"""The sampling benchmark compares like with like: all its samplers solve the same equation from the same noise."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from monai_histodiff import Critic, GuidedSampler, LatentClassifier, LatentDiffusion, PatchClassifier
+from monai_histodiff.encoders import PatchEncoder
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_sampling", Path(__file__).parent / "benchmarks" / "bench_sampling.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("scale", [0.0, 20.0])
+def test_peers_end_at_our_patches(scale: float, bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier) -> None:
+    """At many steps, with neither interval nor cap, which the peers' guides have not."""
+    labels, seeds = torch.tensor([0, 2]), [3, 4]
+    ours = GuidedSampler(model, guide, 100, scale, (-99, 99), 1e9)(labels, seeds)
+    peers = [bench.monai_ddim(model, guide, 200, scale)]
+    if bench.DPMSolverMultistepScheduler is not None:
+        peers.append(bench.diffusers_dpm(model, guide, 100, scale))
+    apart = [float((sample(labels, seeds) - ours).abs().mean()) for sample in peers]
+    assert max(apart) < 0.01, apart
+    if scale > 0:
+        unguided = GuidedSampler(model, guide, 100, 0.0)(labels, seeds)
+        assert max(apart) < 0.2 * float((unguided - ours).abs().mean()), apart
+
+
+def test_table_has_a_row_for_each_sampler(bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier) -> None:
+    labels, seeds = torch.tensor([0, 1, 2, 1]), [1, 2, 3, 4]
+    entries = bench.samplers(model, guide, 3.0, [3, 2], 4, batch=3)
+    assert list(entries)[0] == bench.PAPER and [name.split(":")[0] for name in entries][-2:] == ["ours", "ours"]
+    rows = bench.run(entries, labels, seeds, batch=3)
+    for name, row in rows.items():
+        assert [len(p) for p in row.patches] == [3, 1] and row.seconds > 0
+        assert torch.allclose(torch.cat(row.patches)[3:], entries[name](labels[3:], seeds[3:]), atol=1e-5)
+    critic = Critic([PatchClassifier(3, width=8)], 3).eval()
+    confidence = critic.probabilities(torch.cat(rows[bench.PAPER].patches)).gather(1, labels[:, None])[:, 0]
+    critic.threshold.fill_(float(confidence.sort().values[2]))  # half of the paper's are accepted
+    real = torch.rand(8, 3, 32, 32)
+    lines = bench.table(rows, labels, critic, real, PatchEncoder(width=8).eval()).splitlines()
+    assert len(lines) == 2 + len(rows) + 1 and len({line.count("|") for line in lines}) == 1
+    name, speed, share, mean, rate, ratio, _ = (cell.strip() for cell in lines[2].strip("|").split("|"))
+    assert (name, share, ratio) == (bench.PAPER, "50%", "1.0") and float(mean) == pytest.approx(float(confidence.mean()), abs=0.01)
+    assert float(rate) == pytest.approx(float(speed) / 2, abs=0.01)
+
+
+def test_flow_has_no_peer(bench: ModuleType, make_model) -> None:
+    with pytest.raises(ValueError, match="need a schedule that preserves the variance, got a flow"):
+        bench.signal_power(make_model(schedule="flow"))
