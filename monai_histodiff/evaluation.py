@@ -14,7 +14,8 @@ from tqdm import tqdm
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining, predict
-from monai_histodiff.metrics import METRICS, class_recall, classification_metrics, paired_difference, verdict
+from monai_histodiff.comparisons import paired_difference, verdict
+from monai_histodiff.metrics import METRICS, class_recall, classification_metrics
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.transforms import SyntheticAugmentd
 

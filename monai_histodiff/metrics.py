@@ -1,58 +1,86 @@
-"""Metrics of a classifier and paired, cluster-bootstrapped differences between arms. Pure numpy functions."""
+"""Metrics of a classifier, of a whole test set or of many bootstrap resamples of it at once. Pure numpy functions."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "classification_metrics", "class_recall", "paired_difference", "verdict"]
+__all__ = ["METRICS", "class_recall", "classification_metrics", "metric_table", "reliability"]
 
 Array = NDArray[np.float64]
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece")
+Labels = NDArray[np.int64]
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "worst_recall")
+BINS = 15
+BLOCK = 4_000_000  # weights handled at once
 
 
-def _confusion(probabilities: Array, labels: NDArray[np.int64]) -> Array:
-    classes = probabilities.shape[1]
-    flat = np.bincount(labels * classes + probabilities.argmax(1), minlength=classes**2)
-    return flat.reshape(classes, classes).astype(float)
+def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
+    """All metrics under many weightings of the same predictions, such as the counts of bootstrap resamples.
+
+    Args:
+        probabilities: rows sum to 1, shape ``N x K``.
+        labels: class indices, shape ``N``.
+        weights: not negative, shape ``D x N``. A class without weight is left out of the macro means.
+
+    Returns:
+        Shape ``D x len(METRICS)``, in the order of :data:`METRICS`.
+
+    Raises:
+        ValueError: the set is empty or the shapes disagree.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
+        raise ValueError(f"metrics need N x K probabilities and N labels, got {probabilities.shape} and {labels.shape}")
+    if weights.ndim != 2 or weights.shape[1] != len(labels):
+        raise ValueError(f"metrics need D x N weights for {len(labels)} samples, got {weights.shape}")
+    rows = max(1, BLOCK // len(labels))
+    parts = [_table(probabilities, labels, weights[i : i + rows].astype(float)) for i in range(0, len(weights), rows)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(METRICS)))
 
 
-def class_recall(probabilities: Array, labels: NDArray[np.int64]) -> Array:
-    """Recall of each class, NaN for a class without samples. Shapes ``N x K``, ``N`` -> ``K``."""
-    table = _confusion(probabilities, labels)
-    with np.errstate(invalid="ignore"):
-        return np.diag(table) / table.sum(1)
+def _table(probabilities: Array, labels: Labels, weights: Array) -> Array:
+    classes = np.arange(probabilities.shape[1])
+    chosen = probabilities.argmax(1)
+    own, named = (labels[:, None] == classes).astype(float), (chosen[:, None] == classes).astype(float)
+    sizes, predicted, hits = weights @ own, weights @ named, weights @ (own * named)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = hits / sizes  # NaN without weight
+        f1 = np.where(sizes > 0, 2 * hits / (sizes + predicted), np.nan)
+        columns = [hits.sum(1) / weights.sum(1), _mean(recall), _mean(f1), _macro_auc(probabilities, own, weights)]
+        columns += [_calibration_error(probabilities.max(1), chosen == labels, weights), np.fmin.reduce(recall, axis=1)]
+    return np.stack(columns, 1)
 
 
-def _ranks(x: Array) -> Array:
-    """Ranks from 1, ties sharing their mean rank."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[inverse]
+def _mean(values: Array) -> Array:
+    """Mean over the columns that are not NaN; NaN if none."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
-def _macro_auc(probabilities: Array, labels: NDArray[np.int64]) -> float:
+def _macro_auc(probabilities: Array, own: Array, weights: Array) -> Array:
     values = []
-    for k in range(probabilities.shape[1]):
-        positive = labels == k
-        n, m = int(positive.sum()), int((~positive).sum())
-        if n and m:  # Mann-Whitney U, ties counted half
-            values.append((_ranks(probabilities[:, k])[positive].sum() - n * (n + 1) / 2) / (n * m))
-    return float(np.mean(values)) if values else float("nan")
+    for k in range(own.shape[1]):
+        order = probabilities[:, k].argsort()
+        starts = np.flatnonzero(np.diff(probabilities[order, k], prepend=-np.inf))  # one run for each distinct score
+        positive, negative = (np.add.reduceat(weights[:, order] * side, starts, axis=1) for side in (own[order, k], 1 - own[order, k]))
+        below = negative.cumsum(1) - negative / 2  # Mann-Whitney U, ties counted half
+        values.append((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
+    return _mean(np.stack(values, 1))
 
 
-def _expected_calibration_error(probabilities: Array, labels: NDArray[np.int64], bins: int = 15) -> float:
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(place, weights=confidence - right, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+def _bins(confidence: Array) -> Array:
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return (place[:, None] == np.arange(BINS)).astype(float)
 
 
-def classification_metrics(probabilities: Array, labels: NDArray[np.int64]) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro-F1, macro one-against-rest AUC and expected calibration error (15 bins).
+def _calibration_error(confidence: Array, right: NDArray[np.bool_], weights: Array) -> Array:
+    return np.abs((weights * (confidence - right)) @ _bins(confidence)).sum(1) / weights.sum(1)
 
-    All are computed over the whole set at once; classes without samples are left out of the macro means.
+
+def classification_metrics(probabilities: Array, labels: Labels) -> dict[str, float]:
+    """The metrics of a test set, computed over the whole set at once.
+
+    Accuracy, balanced accuracy, macro-F1, macro one-against-rest AUC, expected calibration error (15 bins) and the recall
+    of the worst class. Classes without samples are left out of the macro means.
 
     Args:
         probabilities: rows sum to 1, shape ``N x K``.
@@ -61,94 +89,28 @@ def classification_metrics(probabilities: Array, labels: NDArray[np.int64]) -> d
     Raises:
         ValueError: the set is empty or the shapes disagree.
     """
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
-        raise ValueError(f"metrics need N x K probabilities and N labels, got {probabilities.shape} and {labels.shape}")
-    table = _confusion(probabilities, labels)
-    present = table.sum(1) > 0
-    hits, sizes = np.diag(table), table.sum(1) + table.sum(0)
-    return {
-        "accuracy": float(hits.sum() / table.sum()),
-        "balanced_accuracy": float((hits[present] / table.sum(1)[present]).mean()),
-        "macro_f1": float((2 * hits[present] / sizes[present]).mean()),
-        "auc": _macro_auc(probabilities, labels),
-        "ece": _expected_calibration_error(probabilities, labels),
-    }
+    (values,) = metric_table(probabilities, labels, np.ones((1, len(labels))))
+    return dict(zip(METRICS, values.tolist(), strict=True))
 
 
-def paired_difference(
-    treated: Sequence[Array],
-    control: Sequence[Array],
-    labels: NDArray[np.int64],
-    groups: Sequence[str],
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Mean difference of each metric between two arms, with a bootstrap interval.
+def class_recall(probabilities: Array, labels: Labels) -> Array:
+    """Recall of each class, NaN for a class without samples. Shapes ``N x K``, ``N`` -> ``K``."""
+    right = probabilities.argmax(1) == labels
+    classes = probabilities.shape[1]
+    with np.errstate(invalid="ignore"):
+        return np.bincount(labels, right, classes) / np.bincount(labels, minlength=classes)
 
-    Each draw resamples, with replacement, the groups of the test set (patients, not patches), the same for both arms and
-    all seeds, and adds training noise: Student's t, scaled by the standard error of the seeds' differences. Resampling
-    the seeds themselves would understate that noise: the interval of 3 seeds would cover 3 times in 4.
 
-    Args:
-        treated: test probabilities ``N x K`` of one arm, one array for each seed.
-        control: those of the other arm, in the order of the same seeds.
-        labels: test labels, shape ``N``.
-        groups: the group of each test patch.
-        draws: bootstrap draws.
-        level: coverage of the percentile interval.
-        seed: seed of the bootstrap.
+def reliability(probabilities: Array, labels: Labels) -> list[dict[str, float]]:
+    """The reliability diagram: of each of 15 equal bins of confidence that is not empty, what was said and what was so.
 
     Returns:
-        For each metric ``{"mean", "low", "high"}``.
-
-    Raises:
-        ValueError: the arms have different numbers of seeds, or none.
+        ``confidence`` (mean probability of the predicted class), ``accuracy`` (share of right predictions) and ``share`` (of
+        all samples), by rising confidence. The expected calibration error is the mean of their gap, weighted by ``share``.
     """
-    if len(treated) != len(control) or not treated:
-        raise ValueError(f"paired arms need the same seeds, got {len(treated)} and {len(control)}")
-    rng = np.random.default_rng(seed)
-    names = sorted(set(groups))
-    members = {g: np.flatnonzero(np.asarray(groups) == g) for g in names}
-
-    def differences(rows: NDArray[np.int64]) -> Array:
-        return np.array([_pair(a[rows], b[rows], labels[rows]) for a, b in zip(treated, control, strict=True)])
-
-    seeds = len(treated)
-    each = differences(np.arange(len(labels)))
-    error = each.std(0, ddof=1) / seeds**0.5 if seeds > 1 else np.zeros(len(METRICS))
-    samples = []
-    for _ in range(draws):
-        rows = np.concatenate([members[names[i]] for i in rng.integers(len(names), size=len(names))])
-        samples.append(differences(rows).mean(0) + error * rng.standard_t(max(seeds - 1, 1)))
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(np.clip(samples, -1, 1), [tail, 1 - tail], axis=0)
-    point = each.mean(0)
-    return {m: {"mean": float(p), "low": float(a), "high": float(b)} for m, p, a, b in zip(METRICS, point, low, high, strict=True)}
-
-
-def _pair(treated: Array, control: Array, labels: NDArray[np.int64]) -> Array:
-    a, b = classification_metrics(treated, labels), classification_metrics(control, labels)
-    return np.array([a[m] - b[m] for m in METRICS])
-
-
-def verdict(difference: Mapping[str, float], seeds: int, metric: str = "balanced accuracy") -> tuple[str, str]:
-    """What the interval of G - C says: the outcome in a word, and in a plain sentence.
-
-    Args:
-        difference: ``mean``, ``low`` and ``high``, as fractions.
-        seeds: trainings of each arm. Below 3 the interval says too little about training noise, and no claim is made.
-        metric: its name in the sentence.
-
-    Returns:
-        ``"helps"``, ``"hurts"``, ``"same"`` or ``"soft"`` (no verdict), and the sentence.
-    """
-    mean, low, high = (100 * difference[k] for k in ("mean", "low", "high"))
-    change = f"{metric} changed by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-    if seeds < 3:
-        return "soft", f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 this may be training noise."
-    if low > 0:
-        return "helps", f"The selected synthetic patches help: {change}."
-    if high < 0:
-        return "hurts", f"The selected synthetic patches hurt: {change}. Do not use them."
-    return "same", f"No difference shown: {change}."
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    inside = _bins(confidence)
+    counts = inside.sum(0)
+    rows = [k for k in range(BINS) if counts[k]]
+    said, so = confidence @ inside, right @ inside
+    return [{"confidence": said[k] / counts[k], "accuracy": so[k] / counts[k], "share": counts[k] / len(labels)} for k in rows]

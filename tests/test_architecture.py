@@ -17,7 +17,7 @@ NAME = "monai_histodiff"
 SOURCES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 MODULES = sorted(set(SOURCES) - {"__init__"})
-NUMERICS = {"schedules", "solvers", "guidance", "selection", "distances", "metrics", "generator_metrics"}
+NUMERICS = {"schedules", "solvers", "guidance", "selection", "distances", "metrics", "comparisons", "generator_metrics"}
 MAY_PRINT = {"results", "zoo"}
 LONGEST = 300
 

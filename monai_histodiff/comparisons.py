@@ -1,0 +1,168 @@
+"""Paired comparison of two arms: bootstrap over groups, training noise, Holm's correction, and what it all says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_histodiff.metrics import METRICS, Array, Labels, metric_table
+
+__all__ = ["arm_interval", "holm", "paired_difference", "verdict"]
+
+LEVEL = 0.05
+Z_LEVEL, Z_POWER = 1.95996, 0.84162  # normal quantiles of 97.5 % and 80 %
+POINTS = 100
+
+
+def paired_difference(
+    treated: Sequence[Array],
+    control: Sequence[Array],
+    labels: Labels,
+    groups: Sequence[str],
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Mean difference of each metric between two arms, with a bootstrap interval.
+
+    Each draw resamples, with replacement, the groups of the test set (patients, not patches), the same for both arms and
+    all seeds, and adds training noise: Student's t, scaled by the standard error of the seeds' differences. Resampling
+    the seeds themselves would understate that noise: the interval of 3 seeds would cover 3 times in 4.
+
+    Args:
+        treated: test probabilities ``N x K`` of one arm, one array for each seed.
+        control: those of the other arm, in the order of the same seeds.
+        labels: test labels, shape ``N``.
+        groups: the group of each test patch.
+        draws: bootstrap draws.
+        level: coverage of the percentile interval.
+        seed: seed of the bootstrap.
+
+    Returns:
+        For each metric ``mean``, ``low`` and ``high``; ``p``, two-sided, from the same draws; ``detectable``, the true
+        difference that an interval of this width would tell from zero four times in five; and the standard errors
+        ``group_error`` and ``seed_error`` that the interval is made of.
+
+    Raises:
+        ValueError: the arms have different numbers of seeds, or none; or a test patch has no group.
+    """
+    if len(treated) != len(control) or not treated:
+        raise ValueError(f"paired arms need the same seeds, got {len(treated)} and {len(control)}")
+    weights = _resamples(groups, len(labels), draws, seed)
+    pairs = zip(treated, control, strict=True)
+    each = np.stack([metric_table(a, labels, weights) - metric_table(b, labels, weights) for a, b in pairs])
+    return _summary(each, level, (-1, 1), seed)
+
+
+def arm_interval(
+    runs: Sequence[Array], labels: Labels, groups: Sequence[str], draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """``mean``, ``low`` and ``high`` of each metric of one arm, by the same bootstrap as :func:`paired_difference`.
+
+    Two such intervals may overlap although the arms differ: what they share cancels in the paired difference only.
+
+    Raises:
+        ValueError: there is no run, or a test patch has no group.
+    """
+    if not runs:
+        raise ValueError("an arm needs at least one run, got none")
+    weights = _resamples(groups, len(labels), draws, seed)
+    found = _summary(np.stack([metric_table(p, labels, weights) for p in runs]), level, (0, 1), seed)
+    return {metric: {key: row[key] for key in ("mean", "low", "high")} for metric, row in found.items()}
+
+
+def _resamples(groups: Sequence[str], count: int, draws: int, seed: int) -> Array:
+    """Weight of each test patch: ones in the first row, then how often its group was drawn. Shape ``1 + draws x N``."""
+    if len(groups) != count:
+        raise ValueError(f"each test patch needs its group, got {len(groups)} groups for {count} patches")
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = np.random.default_rng((seed, 0)).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return np.concatenate([np.ones((1, count)), drawn[:, index]])
+
+
+def _summary(each: NDArray[np.float64], level: float, bounds: tuple[float, float], seed: int) -> dict[str, dict[str, float]]:
+    """From values ``seeds x (1 + draws) x metrics``, the first draw being the test set itself."""
+    seeds, point, drawn = len(each), each[:, 0].mean(0), each[:, 1:].mean(0)
+    seed_error = each[:, 0].std(0, ddof=1) / seeds**0.5 if seeds > 1 else np.zeros(len(METRICS))
+    noise = np.random.default_rng((seed, 1)).standard_t(max(seeds - 1, 1), size=(len(drawn), 1))
+    samples = np.clip(drawn + noise * seed_error, *bounds)
+    tail = (1 - level) / 2
+    found = {}
+    for m, metric in enumerate(METRICS):
+        kept = samples[~np.isnan(samples[:, m]), m]
+        if not len(kept) or np.isnan(point[m]):
+            keys = ("mean", "low", "high", "p", "detectable", "group_error", "seed_error")
+            found[metric] = dict.fromkeys(keys, float("nan")) | {"mean": float(point[m])}
+            continue
+        low, high = np.quantile(kept, [tail, 1 - tail])
+        side = min((kept <= 0).sum(), (kept >= 0).sum())
+        values = {
+            "mean": point[m],
+            "low": low,
+            "high": high,
+            "p": min(1.0, 2 * (side + 1) / (len(kept) + 1)),
+            "detectable": (high - low) / 2 * (1 + Z_POWER / Z_LEVEL),
+            "group_error": np.nanstd(drawn[:, m]),
+            "seed_error": seed_error[m],
+        }
+        found[metric] = {key: float(value) for key, value in values.items()}
+    return found
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjustment of the p-values of a family of claims.
+
+    A claim whose adjusted value is below 0.05 may be made; the chance of making any false one is then below 5 %. A NaN is
+    no test: it stays NaN and does not count. Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
+
+    Raises:
+        ValueError: a value lies outside [0, 1].
+    """
+    for name, p in values.items():
+        if p < 0 or p > 1:
+            raise ValueError(f"p-values must lie in [0, 1], got {p} for '{name}'")
+    known = sorted((name for name in values if not np.isnan(values[name])), key=lambda name: values[name])
+    adjusted, largest = dict.fromkeys(values, float("nan")), 0.0
+    for i, name in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - i) * values[name]))
+        adjusted[name] = largest
+    return adjusted
+
+
+def verdict(
+    difference: Mapping[str, float],
+    seeds: int,
+    metric: str = "balanced accuracy",
+    adjusted: float | None = None,
+    claims: int = 1,
+    subject: str = "The selected synthetic patches",
+) -> tuple[str, str]:
+    """What the interval of G - C says: the outcome in a word, and in a plain sentence.
+
+    Args:
+        difference: ``mean``, ``low`` and ``high``, as fractions, and ``detectable`` where it is known.
+        seeds: trainings of each arm. Below 3 the interval says too little about training noise, and no claim is made.
+        metric: its name in the sentence.
+        adjusted: Holm-adjusted p-value; a claim needs it below 0.05 too. ``None``: this is the only claim.
+        claims: number of claims that it is adjusted for.
+        subject: begins the sentence; plural.
+
+    Returns:
+        ``"helps"``, ``"hurts"``, ``"same"`` or ``"soft"`` (no verdict), and the sentence.
+    """
+    mean, low, high = (POINTS * difference[k] for k in ("mean", "low", "high"))
+    change = f"{metric} changed by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    if seeds < 3:
+        return "soft", f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 this may be training noise."
+    if (low > 0 or high < 0) and adjusted is not None and not adjusted < LEVEL:
+        corrected = f"its p-value, corrected for {claims} claims, is {adjusted:.2f}"
+        return "same", f"No difference shown: {change}; the interval excludes zero, but {corrected}."
+    if low > 0:
+        return "helps", f"{subject} help: {change}."
+    if high < 0:
+        return "hurts", f"{subject} hurt: {change}. Do not use them."
+    least = POINTS * difference.get("detectable", float("nan"))
+    power = "" if np.isnan(least) else f" Only a true change of {least:.1f} points or more would be found four times in five."
+    return "same", f"No difference shown: {change}.{power}"
