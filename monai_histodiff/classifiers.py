@@ -7,22 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
+from monai.engines import SupervisedTrainer, default_prepare_batch
 from monai.handlers import LrScheduleHandler
 from monai.networks.nets import ResNet
 from monai.transforms import Compose
 from monai.utils import set_determinism
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import RandomSampler
 
 from monai_histodiff.distances import to_unit
 from monai_histodiff.training import FiniteLoss, warmup_cosine
 
-__all__ = ["ClassifierTraining", "PatchClassifier", "predict"]
+__all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
 
 
 class PatchClassifier(nn.Module):
@@ -44,6 +46,48 @@ class PatchClassifier(nn.Module):
         return self.resnet(x * 4 - 2)
 
 
+def mix_batch(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mixup (arXiv:1710.09412) or, as often, CutMix (arXiv:1905.04899) of a batch with a permutation of itself.
+
+    MONAI's ``MixUp`` and ``CutMix`` mix pictures with pictures; class targets, which they do not take, follow the area here.
+
+    Args:
+        images: ``N x 3 x H x W``.
+        targets: class probabilities ``N x K``.
+        alpha: the share of the first of each pair is drawn from Beta(alpha, alpha), once for the batch.
+        rng: of the draws.
+
+    Returns:
+        Mixed images and their targets.
+
+    Raises:
+        ValueError: ``alpha`` is not above 0.
+    """
+    if alpha <= 0:
+        raise ValueError(f"alpha must be above 0, got {alpha}")
+    share, order = float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    if rng.random() < 0.5:
+        mixed = share * images + (1 - share) * images[order]
+    else:
+        h, w = images.shape[2:]
+        high, wide = (round(side * (1 - share) ** 0.5) for side in (h, w))
+        top, left = int(rng.integers(h - high + 1)), int(rng.integers(w - wide + 1))
+        mixed, share = images.clone(), 1 - high * wide / (h * w)
+        mixed[..., top : top + high, left : left + wide] = images[order][..., top : top + high, left : left + wide]
+    return mixed, share * targets + (1 - share) * targets[order]
+
+
+class _MixPrepareBatch:
+    """``prepare_batch`` that mixes each batch, by :func:`mix_batch`."""
+
+    def __init__(self, num_classes: int, alpha: float, seed: int) -> None:
+        self.num_classes, self.alpha, self.rng = num_classes, alpha, np.random.default_rng(seed)
+
+    def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **options: Any) -> tuple[Tensor, Tensor]:
+        image, label = default_prepare_batch(batchdata, device, non_blocking, **options)
+        return mix_batch(image, functional.one_hot(label, self.num_classes).float(), self.alpha, self.rng)
+
+
 @dataclass(frozen=True)
 class ClassifierTraining:
     """A recipe that fits a classifier: the same number of optimiser steps whatever the data.
@@ -55,6 +99,7 @@ class ClassifierTraining:
         learning_rate: peak of a warm-up and cosine schedule, AdamW.
         weight_decay: of AdamW.
         label_smoothing: of the cross-entropy.
+        mixing: the parameter of :func:`mix_batch`; 0 mixes nothing.
         device: where to train.
         num_workers: worker processes that load.
     """
@@ -65,6 +110,7 @@ class ClassifierTraining:
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.1
+    mixing: float = 0.0
     device: str | torch.device = "cpu"
     num_workers: int = 0
 
@@ -100,6 +146,7 @@ class ClassifierTraining:
             ),
             network=network,
             optimizer=optimizer,
+            prepare_batch=_MixPrepareBatch(num_classes, self.mixing, seed) if self.mixing else default_prepare_batch,
             loss_function=nn.CrossEntropyLoss(label_smoothing=self.label_smoothing),
             train_handlers=[LrScheduleHandler(schedule, print_lr=False, epoch_level=False), FiniteLoss()],
             amp=torch.device(self.device).type == "cuda",

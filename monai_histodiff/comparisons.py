@@ -137,7 +137,6 @@ def verdict(
     metric: str = "balanced accuracy",
     adjusted: float | None = None,
     claims: int = 1,
-    subject: str = "The selected synthetic patches",
 ) -> tuple[str, str]:
     """What the interval of G - C says: the outcome in a word, and in a plain sentence.
 
@@ -147,7 +146,6 @@ def verdict(
         metric: its name in the sentence.
         adjusted: Holm-adjusted p-value; a claim needs it below 0.05 too. ``None``: this is the only claim.
         claims: number of claims that it is adjusted for.
-        subject: begins the sentence; plural.
 
     Returns:
         ``"helps"``, ``"hurts"``, ``"same"`` or ``"soft"`` (no verdict), and the sentence.
@@ -160,9 +158,9 @@ def verdict(
         corrected = f"its p-value, corrected for {claims} claims, is {adjusted:.2f}"
         return "same", f"No difference shown: {change}; the interval excludes zero, but {corrected}."
     if low > 0:
-        return "helps", f"{subject} help: {change}."
+        return "helps", f"The selected synthetic patches help: {change}."
     if high < 0:
-        return "hurts", f"{subject} hurt: {change}. Do not use them."
+        return "hurts", f"The selected synthetic patches hurt: {change}. Do not use them."
     least = POINTS * difference.get("detectable", float("nan"))
     power = "" if np.isnan(least) else f" Only a true change of {least:.1f} points or more would be found four times in five."
     return "same", f"No difference shown: {change}.{power}"

@@ -1,8 +1,15 @@
-"""The verdict's experiment: the same classifier, trained for the same steps, on arms that differ only in their data."""
+"""The verdict's experiment: the same classifier, trained by the same recipe, on arms that differ only in their data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -11,58 +18,26 @@ from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_histodiff import arms as arms_module
+from monai_histodiff import classifiers, probes, stain, transforms
+from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels
 from monai_histodiff.bank import SyntheticBank
+from monai_histodiff.caching import cached, fingerprint
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining, predict
-from monai_histodiff.comparisons import paired_difference, verdict
-from monai_histodiff.metrics import METRICS, class_recall, classification_metrics
+from monai_histodiff.comparisons import arm_interval, holm, paired_difference, verdict
+from monai_histodiff.critics import Critic
+from monai_histodiff.metrics import METRICS, class_recall, classification_metrics, reliability
 from monai_histodiff.patchsets import PatchSet
+from monai_histodiff.probes import colour_floors, linear_probe
 from monai_histodiff.transforms import SyntheticAugmentd
 
-__all__ = ["ARMS", "Evaluation", "arm_bank", "colour_floors", "five_crops"]
+__all__ = ["Evaluation", "five_crops"]
 
-ARMS = {
-    "A": "real patches, no augmentation",
-    "C": "real + strong classical augmentation",
-    "F": "C + random synthetic patches",
-    "G": "C + selected synthetic patches",
-    "H": "C + lowest-scored synthetic patches",
-    "S": "C + selected synthetic patches, labels shuffled",
-    "I": "selected synthetic patches only, with C's augmentation",
-}
-
-
-def arm_bank(arm: str, candidates: Candidates, classes: Sequence[str], seed: int = 0) -> SyntheticBank | None:
-    """The synthetic patches of an arm; every synthetic arm has as many of each class as were accepted.
-
-    Args:
-        arm: a key of :data:`ARMS`.
-        candidates: all candidates with their outcome.
-        classes: class names.
-        seed: of the random draw (F) and of the shuffle (S).
-
-    Raises:
-        ValueError: there is no such arm.
-    """
-    if arm not in ARMS:
-        raise ValueError(f"arm must be one of {sorted(ARMS)}, got '{arm}'")
-    if arm in ("A", "C"):
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    chosen = candidates.accepted.nonzero()[:, 0]
-    if arm == "S":
-        labels = candidates.labels.clone()
-        labels[chosen] = labels[chosen[torch.randperm(len(chosen), generator=generator)]]
-        shuffled = Candidates(**{**candidates.__dict__, "labels": labels})
-        return shuffled.bank(chosen, classes)
-    if arm in ("F", "H"):
-        parts = []
-        for k in range(len(classes)):
-            rows = (candidates.labels == k).nonzero()[:, 0]
-            order = torch.randperm(len(rows), generator=generator) if arm == "F" else candidates.confidence[rows].argsort()
-            parts.append(rows[order[: int(candidates.accepted[rows].sum())]])
-        chosen = torch.cat(parts)
-    return candidates.bank(chosen, classes)
+PRIMARY = "G-C"
+CLAIM = "balanced_accuracy"
+PROBE_VIEWS = 8  # augmented views of each labelled patch that the linear probe is fitted on
+MIXING = 1.0
 
 
 def five_crops(images: Tensor, size: int) -> Tensor:
@@ -75,43 +50,11 @@ def five_crops(images: Tensor, size: int) -> Tensor:
     return torch.stack([middle, *corners])
 
 
-def colour_floors(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int, ridge: float = 1e-2
-) -> dict[str, dict[str, float]]:
-    """What colour alone achieves: ridge regression on the mean colour, and on 16-bin histograms of each channel.
-
-    Args:
-        train: uint8 patches ``N x 3 x H x W``.
-        train_labels: shape ``N``.
-        test: uint8 patches ``M x 3 x H x W``.
-        test_labels: shape ``M``.
-        num_classes: number of classes.
-        ridge: regularisation, as a fraction of ``N``.
-
-    Returns:
-        Metrics for ``"mean colour"`` and ``"colour histogram"``.
-    """
-
-    def mean(x: Tensor) -> Tensor:
-        return x.float().mean((2, 3)) / 255
-
-    def histogram(x: Tensor) -> Tensor:
-        bins = (x // 16).long().flatten(2)
-        return torch.zeros(*bins.shape[:2], 16).scatter_add_(2, bins, torch.ones(bins.shape)).flatten(1) / bins.shape[2]
-
-    floors = {}
-    for name, features in (("mean colour", mean), ("colour histogram", histogram)):
-        a, b = features(train), features(test)
-        centre, spread = a.mean(0), a.std(0).clamp(min=1e-6)
-        a, b = ((torch.nn.functional.pad((v - centre) / spread, (0, 1), value=1.0)).double() for v in (a, b))
-        target = torch.nn.functional.one_hot(train_labels, num_classes).double()
-        weights = torch.linalg.solve(a.T @ a + ridge * len(a) * torch.eye(a.shape[1]), a.T @ target)
-        floors[name] = classification_metrics(torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy())
-    return floors
-
-
 class Evaluation:
     """Trains every arm with every seed and compares them.
+
+    Optimiser, schedule, batch size and number of steps are those of ``training`` in every arm but A, whose steps are the
+    share ``1 - prob`` of them: it sees real patches as often as G does, and stops. B goes on to the full number.
 
     Args:
         labelled: the real labelled training patches.
@@ -120,14 +63,21 @@ class Evaluation:
         training: the recipe, the same for every arm.
         crop: brings real training patches to ``size`` (it may be random).
         classical: the strong classical augmentation, ending in floating-point patches in [0, 1].
-        plain: brings a patch to floating point in [0, 1] and nothing else (arm A).
-        arms: keys of :data:`ARMS`; ``"C"`` must be among them.
+        plain: brings a patch to floating point in [0, 1] and nothing else (arms A and B).
+        arms: keys of :data:`~monai_histodiff.arms.ARMS`; ``"C"`` must be among them.
         seeds: one training of each arm for each.
-        prob: probability of a synthetic patch in the synthetic arms.
+        prob: probability of a patch from the bank in arms E, F, G, G0, H and S.
         size: height and width that the classifier sees.
+        pool: training patches that were not drawn as labelled (arm E). Their labels are not read.
+        critic: pseudo-labels the pool, at its threshold (arm E).
+        published: candidates of the published method, with their outcome (arm G0).
+        features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D`` (arm J).
+        cache_dir: keeps the test probabilities of each arm and seed, under the hash of all that they depend on: an
+            interrupted run resumes, and another arm or seed costs only itself.
 
     Raises:
-        ValueError: an arm is unknown, C is missing, no seed is given, or training and test groups overlap.
+        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, or training and test groups
+            overlap.
     """
 
     def __init__(
@@ -143,70 +93,155 @@ class Evaluation:
         seeds: Sequence[int] = (0, 1, 2),
         prob: float = 0.5,
         size: int = 128,
+        pool: PatchSet | None = None,
+        critic: Critic | None = None,
+        published: Candidates | None = None,
+        features: Callable[[Tensor], Tensor] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if any(a not in ARMS for a in arms) or "C" not in arms:
             raise ValueError(f"arms must be among {sorted(ARMS)} and include 'C', got {list(arms)}")
         if not seeds:
             raise ValueError("at least one seed is needed, got none")
-        shared = sorted(set(labelled.groups) & set(test.groups))
-        if shared:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must differ, got {list(seeds)}")
+        given = {"pool": pool, "critic": critic, "published": published, "features": features}
+        for arm in arms:
+            if missing := [name for name in NEEDS.get(arm, ()) if given[name] is None]:
+                raise ValueError(f"arm {arm} needs {' and '.join(NEEDS[arm])}, got no {' and no '.join(missing)}")
+        real = set(labelled.groups) | (set(pool.groups) if pool is not None else set())
+        if shared := sorted(real & set(test.groups)):
             raise ValueError(f"training and test groups must be disjoint, got {len(shared)} in both, such as '{shared[0]}'")
         self.labelled, self.test, self.candidates, self.training = labelled, test, candidates, training
         self.crop, self.classical, self.plain, self.prob, self.size = crop, classical, plain, prob, size
-        self.arms, self.seeds = tuple(arms), tuple(int(s) for s in seeds)
+        self.arms, self.seeds = tuple(dict.fromkeys(arms)), tuple(int(s) for s in seeds)
+        self.pool, self.critic, self.published, self.features = pool, critic, published, features
+        self.cache_dir = cache_dir
         self.probabilities: dict[str, list[np.ndarray]] = {}
+        self.seconds: dict[str, list[float]] = {}
+        self._pseudo: SyntheticBank | None = None
+        self._augmentation = {name: fingerprint(crop, self._augment(name)) for name in self.arms}
 
     def run(self) -> dict[str, list[np.ndarray]]:
         """Train all arms and return their test probabilities, one array for each seed; also in :attr:`probabilities`."""
-        real = [self.labelled[i] for i in range(len(self.labelled))]
-        items = [{"image": d["image"], "label": d["label"]} for d in real]
+        items = [{"image": d["image"], "label": d["label"]} for d in (self.labelled[i] for i in range(len(self.labelled)))]
         test = five_crops(self.test.images(), self.size)
-        classes = self.labelled.classes
-        self.probabilities = {}
+        data = fingerprint(items, test, self.labelled.classes, _code())
+        self.probabilities, self.seconds = {}, {}
         for seed in self.seeds:
             for arm in self.arms:
-                bank = arm_bank(arm, self.candidates, classes, seed)
-                mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=1.0 if arm == "I" else self.prob)]
-                keep = _KeepPair()
-                transform = Compose([self.crop, *mix, keep, self.plain if arm == "A" else self.classical])
-                network = self.training(items, transform, len(classes), seed, f"arm {arm}, seed {seed}")
-                views = torch.stack([torch.softmax(predict(network, view), 1) for view in test])
-                self.probabilities.setdefault(arm, []).append(views.mean(0).double().numpy())
+                bank = self._bank(arm, seed)
+                content = None if bank is None else (bank.images, self._share(arm), arm == "E")
+                features = self.features if arm == "J" else None
+                key = fingerprint(data, self._augmentation[arm], self._recipe(arm), content, features, seed)
+
+                fit = partial(self._train, arm, bank) if features is None else partial(self._probe, features)
+                found = cached(self.cache_dir, f"{arm}-{seed}-{key[:40]}", partial(_timed, fit, items, test, seed))
+                self.probabilities.setdefault(arm, []).append(found["probabilities"])
+                self.seconds.setdefault(arm, []).append(float(found["seconds"]))
         return self.probabilities
 
-    def results(self, comparisons: Sequence[str] = ("G-C", "G-F", "G-S", "G-A"), draws: int = 1000) -> dict[str, Any]:
-        """Metrics of every arm and seed, differences with intervals, recall, floors and the verdict, as plain values."""
-        labels, classes = self.test.labels.numpy(), self.labelled.classes
-        arms: dict[str, dict[str, list[float]]] = {}
+    def results(self, comparisons: Sequence[str] = COMPARISONS, draws: int = 1000) -> dict[str, Any]:
+        """Metrics of every arm and seed, differences with intervals, claims, recall, floors and the verdict, as plain values.
+
+        The claims are the ``comparisons`` whose arms were run, in balanced accuracy; their p-values are corrected for one
+        another by Holm's method.
+        """
+        labels, groups, classes = self.test.labels.numpy(), self.test.groups, self.labelled.classes
+        scores: dict[str, dict[str, list[float]]] = {}
         recall: dict[str, dict[str, list[float]]] = {}
         for arm, runs in self.probabilities.items():
             each = [classification_metrics(p, labels) for p in runs]
-            arms[arm] = {m: [e[m] for e in each] for m in METRICS}
+            scores[arm] = {m: [e[m] for e in each] for m in METRICS}
             per_class = [class_recall(p, labels) for p in runs]
             recall[arm] = {name: [float(r[k]) for r in per_class] for k, name in enumerate(classes)}
-        differences = {}
-        for name in tqdm(comparisons, desc="bootstrap"):
-            a, b = name.split("-")
-            if a in self.probabilities and b in self.probabilities:
-                differences[name] = paired_difference(self.probabilities[a], self.probabilities[b], labels, self.test.groups, draws)
+        pairs = {name: name.split("-") for name in comparisons}
+        asked = {name: [self.probabilities[arm] for arm in pair] for name, pair in pairs.items() if set(pair) <= set(scores)}
+        found = {name: paired_difference(a, b, labels, groups, draws) for name, (a, b) in tqdm(asked.items(), desc="bootstrap")}
+        claims = self._claims({name: metrics[CLAIM] for name, metrics in found.items()})
         crop = CenterSpatialCrop(self.size)
         train, test = (torch.stack([torch.as_tensor(crop(x)) for x in p.images()]) for p in (self.labelled, self.test))
-        accepted = int(self.candidates.accepted.sum())
         outcome, sentence = "soft", "Not tested: arm G was not run."
-        if accepted == 0:
+        if not self.candidates.accepted.any():
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
-        elif "G-C" in differences:
-            outcome, sentence = verdict(differences["G-C"]["balanced_accuracy"], len(self.seeds))
+        elif PRIMARY in claims:
+            outcome, sentence = claims[PRIMARY]["outcome"], claims[PRIMARY]["sentence"]
+        interval = ("mean", "low", "high")
         return {
-            "arms": arms,
-            "arm_names": {a: ARMS[a] for a in arms},
-            "differences": differences,
+            "arms": scores,
+            "arm_names": {arm: ARMS[arm] for arm in scores},
+            "intervals": {arm: arm_interval(runs, labels, groups, draws) for arm, runs in self.probabilities.items()},
+            "differences": {n: {m: {k: row[k] for k in interval} for m, row in f.items()} for n, f in found.items()},
+            "claims": claims,
             "recall": recall,
+            "reliability": {a: reliability(np.concatenate(r), np.tile(labels, len(r))) for a, r in self.probabilities.items()},
             "floors": colour_floors(train, self.labelled.labels, test, self.test.labels, len(classes)),
             "seeds": list(self.seeds),
             "outcome": outcome,
             "verdict": sentence,
         }
+
+    def _claims(self, found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+        adjusted = holm({name: row["p"] for name, row in found.items()})
+        claims = {}
+        for name, row in found.items():
+            outcome, sentence = verdict(row, len(self.seeds), adjusted=adjusted[name], claims=len(found))
+            extra = {key: row[key] for key in ("p", "detectable", "group_error", "seed_error")}
+            claims[name] = {**extra, "p_holm": adjusted[name], "outcome": outcome}
+            if name == PRIMARY:
+                claims[name]["sentence"] = sentence
+        return claims
+
+    def _augment(self, arm: str) -> Any:
+        return self.plain if arm in ("A", "B") else self.classical
+
+    def _recipe(self, arm: str) -> ClassifierTraining:
+        if arm == "A":
+            return replace(self.training, steps=max(1, round((1 - self.prob) * self.training.steps)))
+        return replace(self.training, mixing=MIXING) if arm == "D" else self.training
+
+    def _share(self, arm: str) -> float:
+        return 1.0 if arm == "I" else self.prob
+
+    def _bank(self, arm: str, seed: int) -> SyntheticBank | None:
+        if arm == "E" and self.pool is not None and self.critic is not None:
+            if self._pseudo is None:
+                threshold, classes = float(self.critic.threshold), self.labelled.classes
+                self._pseudo = pseudo_labels(self.pool, self.critic.probabilities, threshold, classes, self.size)
+            return self._pseudo
+        if arm in ("A", "B", "C", "D", "J"):
+            return None
+        source = self.published if arm == "G0" and self.published is not None else self.candidates
+        return arm_bank(arm, source, self.labelled.classes, seed)
+
+    def _train(self, arm: str, bank: SyntheticBank | None, items: Sequence[Any], test: Tensor, seed: int) -> Tensor:
+        """Test probabilities ``views x N x K`` of a classifier trained on an arm."""
+        mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=self._share(arm))]
+        first = [*mix, self.crop] if arm == "E" else [self.crop, *mix]  # pseudo-labelled patches are whole, synthetic ones are not
+        transform = Compose([*first, _KeepPair(), self._augment(arm)])
+        network = self._recipe(arm)(items, transform, len(self.labelled.classes), seed, f"arm {arm}, seed {seed}")
+        return torch.stack([torch.softmax(predict(network, view), 1) for view in test])
+
+    def _probe(self, features: Callable[[Tensor], Tensor], items: Sequence[Any], test: Tensor, seed: int) -> Tensor:
+        """Test probabilities ``views x N x K`` of a linear probe, fitted on augmented views of the labelled patches."""
+        transform = Compose([self.crop, _KeepPair(), self.classical]).set_random_state(seed)
+        views: list[Any] = [transform(item) for item in items for _ in range(PROBE_VIEWS)]
+        train = features(torch.stack([torch.as_tensor(view["image"]) for view in views]).float())
+        labels = torch.tensor([int(view["label"]) for view in views])
+        return torch.stack([linear_probe(train, labels, features(view), len(self.labelled.classes)) for view in test])
+
+
+def _timed(fit: Callable[..., Tensor], items: Sequence[Any], test: Tensor, seed: int) -> dict[str, np.ndarray]:
+    start = time.perf_counter()
+    probabilities = fit(items, test, seed).mean(0).double().numpy()
+    return {"probabilities": probabilities, "seconds": np.array(time.perf_counter() - start)}
+
+
+def _code() -> list[str]:
+    """What the probabilities depend on besides data and settings: this code, and the packages below it."""
+    modules = (sys.modules[__name__], arms_module, classifiers, probes, stain, transforms)
+    sources = [inspect.getsource(module) for module in modules]
+    return [*sources, *(version(name) for name in ("monai", "torch", "numpy"))]
 
 
 class _KeepPair:

@@ -125,6 +125,11 @@ class PatchSet(Sequence):
         keep = [r for r in self.records if split in (None, r.split) and label in (None, r.label)]
         return self._with(keep)
 
+    def without(self, other: PatchSet) -> PatchSet:
+        """The patches of this set that ``other``, drawn from the same sources, does not hold."""
+        drawn = {(r.source, r.path) for r in other.records}
+        return self._with([r for r in self.records if (r.source, r.path) not in drawn])
+
     def weights(self, power: float = 0.5) -> torch.Tensor:
         """Sampling weight ``n_group ** -power`` for each patch, so that a few large groups do not drown the others."""
         sizes = Counter(self.groups)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.networks.nets import DiffusionModelUNet
 
-from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder, PatchSet
+from monai_histodiff import Candidates, LatentClassifier, LatentDiffusion, PatchAutoencoder, PatchSet
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 
 CLASSES = ("blue", "pink", "violet")
@@ -61,6 +61,16 @@ def write_patch_set(draw_patches: DrawPatches) -> WritePatchSet:
 def patch_set(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
     """Three classes of six patches 32 x 32, two to a group, without a split."""
     return PatchSet.open(write_patch_set(tmp_path_factory.mktemp("patches") / "set"))
+
+
+@pytest.fixture(scope="session")
+def candidates(draw_patches: DrawPatches) -> Candidates:
+    """Six candidates 32 x 32 of each class, of which the first and the third were accepted."""
+    images = torch.from_numpy(np.concatenate([draw_patches(k, 6, 32, seed=50) for k in range(3)])).permute(0, 3, 1, 2)
+    reasons = ["accepted", "low confidence", "accepted", "low confidence", "low confidence", "near copy"]
+    confidence = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.3, 0.95]).repeat(3)
+    labels, n = torch.arange(3).repeat_interleave(6), 18
+    return Candidates(images, labels, torch.arange(n), confidence, torch.ones(n), torch.zeros(n, dtype=torch.long), reasons * 3)
 
 
 @pytest.fixture(scope="session")

@@ -252,10 +252,6 @@ def test_a_claim_must_survive_the_correction_for_the_others(difference: dict[str
     assert verdict(difference, 5, adjusted=float("nan"), claims=4)[0] == "same"
 
 
-def test_the_subject_begins_the_sentence() -> None:
-    assert verdict(GAIN, 5, subject="Pseudo-labels")[1].startswith("Pseudo-labels help: ")
-
-
 # --- families of claims ---
 
 

@@ -9,23 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSES, COLOURS
 from monai.transforms import Compose, Identityd, RandAxisFlipd, RandSpatialCropd, ScaleIntensityRanged
 
-from monai_histodiff import Candidates, ClassifierTraining, Evaluation, PatchClassifier, PatchSet
-from monai_histodiff.evaluation import ARMS, arm_bank, colour_floors, five_crops
+from monai_histodiff import Candidates, ClassifierTraining, Critic, Evaluation, PatchClassifier, PatchSet
+from monai_histodiff.arms import ARMS
+from monai_histodiff.evaluation import five_crops
 from monai_histodiff.results import gallery, run_and_report
-
-CLASSES = ("blue", "pink", "violet")
-REASONS = ["accepted", "low confidence", "accepted", "low confidence", "low confidence", "near copy"]
-
-
-@pytest.fixture(scope="module")
-def candidates(draw_patches: Callable[..., np.ndarray]) -> Candidates:
-    images = torch.from_numpy(np.concatenate([draw_patches(k, 6, 32, seed=50) for k in range(3)])).permute(0, 3, 1, 2)
-    labels = torch.arange(3).repeat_interleave(6)
-    confidence = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.3, 0.95]).repeat(3)
-    n = len(labels)
-    return Candidates(images, labels, torch.arange(n), confidence, torch.ones(n), torch.zeros(n, dtype=torch.long), REASONS * 3)
 
 
 @pytest.fixture(scope="module")
@@ -52,50 +42,24 @@ def evaluation(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidate
     return Evaluation(**{**settings, **options})
 
 
-def test_every_synthetic_arm_has_as_many_patches_as_were_accepted(candidates: Candidates) -> None:
-    assert arm_bank("A", candidates, CLASSES) is None and arm_bank("C", candidates, CLASSES) is None
-    for arm in ("F", "G", "H", "I"):
-        bank = arm_bank(arm, candidates, CLASSES)
-        assert bank is not None and [bank.count(k) for k in range(3)] == [2, 2, 2], arm
-    shuffled = arm_bank("S", candidates, CLASSES, seed=1)
-    assert shuffled is not None and len(shuffled) == 6
-    selected = arm_bank("G", candidates, CLASSES)
-    assert selected is not None and selected.confidence[0].tolist() == pytest.approx([0.9, 0.8])
-    assert sorted(int(s) for k in range(3) for s in shuffled.seeds[k]) == sorted(int(s) for k in range(3) for s in selected.seeds[k])
-    assert any(shuffled.seeds[k].tolist() != selected.seeds[k].tolist() for k in range(3))
+def colours(patches: torch.Tensor) -> torch.Tensor:
+    return patches.float().mean((2, 3)) / (255 if patches.dtype == torch.uint8 else 1)
 
 
-def test_shuffled_patches_are_the_selected_ones_under_other_labels(candidates: Candidates) -> None:
-    selected, shuffled = (arm_bank(arm, candidates, CLASSES, seed=2) for arm in "GS")
-    assert selected is not None and shuffled is not None
-    own = {int(s): (k, v) for k in range(3) for s, v in zip(selected.seeds[k], selected.images[k], strict=True)}
-    moved = 0
-    for k in range(3):
-        assert shuffled.count(k) == 2, "as many of each class as were accepted"
-        for seed, image in zip(shuffled.seeds[k].tolist(), shuffled.images[k], strict=True):
-            assert torch.equal(image, own[seed][1])
-            moved += own[seed][0] != k
-    assert moved >= 2
-    assert candidates.labels.tolist() == [k for k in range(3) for _ in range(6)], "the candidates themselves keep their labels"
+class Judge(torch.nn.Module):
+    """A member of a critic that knows the three colours."""
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return -50 * torch.cdist(colours(patches), torch.tensor(COLOURS) / 255)
 
 
-def test_classes_with_unequal_numbers_of_accepted_patches(candidates: Candidates) -> None:
-    reasons = ["accepted"] * 4 + ["near copy"] * 2 + ["low confidence"] * 6 + ["over quota"] * 5 + ["accepted"]
-    uneven = Candidates(**{**candidates.__dict__, "reasons": reasons})
-    for arm in "FGHSI":
-        bank = arm_bank(arm, uneven, CLASSES, seed=5)
-        assert bank is not None and [bank.count(k) for k in range(3)] == [4, 0, 1], arm
-    low = arm_bank("H", uneven, CLASSES)
-    assert low is not None and low.confidence[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.8])
-
-
-def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(candidates: Candidates) -> None:
-    low = arm_bank("H", candidates, CLASSES)
-    assert low is not None and sorted(low.confidence[1].tolist()) == pytest.approx([0.1, 0.2])
-    draws = {tuple(arm_bank("F", candidates, CLASSES, seed=s).seeds[0].tolist()) for s in range(10)}  # type: ignore[union-attr]
-    assert len(draws) > 3
-    with pytest.raises(ValueError, match="arm must be one of"):
-        arm_bank("Z", candidates, CLASSES)
+def everything(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> dict[str, Any]:
+    """Half of the labels, and all that any arm needs."""
+    critic, labelled = Critic([Judge()], 3), parts[1].few(3)
+    critic.threshold.fill_(0.5)
+    published = Candidates(**{**candidates.__dict__, "images": candidates.images.flip(3), "reasons": ["accepted"] * 18})
+    pool = parts[1].without(labelled)
+    return {"labelled": labelled, "pool": pool, "critic": critic, "published": published, "features": colours}
 
 
 def test_five_crops_cover_centre_and_corners() -> None:
@@ -108,21 +72,16 @@ def test_five_crops_cover_centre_and_corners() -> None:
     assert oblong.shape == (5, 1, 1, 4, 4) and [int(c[0, 0, 0, 0]) for c in oblong] == [1, 0, 2, 0, 2]
 
 
-def test_colour_floors_see_colour_and_nothing_else(parts: tuple[PatchSet, PatchSet, PatchSet]) -> None:
-    _, train, test = parts
-    floors = colour_floors(train.images(), train.labels, test.images(), test.labels, 3)
-    assert floors["mean colour"]["balanced_accuracy"] == 1.0 == floors["colour histogram"]["balanced_accuracy"]
-    grey = [p.images().float().mean((1, 2, 3), keepdim=True).expand(-1, 3, 8, 8).mean(0, keepdim=True) for p in (train, test)]
-    same = [g.round().to(torch.uint8).expand(len(p), -1, -1, -1).contiguous() for g, p in zip(grey, (train, test), strict=True)]
-    assert colour_floors(same[0], train.labels, same[1], test.labels, 3)["mean colour"]["balanced_accuracy"] == pytest.approx(1 / 3)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"arms": ["C", "Z"]}, "arms must be among .* got \\['C', 'Z'\\]"),
         ({"arms": ["G"]}, "include 'C', got \\['G'\\]"),
         ({"seeds": []}, "at least one seed"),
+        ({"seeds": [1, 2, 1]}, "seeds must differ, got \\[1, 2, 1\\]"),
+        ({"arms": ["C", "E"]}, "arm E needs pool and critic, got no pool and no critic"),
+        ({"arms": ["C", "G0"]}, "arm G0 needs published, got no published"),
+        ({"arms": ["C", "J"]}, "arm J needs features, got no features"),
     ],
 )
 def test_errors(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, options: dict[str, Any], message: str) -> None:
@@ -133,21 +92,28 @@ def test_errors(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidat
 def test_overlapping_groups_are_refused(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
     with pytest.raises(ValueError, match="training and test groups must be disjoint, got 9 in both"):
         evaluation(parts, candidates, test=parts[1])
+    with pytest.raises(ValueError, match="training and test groups must be disjoint, got 12 in both"):
+        evaluation(parts, candidates, pool=parts[2])
 
 
 def test_all_arms_run_pair_by_seed_and_are_reproducible(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
-    first = evaluation(parts, candidates, arms=list(ARMS), seeds=[0, 1])
+    first = evaluation(parts, candidates, arms=list(ARMS), seeds=[0, 1], **everything(parts, candidates))
     first.run()
     results = json.loads(json.dumps(first.results(draws=20)))
     assert list(results["arms"]) == list(ARMS) and all(len(v) == 2 for a in results["arms"].values() for v in a.values())
-    assert set(results["differences"]) == {"G-C", "G-F", "G-S", "G-A"} and set(results["recall"]["C"]) == set(CLASSES)
+    assert set(results["differences"]) == {"G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A"} == set(results["claims"])
+    assert set(results["recall"]["C"]) == set(CLASSES)
+    assert set(results["differences"]["G-C"]["auc"]) == {"mean", "low", "high"}
+    for arm, runs in first.probabilities.items():
+        assert results["intervals"][arm]["accuracy"]["mean"] == pytest.approx(np.mean(results["arms"][arm]["accuracy"]))
+        assert sum(row["share"] for row in results["reliability"][arm]) == pytest.approx(1) and len(runs) == 2
     gain = np.subtract(results["arms"]["G"]["macro_f1"], results["arms"]["C"]["macro_f1"]).mean()
     assert results["differences"]["G-C"]["macro_f1"]["mean"] == pytest.approx(gain)
     assert results["outcome"] == "soft" and "for want of seeds" in results["verdict"]
     for runs in first.probabilities.values():
         for probabilities in runs:
             assert probabilities.shape == (24, 3) and np.allclose(probabilities.sum(1), 1)
-    again = evaluation(parts, candidates, arms=["C", "G"], seeds=[1])
+    again = evaluation(parts, candidates, arms=["C", "G"], seeds=[1], **everything(parts, candidates))
     for _ in range(2):
         again.run()
         assert len(again.probabilities["G"]) == 1, "a second run replaces the first"
@@ -156,37 +122,123 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(parts: tuple[PatchSet, P
 
 def test_arms_see_the_data_that_they_are_named_after(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
     seen: list[tuple[str, int, torch.Tensor]] = []
+    recipes = {}
 
     class Recorder(ClassifierTraining):
         def __call__(self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit") -> torch.nn.Module:
             transform.set_random_state(seed)
+            arm = name.split()[1].rstrip(",")
+            recipes[arm] = (self.steps, self.mixing)
             for item in [transform(data[i % len(data)]) for i in range(60)]:
                 assert set(item) == {"image", "label"}
-                seen.append((name[4], item["label"], (item["image"] * 255).round().to(torch.uint8)))
+                seen.append((arm, item["label"], (item["image"] * 255).round().to(torch.uint8)))
             return PatchClassifier(num_classes, width=8).eval()
 
     scale = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
-    evaluation(parts, candidates, training=Recorder(), arms=list(ARMS), seeds=[3], classical=scale, prob=0.4).run()
-    real = {bytes(d["image"].numpy().tobytes()): d["label"] for d in parts[1]}
+    given = everything(parts, candidates)
+    run = evaluation(parts, candidates, training=Recorder(steps=50), arms=list(ARMS), seeds=[3], classical=scale, prob=0.4, **given)
+    run.run()
+    assert recipes.pop("A") == (30, 0), "as many steps as G shows real patches"
+    assert recipes.pop("D") == (50, 1) and set(recipes.values()) == {(50, 0)} and set(recipes) == set(ARMS) - {"A", "D", "J"}
+    real, pool = ({d["image"].numpy().tobytes(): d["label"] for d in part} for part in (given["labelled"], given["pool"]))
     accepted = candidates.accepted.tolist()
     made = {image.numpy().tobytes(): (int(k), ok) for image, k, ok in zip(candidates.images, candidates.labels, accepted, strict=True)}
-    for arm in ARMS:
+    other = {image.numpy().tobytes(): int(k) for image, k in zip(given["published"].images, candidates.labels, strict=True)}
+    for arm in set(ARMS) - {"J"}:
         rows = [(label, image.numpy().tobytes()) for name, label, image in seen if name == arm]
         synthetic = [(label, *made[image]) for label, image in rows if image in made]
+        added = [(label, source[image]) for source in (pool, other) for label, image in rows if image in source]
         assert len(rows) == 60 and all(label == real[image] for label, image in rows if image in real)
-        assert len(synthetic) + sum(image in real for _, image in rows) == 60
-        if arm in "AC":
+        assert len(synthetic) + len(added) + sum(image in real for _, image in rows) == 60
+        assert bool(added) == (arm in ("E", "G0")) and all(label == k for label, k in added)
+        if arm in ("A", "B", "C", "D", "E", "G0"):
             assert not synthetic
         elif arm == "I":
             assert len(synthetic) == 60
-        else:
-            assert 12 <= len(synthetic) <= 36, "about 40 % of them"
+        if arm in "FGHSEG0":
+            assert 12 <= len(synthetic) + len(added) <= 36, "about 40 % of them"
         if arm in "GI":
             assert all(label == k and ok for label, k, ok in synthetic)
         if arm in "FH":
             assert all(label == k for label, k, _ in synthetic) and not all(ok for *_, ok in synthetic)
         if arm == "S":
             assert any(label != k for label, k, _ in synthetic) and all(ok for *_, ok in synthetic)
+
+
+def test_the_probe_sees_augmented_labelled_patches(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+    run = evaluation(parts, candidates, arms=["C", "J"], seeds=[0, 1], **everything(parts, candidates))
+    run.run()
+    assert run.results(draws=5)["arms"]["J"]["balanced_accuracy"] == [1.0, 1.0], "colour tells these classes apart"
+
+
+def test_a_claim_is_corrected_for_the_others(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+    run = evaluation(parts, candidates, arms=["C", "F", "G"], seeds=[0, 1, 2])
+    right = np.eye(3)[parts[2].labels]
+    noise = np.random.default_rng(0).dirichlet(np.ones(3), 24)
+    run.probabilities = {"C": [noise] * 3, "F": [right] * 3, "G": [right] * 3}
+    found = run.results(draws=200)
+    assert found["differences"]["G-C"]["balanced_accuracy"]["low"] > 0 and found["outcome"] == "helps"
+    assert found["claims"]["G-C"]["p_holm"] == pytest.approx(2 * found["claims"]["G-C"]["p"]) and found["claims"]["G-F"]["p_holm"] == 1
+    assert found["verdict"] == found["claims"]["G-C"]["sentence"] and found["claims"]["G-F"]["outcome"] == "same"
+
+
+class Counted(ClassifierTraining):
+    """Counts the trainings, and fails at the one that it is told to."""
+
+    log: list[str] = []
+    fail_at: int = -1
+
+    def __call__(self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit") -> torch.nn.Module:
+        if len(self.log) == self.fail_at:
+            raise KeyboardInterrupt
+        self.log.append(name)
+        return super().__call__(data, transform, num_classes, seed, name)
+
+
+def tiny(num_classes: int) -> torch.nn.Module:
+    return PatchClassifier(num_classes, width=8)
+
+
+def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(**options: Any) -> list[str]:
+        monkeypatch.setattr(Counted, "log", [])
+        settings = {"training": Counted(network=tiny, steps=3, batch_size=4), "arms": ["C", "G"], "seeds": [0, 1]}
+        run = evaluation(parts, options.pop("candidates", candidates), cache_dir=tmp_path / "cache", **{**settings, **options})
+        run.run()
+        seconds = run.seconds
+        assert all(np.isfinite(s) and s > 0 for v in seconds.values() for s in v)
+        results.append(run.probabilities)
+        return Counted.log
+
+    results: list[Any] = []
+    monkeypatch.setattr(Counted, "fail_at", 2)
+    with pytest.raises(KeyboardInterrupt):
+        trained()
+    assert Counted.log == ["arm C, seed 0", "arm G, seed 0"]
+    monkeypatch.setattr(Counted, "fail_at", -1)
+    assert trained() == ["arm C, seed 1", "arm G, seed 1"]
+    assert trained() == []
+    fresh = evaluation(parts, candidates, training=Counted(network=tiny, steps=3, batch_size=4), arms=["C", "G"], seeds=[0, 1])
+    for arm, runs in fresh.run().items():
+        np.testing.assert_allclose(results[-1][arm], runs, atol=1e-6)
+    assert trained(arms=["C", "F", "G"]) == ["arm F, seed 0", "arm F, seed 1"]
+    assert trained(seeds=[1, 2]) == ["arm C, seed 2", "arm G, seed 2"]
+    fewer = Candidates(**{**candidates.__dict__, "reasons": ["accepted"] + ["near copy"] * 17})
+    assert trained(candidates=fewer, seeds=[0]) == ["arm G, seed 0"], "C does not depend on the candidates"
+    assert trained(prob=0.25, seeds=[0]) == ["arm G, seed 0"]
+    for change in (
+        {"training": Counted(network=tiny, steps=4, batch_size=4)},
+        {"training": Counted(network=lambda num_classes: PatchClassifier(num_classes, width=4), steps=3, batch_size=4)},
+        {"classical": ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)},
+        {"labelled": parts[1].few(4)},
+        {"test": parts[2].few(7)},
+    ):
+        assert trained(seeds=[0], **change) == ["arm C, seed 0", "arm G, seed 0"], change
+    assert trained(seeds=[0], plain=Identityd("image")) == [], "neither arm uses it"
+    monkeypatch.setattr("monai_histodiff.evaluation._code", lambda: ["another version"])
+    assert len(trained(seeds=[0])) == 2
 
 
 def test_larger_patches_are_judged_by_five_crops(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:

@@ -1,0 +1,91 @@
+"""The arms of the verdict: what each one trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.bank import SyntheticBank
+from monai_histodiff.candidates import Candidates
+from monai_histodiff.patchsets import PatchSet
+
+__all__ = ["ARMS", "COMPARISONS", "NEEDS", "arm_bank", "pseudo_labels"]
+
+ARMS = {
+    "A": "real patches, no augmentation, as often as G shows them (fewer steps)",
+    "B": "real patches repeated, no augmentation",
+    "C": "real + strong classical augmentation",
+    "D": "C + mixup and cutmix",
+    "E": "C + pseudo-labelled real patches",
+    "F": "C + random synthetic patches",
+    "G": "C + selected synthetic patches",
+    "G0": "C + synthetic patches of the published method",
+    "H": "C + lowest-scored synthetic patches",
+    "S": "C + selected synthetic patches, labels shuffled",
+    "I": "selected synthetic patches only, with C's augmentation",
+    "J": "linear probe on self-supervised features",
+}
+COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A")
+NEEDS = {"E": ("pool", "critic"), "G0": ("published",), "J": ("features",)}
+
+
+def arm_bank(arm: str, candidates: Candidates, classes: Sequence[str], seed: int = 0) -> SyntheticBank:
+    """The synthetic patches of an arm; arms of the same candidates have as many of each class as were accepted.
+
+    Args:
+        arm: F, G, G0 (as G, of other candidates), H, S or I, see :data:`ARMS`.
+        candidates: all candidates with their outcome.
+        classes: class names.
+        seed: of the random draw (F) and of the shuffle (S).
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    if arm not in ("F", "G", "G0", "H", "I", "S"):
+        raise ValueError(f"an arm of synthetic patches must be F, G, G0, H, I or S, got '{arm}'")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = candidates.accepted.nonzero()[:, 0]
+    if arm == "S":
+        labels = candidates.labels.clone()
+        labels[chosen] = labels[chosen[torch.randperm(len(chosen), generator=generator)]]
+        return replace(candidates, labels=labels).bank(chosen, classes)
+    if arm in ("F", "H"):
+        parts = []
+        for k in range(len(classes)):
+            rows = (candidates.labels == k).nonzero()[:, 0]
+            order = torch.randperm(len(rows), generator=generator) if arm == "F" else candidates.confidence[rows].argsort()
+            parts.append(rows[order[: int(candidates.accepted[rows].sum())]])
+        chosen = torch.cat(parts)
+    return candidates.bank(chosen, classes)
+
+
+def pseudo_labels(
+    pool: PatchSet, judge: Callable[[Tensor], Tensor], threshold: float, classes: Sequence[str], size: int
+) -> SyntheticBank:
+    """Pseudo-label real patches: those whose most probable class reaches the threshold, under that class (Lee 2013).
+
+    The labels of the pool, if it has any, are not read.
+
+    Args:
+        pool: patches without labels, of one size.
+        judge: centre crops ``N x 3 x size x size``, uint8, to calibrated probabilities ``N x len(classes)``.
+        threshold: lowest accepted probability; that of the critic's target precision puts E and G under one rule.
+        classes: class names.
+        size: height and width of what the judge sees.
+
+    Returns:
+        Whole patches, to be cropped as the labelled ones are; the confidence is the judge's, the seed is the row in the pool.
+
+    Raises:
+        ValueError: the pool is empty.
+    """
+    if len(pool) == 0:
+        raise ValueError("arm E needs training patches that were not drawn as labelled, got none")
+    images = pool.images(size)
+    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
+    confidence, label = judge(images[..., top : top + size, left : left + size]).max(1)
+    rows = {k: ((label == k) & (confidence >= threshold)).nonzero()[:, 0] for k in range(len(classes))}
+    return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: confidence[r] for k, r in rows.items()}, rows, classes)

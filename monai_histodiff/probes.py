@@ -1,0 +1,124 @@
+"""Linear classifiers on fixed features: what colour alone achieves, and what self-supervised features achieve."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from monai_histodiff.distances import to_unit
+from monai_histodiff.encoders import PatchEncoder
+from monai_histodiff.metrics import classification_metrics
+from monai_histodiff.networks import LatentDiffusion
+
+__all__ = ["bundle_features", "colour_floors", "linear_probe"]
+
+Features = Callable[[Tensor], Tensor]
+
+
+def linear_probe(train: Tensor, labels: Tensor, test: Tensor, num_classes: int, penalty: float | None = None) -> Tensor:
+    """Multinomial logistic regression on standardised features, to convergence.
+
+    Minimises the summed cross-entropy plus ``penalty / 2`` times the squared weights (not the biases) by L-BFGS in float64.
+
+    Args:
+        train: features ``N x D``.
+        labels: shape ``N``.
+        test: features ``M x D``.
+        num_classes: number of classes.
+        penalty: by default ``D * num_classes / 100``, so that more features are not more freedom.
+
+    Returns:
+        Probabilities ``M x num_classes``, float64.
+
+    Raises:
+        ValueError: the shapes disagree.
+    """
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or labels.shape != train.shape[:1]:
+        shapes = (tuple(train.shape), tuple(labels.shape), tuple(test.shape))
+        raise ValueError(f"a probe needs features N x D, labels N and features M x D, got {shapes}")
+    penalty = train.shape[1] * num_classes / 100 if penalty is None else penalty
+    a, b = _standardised(train, test)
+    weight = torch.zeros(a.shape[1], num_classes, dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=torch.double, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        solver.zero_grad()
+        loss = functional.cross_entropy(a @ weight + bias, labels, reduction="sum") + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    solver.step(closure)
+    return torch.softmax(b @ weight + bias, 1).detach()
+
+
+def bundle_features(ldm_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> Features:
+    """Features of the patch encoder of a bundle, or, where it has none, the pooled latents of its autoencoder.
+
+    Args:
+        ldm_dir: a bundle with ``models/encoder.pt``, or else ``models/model.pt``.
+        device: where to compute.
+
+    Returns:
+        Patches ``N x 3 x H x W``, uint8 or in [0, 1], to float32 features ``N x D`` on the CPU. Pooled latents are the mean and
+        the standard deviation of each channel over the patch.
+
+    Raises:
+        FileNotFoundError: the bundle has neither.
+        ValueError: the weights do not fit.
+    """
+    if (Path(ldm_dir) / "models" / "encoder.pt").is_file():
+        return PatchEncoder.from_bundle(ldm_dir, device).features
+    model = LatentDiffusion.from_bundle(ldm_dir, device)
+
+    @torch.no_grad()
+    def pooled(patches: Tensor) -> Tensor:
+        latents = (model.encode(to_unit(part.to(device))).flatten(2) for part in patches.split(64))
+        return torch.cat([torch.cat([z.mean(2), z.std(2)], 1).float().cpu() for z in latents])
+
+    return pooled
+
+
+def colour_floors(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int, ridge: float = 1e-2
+) -> dict[str, dict[str, float]]:
+    """What colour alone achieves: ridge regression on the mean colour, and on 16-bin histograms of each channel.
+
+    Args:
+        train: uint8 patches ``N x 3 x H x W``.
+        train_labels: shape ``N``.
+        test: uint8 patches ``M x 3 x H x W``.
+        test_labels: shape ``M``.
+        num_classes: number of classes.
+        ridge: regularisation, as a fraction of ``N``.
+
+    Returns:
+        Metrics for ``"mean colour"`` and ``"colour histogram"``.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return x.float().mean((2, 3)) / 255
+
+    def histogram(x: Tensor) -> Tensor:
+        bins = (x // 16).long().flatten(2)
+        return torch.zeros(*bins.shape[:2], 16).scatter_add_(2, bins, torch.ones(bins.shape)).flatten(1) / bins.shape[2]
+
+    floors = {}
+    for name, features in (("mean colour", mean), ("colour histogram", histogram)):
+        a, b = (functional.pad(v, (0, 1), value=1.0) for v in _standardised(features(train), features(test)))
+        target = functional.one_hot(train_labels, num_classes).double()
+        weights = torch.linalg.solve(a.T @ a + ridge * len(a) * torch.eye(a.shape[1]), a.T @ target)
+        floors[name] = classification_metrics(torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy())
+    return floors
+
+
+def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    centre, spread = train.double().mean(0), train.double().std(0, correction=0).clamp(min=1e-6)
+    return (train.double() - centre) / spread, (test.double() - centre) / spread
