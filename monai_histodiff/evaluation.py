@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_histodiff import arms as arms_module
-from monai_histodiff import classifiers, probes, stain, transforms
+from monai_histodiff import classifiers, encoders, stain, transforms
 from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.caching import cached, fingerprint
@@ -27,9 +27,10 @@ from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining, predict
 from monai_histodiff.comparisons import arm_interval, holm, paired_difference, verdict
 from monai_histodiff.critics import Critic
+from monai_histodiff.encoders import linear_probe
 from monai_histodiff.metrics import METRICS, class_recall, classification_metrics, reliability
 from monai_histodiff.patchsets import PatchSet
-from monai_histodiff.probes import colour_floors, linear_probe
+from monai_histodiff.probes import colour_floors
 from monai_histodiff.transforms import SyntheticAugmentd
 
 __all__ = ["Evaluation", "five_crops"]
@@ -228,7 +229,8 @@ class Evaluation:
         views: list[Any] = [transform(item) for item in items for _ in range(PROBE_VIEWS)]
         train = features(torch.stack([torch.as_tensor(view["image"]) for view in views]).float())
         labels = torch.tensor([int(view["label"]) for view in views])
-        return torch.stack([linear_probe(train, labels, features(view), len(self.labelled.classes)) for view in test])
+        probe = linear_probe(train, labels)
+        return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
 
 
 def _timed(fit: Callable[..., Tensor], items: Sequence[Any], test: Tensor, seed: int) -> dict[str, np.ndarray]:
@@ -239,7 +241,7 @@ def _timed(fit: Callable[..., Tensor], items: Sequence[Any], test: Tensor, seed:
 
 def _code() -> list[str]:
     """What the probabilities depend on besides data and settings: this code, and the packages below it."""
-    modules = (sys.modules[__name__], arms_module, classifiers, probes, stain, transforms)
+    modules = (sys.modules[__name__], arms_module, classifiers, encoders, stain, transforms)
     sources = [inspect.getsource(module) for module in modules]
     return [*sources, *(version(name) for name in ("monai", "torch", "numpy"))]
 

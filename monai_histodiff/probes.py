@@ -1,4 +1,4 @@
-"""Linear classifiers on fixed features: what colour alone achieves, and what self-supervised features achieve."""
+"""Fixed features of patches, and the floors: what colour alone achieves."""
 
 from __future__ import annotations
 
@@ -15,48 +15,9 @@ from monai_histodiff.encoders import PatchEncoder
 from monai_histodiff.metrics import classification_metrics
 from monai_histodiff.networks import LatentDiffusion
 
-__all__ = ["bundle_features", "colour_floors", "linear_probe"]
+__all__ = ["bundle_features", "colour_floors"]
 
 Features = Callable[[Tensor], Tensor]
-
-
-def linear_probe(train: Tensor, labels: Tensor, test: Tensor, num_classes: int, penalty: float | None = None) -> Tensor:
-    """Multinomial logistic regression on standardised features, to convergence.
-
-    Minimises the summed cross-entropy plus ``penalty / 2`` times the squared weights (not the biases) by L-BFGS in float64.
-
-    Args:
-        train: features ``N x D``.
-        labels: shape ``N``.
-        test: features ``M x D``.
-        num_classes: number of classes.
-        penalty: by default ``D * num_classes / 100``, so that more features are not more freedom.
-
-    Returns:
-        Probabilities ``M x num_classes``, float64.
-
-    Raises:
-        ValueError: the shapes disagree.
-    """
-    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or labels.shape != train.shape[:1]:
-        shapes = (tuple(train.shape), tuple(labels.shape), tuple(test.shape))
-        raise ValueError(f"a probe needs features N x D, labels N and features M x D, got {shapes}")
-    penalty = train.shape[1] * num_classes / 100 if penalty is None else penalty
-    a, b = _standardised(train, test)
-    weight = torch.zeros(a.shape[1], num_classes, dtype=torch.double, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.double, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> float:
-        solver.zero_grad()
-        loss = functional.cross_entropy(a @ weight + bias, labels, reduction="sum") + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return float(loss.detach())
-
-    solver.step(closure)
-    return torch.softmax(b @ weight + bias, 1).detach()
 
 
 def bundle_features(ldm_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> Features:

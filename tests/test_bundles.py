@@ -68,7 +68,7 @@ def write_stripes(folder: Path, per_class: int = 6, size: int = 128, splits: tup
 def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small run of bundles/finetune.json, on which several tests look."""
     base = tmp_path_factory.mktemp("finetune")
-    data, out = write_stripes(base / "data"), base / "out"
+    data, out = write_stripes(base / "data", per_class=8), base / "out"
     run(
         config_file=str(BUNDLES / "finetune.json"),
         bundle_root=str(BUNDLES),
@@ -77,7 +77,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels_per_class=6,
         device="cpu",
         seeds=[0, 1],
-        arms=["A", "C", "F", "G", "H", "S", "I"],
+        arms=["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J"],
         train={**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
         evaluate=SMALL_EVALUATE,
     )
@@ -88,9 +88,9 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     results = json.loads((finetuned / "results.json").read_text())
     required = {"dataset", "arms", "differences", "selection", "sampling", "seeds", "versions", "verdict"}
     assert required <= set(results)
-    assert list(results["arms"]) == ["A", "C", "F", "G", "H", "S", "I"]
+    assert list(results["arms"]) == ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J"]
     assert all(len(v) == 2 for metrics in results["arms"].values() for v in metrics.values())
-    assert set(results["arms"]["G"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece"}
+    assert set(results["arms"]["G"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "worst_recall"}
     assert set(results["differences"]["G-C"]["balanced_accuracy"]) == {"mean", "low", "high"}
     paired = np.mean(np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"]))
     assert results["differences"]["G-C"]["accuracy"]["mean"] == pytest.approx(paired)

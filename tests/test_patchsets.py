@@ -517,3 +517,10 @@ def test_source_reads_what_it_lists(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", None, "A/a.png")
     for source in (PatchSource(root), PatchSource(zipped(root, tmp_path / "set.zip"))):
         assert source.names == ["A/a.png"] and source.read("A/a.png") == (root / "A" / "a.png").read_bytes()
+
+
+def test_without_is_the_rest(patch_set: PatchSet) -> None:
+    drawn = patch_set.few(2)
+    rest = patch_set.without(drawn)
+    assert {r.path for r in rest.records} == {r.path for r in patch_set.records} - {r.path for r in drawn.records}
+    assert len(rest) == 12 and rest.classes == patch_set.classes and len(patch_set.without(patch_set)) == 0
