@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,17 +14,34 @@ from torch import Tensor
 
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.patchsets import PatchSet
+from monai_histodiff.sharedmemory import SharedTensors
 
-__all__ = ["SyntheticBank"]
+__all__ = ["BankPatch", "SyntheticBank"]
 
 PROVENANCE = "bank.json"
+
+
+class BankPatch(NamedTuple):
+    """One patch drawn from a bank, in memory of its own.
+
+    Attributes:
+        image: uint8, ``3 x H x W``.
+        label: its class index.
+        confidence: the critic's probability of the class.
+        seed: the seed that reproduces it; -1 if unknown.
+    """
+
+    image: Tensor
+    label: int
+    confidence: float
+    seed: int
 
 
 class SyntheticBank:
     """Synthetic patches by class, as uint8 tensors in shared memory.
 
     Workers, forked or spawned, read the same memory; no model is needed to read. Each patch has a confidence and the
-    seed that reproduces it.
+    seed that reproduces it. The bank holds a copy of what it is made of.
 
     Args:
         images: class index to uint8 tensor ``N x 3 x H x W``; an empty class is allowed and says so when drawn from.
@@ -55,11 +72,25 @@ class SyntheticBank:
         sizes = {tuple(stack.shape[2:]) for stack in images.values() if len(stack)}
         if len(sizes) > 1:
             raise ValueError(f"all patches of a bank must have one size, got {sorted(sizes)}")
-        self.images = {int(k): v.contiguous().share_memory_() for k, v in images.items()}
-        self.confidence = _column(confidence, self.images, 1.0, torch.float32)
-        self.seeds = _column(seeds, self.images, -1, torch.int64)
-        self.classes = tuple(classes)
-        self.provenance = dict(provenance or {})
+        columns = {
+            "images": {int(k): v for k, v in images.items()},
+            "confidence": _column(confidence, images, 1.0, torch.float32),
+            "seeds": _column(seeds, images, -1, torch.int64),
+        }
+        content = {(name, k): v for name, column in columns.items() for k, v in column.items()}
+        memory = SharedTensors({key: (v.shape, v.dtype) for key, v in content.items()})
+        for key, value in content.items():
+            memory[key].copy_(value)
+        self.__setstate__({"memory": memory, "classes": tuple(classes), "provenance": dict(provenance or {})})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"memory": self._memory, "classes": self.classes, "provenance": self.provenance}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._memory, self.classes, self.provenance = state["memory"], state["classes"], state["provenance"]
+        self.images, self.confidence, self.seeds = (
+            {k: v for (column, k), v in self._memory.items() if column == name} for name in ("images", "confidence", "seeds")
+        )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[int, np.ndarray], classes: Sequence[str] = ()) -> SyntheticBank:
@@ -71,7 +102,7 @@ class SyntheticBank:
         for label, array in arrays.items():
             if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
                 raise ValueError(f"a bank is made of uint8 arrays N x H x W x 3, got {array.dtype} {array.shape} for class {label}")
-        return cls({k: torch.from_numpy(v).permute(0, 3, 1, 2).clone() for k, v in arrays.items()}, classes=classes)
+        return cls({k: torch.from_numpy(v).permute(0, 3, 1, 2) for k, v in arrays.items()}, classes=classes)
 
     def __len__(self) -> int:
         return sum(len(v) for v in self.images.values())
@@ -79,6 +110,19 @@ class SyntheticBank:
     def count(self, label: int) -> int:
         """Number of patches of a class; 0 for a class that the bank does not know."""
         return len(self.images[label]) if label in self.images else 0
+
+    @property
+    def num_classes(self) -> int:
+        """Class indices of the bank lie below this number."""
+        return len(self.classes) or max(self.images) + 1
+
+    def draw(self, label: int, position: float) -> BankPatch | None:
+        """The patch of a class at a position in [0, 1) of its list; ``None`` where the class has no patch."""
+        count = self.count(label)
+        if not count:
+            return None
+        i = min(int(position * count), count - 1)
+        return BankPatch(self.images[label][i].clone(), label, float(self.confidence[label][i]), int(self.seeds[label][i]))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -136,5 +180,5 @@ def _column(
         column = torch.full((len(stack),), default, dtype=dtype) if values is None else torch.as_tensor(values[label]).to(dtype)
         if column.shape != (len(stack),):
             raise ValueError(f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}")
-        out[label] = column.share_memory_()
+        out[int(label)] = column
     return out
