@@ -26,9 +26,11 @@ from monai_histodiff.critics import Selector as Selector
 from monai_histodiff.critics import fit_critic as fit_critic
 from monai_histodiff.encoders import PatchEncoder as PatchEncoder
 from monai_histodiff.evaluation import Evaluation as Evaluation
+from monai_histodiff.livebank import LiveBank as LiveBank
 from monai_histodiff.networks import LatentClassifier as LatentClassifier
 from monai_histodiff.networks import LatentDiffusion as LatentDiffusion
 from monai_histodiff.patchsets import PatchSet as PatchSet
+from monai_histodiff.refresh import BankRefresher as BankRefresher
 from monai_histodiff.sampling import GuidedSampler as GuidedSampler
 from monai_histodiff.stain import RandHEJitter as RandHEJitter
 from monai_histodiff.stain import RandHEJitterD as RandHEJitterD
@@ -38,3 +40,4 @@ from monai_histodiff.transforms import SyntheticAugment as SyntheticAugment
 from monai_histodiff.transforms import SyntheticAugmentD as SyntheticAugmentD
 from monai_histodiff.transforms import SyntheticAugmentd as SyntheticAugmentd
 from monai_histodiff.transforms import SyntheticAugmentDict as SyntheticAugmentDict
+from monai_histodiff.transforms import even_weights as even_weights

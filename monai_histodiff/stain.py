@@ -24,7 +24,8 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     """Multiply the stain concentrations of an RGB patch by ``gain`` and add ``offset``.
 
     Args:
-        image: RGB, ``3 x H x W``; floating point in [0, 1] or uint8.
+        image: RGB, ``3 x H x W``; floating point in [0, 1] or uint8. Values beyond [0, 1] by up to 0.5, as interpolation
+            makes them, are accepted; the result is in [0, 1].
         gain: one factor for each of haematoxylin, eosin, residual; ones change nothing.
         offset: one offset for each, in optical density (natural logarithm); zeros change nothing.
 
@@ -32,12 +33,16 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         The patch, of the same shape and dtype.
 
     Raises:
-        ValueError: the patch is not ``3 x H x W``.
+        ValueError: the patch is not ``3 x H x W``, or its values are not in [0, 1].
     """
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a patch must be RGB, of shape 3 x H x W, got {tuple(image.shape)}")
     byte = image.dtype == torch.uint8
     x = (image.float() / 255 if byte else image.float()).flatten(1)
+    if not byte and x.numel():
+        low, high = (float(v) for v in x.aminmax())
+        if low < -0.5 or high > 1.5:
+            raise ValueError(f"a patch that is not uint8 must have values in [0, 1], got {low:g} to {high:g}: scale it before")
     stains = STAINS.to(x)
     mix = UNMIX.to(x) @ (gain.to(x)[:, None] * stains)
     log_intensity = torch.log(x.clamp(min=1 / 512))

@@ -1,0 +1,126 @@
+"""``Filling``: one refresh of a live bank, sampled in a thread; and the agreement of distributed processes on it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from monai_histodiff.candidates import sample_candidates
+from monai_histodiff.critics import Selector
+from monai_histodiff.sampling import GuidedSampler
+
+__all__ = ["Filling", "Fresh", "first_rank", "from_first_rank", "is_distributed", "process_rank"]
+
+# Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay locked in the child.
+_sampling = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_sampling.acquire, after_in_parent=_sampling.release, after_in_child=_sampling.release)
+
+
+class Fresh(NamedTuple):
+    """The accepted patches of a refresh.
+
+    Attributes:
+        patches: for each class its ``images`` (uint8 ``N x 3 x H x W``), ``confidence`` and ``seeds``.
+        about: plain values: number of candidates and seconds.
+    """
+
+    patches: list[dict[str, Tensor]]
+    about: dict[str, Any]
+
+
+class Filling:
+    """A thread that samples and selects the patches of one refresh.
+
+    Args:
+        sampler: makes the candidates. On a CUDA device it works on a stream of its own, beside the training.
+        selector: judges them.
+        num_classes: classes to fill.
+        options: further arguments of :func:`monai_histodiff.sample_candidates`.
+
+    Attributes:
+        result: the future :class:`Fresh`.
+    """
+
+    def __init__(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, int]) -> None:
+        self.result: Future[Fresh] = Future()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(sampler, selector, num_classes, options), name="LiveBank", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, at the latest after the batch under way."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, int]) -> None:
+        try:
+            with _own_stream(sampler.device):
+                judged = sample_candidates(self._guarded(sampler), self._guarded(selector), num_classes, **options)
+            rows = [(judged.accepted & (judged.labels == k)).nonzero()[:, 0] for k in range(num_classes)]
+            columns = {"images": judged.images, "confidence": judged.confidence, "seeds": judged.seed}
+            patches = [{name: column[i] for name, column in columns.items()} for i in rows]
+            self.result.set_result(Fresh(patches, {"candidates": len(judged.labels), "seconds": judged.seconds}))
+        except BaseException as error:
+            self.result.set_exception(error)
+
+    def _guarded(self, function: Callable[..., Any]) -> Any:
+        def call(*args: Any) -> Any:
+            time.sleep(0.001)  # a fork that waits goes first
+            if self._stopped.is_set():
+                raise InterruptedError("the live bank was closed")
+            with _sampling:
+                return function(*args)
+
+        return call
+
+
+def _own_stream(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)
+
+
+def is_distributed() -> bool:
+    """Whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def process_rank() -> int:
+    """Rank of this process: that of its process group, else the one that the launcher put into ``RANK``, else 0."""
+    return dist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
+
+
+def first_rank() -> bool:
+    """Whether this process is the first of its process group, or belongs to none."""
+    return not is_distributed() or dist.get_rank() == 0
+
+
+def from_first_rank(make: Callable[[], Any]) -> Any:
+    """What ``make`` returns on the first rank, on all ranks; an exception is raised on all ranks, too.
+
+    Without a process group it is what ``make`` returns here. The value is pickled.
+    """
+    if not is_distributed():
+        return make()
+    values: list[Any] = [None]
+    if first_rank():
+        try:
+            values = [make()]
+        except Exception as error:
+            values = [error]
+    dist.broadcast_object_list(values, src=0)
+    if isinstance(values[0], Exception):
+        raise values[0]
+    return values[0]
