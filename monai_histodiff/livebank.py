@@ -225,7 +225,7 @@ class LiveBank:
             return filling.result.result()
         finally:
             if filling.result.done():  # not so when waiting was interrupted
-                self._filling.clear()
+                _stop(self._filling)
 
     def _publish(self, fresh: Fresh) -> None:
         memory, old, new = self._memory, self.refreshes % 2, (self.refreshes + 1) % 2
@@ -236,7 +236,7 @@ class LiveBank:
                 memory[name][new, k, :count] = part[name]
                 memory[name][new, k, count:total] = memory[name][old, k, : total - count]
             memory["count"][new, k] = total
-        memory["version"] += 1
+        memory["version"].add_(1)
 
 
 def _stop(filling: list[Filling]) -> None:

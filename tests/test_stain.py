@@ -122,6 +122,16 @@ def test_a_patch_is_rgb(shape: tuple[int, ...]) -> None:
         jitter_stains(torch.zeros(shape), ONES, ZEROS)
 
 
+@pytest.mark.parametrize("values", [(0.0, 255.0), (-1.0, 1.0)])
+def test_other_ranges_are_refused(values: tuple[float, float]) -> None:
+    low, high = values
+    image = patch() * (high - low) + low
+    for bad in (image, image.half(), image.double()):
+        with pytest.raises(ValueError, match=r"not uint8 must have values in \[0, 1\], got -?\d.* to \d.*: scale it before"):
+            jitter_stains(bad, ONES, ZEROS)
+    jitter_stains(patch() * 1.2 - 0.1, ONES, ZEROS)  # what interpolation does
+
+
 # --- the transform ---
 
 

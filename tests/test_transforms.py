@@ -15,7 +15,7 @@ from monai.transforms import Compose, MapTransform, RandomizableTransform
 from torch.utils.data import DataLoader as TorchLoader
 
 import monai_histodiff
-from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank
+from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank, even_weights
 
 SIDE = 8
 
@@ -157,10 +157,93 @@ def test_balance_draws_the_class(bank: SyntheticBank) -> None:
 
 def test_balance_never_draws_a_class_without_patches() -> None:
     images = {k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8) for k, n in ((0, 1), (1, 0), (2, 1))}
-    transform = SyntheticAugmentd("image", SyntheticBank(images), prob=1.0, balance=[1, 100, 1, 100], full_prob_at=1).set_random_state(0)
+    transform = SyntheticAugmentd("image", SyntheticBank(images), prob=1.0, balance=[1, 100, 1, 100], full_prob_at=1).set_random_state(
+        0
+    )
     drawn = [transform(real(1)) for _ in range(200)]
     assert {d["label"] for d in drawn} == {0, 2} == {int(d["image"].max()) for d in drawn}
     assert 60 < sum(d["label"] == 0 for d in drawn) < 140
+
+
+@pytest.mark.parametrize(("options", "probability"), [({}, 0.5 * 3 / 25), ({"full_prob_at": 6}, 0.25), ({"full_prob_at": 3}, 0.5)])
+@pytest.mark.parametrize("balance", [None, [1, 0]])
+def test_a_class_with_few_patches_is_replaced_less_often(options: dict[str, int], probability: float, balance: Any) -> None:
+    images = {k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8) for k, n in ((0, 3), (1, 40))}
+    transform = SyntheticAugmentd("image", SyntheticBank(images), prob=0.5, balance=balance, **options).set_random_state(0)
+
+    def share(label: int) -> float:
+        return float(np.mean([transform(real(label))["synthetic"] for _ in range(3000)]))
+
+    assert share(0) == pytest.approx(probability, abs=0.03)
+    assert share(1) == pytest.approx(0.5 if balance is None else probability, abs=0.03)
+
+
+def test_no_synthetic_patch_is_shown_more_often_than_a_real_one() -> None:
+    """What the documentation says of ``full_prob_at``, for 10 real patches of the class and a bank of 1 to 40."""
+    for n in (1, 4, 10, 40):
+        bank = SyntheticBank({0: torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, SIDE, SIDE)})
+        transform = SyntheticAugment(bank, prob=0.5, full_prob_at=10).set_random_state(0)
+        drawn = [transform(torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), 0)[0] for _ in range(4000)]
+        shown = np.bincount([int(img[0, 0, 0]) for img in drawn], minlength=256)
+        assert shown[:n].mean() == pytest.approx(4000 * 0.5 * min(1, n / 10) / n, rel=0.2)
+        assert shown[:n].mean() <= 1.1 * shown[255] / 10
+
+
+def test_even_weights_level_the_classes() -> None:
+    for counts, prob in (([50, 30, 20], 0.5), ([7, 7], 0.3), ([1, 0, 0, 9], 1.0), ([80, 15, 5], 0.9)):
+        weights = even_weights(counts, prob)
+        mixed = (1 - prob) * np.array(counts) / sum(counts) + prob * np.array(weights)
+        assert np.allclose(mixed, 1 / len(counts)) and sum(weights) == pytest.approx(1)
+    # 90 : 8 : 2 at prob 0.1: the two rare classes share 0.1 + 0.9 * 0.10 = 0.19 of the items
+    assert even_weights([90, 8, 2], 0.1) == pytest.approx([0, (0.095 - 0.072) / 0.1, (0.095 - 0.018) / 0.1])
+    assert even_weights([90, 8, 2], 0.01) == pytest.approx([0, 0, 1])
+
+
+def test_even_weights_even_out_what_a_loader_gives(bank: SyntheticBank) -> None:
+    counts = [90, 10]
+    transform = SyntheticAugmentd("image", bank, prob=0.5, balance=even_weights(counts, 0.5)).set_random_state(0)
+    labels = [transform(real(k))["label"] for k, n in enumerate(counts) for _ in range(20 * n)]
+    assert np.mean(labels) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("counts", "prob", "message"),
+    [
+        ([1, 2], 0.0, r"prob must lie in \(0, 1\], got 0.0"),
+        ([1, -2], 0.5, "counts must not be negative, nor all zero, got "),
+        ([0, 0], 0.5, "nor all zero"),
+        ([], 0.5, "nor all zero"),
+    ],
+)
+def test_even_weights_of_nothing(counts: list[int], prob: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        even_weights(counts, prob)
+
+
+def test_loss_weight_and_soft_label_follow_the_confidence(bank: SyntheticBank) -> None:
+    transform = SyntheticAugmentd("image", bank, prob=0.5, weight_key="weight", soft_label_key="soft").set_random_state(0)
+    items = [transform(real(1)) for _ in range(40)]
+    assert {d["synthetic"] for d in items} == {True, False}
+    for d in items:
+        confidence = d["confidence"] if d["synthetic"] else 1.0
+        assert d["weight"] == confidence and d["soft"].dtype == torch.float32
+        assert d["soft"].tolist() == pytest.approx([1 - confidence, confidence])
+    three = SyntheticAugmentd("image", SyntheticBank(bank.images, bank.confidence, classes="abc"), prob=1.0, soft_label_key="soft")
+    soft = three(real(0))
+    rest = (1 - soft["confidence"]) / 2
+    assert soft["soft"].tolist() == pytest.approx([soft["confidence"], rest, rest])
+    assert "weight" not in soft and "soft" not in SyntheticAugmentd("image", bank)(real(0))
+    with pytest.raises(ValueError, match="the class of a soft label must lie from 0 to 1, got 7"):
+        transform(real(7))
+
+
+def test_ranks_with_one_seed_draw_differently(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    for rank in ("", "0", "1", "2"):
+        if rank:
+            monkeypatch.setenv("RANK", rank)
+        drawn[rank] = values(SyntheticAugmentd("image", bank, prob=0.5).set_random_state(0))
+    assert drawn[""] == drawn["0"] and drawn["0"] != drawn["1"] != drawn["2"] != drawn["0"]
 
 
 def test_an_empty_bank_changes_nothing() -> None:
@@ -188,6 +271,7 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
         ({"prob": 1.5}, "prob must lie in"),
         ({"balance": [-1, 2]}, "balance must not be negative"),
         ({"balance": [0, 0, 1]}, "must favour a class"),
+        ({"full_prob_at": 0}, "full_prob_at must be at least 1, got 0"),
     ],
 )
 def test_bad_options(bank: SyntheticBank, options: dict[str, Any], message: str) -> None:
