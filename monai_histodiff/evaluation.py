@@ -217,7 +217,7 @@ class Evaluation:
 
     def _train(self, arm: str, bank: SyntheticBank | None, items: Sequence[Any], test: Tensor, seed: int) -> Tensor:
         """Test probabilities ``views x N x K`` of a classifier trained on an arm."""
-        mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=self._share(arm))]
+        mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=self._share(arm), full_prob_at=1)]
         first = [*mix, self.crop] if arm == "E" else [self.crop, *mix]  # pseudo-labelled patches are whole, synthetic ones are not
         transform = Compose([*first, _KeepPair(), self._augment(arm)])
         network = self._recipe(arm)(items, transform, len(self.labelled.classes), seed, f"arm {arm}, seed {seed}")
