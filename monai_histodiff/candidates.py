@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.critics import Critic, Selector
+from monai_histodiff.distances import to_unit
 from monai_histodiff.patchfiles import PatchRecord, write_json, write_patches
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.sampling import GuidedSampler, candidate_seed
-from monai_histodiff.selection import ACCEPTED, best_scale
+from monai_histodiff.selection import ACCEPTED, best_scale, farthest_first
 
 __all__ = ["Candidates", "check_new", "sample_candidates", "save_outcome", "tune_scale"]
 
@@ -101,8 +104,9 @@ def sample_candidates(
     max_candidates: int,
     batch_size: int = 64,
     seed: int = 0,
+    surplus: float = 1.0,
 ) -> Candidates:
-    """Sample and select until each class has its quota or has used up its attempts.
+    """Sample and select until each class has its quota or has used up its attempts; a class that falls short is warned of.
 
     Args:
         sampler: makes candidates.
@@ -112,6 +116,8 @@ def sample_candidates(
         max_candidates: candidates of each class, at the most.
         batch_size: candidates between two judgements, shared by the classes that still need some.
         seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
+        surplus: accepted patches to collect, as a multiple of the quota. Beyond 1, those that make up the most diverse
+            quota are kept, by :func:`farthest_first` on 8 x 8 thumbnails; at 1 the first ones are.
 
     Returns:
         Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
@@ -119,14 +125,15 @@ def sample_candidates(
     Raises:
         ValueError: a number is below 1.
     """
-    if min(num_classes, quota, max_candidates, batch_size) < 1:
-        numbers = (num_classes, quota, max_candidates, batch_size)
-        raise ValueError(f"classes, quota, candidates and batch must be at least 1, got {numbers}")
+    if min(num_classes, quota, max_candidates, batch_size) < 1 or not 1 <= surplus < math.inf:
+        numbers = (num_classes, quota, max_candidates, batch_size, surplus)
+        raise ValueError(f"classes, quota, candidates, batch and surplus must be at least 1, got {numbers}")
+    pool = math.ceil(quota * surplus)
     made, kept = [0] * num_classes, [0] * num_classes
     parts: list[Candidates] = []
     start = time.perf_counter()
     bar = tqdm(total=num_classes * max_candidates, desc="candidates")
-    while open_classes := [c for c in range(num_classes) if kept[c] < quota and made[c] < max_candidates]:
+    while open_classes := [c for c in range(num_classes) if kept[c] < pool and made[c] < max_candidates]:
         share = max(1, batch_size // len(open_classes))
         plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]
         labels = torch.tensor([c for c, _ in plan])
@@ -137,7 +144,7 @@ def sample_candidates(
             made[c] += 1
             if outcome.reasons[i] == ACCEPTED:
                 kept[c] += 1
-                if kept[c] > quota:
+                if kept[c] > pool:
                     outcome.reasons[i] = "over quota"
         parts.append(Candidates(images, labels, seeds, outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons))
         bar.update(len(plan))
@@ -147,6 +154,15 @@ def sample_candidates(
         torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "seed", "confidence", "distance", "nearest")
     )
     reasons = [r for p in parts for r in p.reasons]
+    for c in range(num_classes):
+        rows = [i for i, r in enumerate(reasons) if r == ACCEPTED and labels[i] == c]
+        if len(rows) < quota:
+            rate = f"{kept[c] / made[c]:.1%}"
+            logger.warning("class %d: %d of %d patches found, with %s of %d candidates accepted", c, len(rows), quota, rate, made[c])
+        elif len(rows) > quota:
+            thumbnails = adaptive_avg_pool2d(to_unit(images[rows]), 8).flatten(1)
+            for i in set(range(len(rows))) - set(farthest_first(thumbnails, quota).tolist()):
+                reasons[rows[i]] = "over quota"
     return Candidates(images, labels, seeds, score, distance, nearest, reasons, time.perf_counter() - start)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ACCEPTED", "Selection", "best_scale", "fit_temperature", "precision_threshold", "select"]
+__all__ = ["ACCEPTED", "Selection", "best_scale", "farthest_first", "fit_temperature", "precision_threshold", "select"]
 
 ACCEPTED = "accepted"
 
@@ -151,3 +151,29 @@ def best_scale(scales: Sequence[float], accepted: Tensor, confidence: Tensor, qu
     sure = confidence.double().nan_to_num(0, 0, 0).mean((1, 2))
     ranks = zip(filled.tolist(), rate.mean(1).tolist(), sure.tolist(), [-s for s in scales], strict=True)
     return -max(ranks)[3]
+
+
+def farthest_first(features: Tensor, count: int) -> Tensor:
+    """Indices of the rows that cover all others best: greedy k-centre (Gonzalez 1985), from the row nearest to the mean.
+
+    Each next row is the one farthest from those chosen so far, so that of two that are alike one comes late.
+
+    Args:
+        features: shape ``N x D``.
+        count: rows wanted, from 1 to ``N``.
+
+    Returns:
+        Indices in the order of choice, int64, shape ``count``.
+
+    Raises:
+        ValueError: ``count`` is not from 1 to ``N``.
+    """
+    if not 1 <= count <= len(features):
+        raise ValueError(f"count must lie from 1 to the {len(features)} rows, got {count}")
+    chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
+    distance = torch.full((len(features),), math.inf).to(features)
+    while len(chosen) < count:
+        distance = torch.minimum(distance, (features - features[chosen[-1]]).square().sum(1))
+        distance[chosen[-1]] = -1  # twins of a chosen row remain eligible, the row itself does not
+        chosen.append(int(distance.argmax()))
+    return torch.tensor(chosen)

@@ -41,8 +41,9 @@ def test_peers_end_at_our_patches(scale: float, bench: ModuleType, model: Latent
 
 def test_table_has_a_row_for_each_sampler(bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier) -> None:
     labels, seeds = torch.tensor([0, 1, 2, 1]), [1, 2, 3, 4]
-    entries = bench.samplers(model, guide, 3.0, [3, 2], 4, batch=3)
-    assert list(entries)[0] == bench.PAPER and [name.split(":")[0] for name in entries][-2:] == ["ours", "ours"]
+    entries = bench.samplers(model, guide, [{"steps": 3}, {"steps": 2, "cap": 1.0}], ddim_steps=4, dpm_steps=3, batch=3)
+    assert list(entries)[0] == bench.PAPER
+    assert list(entries)[-2:] == ["ours: dpmpp_2m, 3 steps, scale 3, cap 0.5", "ours: dpmpp_2m, 2 steps, scale 3, cap 1"]
     rows = bench.run(entries, labels, seeds, batch=3)
     for name, row in rows.items():
         assert [len(p) for p in row.patches] == [3, 1] and row.seconds > 0

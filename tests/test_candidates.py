@@ -1,4 +1,4 @@
-"""The trial of guidance scales: what is tried, on which seeds, and which scale wins."""
+"""What a run keeps and says: diversity, shortfall; and the trial of guidance scales: what is tried, and which wins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
-from monai_histodiff.candidates import tune_scale
+from monai_histodiff.candidates import sample_candidates, tune_scale
 from monai_histodiff.sampling import candidate_seed
 from monai_histodiff.selection import Selection
 
@@ -40,6 +40,64 @@ def judge(rates: dict[int, list[int]]) -> Any:
         return Selection(keep, keep.float(), torch.ones(len(labels)), torch.zeros(len(labels)), [])
 
     return select
+
+
+class Painter:
+    """Stands for a sampler: a patch is of one grey, which its seed tells."""
+
+    def __call__(self, labels: Tensor, seeds: Tensor) -> Tensor:
+        return ((seeds % 256) / 255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+
+
+def even(images: Tensor, labels: Tensor) -> Selection:
+    """Stands for a selector: accepts even greys, of class 1 only multiples of 8."""
+    grey = images[:, 0, 0, 0].long()
+    keep = grey % torch.where(labels == 1, 8, 2) == 0
+    reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]
+    return Selection(keep, grey / 255, torch.ones(len(labels)), torch.zeros(len(labels)), reasons)
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_surplus_keeps_the_most_diverse(batch_size: int) -> None:
+    """Of the first 20 accepted greys the 4 kept are the middle one, the two ends and the middle of the wider gap."""
+    painter: Any = Painter()
+    found = sample_candidates(painter, even, 1, 4, 100, batch_size, seed=3, surplus=5.0)  # type: ignore
+    pool = [g for g in (candidate_seed(3, 0, j) % 256 for j in range(100)) if g % 2 == 0][:20]
+    mean = sum(pool) / 20
+    middle = min(pool, key=lambda g: abs(g - mean))
+    kept = {int(v) for v in found.images[found.accepted, 0, 0, 0]}
+    assert len(kept) == 4 and {middle, min(pool), max(pool)} <= kept
+    last = (kept - {middle, min(pool), max(pool)}).pop()
+    apart = {g: min(abs(g - other) for other in (middle, min(pool), max(pool))) for g in pool}
+    assert apart[last] == max(apart.values())
+    plain = sample_candidates(painter, even, 1, 4, 100, batch_size, seed=3)  # type: ignore
+    assert [int(v) for v in plain.images[plain.accepted, 0, 0, 0]] == pool[:4], "without a surplus, the first"
+
+
+def test_class_that_falls_short_is_named_with_its_acceptance_rate(caplog: pytest.LogCaptureFixture) -> None:
+    painter: Any = Painter()
+    found = sample_candidates(painter, even, 2, 10, 40, seed=3)  # type: ignore
+    lucky = int((found.accepted & (found.labels == 1)).sum())
+    assert 0 < lucky < 10 and int((found.accepted & (found.labels == 0)).sum()) == 10
+    assert caplog.messages == [f"class 1: {lucky} of 10 patches found, with {lucky / 40:.1%} of 40 candidates accepted"]
+
+
+def test_run_that_accepts_nothing_says_so_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def never(images: Tensor, labels: Tensor) -> Selection:
+        n = len(labels)
+        return Selection(torch.zeros(n, dtype=torch.bool), torch.zeros(n), torch.ones(n), torch.zeros(n), ["low confidence"] * n)
+
+    painter: Any = Painter()
+    found = sample_candidates(painter, never, 2, 3, 5)  # type: ignore
+    assert len(found.reasons) == 10 and not found.accepted.any() and len(found.bank(found.accepted, ["a", "b"])) == 0
+    assert caplog.messages == [f"class {c}: 0 of 3 patches found, with 0.0% of 5 candidates accepted" for c in (0, 1)]
+
+
+@pytest.mark.parametrize("surplus", [0.5, float("nan")])
+def test_surplus_is_at_least_one(surplus: float) -> None:
+    painter: Any = Painter()
+    with pytest.raises(ValueError, match=r"surplus must be at least 1, got \("):
+        sample_candidates(painter, even, 2, 3, 5, surplus=surplus)  # type: ignore
 
 
 def test_every_scale_is_tried_on_the_same_seeds_which_no_candidate_has() -> None:

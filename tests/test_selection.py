@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_histodiff.selection import ACCEPTED, best_scale, fit_temperature, precision_threshold, select
+from monai_histodiff.selection import ACCEPTED, best_scale, farthest_first, fit_temperature, precision_threshold, select
 
 
 def calibrated(count: int, seed: int, classes: int = 4, sharpness: float = 2.5) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,3 +227,30 @@ def test_where_nothing_is_accepted_the_mean_confidence_decides() -> None:
 def test_a_trial_has_scales_classes_and_candidates(scales: list[float], shape: tuple[int, ...], other: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"a trial must be S x K x n for S scales, got \("):
         best_scale(scales, torch.zeros(shape, dtype=torch.bool), torch.zeros(other), 5, 10)
+
+
+# --- diversity ---
+
+
+def test_farthest_first_goes_from_the_middle_to_the_ends() -> None:
+    points = torch.tensor([[0.0], [1.0], [2.0], [5.0], [10.0], [10.0]])  # the mean is 4.67
+    assert farthest_first(points, 5).tolist() == [3, 0, 4, 2, 1]
+    assert sorted(farthest_first(points, 6).tolist()) == [0, 1, 2, 3, 4, 5], "twins come last, but each once"
+
+
+def test_farthest_first_covers_within_twice_the_best_radius() -> None:
+    """Gonzalez 1985: the greedy radius is at most twice that of the best centres, here those of five tight clusters."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.eye(5)
+    points = (centres[:, None] + 0.5 * torch.randn(5, 40, 5, generator=generator).clamp(-1, 1)).flatten(0, 1)
+    best = torch.cdist(points, centres).amin(1).max()
+    chosen = farthest_first(points, 5)
+    assert sorted((chosen // 40).tolist()) == [0, 1, 2, 3, 4]
+    assert torch.cdist(points, points[chosen]).amin(1).max() <= 2 * best + 1e-4
+    assert farthest_first(points, 3).tolist() == chosen[:3].tolist(), "the first ones do not depend on the count"
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_farthest_first_takes_some_of_what_there_is(count: int) -> None:
+    with pytest.raises(ValueError, match=f"count must lie from 1 to the 3 rows, got {count}"):
+        farthest_first(torch.zeros(3, 2), count)

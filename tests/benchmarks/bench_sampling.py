@@ -1,6 +1,6 @@
 """Guided samplers side by side, on the same networks, labels and seeds: patches and accepted patches per second.
 
-    python tests/benchmarks/bench_sampling.py --patches 96 --dataset_dir lung_lc25000_128.zip
+    python tests/benchmarks/bench_sampling.py --patches 192 --dataset_dir lung_lc25000_128.zip --ours '{}' '{"steps": 12}'
 
 The samplers take turns at every batch, so that whatever else the machine does slows all of them. Accepted are the patches
 whose intended class the bundle's critic gives at least its threshold. With a dataset of the same classes, and an encoder in
@@ -11,12 +11,14 @@ the other.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -112,20 +114,29 @@ def diffusers_dpm(model: LatentDiffusion, guide: LatentClassifier, steps: int, s
 
 
 def samplers(
-    model: LatentDiffusion, guide: LatentClassifier, scale: float, steps: Sequence[int], peer_steps: int, batch: int
+    model: LatentDiffusion,
+    guide: LatentClassifier,
+    ours: Sequence[Mapping[str, Any]] = ({},),
+    scale: float = 3.0,
+    ddim_steps: int = 50,
+    dpm_steps: int = 20,
+    batch: int = 32,
 ) -> dict[str, Sample]:
-    """The rows of the table: the paper's, the peers' and ours."""
+    """The rows of the table: the paper's, the peers' and ours, the last one for each of some settings."""
     paper = GuidedSampler(model, guide, 50, 10.0, (-math.inf, math.inf), math.inf, mode="clean", solver="ddim", eta=1.0)
     rows: dict[str, Sample] = {
         PAPER: paper,
-        f"MONAI: LatentDiffusionInferer, DDIM, {peer_steps} steps": monai_ddim(model, guide, peer_steps, scale),
+        f"MONAI: LatentDiffusionInferer, DDIM, {ddim_steps} steps": monai_ddim(model, guide, ddim_steps, scale),
     }
     if DPMSolverMultistepScheduler is not None:
-        rows[f"diffusers: DPM-Solver++, {steps[0]} steps"] = diffusers_dpm(model, guide, steps[0], scale)
-    ours = {f"ours: DPM-Solver++(2M), {n} steps": GuidedSampler(model, guide, n, scale) for n in steps}
-    for sampler in (paper, *ours.values()):
-        sampler.max_batch, sampler.progress = batch, False
-    return {**rows, **ours}
+        rows[f"diffusers: DPM-Solver++, {dpm_steps} steps"] = diffusers_dpm(model, guide, dpm_steps, scale)
+    for settings in ours:
+        sampler = GuidedSampler(model, guide, **settings)
+        rows[f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}"] = sampler
+    for row in rows.values():
+        if isinstance(row, GuidedSampler):
+            row.max_batch, row.progress = batch, False
+    return rows
 
 
 def run(samplers: Mapping[str, Sample], labels: Tensor, seeds: Sequence[int], batch: int) -> dict[str, Row]:
@@ -169,9 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=96, help="of each sampler")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--scale", type=float, default=3.0, help="guidance scale of the peers and ours")
-    parser.add_argument("--steps", type=int, nargs="+", default=[20], help="of ours; the first is diffusers' too")
-    parser.add_argument("--peer_steps", type=int, default=50, help="of MONAI's DDIM")
+    parser.add_argument("--ours", type=json.loads, nargs="+", default=[{}], help="settings of our sampler, as JSON, one for each row")
+    parser.add_argument("--scale", type=float, default=3.0, help="guidance scale of the peers")
+    parser.add_argument("--ddim_steps", type=int, default=50, help="of MONAI's DDIM")
+    parser.add_argument("--dpm_steps", type=int, default=20, help="of diffusers' DPM-Solver++")
     parser.add_argument("--ldm_dir", default=str(BUNDLES / "histopathology_ldm"))
     parser.add_argument("--guidance_dir", default=str(BUNDLES / "histopathology_guidance"))
     parser.add_argument("--dataset_dir", help="real patches of the guide's classes, for KID")
@@ -193,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         least = min(int((patches.labels == k).sum()) for k in range(len(classes)))
         real = patches.few(min(least, 200), seed=options.seed).images(model.patch_size)
         encoder = PatchEncoder.from_bundle(options.ldm_dir, options.device)
-    entries = samplers(model, guide, options.scale, options.steps, options.peer_steps, options.batch)
+    entries = samplers(model, guide, options.ours, options.scale, options.ddim_steps, options.dpm_steps, options.batch)
     rows = run(entries, labels, seeds, options.batch)
     print(f"{options.patches} patches each, batches of {options.batch}, {options.device}, {torch.get_num_threads()} threads,")
     print(f"{platform.machine()}, torch {torch.__version__}, critic's threshold {float(critic.threshold):.2f}\n")
