@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,26 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.inferers import Inferer
-from monai.utils import CommonKeys
+from monai.utils import CommonKeys, optional_import
 from PIL import Image
 from torch import Tensor, nn
 
 from monai_histodiff.critics import Critic
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.sampling import GuidedSampler
+from monai_histodiff.training import EMAHandler
 
-__all__ = ["PatchWriter", "ReconstructionInferer", "SamplingInferer", "SeedPrepareBatch", "patch_grid", "seed_items"]
+SummaryWriter, _ = optional_import("torch.utils.tensorboard", name="SummaryWriter")
+
+__all__ = [
+    "PatchGridLogger",
+    "PatchWriter",
+    "ReconstructionInferer",
+    "SamplingInferer",
+    "SeedPrepareBatch",
+    "patch_grid",
+    "seed_items",
+]
 
 
 def seed_items(seeds: Sequence[int], label: int | None = None) -> list[dict[str, Any]]:
@@ -70,6 +82,34 @@ def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         canvas[y : y + h, x : x + w] = patch
     return canvas
+
+
+class PatchGridLogger:
+    """Ignite handler that writes a grid of patches to TensorBoard at the end of every few epochs.
+
+    Args:
+        make: makes patches ``N x 3 x H x W`` in [0, 1], such as samples of the network in training.
+        log_dir: TensorBoard's folder.
+        interval: epochs between grids.
+        ema: the network holds these averaged weights meanwhile.
+    """
+
+    def __init__(
+        self, make: Callable[[], Tensor], log_dir: str | os.PathLike[str], interval: int = 5, ema: EMAHandler | None = None
+    ) -> None:
+        self.make, self.interval, self.ema = make, interval, ema
+        self.writer = SummaryWriter(log_dir=str(log_dir))
+
+    def attach(self, engine: Engine) -> None:
+        """Write at the end of every ``interval``-th epoch; close the file at completion."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, self.writer.close)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        with self.ema.applied() if self.ema else nullcontext():
+            patches = self.make()
+        self.writer.add_image("patches", patch_grid(patches), engine.state.epoch, dataformats="HWC")
 
 
 class PatchWriter:

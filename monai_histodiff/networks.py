@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from monai_histodiff.autoencoders import PatchAutoencoder
 from monai_histodiff.schedules import NoiseSchedule
 
-__all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_weights", "save_weights"]
+__all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_weights", "save_weights", "write_state"]
 
 Module = TypeVar("Module", bound=nn.Module)
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
@@ -211,19 +211,33 @@ def checked_device(device: str | torch.device) -> torch.device:
 
 
 def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Save a ``state_dict``; the file appears complete or not at all.
+    """Save a ``state_dict`` by :func:`write_state`.
 
     Floating-point tensors of two or more dimensions, which is to say weights, are stored in float16; statistics, tables
     and thresholds keep their precision.
     """
+    tensors = {k: v.detach().cpu() for k, v in state.items()}
+    write_state(path, {k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone() for k, v in tensors.items()})
+
+
+def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Save tensors and plain values as they are; the file appears complete, or the previous one stays.
+
+    Raises:
+        OSError: the file cannot be written: the disk is full, or there is no permission.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu() for k, v in state.items()}
-    small = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone() for k, v in tensors.items()}
     draft = target.with_name(f".{target.name}.part")
     try:
-        torch.save(small, draft)
+        with open(draft, "wb") as stream:
+            torch.save(dict(state), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
         draft.replace(target)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        kept = "the previous file is kept" if target.is_file() else "there is no previous file"
+        raise OSError(f"'{target}' must be writable, got {str(error).splitlines()[0]}; {kept}") from error
     finally:
         draft.unlink(missing_ok=True)
 

@@ -10,17 +10,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
-from monai.utils import CommonKeys
+from monai.utils import CommonKeys, convert_to_tensor
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from monai_histodiff.networks import LatentDiffusion, save_weights
+from monai_histodiff.networks import LatentDiffusion, save_weights, write_state
 
 __all__ = [
     "AutoencoderLoss",
@@ -141,6 +142,14 @@ class EMAHandler:
         self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
         self.average.update_parameters(self.network)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and the number of updates, for a checkpoint."""
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.average.load_state_dict(state)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within this context the network holds the averaged weights."""
@@ -153,7 +162,7 @@ class EMAHandler:
 
 
 class WeightsSaver:
-    """Writes a module's ``state_dict`` atomically every few epochs and at the end.
+    """Writes a module's ``state_dict`` atomically every few epochs and at the end; in one process of a distributed training.
 
     Args:
         network: the module to save; the network of ``ema``, or one that contains it.
@@ -171,6 +180,8 @@ class WeightsSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
         with self.ema.applied() if self.ema else nullcontext():
             save_weights(self.path, self.network.state_dict())
 
@@ -218,7 +229,7 @@ def encode_latents(
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
         cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used again only for the same
-            autoencoder, statistics, items and repeats.
+            autoencoder, statistics, items and repeats. In a distributed training one process encodes and all read it.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int}`` on the CPU.
@@ -226,28 +237,34 @@ def encode_latents(
     Raises:
         ValueError: latents that are not those of a ``PatchSet`` are to be kept.
     """
-    key = _fingerprint(model, patches, repeats) if cache is not None else ""
-    if cache is not None and Path(cache).is_file():
-        kept = torch.load(cache, weights_only=True)
-        if kept["key"] == key:
-            return [{"image": z, "label": int(y)} for z, y in zip(kept["image"], kept["label"], strict=True)]
-    device = model.latent_mean.device
+    if cache is None:
+        return _items(*_encode(model, patches, repeats, batch_size, num_workers))
+    key = _fingerprint(model, patches, repeats)
+    if idist.get_rank() == 0 and not (Path(cache).is_file() and torch.load(cache, weights_only=True)["key"] == key):
+        latents, labels = _encode(model, patches, repeats, batch_size, num_workers)
+        write_state(cache, {"key": key, "image": latents, "label": labels})
+    idist.barrier()
+    kept = torch.load(cache, weights_only=True)
+    return _items(kept["image"], kept["label"])
+
+
+def _items(latents: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    return [{"image": z, "label": int(y)} for z, y in zip(latents, labels, strict=True)]
+
+
+@torch.no_grad()
+def _encode(model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: int, num_workers: int) -> tuple[Tensor, Tensor]:
     model = model.eval()
-    items: list[dict[str, Any]] = []
+    latents, labels = [], []
     loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
-    with torch.no_grad(), tqdm(total=repeats * len(loader), desc="encode latents") as bar:
+    with tqdm(total=repeats * len(loader), desc="encode latents") as bar:
         for _ in range(repeats):
             for batch in loader:
-                latents = model.encode(torch.as_tensor(batch["image"]).to(device)).half().cpu()
-                items += [{"image": z, "label": int(y)} for z, y in zip(latents, batch["label"], strict=True)]
+                image = convert_to_tensor(batch["image"], track_meta=False).to(model.latent_mean.device)
+                latents.append(model.encode(image).half().cpu())
+                labels.append(torch.as_tensor(batch["label"]))
                 bar.update()
-    if cache is not None:
-        Path(cache).parent.mkdir(parents=True, exist_ok=True)
-        labels = torch.tensor([item["label"] for item in items])
-        draft = Path(f"{cache}.part")
-        torch.save({"key": key, "image": torch.stack([item["image"] for item in items]), "label": labels}, draft)
-        draft.replace(cache)
-    return items
+    return torch.cat(latents), torch.cat(labels)
 
 
 def _fingerprint(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:

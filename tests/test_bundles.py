@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from monai.data import set_track_meta
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
 from monai_histodiff.generator_metrics import compare_features
@@ -211,6 +214,32 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     assert not torch.equal(first["latent_std"], second["latent_std"])
     kept = torch.load(diffusion / "latents.pt", weights_only=True)
     assert len(kept["image"]) == 36  # three quarters of 48, encoded once
+
+
+def test_training_resumes_and_draws_its_curves(tmp_path: Path) -> None:
+    options = {"dataset_dir": str(tmp_path / "data"), "sources": pretraining_sets(tmp_path / "data"), "held_out": 0.25}
+    options |= {"device": "$torch.device('cpu')", "batch_size": 2, "epoch_length": 1, "output_dir": str(tmp_path / "out")}
+    run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=3, **options)
+    assert not (tmp_path / "out" / "tensorboard").exists()
+    run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=5, tensorboard=True, accumulation_steps=2, **options)
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "gradient_norm"}
+    assert [e.step for e in events.Scalars("loss")] == [4, 5]  # what was left
+    assert all(0 < e.value < 100 for e in events.Scalars("gradient_norm"))
+    grid = Image.open(io.BytesIO(events.Images("patches")[0].encoded_image_string))
+    assert grid.size == (8 * 130 + 2, 2 * 130 + 2)  # eight held-out patches above their reconstructions
+
+
+def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(LDM / "configs" / "train_autoencoder.json"),
+        workflow_type="train",
+        logging_file=False,
+        tracking="mlflow",
+        bundle_root=str(tmp_path),
+    )
+    assert workflow.parser["train#handlers"][-1]["_target_"] == "MLFlowHandler"
+    assert workflow.parser["train#trainer#train_handlers"] == "@train::handlers"  # as MONAI writes it
 
 
 def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from monai.transforms import Compose, RandFlipd, ScaleIntensityRanged
 from monai.utils import set_determinism
 from torch import Tensor, nn
 
-from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet, training
+from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.training import (
     AutoencoderLoss,
     AutoencoderPrepareBatch,
@@ -347,11 +347,11 @@ def test_interrupted_cache_is_not_read(
     model: LatentDiffusion, patch_set: PatchSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(_: Any, file: Any) -> None:
-        Path(file).write_bytes(b"half a file")
+        file.write(b"half a file")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(training.torch, "save", cut)
+        patched.setattr(torch, "save", cut)
         encode_latents(model, Dataset(patch_set, UNIT), cache=tmp_path / "latents.pt")
     assert len(encode_latents(model, Dataset(patch_set, UNIT), cache=tmp_path / "latents.pt")) == 18
 
