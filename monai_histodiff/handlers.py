@@ -18,6 +18,7 @@ from monai.handlers import CheckpointLoader
 from monai.utils import CommonKeys, set_determinism
 
 from monai_histodiff.networks import write_state
+from monai_histodiff.training import steps_now
 
 __all__ = ["EpochSeed", "GradientNorm", "TrainingCheckpoint", "training_scalars"]
 
@@ -114,9 +115,7 @@ class GradientNorm:
             RuntimeError: the norm is not finite. The weights are as they were after the last good step. (With a gradient
                 scaler no error is raised: it leaves such steps out.)
         """
-        length = engine.state.epoch_length
-        done = (engine.state.iteration - 1) % length + 1
-        if done % engine.accumulation_steps and done != length:
+        if not steps_now(engine):
             return
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)

@@ -118,6 +118,13 @@ class NoisyLatentPrepareBatch:
         return self.model.target(z0, torch.randn_like(z0), t)[0], label, (t,), {}
 
 
+def steps_now(engine: Any) -> bool:
+    """Whether a MONAI trainer's optimiser steps in this iteration: every one, unless it accumulates gradients over several."""
+    length, every = engine.state.epoch_length, getattr(engine, "accumulation_steps", 1)
+    done = (engine.state.iteration - 1) % length + 1
+    return bool(done % every == 0 or done == length)
+
+
 class EMAHandler:
     """Keeps an exponential moving average of a network's weights, with warm-up ``min(decay, (1 + n) / (10 + n))``.
 
@@ -132,12 +139,14 @@ class EMAHandler:
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
 
     def attach(self, engine: Engine) -> None:
-        """Update after every iteration of the trainer."""
+        """Update after every iteration of the trainer in which the optimiser steps."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         if self.adopt:
             engine.add_event_handler(Events.COMPLETED, lambda: self.network.load_state_dict(self.average.module.state_dict()))
 
     def __call__(self, engine: Engine) -> None:
+        if not steps_now(engine):
+            return
         n = int(self.average.n_averaged)
         self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
         self.average.update_parameters(self.network)

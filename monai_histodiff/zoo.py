@@ -74,8 +74,9 @@ def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
                 problems.append(f"'{name}' must be a JSON object, got {type(content).__name__}")
             else:
                 problems += _metadata_problems(content) if name == METADATA else _config_problems(name, content)
-    if WEIGHTS in files:
-        problems += _weights_problems(root / WEIGHTS)
+    for name in files:
+        if re.fullmatch(r"models/[^/]+\.pt", name):
+            problems += _weights_problems(name, root / name)
     return problems + _large_file_problems(root, files)
 
 
@@ -186,7 +187,8 @@ def _is_int(value: Any) -> bool:
 
 
 def _config_problems(name: str, config: Mapping[str, Any]) -> list[str]:
-    keys = CONFIG_KEYS + (INFERENCE_KEYS if name == INFERENCE else ())
+    overlay = any(key.startswith("+") or "#" in key for key in config)  # it changes another config, and stands on that one's keys
+    keys = () if overlay else CONFIG_KEYS + (INFERENCE_KEYS if name == INFERENCE else ())
     problems = [f"'{name}' must define '{key}'" for key in keys if key not in config]
     targets = list(_targets(config))
     for target in (t for i, t in enumerate(targets) if t not in targets[:i]):
@@ -215,12 +217,12 @@ def _is_importable(target: str) -> bool:
         return False
 
 
-def _weights_problems(path: Path) -> list[str]:
+def _weights_problems(name: str, path: Path) -> list[str]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly anything
-        return [f"'{WEIGHTS}' must load with weights_only=True, got {type(error).__name__}: {str(error).split(chr(10))[0]}"]
-    return [] if isinstance(state, Mapping) else [f"'{WEIGHTS}' must be a state_dict, got {type(state).__name__}"]
+        return [f"'{name}' must load with weights_only=True, got {type(error).__name__}: {str(error).split(chr(10))[0]}"]
+    return [] if isinstance(state, Mapping) else [f"'{name}' must be a state_dict, got {type(state).__name__}"]
 
 
 def _large_file_problems(root: Path, files: Sequence[str]) -> list[str]:

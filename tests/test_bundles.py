@@ -216,15 +216,17 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     assert len(kept["image"]) == 36  # three quarters of 48, encoded once
 
 
-def test_training_resumes_and_draws_its_curves(tmp_path: Path) -> None:
+def test_training_resumes_and_draws_its_curves(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     options = {"dataset_dir": str(tmp_path / "data"), "sources": pretraining_sets(tmp_path / "data"), "held_out": 0.25}
     options |= {"device": "$torch.device('cpu')", "batch_size": 2, "epoch_length": 1, "output_dir": str(tmp_path / "out")}
+    options["train#handlers#1#iteration_log"] = True
     run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=3, **options)
     assert not (tmp_path / "out" / "tensorboard").exists()
     run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=5, tensorboard=True, accumulation_steps=2, **options)
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "gradient_norm"}
     assert [e.step for e in events.Scalars("loss")] == [4, 5]  # what was left
+    assert not [w for w in recwarn if "non-scalar" in str(w.message)]  # StatsHandler logs the loss
     assert all(0 < e.value < 100 for e in events.Scalars("gradient_norm"))
     grid = Image.open(io.BytesIO(events.Images("patches")[0].encoded_image_string))
     assert grid.size == (8 * 130 + 2, 2 * 130 + 2)  # eight held-out patches above their reconstructions

@@ -262,8 +262,9 @@ def test_large_gradients_are_scaled_down_to_the_norm() -> None:
 
 
 def test_accumulated_gradients_are_measured_once_a_step(tmp_path: Path) -> None:
-    measured = []
+    measured: list[bool] = []
     training = Training(tmp_path, epochs=2, accumulation_steps=2)
     training.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: measured.append("gradient_norm" in e.state.output))
     training.run()
     assert measured == [False, True, True] * 2  # of three batches: two together, and the last alone at the end of the epoch
+    assert int(training.ema.average.n_averaged) == 4  # the average counts steps, too

@@ -375,6 +375,10 @@ def test_weights_that_do_not_load_are_named(bundle: Path) -> None:
     assert len(found) == 1 and f"'{WEIGHTS}' must load with weights_only=True" in found[0], found
     torch.save(torch.zeros(3), bundle / WEIGHTS)
     assert check_bundle(bundle) == [f"'{WEIGHTS}' must be a state_dict, got Tensor"]
+    (bundle / WEIGHTS).write_bytes(whole)
+    (bundle / "models" / "encoder.pt").write_bytes(whole[:20])
+    found = check_bundle(bundle)
+    assert len(found) == 1 and "'models/encoder.pt' must load with weights_only=True" in found[0], found
 
 
 def test_large_files_must_be_listed(bundle: Path) -> None:
