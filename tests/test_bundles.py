@@ -132,7 +132,6 @@ def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path
         seeds=[int(candidates.seed[wanted])],
         accepted_only=False,
         solver_steps=2,
-        guidance_scale=json.loads((finetuned / "outcome.json").read_text())["sampling"]["scale"],
         **{"class": "violet"},
     )
     sampled = PatchSet.open(tmp_path / "out" / "samples")
