@@ -42,7 +42,7 @@ class BankRefresher:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_epoch)
         engine.add_event_handler(Events.COMPLETED, self.stop)
         if self.max_reuse is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self.count)
+            engine.add_event_handler(Events.ITERATION_STARTED, self.count)
 
     def start(self, engine: Engine) -> None:
         """Fill a bank never filled."""

@@ -21,9 +21,9 @@ class Painter:
     device = torch.device("cpu")
     settings = {"steps": 1, "scale": 3.0}
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = SIDE) -> None:
         self.model: Any = torch.nn.Linear(2, 2)
-        self.model.patch_size = SIDE
+        self.model.patch_size = side
         self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()
         self.calls: list[list[int]] = []
@@ -32,7 +32,7 @@ class Painter:
         self.inside.set()
         self.gate.wait(60)
         self.calls.append(seeds.tolist())
-        images = torch.zeros(len(seeds), 3, SIDE, SIDE)
+        images = torch.zeros(len(seeds), 3, self.model.patch_size, self.model.patch_size)
         images[:, 0] = (seeds % 251)[:, None, None] / 255
         images[:, 1] = labels[:, None, None] / 255
         self.inside.clear()

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, ThreadDataLoader
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, MapTransform, RandomizableTransform
-from torch.utils.data import DataLoader as TorchLoader
 
 import monai_histodiff
 from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank, even_weights
@@ -332,46 +331,6 @@ def test_cache_dataset_caches_nothing_random(bank: SyntheticBank) -> None:
     data = CacheDataset([real(0)], Compose([Note("image"), transform]), progress=False)
     assert len({int(data[0]["image"][0, 0, 0]) for _ in range(30)}) > 5
     assert len(calls) == 1, "what comes before is cached"
-
-
-def seeds_of(loader: Any) -> list[int]:
-    return [int(s) for batch in loader for s in batch["seed"]]
-
-
-LOADERS: dict[str, Callable[..., Any]] = {
-    "main process": lambda d: DataLoader(d, batch_size=8),
-    "monai, fork": lambda d: DataLoader(d, batch_size=8, num_workers=2, multiprocessing_context="fork"),
-    "monai, persistent": lambda d: DataLoader(d, batch_size=8, num_workers=2, persistent_workers=True),
-    "monai, threads": lambda d: ThreadDataLoader(d, batch_size=8, num_workers=0),
-    "torch, fork": lambda d: TorchLoader(d, batch_size=8, num_workers=2, multiprocessing_context="fork"),
-}
-
-
-@pytest.mark.parametrize("name", LOADERS)
-def test_every_loader_mixes_real_and_synthetic_without_duplicate_streams(bank: SyntheticBank, name: str) -> None:
-    data = Dataset([real(i % 2) for i in range(64)], SyntheticAugmentd("image", bank, prob=0.6).set_random_state(0))
-    torch.manual_seed(0)
-    loader = LOADERS[name](data)
-    first, second = seeds_of(loader), seeds_of(loader)
-    assert len(first) == 64 and first != second
-    assert {s == -1 for s in first} == {True, False}
-    assert first[:8] != first[8:16]  # the first batches of two workers
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_read_the_bank_as_it_is_now(bank: SyntheticBank, context: str) -> None:
-    """A bank refreshed between epochs reaches workers that have been running since before."""
-    data = Dataset([real(1) for _ in range(16)], SyntheticAugmentd("image", bank, prob=1.0))
-    loader = DataLoader(data, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=context)
-    for add in (0, 50):
-        bank.images[1] += add
-        batches = list(loader)
-        assert batches[0]["seed"].tolist() != batches[1]["seed"].tolist(), "each worker draws for itself"
-        for batch in batches:
-            for image, seed, confidence in zip(batch["image"], batch["seed"], batch["confidence"], strict=True):
-                index = int(seed) - 1000
-                assert bool((torch.as_tensor(image) == 100 + index + add).all())
-                assert float(confidence) == pytest.approx(float(bank.confidence[1][index]))
 
 
 def test_it_works_from_a_config_with_a_saved_bank(bank: SyntheticBank, tmp_path: Path) -> None:
