@@ -25,7 +25,7 @@ from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.caching import cached, fingerprint
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining, predict
-from monai_histodiff.comparisons import arm_interval, holm, paired_difference, verdict
+from monai_histodiff.comparisons import bootstrap_metrics, holm, summarise, verdict
 from monai_histodiff.critics import Critic
 from monai_histodiff.encoders import linear_probe
 from monai_histodiff.metrics import METRICS, class_recall, classification_metrics, reliability
@@ -156,9 +156,9 @@ class Evaluation:
             scores[arm] = {m: [e[m] for e in each] for m in METRICS}
             per_class = [class_recall(p, labels) for p in runs]
             recall[arm] = {name: [float(r[k]) for r in per_class] for k, name in enumerate(classes)}
+        tables = {a: bootstrap_metrics(r, labels, groups, draws) for a, r in tqdm(self.probabilities.items(), desc="bootstrap")}
         pairs = {name: name.split("-") for name in comparisons}
-        asked = {name: [self.probabilities[arm] for arm in pair] for name, pair in pairs.items() if set(pair) <= set(scores)}
-        found = {name: paired_difference(a, b, labels, groups, draws) for name, (a, b) in tqdm(asked.items(), desc="bootstrap")}
+        found = {n: summarise(tables[a] - tables[b]) for n, (a, b) in pairs.items() if a in tables and b in tables}
         claims = self._claims({name: metrics[CLAIM] for name, metrics in found.items()})
         crop = CenterSpatialCrop(self.size)
         train, test = (torch.stack([torch.as_tensor(crop(x)) for x in p.images()]) for p in (self.labelled, self.test))
@@ -167,12 +167,12 @@ class Evaluation:
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
         elif PRIMARY in claims:
             outcome, sentence = claims[PRIMARY]["outcome"], claims[PRIMARY]["sentence"]
-        interval = ("mean", "low", "high")
+        own = {arm: summarise(table, bounds=(0, 1)) for arm, table in tables.items()}
         return {
             "arms": scores,
             "arm_names": {arm: ARMS[arm] for arm in scores},
-            "intervals": {arm: arm_interval(runs, labels, groups, draws) for arm, runs in self.probabilities.items()},
-            "differences": {n: {m: {k: row[k] for k in interval} for m, row in f.items()} for n, f in found.items()},
+            "intervals": _intervals(own),
+            "differences": _intervals(found),
             "claims": claims,
             "recall": recall,
             "reliability": {a: reliability(np.concatenate(r), np.tile(labels, len(r))) for a, r in self.probabilities.items()},
@@ -231,6 +231,11 @@ class Evaluation:
         labels = torch.tensor([int(view["label"]) for view in views])
         probe = linear_probe(train, labels)
         return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
+
+
+def _intervals(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    keys = ("mean", "low", "high")
+    return {name: {metric: {k: row[k] for k in keys} for metric, row in metrics.items()} for name, metrics in found.items()}
 
 
 def _timed(fit: Callable[..., Tensor], items: Sequence[Any], test: Tensor, seed: int) -> dict[str, np.ndarray]:

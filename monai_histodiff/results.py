@@ -5,25 +5,52 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.evaluation import Evaluation
+from monai_histodiff.fidelity import class_fidelity
 from monai_histodiff.patchfiles import write_json
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.report import Tile, write_report
 from monai_histodiff.selection import ACCEPTED
 
-__all__ = ["run_and_report"]
+__all__ = ["check_stage", "run_and_report"]
 
 
-def run_and_report(evaluation: Evaluation, patches: PatchSet, dataset_dir: str, output_dir: str | os.PathLike[str]) -> Path:
+def check_stage(output_dir: str | os.PathLike[str], **settings: Any) -> None:
+    """Refuse to judge candidates by other patches than those they were made for, before any work is done.
+
+    Args:
+        output_dir: holds ``outcome.json`` of the training stage.
+        settings: what must be as it was there: those that decide which patches are labelled, and which are for test.
+
+    Raises:
+        FileNotFoundError: there is no ``outcome.json``.
+        ValueError: a setting differs: patches that the generator, guide or critic saw could be among the test patches.
+    """
+    path = Path(output_dir) / "outcome.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"the training stage must have written 'outcome.json', got none in '{output_dir}'")
+    made = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    for key, value in settings.items():
+        if key in made and made[key] != value:
+            raise ValueError(f"{key} must be what the candidates were made with, {made[key]}, got {value}")
+
+
+def run_and_report(
+    evaluation: Evaluation,
+    patches: PatchSet,
+    dataset_dir: str,
+    output_dir: str | os.PathLike[str],
+    features: Callable[[Tensor], Tensor] | None = None,
+) -> Path:
     """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its candidates.
 
     Args:
@@ -31,27 +58,32 @@ def run_and_report(evaluation: Evaluation, patches: PatchSet, dataset_dir: str, 
         patches: the whole real patch set, for its counts.
         dataset_dir: where it came from; only its name is kept.
         output_dir: holds ``outcome.json`` of the selection.
+        features: of patches, for figures of the generator class by class, see
+            :func:`~monai_histodiff.fidelity.class_fidelity`; ``None`` leaves them out.
 
     Returns:
         The path of the report.
     """
     root = Path(output_dir)
     outcome = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
-    start = time.perf_counter()
     evaluation.run()
-    seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": time.perf_counter() - start}
+    fitted = sum(second for runs in evaluation.seconds.values() for second in runs)  # of cached runs, the time they once took
+    seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
     training = evaluation.training
     recipe = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
     results = {
         **evaluation.results(),
         "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
         "selection": outcome["selection"],
-        "sampling": outcome["sampling"],
+        "sampling": {**outcome["sampling"], "network_evaluations": outcome["sampling"]["steps"] * outcome["selection"]["candidates"]},
         "settings": {**outcome["settings"], **recipe, "synthetic_probability": evaluation.prob},
         "seconds": seconds,
         "versions": _versions(),
         "notes": _notes(outcome, evaluation),
     }
+    if features is not None:
+        train, known, size = patches.select("train"), evaluation.labelled, evaluation.size
+        results["generator"] = class_fidelity(evaluation.candidates, train, known, evaluation.test, features, size)
     write_json(root / "results.json", results)
     report = write_report(root / "report.html", results, gallery(evaluation.candidates, evaluation.labelled, evaluation.size))
     print(f"{results['verdict']}\nReport: {report}")

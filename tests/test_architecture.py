@@ -18,7 +18,7 @@ SOURCES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 MODULES = sorted(set(SOURCES) - {"__init__"})
 NUMERICS = {"schedules", "solvers", "guidance", "selection", "distances", "metrics", "comparisons", "generator_metrics"}
-MAY_PRINT = {"results", "zoo"}
+MAY_PRINT = {"results", "summary", "zoo"}
 LONGEST = 300
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monai_histodiff.comparisons import arm_interval, holm, paired_difference, verdict
+from monai_histodiff.comparisons import bootstrap_metrics, holm, paired_difference, summarise, verdict
 from monai_histodiff.metrics import METRICS, classification_metrics
 
 Array = NDArray[np.float64]
@@ -164,23 +164,23 @@ def trial(rng: np.random.Generator, gain: float, seeds: int, training: float) ->
 
     treated, control = arm(0.65 + gain), arm(0.65)
     groups = [str(i // 2) for i in range(120)]
-    return paired_difference(treated, control, labels, groups, draws=200, seed=int(rng.integers(1 << 30)))["accuracy"]
+    return paired_difference(treated, control, labels, groups, draws=150, seed=int(rng.integers(1 << 30)))["accuracy"]
 
 
 @pytest.mark.parametrize(("seeds", "training"), [(3, 0.0), (3, 0.8), (6, 0.3)])
 def test_without_a_gain_the_interval_covers_zero_at_its_rate_and_no_gain_is_called(seeds: int, training: float) -> None:
     rng = np.random.default_rng(seeds)
-    found = [trial(rng, 0.0, seeds, training) for _ in range(200)]
+    found = [trial(rng, 0.0, seeds, training) for _ in range(120)]
     covered = np.mean([f["low"] <= 0 <= f["high"] for f in found])
-    assert 0.91 <= covered, "0.95, less 2.6 standard errors of 200 trials"
+    assert 0.91 <= covered, "0.95, less 2 standard errors of 120 trials"
     assert np.mean([verdict(f, seeds)[0] == "same" for f in found]) == pytest.approx(covered)
-    assert np.mean([f["p"] < 0.05 for f in found]) == pytest.approx(1 - covered, abs=0.02)
+    assert np.mean([f["p"] < 0.05 for f in found]) == pytest.approx(1 - covered, abs=0.04)
 
 
 def test_a_planted_gain_is_found_at_its_size() -> None:
     rng = np.random.default_rng(0)
-    found = [trial(rng, 0.15, 5, 0.2) for _ in range(100)]
-    error = np.std([f["mean"] for f in found]) / 10
+    found = [trial(rng, 0.15, 5, 0.2) for _ in range(60)]
+    error = np.std([f["mean"] for f in found]) / 60**0.5
     assert np.mean([f["mean"] for f in found]) == pytest.approx(0.15, abs=3 * error)
     assert np.mean([f["low"] <= 0.15 <= f["high"] for f in found]) >= 0.88
     assert np.mean([verdict(f, 5)[0] == "helps" for f in found]) > 0.5 and not [f for f in found if f["high"] < 0]
@@ -190,7 +190,7 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(1)
     least = float(np.mean([trial(rng, 0.0, 5, 0.1)["detectable"] for _ in range(20)]))
     assert 0.05 < least < 0.3
-    assert np.mean([trial(rng, least, 5, 0.1)["low"] > 0 for _ in range(150)]) == pytest.approx(0.8, abs=0.12)
+    assert np.mean([trial(rng, least, 5, 0.1)["low"] > 0 for _ in range(80)]) == pytest.approx(0.8, abs=0.12)
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 0), (1, 0)])
@@ -282,16 +282,24 @@ def test_interval_of_an_arm_is_wider_than_that_of_a_paired_difference() -> None:
     hard = rng.random(200) < 0.6
     runs = [correct(hard | (rng.random(200) < 0.1), labels) for _ in range(3)]
     groups = [str(i) for i in range(200)]
-    one = arm_interval(runs, labels, groups, draws=200)["accuracy"]
+    one = summarise(bootstrap_metrics(runs, labels, groups, draws=200), bounds=(0, 1))["accuracy"]
     assert one["mean"] == pytest.approx(np.mean([classification_metrics(p, labels)["accuracy"] for p in runs]))
-    assert set(one) == {"mean", "low", "high"} and 0 <= one["low"] < one["mean"] < one["high"] <= 1
+    assert 0 <= one["low"] < one["mean"] < one["high"] <= 1
     pair = paired_difference(runs, [correct(hard, labels)] * 3, labels, groups, draws=200)["accuracy"]
     assert pair["high"] - pair["low"] < one["high"] - one["low"]
 
 
+def test_the_first_draw_is_the_test_set_and_the_others_have_whole_groups() -> None:
+    probabilities, labels = predictions(30, 3)
+    table = bootstrap_metrics([probabilities], labels, ["one"] * 30, draws=4)
+    assert table.shape == (1, 5, len(METRICS))
+    for row in table[0]:  # the only group is drawn every time
+        assert dict(zip(METRICS, row, strict=True)) == pytest.approx(classification_metrics(probabilities, labels))
+
+
 def test_an_arm_needs_a_run() -> None:
     with pytest.raises(ValueError, match="an arm needs at least one run, got none"):
-        arm_interval([], np.zeros(2, int), ["a", "b"])
+        bootstrap_metrics([], np.zeros(2, int), ["a", "b"])
 
 
 def test_each_patch_needs_its_group() -> None:

@@ -15,7 +15,7 @@ from monai.transforms import Compose, Identityd, RandAxisFlipd, RandSpatialCropd
 from monai_histodiff import Candidates, ClassifierTraining, Critic, Evaluation, PatchClassifier, PatchSet
 from monai_histodiff.arms import ARMS
 from monai_histodiff.evaluation import five_crops
-from monai_histodiff.results import gallery, run_and_report
+from monai_histodiff.results import check_stage, gallery, run_and_report
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,8 @@ def test_run_and_report_writes_results_and_a_page(
         "groups": {"train": 9, "labelled": 9, "test": 12},
     }
     assert results["selection"] == OUTCOME["selection"]
-    assert results["sampling"] == {"steps": 4, "candidates_per_second": 7.2} and results["seconds"]["sampling"] == 2.5
+    assert results["sampling"] == {"steps": 4, "candidates_per_second": 7.2, "network_evaluations": 72} and "generator" not in results
+    assert results["seconds"]["sampling"] == 2.5
     expected = {"quota": 4, "labels_per_class": 6, "classifier_steps": 12, "classifier_batch_size": 8, "synthetic_probability": 0.25}
     assert results["settings"] == expected
     notes = " ".join(results["notes"])
@@ -337,3 +338,23 @@ def test_gallery_shows_accepted_over_their_range_and_every_reason(
             assert tile.nearest is not None and tile.nearest.shape == (24, 24, 3)
             centre = parts[1][int(candidates.nearest[row])]["image"][:, 4:28, 4:28].permute(1, 2, 0).numpy()
             assert np.array_equal(tile.nearest, centre)
+
+
+def test_the_generator_is_measured_where_there_are_features(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path
+) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
+    run = evaluation(parts, Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}), arms=["C"], seeds=[0])
+    run_and_report(run, parts[0], "patches.zip", tmp_path, colours)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["generator"]) == set(CLASSES) and results["generator"]["pink"]["numbers"]["accepted"] == 6
+    assert results["verdict"] == "Not tested: arm G was not run."
+
+
+def test_candidates_are_judged_by_the_patches_that_they_were_made_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="the training stage must have written 'outcome.json', got none in"):
+        check_stage(tmp_path, draw=0)
+    (tmp_path / "outcome.json").write_text(json.dumps({"settings": {"draw": 0, "labels_per_class": 25}}))
+    check_stage(tmp_path, draw=0, labels_per_class=25, other=3)
+    with pytest.raises(ValueError, match="draw must be what the candidates were made with, 0, got 1"):
+        check_stage(tmp_path, draw=1, labels_per_class=25)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_histodiff.report import STYLE, Tile, write_report
+from monai_histodiff.markup import STYLE
+from monai_histodiff.report import Tile, write_report
 
 NASTY = "<b>&x"
-VOID = {"meta", "img", "br", "line", "circle"}
+VOID = {"meta", "img", "br", "line", "circle", "rect"}
 DASH = "–"
 Read = Callable[..., "Page"]
 
@@ -102,6 +103,9 @@ def results() -> dict[str, Any]:
     def difference(mean: float, low: float, high: float) -> dict[str, dict[str, float]]:
         return {name: {"mean": mean, "low": low, "high": high} for name in ("accuracy", "balanced_accuracy")}
 
+    def fidelity(kid: float) -> dict[str, float]:
+        return {"kid": kid, "kid_std": 0.0, "fid": 3.0, "precision": 0.81, "recall": 0.42, "density": 0.93, "coverage": 0.75}
+
     classes = ["ADC", NASTY, "HGIN"]
     return {
         "verdict": "No difference shown: balanced accuracy changed by +1.2 points (95 % interval -2.0 to +4.1).",
@@ -131,6 +135,30 @@ def results() -> dict[str, Any]:
         },
         "sampling": {"steps": 20, "guidance_scale": 2.0, "candidates_per_second": 5.2345, "accepted_per_second": 1.8},
         "floors": {"mean colour": {"accuracy": 0.4, "balanced_accuracy": 0.38}},
+        "claims": {"G-C": {"p_holm": 0.4321, "outcome": "same"}, "G-F": {"p_holm": 0.0123, "outcome": "helps"}},
+        "intervals": {
+            name: {"balanced_accuracy": {"mean": mean, "low": mean - 0.05, "high": mean + 0.06}}
+            for name, mean in {"A": 0.50, "C": 0.56, "F": 0.55, "G": 0.58}.items()
+        },
+        "reliability": {
+            "C": [{"confidence": 0.6, "accuracy": 0.4, "share": 0.25}, {"confidence": 0.9, "accuracy": 0.8, "share": 0.75}],
+            "G": [{"confidence": 0.7, "accuracy": 0.7, "share": 1.0}],
+            "A": [{"confidence": 0.5, "accuracy": 0.1, "share": 1.0}],
+        },
+        "generator": {
+            "ADC": {
+                "samples": fidelity(0.02),
+                "floor": fidelity(0.001),
+                "copies": {"samples": 1, "held_out": 2},
+                "numbers": {"real": 7, "compared": 6, "accepted": 150},
+            },
+            NASTY: {
+                "samples": None,
+                "floor": None,
+                "copies": {"samples": 0, "held_out": 0},
+                "numbers": {"real": 3, "compared": 0, "accepted": 60},
+            },
+        },
         "seeds": [0, 1, 2],
         "versions": {"monai_histodiff": "0.1.0", "torch": "2.0"},
         "settings": {"learning_rate": 1e-5, "backbone": "resnet & co"},
@@ -162,8 +190,8 @@ def test_stands_alone_and_is_well_formed(read: Read) -> None:
 def test_sections_come_in_order(read: Read) -> None:
     headings = read().headings
     assert [words for tag, words in headings if tag == "h2"] == [
-        "What changes", "Every arm", "Class by class", "Accepted patches", "Rejected patches", "Selection", "Data", "Cost",
-        "Settings and versions", "Notes",
+        "What changes", "Every arm", "Class by class", "Calibration", "Accepted patches", "Rejected patches", "Selection",
+        "Generator", "Data", "Cost", "Settings and versions", "Notes",
     ]  # fmt: skip
     assert [tag for tag, _ in headings].count("h1") == 1 and headings[0][0] == "h1"
     assert [words for tag, words in headings if tag == "h3"] == ["ADC", NASTY, "HGIN", "low confidence", "near copy"]
@@ -281,6 +309,47 @@ def test_undefined_numbers_become_dashes(read: Read, results: dict[str, Any], no
     assert not re.search(r"\bnan\b|\binf\b", page.text) and "nan%" not in page.source and f"distance {DASH}" in page.text
 
 
+def test_corrected_p_values_stand_beside_their_comparison(read: Read, results: dict[str, Any]) -> None:
+    rows = re.findall(r"<li class=row.*?</li>", read().source, re.S)
+    assert [re.findall(r"corrected p ([\d.]+)", row) for row in rows[:3]] == [["0.432"], ["0.012"], []]
+    assert "Holm" in read().text
+    del results["claims"]
+    assert "corrected p" not in read(results).text and "Holm" not in read(results).text
+
+
+def test_every_arm_has_its_interval_and_floors_have_a_dot(read: Read, results: dict[str, Any]) -> None:
+    figure = read().source.split("<h2>Every arm</h2>")[1].split("</figure>")[0]
+    rows = re.findall(r"<li class=row.*?</li>", figure, re.S)
+    assert len(rows) == 5 and ">58.0 % (53.0 to 64.0)<" in rows[3] and 'aria-label="G: 58.0 % (53.0 to 64.0)"' in rows[3]
+    marks = [re.search(r'interval x1="(.*?)%" x2="(.*?)%".*?cx="(.*?)%"', row) for row in rows]
+    found = [[float(v) for v in mark.groups()] for mark in marks if mark]
+    assert marks[4] is None and ">38.0 %<" in rows[4] and "<circle" in rows[4]
+    values = [[mean - 0.05, mean + 0.06, mean] for mean in (0.5, 0.56, 0.55, 0.58)]
+    slope, offset = np.polyfit(np.ravel(values), np.ravel(found), 1)
+    assert slope > 0 and np.allclose(slope * np.array(values) + offset, found, atol=0.02)
+    del results["intervals"]
+    assert "<li class=row" not in read(results).source.split("<h2>Every arm</h2>")[1].split("</section>")[0]
+
+
+def test_reliability_diagrams_of_the_two_arms(read: Read, results: dict[str, Any]) -> None:
+    section = read().source.split("<h2>Calibration</h2>")[1].split("</section>")[0]
+    assert section.count("<svg") == 2 and "Reliability of Arm C: 60 % said, 40 % so; 90 % said, 80 % so" in section
+    dots = re.findall(r'<circle cx="(.*?)%" cy="(.*?)%" r="(.*?)"/>', section)
+    assert [(float(x), float(y)) for x, y, _ in dots] == [(60, 60), (90, 20), (70, 30)]
+    assert float(dots[0][2]) < float(dots[1][2]) < float(dots[2][2])
+    del results["reliability"]
+    assert "Calibration" not in [words for _, words in read(results).headings]
+
+
+def test_generator_table_sets_samples_beside_real_patches(read: Read, results: dict[str, Any]) -> None:
+    rows = read().table("Accepted patches beside real ones")
+    assert rows[0] == ["ADC6 against 7 patches", "0.020real 0.001", "0.81real 0.81", "0.42real 0.42", "0.93real 0.93",
+                       "0.75real 0.75", "1 of 150real 2 of 7"]  # fmt: skip
+    assert rows[1][1] == f"{DASH}real {DASH}" and rows[1][-1] == "0 of 60real 0 of 3"
+    del results["generator"]
+    assert "Generator" not in [words for _, words in read(results).headings]
+
+
 def test_recall_table(read: Read) -> None:
     rows = read().table("Recall")
     assert rows == [["ADC", "60.0 ± 10.0", "70.0 ± 0.0", "+10.0", ""],
@@ -307,7 +376,7 @@ def test_selection_data_cost_and_settings(read: Read) -> None:
 
 def test_tables_have_captions_and_scopes(read: Read) -> None:
     page = read()
-    assert len(page.tables) == 7 and all(table["caption"] for table in page.tables)
+    assert len(page.tables) == 8 and all(table["caption"] for table in page.tables)
     assert {head.get("scope") for head in page.all("th")} == {"row", "col"}
 
 
@@ -335,7 +404,7 @@ def test_interval_positions_follow_the_values(read: Read, results: dict[str, Any
 
 def test_ticks_stand_where_their_numbers_say(read: Read) -> None:
     page = read()
-    labels = re.findall(r'<text x="(.*?)%" y="14">(.*?)</text>', page.source)
+    labels = re.findall(r'<text x="(.*?)%" y="14">(.*?)</text>', page.source.split("</figure>")[0])
     places, values = np.array([float(x) for x, _ in labels]), np.array([float(t.replace("−", "-")) for _, t in labels])
     zero, low, mean, high = intervals(page)[0]
     assert 3 <= len(labels) <= 7 and np.allclose(np.interp([zero, low, mean], places, values), [0, -2, 1.2], atol=0.01)
