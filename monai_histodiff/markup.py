@@ -67,7 +67,8 @@ figure+p,figure+table{margin-top:1.5rem}.square line{stroke:var(--soft)}
 .side{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:0 3rem}.side td{overflow-wrap:anywhere}
 @media screen and (max-width:46rem){body{padding:2rem 1rem}.verdict{padding:1.2rem}.tiles{grid-template-columns:1fr 1fr}
 .row{display:block}.row>*{padding:.3rem 0}.row>svg{height:2.6rem}.row>span{display:none}.wide td svg{width:50%}
-.wide tr{display:block;padding:.7rem 0;border-top:1px solid var(--line)}.wide thead{position:absolute;clip-path:inset(50%)}
+.wide tr{display:block;padding:.7rem 0;border-top:1px solid var(--line)}.wide thead{position:absolute;width:1px;height:1px;
+ overflow:hidden;clip-path:inset(50%)}
 .wide tbody>tr>*{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.15rem 0;width:auto!important}
 .wide td::before{content:attr(data-label);color:var(--soft)}.wide th small{text-align:right}}
 @media print{:root{--page:#fff;font-size:11px}@page{margin:15mm}body{padding:0}nav,summary{display:none}section{margin-top:2rem}
