@@ -19,8 +19,9 @@ class BankRefresher:
     Args:
         bank: the live bank.
         refresh_every: due after so many epochs; ``None``: never by this rule.
-        max_reuse: due once synthetic patches were shown so many times, on average over the bank. The items of the
-            trainer's batches must hold ``synthetic``. ``None``: never by this rule.
+        max_reuse: due once synthetic patches were shown so many times, on average over the bank; after one
+            epoch, if nothing was accepted. The items of the trainer's batches must hold ``synthetic``. With several distributed
+            processes, those that the first rank has shown count. ``None``: never by this rule.
         wait: wait for a refresh that is due and not ready, so that training is reproducible whatever the speed; else
             training goes on with the old patches, and the refresh is published at the next epoch after it is ready.
 
@@ -74,5 +75,6 @@ class BankRefresher:
         self.bank.close()
 
     def _due(self) -> bool:
-        worn = self.max_reuse is not None and self._shown >= self.max_reuse * max(len(self.bank), 1)
-        return worn or (self.refresh_every is not None and self._epochs >= self.refresh_every)
+        old = self.refresh_every is not None and self._epochs >= self.refresh_every
+        worn = self.max_reuse is not None and self._epochs > 0 and self._shown >= self.max_reuse * len(self.bank)
+        return old or worn

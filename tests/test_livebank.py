@@ -345,6 +345,8 @@ def test_handler_refreshes_when_the_patches_are_worn() -> None:
     assert run(live(), 6, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 1, 2, 2, 2, 2]
     assert run(live(capacity=4), 6, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 1, 2, 2, 3, 3]
     assert run(live(), 4, batch, refresh_every=1, max_reuse=100, wait=True) == [1, 2, 3, 4], "whichever comes first"
+    nothing = live(judge=Judge(never=0), classes=["a"])
+    assert run(nothing, 3, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 2, 3] and len(nothing) == 0
 
 
 def test_handler_does_not_wait_unless_told_to() -> None:
