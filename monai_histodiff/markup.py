@@ -20,6 +20,7 @@ from PIL import Image
 __all__ = [
     "STYLE",
     "Values",
+    "curves",
     "finite",
     "intervals",
     "number",
@@ -60,7 +61,8 @@ circle{fill:var(--tone,var(--mark));fill-opacity:.8}.pairs circle{stroke:var(--m
 table{border-collapse:collapse;width:100%;margin-bottom:2rem;font-size:.94rem}caption{text-align:left;padding-bottom:.6rem}
 th,td{text-align:right;padding:.6rem 0 .6rem .8rem;vertical-align:top}td,thead th{overflow-wrap:normal}
 th{font-weight:600}thead th{vertical-align:bottom}th:first-child{text-align:left;padding-left:0}tbody th{min-width:5rem}
-figure+p,figure+table{margin-top:1.5rem}.square line{stroke:var(--soft)}
+figure+p,figure+table{margin-top:1.5rem}.square line{stroke:var(--soft)}.curves{height:22rem}
+line.main{stroke:var(--mark);stroke-width:2}.other{stroke:var(--soft)}circle.other{fill:var(--soft);stroke:none}
 .plotted td:last-child{width:24%;min-width:5rem}.plotted thead th:last-child{text-align:left}.tiles,.side{align-items:start}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:1.5rem 1.25rem}td b{font-weight:400}
 .tiles figure,.two{display:grid;grid-template-columns:1fr 1fr;gap:3px}.two{grid-column:1/3}img{width:100%;height:auto}
@@ -136,6 +138,27 @@ def reliability(name: str, rows: Sequence[Mapping[str, float]]) -> str:
     label = escape(f"Reliability of {name}: {told}")
     diagram = f'<svg class=square role="img" aria-label="{label}">{frame}{dots}</svg>'
     return f"<figure>{diagram}<figcaption>{escape(name)}; both axes run from 0 to 100 %</figcaption></figure>"
+
+
+def curves(name: str, labels: Sequence[str], rows: Mapping[str, Values], caption: str) -> str:
+    """Lines over equidistant labels, one for each row; the first rows stand out, and each line bears its name at its end."""
+    span = span_of(v for values in rows.values() for v in values)
+    x = [8 + 80 * i / max(len(labels) - 1, 1) for i in range(len(labels))]
+    inner = ""
+    for i, (row, values) in enumerate(rows.items()):
+        points = [(a, 92 - 84 * (v - span[0]) / (span[1] - span[0])) for a, v in zip(x, values, strict=True) if math.isfinite(v)]
+        css = "main" if i < 2 else "other"
+        for (a, b), (c, d) in zip(points, points[1:], strict=False):
+            inner += f'<line class={css} x1="{a:.2f}%" y1="{b:.2f}%" x2="{c:.2f}%" y2="{d:.2f}%"/>'
+        inner += "".join(f'<circle class={css} cx="{a:.2f}%" cy="{b:.2f}%" r="4"/>' for a, b in points)
+        if points:
+            inner += f'<text x="{points[-1][0] + 4:.2f}%" y="{points[-1][1]:.2f}%" dy="4">{escape(row)}</text>'
+    inner += "".join(f'<text x="{a:.2f}%" y="100%">{escape(label)}</text>' for a, label in zip(x, labels, strict=True))
+    told = "; ".join(f"{row}: {', '.join(map(number, values))}" for row, values in rows.items())
+    label = escape(f"{name} at {', '.join(labels)}. {told}")
+    return (
+        f'<figure><svg class=curves role="img" aria-label="{label}">{inner}</svg><figcaption>{escape(caption)}</figcaption></figure>'
+    )
 
 
 def share(whole: Any, part: Any) -> str:

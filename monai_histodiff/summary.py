@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from monai_histodiff.comparisons import holm
-from monai_histodiff.markup import intervals, number, table, write_page
+from monai_histodiff.markup import curves, intervals, number, table, write_page
 
 __all__ = ["combine", "read_results", "to_html", "to_markdown"]
 
@@ -167,9 +167,13 @@ def to_html(results: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) 
     for arm, words in _arms(results).items():
         means = (number([100 * v for v in _scores(runs, arm, METRIC)]) for runs in by_labels.values())
         cells.append([f"<b>{escape(arm)}</b><small>{escape(words)}</small>", *means])
+    scores = {a: [float(np.mean(_scores(runs, a, METRIC) or np.nan)) * 100 for runs in by_labels.values()] for a in _arms(results)}
+    ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
+    told = "Balanced accuracy, in %, by labels per class: mean over all draws and seeds; C and G in colour."
+    drawn = curves("Balanced accuracy, in %", list(by_labels), ranked, told) if len(by_labels) > 1 else ""
     heads = ["Arm", *(f"{labels}\nlabels per class" for labels in by_labels)]
     caption = "Balanced accuracy, in %: mean ± standard deviation over all draws and seeds"
-    sections["Every arm"] = table(caption, heads, cells, "wide")
+    sections["Every arm"] = drawn + table(caption, heads, cells, "wide")
     return write_page(path, f"Evaluations on {results[0]['dataset']['path']}", f"<p>{escape(HOW)}</p>", sections)
 
 

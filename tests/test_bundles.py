@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,33 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluate=SMALL_EVALUATE,
     )
     return out
+
+
+def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finetuned, tmp_path / "out"))
+    before, kept = json.loads((out / "results.json").read_text()), set((out / "cache").iterdir())
+    settings: dict[str, Any] = {
+        "config_file": str(GUIDANCE / "configs/evaluate.json"),
+        "bundle_root": str(GUIDANCE),
+        "dataset_dir": str(finetuned.parent / "data"),
+        "output_dir": str(out),
+        "labels_per_class": 6,
+        "device": "cpu",
+        "seeds": [0, 1],
+        "arms": ["C", "G", "G0"],
+        "published_dir": str(out / "candidates"),
+        **SMALL_EVALUATE,
+    }
+    with pytest.raises(SystemExit, match="output_dir must be new"):
+        run_stage(**settings)
+    with pytest.raises(SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"):
+        run_stage(**{**settings, "labels_per_class": 5}, replace=True)
+    run_stage(**settings, replace=True, generator_metrics=True)
+    after = json.loads((out / "results.json").read_text())
+    new = {path.name[:5] for path in set((out / "cache").iterdir()) - kept}
+    assert new == {"G0-0-", "G0-1-"} and list(after["arms"]) == ["C", "G", "G0"]
+    assert {arm: after["arms"][arm] for arm in "CG"} == {arm: before["arms"][arm] for arm in "CG"}
+    assert set(after["generator"]) == {"pink", "violet"} and "G-G0" in after["claims"]
 
 
 def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from monai_histodiff.summary import combine, main, read_results, to_markdown
+from monai_histodiff.summary import combine, main, read_results, to_html, to_markdown
 
 
 def run(draw: int = 0, labels: int | str = 25, gain: float = 0.05, error: float = 0.01, seeds: int = 3) -> dict[str, Any]:
@@ -83,6 +84,18 @@ def test_the_command_prints_and_writes_a_page(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == to_markdown(read_results(paths))
     assert "<h2>G against C</h2>" in page and 'aria-label="5 labels per class: +5.0 (' in page and "http" not in page
     assert page.count("<li class=row") == 4 and "57.0" in page
+
+
+def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
+    results = [run(0, 5, gain=0.1), run(0, 10, gain=0.04), run(0, 50, gain=-0.02)]
+    page = to_html(results, tmp_path / "page.html").read_text()
+    figure = page.split("<svg class=curves")[1].split("</svg>")[0]
+    assert "Balanced accuracy, in % at 5, 10, 50. C: 52.0, 52.0, 52.0; G: 62.0, 56.0, 50.0" in figure
+    heights = [float(y) for y in re.findall(r'<circle class=main cx="[\d.]+%" cy="([\d.]+)%"', figure)]
+    slope, offset = np.polyfit([52, 52, 52, 62, 56, 50], heights, 1)
+    assert slope < 0 and np.allclose(slope * np.array([52, 52, 52, 62, 56, 50]) + offset, heights, atol=0.02)
+    assert figure.count("<line") == 4 and re.findall(r">(\w+)</text>", figure) == ["C", "G", "5", "10", "50"]
+    assert "class=curves" not in to_html(results[:1], tmp_path / "one.html").read_text()
 
 
 @pytest.mark.parametrize(
