@@ -38,24 +38,22 @@ __all__ = [
 
 
 class AutoencoderLoss(nn.Module):
-    """L1 on pixels and on their differences at two scales, plus a penalty on the size of the latent.
+    """L1 on pixels, and on their differences at two scales.
 
-    The differences keep edges, which is to say nuclei, without the feature network of a perceptual loss. The penalty is
-    the KL divergence of a latent of fixed noise from a standard normal: without it the latent would outgrow the noise.
+    The differences keep edges, which is to say nuclei, without the feature network of a perceptual loss.
 
     Args:
         gradient_weight: weight of the L1 distance of horizontal and vertical differences.
-        kl_weight: weight of half the mean square of the latent.
     """
 
-    def __init__(self, gradient_weight: float = 1.0, kl_weight: float = 1e-3) -> None:
+    def __init__(self, gradient_weight: float = 1.0) -> None:
         super().__init__()
-        self.gradient_weight, self.kl_weight = gradient_weight, kl_weight
+        self.gradient_weight = gradient_weight
 
-    def forward(self, output: tuple[Tensor, Tensor], image: Tensor) -> Tensor:
-        """The loss of ``(reconstruction, latent)`` against patches in [0, 1], ``N x 3 x H x W``."""
-        out, raw = (v.float() for v in output)
-        loss = F.l1_loss(out, image) + self.kl_weight * 0.5 * raw.square().mean()
+    def forward(self, output: Tensor, image: Tensor) -> Tensor:
+        """The loss of reconstructions against patches in [0, 1], ``N x 3 x H x W``."""
+        out = output.float()
+        loss = F.l1_loss(out, image)
         for scale in (1, 2):
             a, b = (F.avg_pool2d(v, scale) if scale > 1 else v for v in (out, image))
             loss = loss + self.gradient_weight * (F.l1_loss(a.diff(dim=2), b.diff(dim=2)) + F.l1_loss(a.diff(dim=3), b.diff(dim=3)))
@@ -288,11 +286,16 @@ def _fingerprint(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
 
 
 def fit_latent_statistics(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Set the model's latent mean and standard deviation from latents encoded so far, and return them whitened anew."""
+    """Set the model's latent mean and scale from latents encoded so far, and return them normalised anew.
+
+    The mean is that of each channel, the scale one for all: the autoencoder's own order of channels is kept.
+    """
     old_mean, old_std = (v.cpu().view(-1, 1, 1) for v in (model.latent_mean, model.latent_std))
     raw = torch.stack([item["image"] for item in latents]).float() * old_std + old_mean
-    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+    mean = raw.mean((0, 2, 3))
+    raw = raw - mean.view(-1, 1, 1)
+    std = raw.std()
     model.latent_mean.copy_(mean)
-    model.latent_std.copy_(std)
-    white = ((raw - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)).half()
+    model.latent_std.fill_(std)
+    white = (raw / std).half()
     return [{**item, "image": z} for item, z in zip(latents, white, strict=True)]

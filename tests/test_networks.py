@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
@@ -56,21 +58,39 @@ def test_each_patch_is_encoded_and_decoded_for_itself(model: LatentDiffusion) ->
 
 def test_training_noise_is_added_to_the_latent_and_nothing_else_is_random() -> None:
     autoencoder, patches = PatchAutoencoder((32,), (1,), 4, stem=4, noise=0.0), torch.rand(2, 3, 16, 16)
-    out, raw = autoencoder(patches)
-    assert torch.equal(raw, autoencoder.encode(patches)) and torch.equal(out, autoencoder.decode(raw))
+    out = autoencoder(patches)
+    assert torch.equal(out, autoencoder.decode(autoencoder.encode(patches)))
     autoencoder.noise = 0.5
-    noisy, again = autoencoder(patches)
-    assert torch.equal(again, raw) and not torch.allclose(noisy, out, atol=1e-3)
+    assert not torch.allclose(autoencoder(patches), out, atol=1e-3)
 
 
-def test_space_and_channels_are_told_apart() -> None:
-    """The shortcuts alone carry the picture: at the start the autoencoder is a block transform, not noise."""
-    autoencoder = PatchAutoencoder((48,), (1,), latent_channels=48, stem=4)
+def test_a_fresh_decoder_is_the_linear_inverse_and_the_encoder_finds_the_principal_components() -> None:
+    """Against numpy: the least error that any linear map of so many components can reach, and the scale of each of them."""
+    autoencoder = PatchAutoencoder((32,), (1,), latent_channels=5, stem=4)
+    patches = F.avg_pool2d(torch.rand(40, 3, 40, 40), 5, 1, 2)  # neighbouring pixels resemble each other
     with torch.no_grad():
-        for parameter in autoencoder.parameters():
-            parameter.zero_()
-    patches = torch.rand(2, 3, 16, 24)
-    assert torch.allclose(autoencoder.decode(autoencoder.encode(patches)), patches, atol=1e-6)
+        raw = autoencoder.fit(patches).encode(patches)
+        error = float((autoencoder.decode(raw) - patches).square().mean())
+    colour = patches.mean((0, 2, 3)).view(3, 1, 1)
+    blocks = F.pixel_unshuffle(patches - colour, 4).permute(0, 2, 3, 1).reshape(-1, 48).double().numpy()
+    values = np.linalg.svd(blocks, compute_uv=False) ** 2 / len(blocks)  # variances along the principal axes
+    assert error == pytest.approx(values[5:].sum() / 48, rel=1e-3)
+    std = np.sqrt(values[:5])
+    assert np.allclose(raw.square().mean((0, 2, 3)).numpy(), std / std.mean(), rtol=1e-2), "half whitened, of unit mean variance"
+    covariance = torch.einsum("nchw,ndhw->cd", raw, raw)
+    assert float((covariance - covariance.diag().diag()).abs().max()) < 1e-3 * float(covariance.max())
+
+
+@pytest.mark.parametrize("patches", [torch.rand(1, 3, 4, 4), torch.full((8, 3, 16, 16), 0.5)], ids=["too few", "all the same"])
+def test_components_need_blocks_that_differ(patches: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"5 components need as many blocks that differ, got \d+"):
+        PatchAutoencoder((32,), (1,), latent_channels=5, stem=4).fit(patches)
+
+
+@pytest.mark.parametrize("channels", [0, 49])
+def test_more_components_than_values_in_a_block_are_refused(channels: int) -> None:
+    with pytest.raises(ValueError, match=rf"latent_channels must lie from 1 to 48, the values of a block, got {channels}"):
+        PatchAutoencoder((32,), (1,), latent_channels=channels, stem=4)
 
 
 # ---------------------------------------------------------------------------------------------------------- latent diffusion
@@ -159,8 +179,8 @@ def test_checkpoint_carries_everything(make_model: MakeModel, tmp_path: Path) ->
 def test_weights_are_stored_in_half_and_statistics_in_full_precision(model: LatentDiffusion, tmp_path: Path) -> None:
     save_weights(tmp_path / "model.pt", model.state_dict())
     stored = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert stored["autoencoder.encoder.0.conv.weight"].dtype == torch.float16
-    for name in ("latent_mean", "latent_std", "schedule.log_snr_table", "autoencoder.encoder.0.conv.bias"):
+    assert stored["autoencoder.decoder.0.weight"].dtype == torch.float16
+    for name in ("latent_mean", "latent_std", "schedule.log_snr_table", "autoencoder.scale"):
         assert stored[name].dtype == torch.float32, name
     assert stored["prediction_code"].dtype == torch.int64 and stored["schedule.is_flow"].dtype == torch.bool
 
