@@ -130,6 +130,12 @@ class PatchSet(Sequence):
         drawn = {(r.source, r.path) for r in other.records}
         return self._with([r for r in self.records if (r.source, r.path) not in drawn])
 
+    def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
+        """This set, in its order, and up to ``count`` further patches of ``other``, drawn from the same sources at random."""
+        rest = other.without(self).records
+        chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
+        return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
+
     def weights(self, power: float = 0.5) -> torch.Tensor:
         """Sampling weight ``n_group ** -power`` for each patch, so that a few large groups do not drown the others."""
         sizes = Counter(self.groups)

@@ -50,6 +50,7 @@ def run_and_report(
     dataset_dir: str,
     output_dir: str | os.PathLike[str],
     features: Callable[[Tensor], Tensor] | None = None,
+    known: PatchSet | None = None,
 ) -> Path:
     """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its candidates.
 
@@ -60,6 +61,7 @@ def run_and_report(
         output_dir: holds ``outcome.json`` of the selection.
         features: of patches, for figures of the generator class by class, see
             :func:`~monai_histodiff.fidelity.class_fidelity`; ``None`` leaves them out.
+        known: the real patches that the selection compared the candidates with; the labelled ones by default.
 
     Returns:
         The path of the report.
@@ -82,25 +84,25 @@ def run_and_report(
         "notes": _notes(outcome, evaluation),
     }
     if features is not None:
-        train, known, size = patches.select("train"), evaluation.labelled, evaluation.size
-        results["generator"] = class_fidelity(evaluation.candidates, train, known, evaluation.test, features, size)
+        train, seen, size = patches.select("train"), known or evaluation.labelled, evaluation.size
+        results["generator"] = class_fidelity(evaluation.candidates, train, seen, evaluation.test, features, size)
     write_json(root / "results.json", results)
-    report = write_report(root / "report.html", results, gallery(evaluation.candidates, evaluation.labelled, evaluation.size))
+    report = write_report(root / "report.html", results, gallery(evaluation.candidates, known or evaluation.labelled, evaluation.size))
     print(f"{results['verdict']}\nReport: {report}")
     return report
 
 
-def gallery(candidates: Candidates, labelled: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
+def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
     """Tiles for the report: of each class the most confident accepted candidates, and rejected ones of every reason."""
     tiles = []
-    for k, name in enumerate(labelled.classes):
+    for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
         accepted = [i for i in rows if candidates.reasons[i] == ACCEPTED]
         rejected = [i for i in rows if candidates.reasons[i] not in (ACCEPTED, "over quota")]
         step = max(1, len(accepted) // per_class)  # over the whole range of accepted confidences, not the best only
         for i in [*accepted[::step][:per_class], *rejected[:: max(1, len(rejected) // per_class)][:per_class]]:
-            near = labelled[int(candidates.nearest[i])]["image"]
+            near = known[int(candidates.nearest[i])]["image"]
             top, left = (near.shape[1] - size) // 2, (near.shape[2] - size) // 2
             reason = candidates.reasons[i]
             tiles.append(

@@ -524,3 +524,13 @@ def test_without_is_the_rest(patch_set: PatchSet) -> None:
     rest = patch_set.without(drawn)
     assert {r.path for r in rest.records} == {r.path for r in patch_set.records} - {r.path for r in drawn.records}
     assert len(rest) == 12 and rest.classes == patch_set.classes and len(patch_set.without(patch_set)) == 0
+
+
+def test_extension_keeps_the_order_and_draws_only_what_is_new() -> None:
+    patches = PatchSet([], records(SIZES), ["A", "B", "C"])
+    first = patches.few(2, seed=1)
+    more = first.extend(patches, 5, seed=3)
+    assert more.records[: len(first)] == first.records and len(more) == len(first) + 5
+    assert len({r.path for r in more.records}) == len(more)
+    assert more.records == first.extend(patches, 5, seed=3).records != first.extend(patches, 5, seed=4).records
+    assert len(first.extend(patches, 10**6)) == len(patches) and first.extend(patches, 0).records == first.records
