@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from monai_histodiff.guidance import check_guidance, class_log_prob, guide
 from monai_histodiff.networks import LatentClassifier, LatentDiffusion
-from monai_histodiff.schedules import log_snr_grid, uniform_grid
+from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
 
-__all__ = ["GuidedSampler", "candidate_seed"]
+__all__ = ["GuidedSampler", "candidate_seed", "latents_by_class"]
 
 SOLVERS = ("dpmpp_2m", "ddim")
 CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
@@ -29,6 +29,14 @@ logger = logging.getLogger(__name__)
 def candidate_seed(*identity: int) -> int:
     """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``."""
     return int(np.random.SeedSequence(identity).generate_state(1, np.uint32)[0])
+
+
+def latents_by_class(items: Sequence[Mapping[str, Any]], num_classes: int) -> list[Tensor]:
+    """The latents of :func:`monai_histodiff.training.encode_latents`, ``N x C x h x w`` for each class: sources of variations."""
+    found: list[list[Tensor]] = [[] for _ in range(num_classes)]
+    for item in items:
+        found[int(item["label"])].append(torch.as_tensor(item["image"]))
+    return [torch.stack(group) if group else torch.empty(0) for group in found]
 
 
 class GuidedSampler:
@@ -45,6 +53,9 @@ class GuidedSampler:
         mode: ``"noisy"``, ``"x0"`` or ``"clean"``, see :mod:`monai_histodiff.guidance`.
         solver: ``"dpmpp_2m"`` (times equally spaced in log-SNR) or ``"ddim"`` (equally spaced).
         eta: stochasticity of ``"ddim"``, in [0, 1]; ``"dpmpp_2m"`` is deterministic and has none.
+        strength: time in (0, 1] to start from: 1 is pure noise; less starts from one of the ``sources`` of the class, drawn
+            by the seed and noised to that time, and makes a variation of it (SDEdit, Meng et al. 2022, arXiv:2108.01073).
+        sources: for each class, in order, latents of real patches, ``N x C x h x w``; needed where ``strength`` is below 1.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for good when a device runs
             out of memory; changes speed and memory, not the patches.
         progress: show a progress bar.
@@ -65,6 +76,8 @@ class GuidedSampler:
         mode: str = "noisy",
         solver: str = "dpmpp_2m",
         eta: float = 0.0,
+        strength: float = 1.0,
+        sources: Sequence[Tensor] = (),
         max_batch: int | None = None,
         progress: bool = True,
     ) -> None:
@@ -78,6 +91,10 @@ class GuidedSampler:
             raise ValueError(f"eta must lie in [0, 1], and be 0 for a deterministic solver, got {eta} for '{solver}'")
         if len(interval) != 2:
             raise ValueError(f"guidance interval must be two log-SNRs, got {tuple(interval)}")
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must lie in (0, 1], got {strength}")
+        if strength < 1 and (guide is None or len(sources) != guide.num_classes or any(len(v) == 0 for v in sources)):
+            raise ValueError(f"strength below 1 needs a guide and sources of each of its classes, got {[len(v) for v in sources]}")
         low, high = (float(v) for v in interval)
         check_guidance(scale, (low, high), cap, temperature, mode)
         if guide is not None and guide.in_channels != model.latent_shape[0]:
@@ -85,12 +102,13 @@ class GuidedSampler:
         self.model, self.guide = model, guide
         self.steps, self.scale, self.interval, self.cap = steps, scale, (low, high), cap
         self.temperature, self.mode, self.solver, self.eta = temperature, mode, solver, eta
+        self.strength, self.sources = strength, tuple(sources)
         self.max_batch, self.progress = max_batch, progress
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the patches depend on."""
-        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta")
+        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "strength")
         return {name: getattr(self, name) for name in names}
 
     def replace(self, **settings: Any) -> GuidedSampler:
@@ -99,7 +117,8 @@ class GuidedSampler:
         Raises:
             ValueError: a setting is out of range.
         """
-        return GuidedSampler(self.model, self.guide, **{**self.settings, **settings}, max_batch=self.max_batch, progress=self.progress)
+        others = {"sources": self.sources, "max_batch": self.max_batch, "progress": self.progress}
+        return GuidedSampler(self.model, self.guide, **{**self.settings, **others, **settings})
 
     @property
     def device(self) -> torch.device:
@@ -189,13 +208,23 @@ class GuidedSampler:
             if labels is not None and self.guide is not None:
                 log_prob = class_log_prob(self.guide, labels, self.mode, denoise, self.temperature)
                 guided = guide(denoise, log_prob, schedule, self.scale, self.interval, self.cap)
-            watched, start = _Watched(guided), noise() * schedule.start_std
+            watched, start = _Watched(guided), self._start(noise(), labels, generators, schedule)
             if self.solver == "ddim":
-                latents = ddim(watched, start, schedule, uniform_grid(schedule, self.steps), self.eta, noise)
+                latents = ddim(watched, start, schedule, uniform_grid(schedule, self.steps, self.strength), self.eta, noise)
             else:
-                latents = dpmpp_2m(watched, start, schedule, log_snr_grid(schedule, self.steps))
+                latents = dpmpp_2m(watched, start, schedule, log_snr_grid(schedule, self.steps, self.strength))
         watched.check(labels)
         return latents
+
+    def _start(self, noise: Tensor, labels: Tensor | None, generators: Sequence[torch.Generator], schedule: NoiseSchedule) -> Tensor:
+        if self.strength == 1 or labels is None:
+            return noise * schedule.start_std
+        alpha, sigma = schedule.alpha_sigma(torch.tensor(self.strength))
+        drawn = []
+        for k, generator in zip(labels.tolist(), generators, strict=True):
+            i = int(torch.randint(len(self.sources[k]), (), generator=generator))
+            drawn.append(self.sources[k][i].float())
+        return alpha * torch.stack(drawn).to(noise) + sigma * noise
 
 
 class _Watched:

@@ -105,15 +105,15 @@ def _checked(steps: int) -> int:
     return steps
 
 
-def uniform_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """``steps + 1`` times from 1 to 0, equally spaced. Solver step ``i`` goes from ``grid[i]`` to ``grid[i + 1]``."""
-    return torch.linspace(1, 0, _checked(steps) + 1, device=schedule.log_snr_table.device)
+def uniform_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0) -> Tensor:
+    """``steps + 1`` times from ``start`` to 0, equally spaced. Solver step ``i`` goes from ``grid[i]`` to ``grid[i + 1]``."""
+    return torch.linspace(start, 0, _checked(steps) + 1, device=schedule.log_snr_table.device)
 
 
-def log_snr_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """``steps + 1`` times from 1 to 0, equally spaced in log-SNR (Lu et al. 2022, arXiv:2211.01095)."""
+def log_snr_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0) -> Tensor:
+    """``steps + 1`` times from ``start`` to 0, equally spaced in log-SNR (Lu et al. 2022, arXiv:2211.01095)."""
     table = schedule.log_snr_table
-    ratios = torch.linspace(0, 1, _checked(steps) + 1, device=table.device)
-    grid = schedule.time(table[-1] + ratios * (table[0] - table[-1]))
-    grid[0], grid[-1] = 1, 0
+    first = schedule.log_snr(torch.as_tensor(start, device=table.device))
+    grid = schedule.time(first + torch.linspace(0, 1, _checked(steps) + 1, device=table.device) * (table[0] - first))
+    grid[0], grid[-1] = start, 0
     return grid

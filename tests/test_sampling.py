@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
 from monai_histodiff.guidance import class_log_prob
 from monai_histodiff.guidance import guide as guided
-from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed
+from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed, latents_by_class
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid
 from monai_histodiff.solvers import ddim, dpmpp_2m
 
@@ -298,6 +298,7 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         "mode": "x0",
         "solver": "ddim",
         "eta": 0.5,
+            "strength": 1.0,
     }
     sampler = GuidedSampler(model, guide, progress=False, max_batch=2, **options)
     stored = json.loads(json.dumps(sampler.settings))
@@ -404,3 +405,53 @@ def test_candidate_seeds_are_apart_and_stay_what_they_are() -> None:
     assert candidate_seed(0, 1) != candidate_seed(1, 0)
     # banks and reports name these: they must not change between versions
     assert [candidate_seed(0, 0, 0), candidate_seed(7, 2, 31)] == [2968811710, 2031635820]
+
+
+# ---------------------------------------------------------------------------------------------------------------- variations
+
+
+def sources(model: LatentDiffusion) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(2 + k, *model.latent_shape, generator=generator) for k in range(3)]
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
+def test_a_variation_of_no_strength_is_its_source(solver: str, model: LatentDiffusion, guide: LatentClassifier) -> None:
+    real = sources(model)
+    sampler = GuidedSampler(model, guide, steps=2, solver=solver, strength=1e-6, sources=real)
+    labels = torch.tensor([0, 1, 2, 2])
+    latents = sampler.latents(labels, range(4))
+    for label, z in zip(labels.tolist(), latents, strict=True):
+        assert min(float((z - r).abs().max()) for r in real[label]) < 0.1, "one of its own class"
+    different = {int((sampler.latents([2], [s]) - real[2]).flatten(1).norm(dim=1).argmin()) for s in range(20)}
+    assert different == {0, 1, 2, 3}, "the seed draws the source"
+
+
+def test_variation_depends_on_seed_and_label_alone(model: LatentDiffusion, guide: LatentClassifier) -> None:
+    sampler = GuidedSampler(model, guide, steps=3, strength=0.6, sources=sources(model))
+    together = sampler.latents([0, 1, 2], [5, 6, 7])
+    assert torch.allclose(sampler.replace(max_batch=1).latents([2, 0], [7, 5]), together[[2, 0]], atol=1e-5)
+
+
+def test_full_strength_is_pure_noise(model: LatentDiffusion, guide: LatentClassifier) -> None:
+    plain = GuidedSampler(model, guide, steps=3)
+    assert torch.equal(plain.latents([1], [3]), plain.replace(sources=sources(model)).latents([1], [3]))
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, math.nan])
+def test_strength_out_of_range(strength: float, model: LatentDiffusion, guide: LatentClassifier) -> None:
+    with pytest.raises(ValueError, match=r"strength must lie in \(0, 1\], got"):
+        GuidedSampler(model, guide, strength=strength, sources=sources(model))
+
+
+@pytest.mark.parametrize("counts", [[], [1, 1], [1, 0, 1]])
+def test_variations_need_sources_of_every_class(counts: list[int], model: LatentDiffusion, guide: LatentClassifier) -> None:
+    real = [torch.zeros(n, *model.latent_shape) for n in counts]
+    with pytest.raises(ValueError, match=r"strength below 1 needs a guide and sources of each of its classes, got \["):
+        GuidedSampler(model, guide, strength=0.5, sources=real)
+
+
+def test_latents_are_sorted_by_class() -> None:
+    items = [{"image": torch.full((1, 2, 2), float(i)), "label": i % 2} for i in range(5)]
+    first, second, none = latents_by_class(items, 3)
+    assert first[:, 0, 0, 0].tolist() == [0, 2, 4] and second[:, 0, 0, 0].tolist() == [1, 3] and len(none) == 0
