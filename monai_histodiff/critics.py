@@ -148,14 +148,18 @@ class Selector:
         real: real training patches, ``M x 3 x H x W``, uint8 or in [0, 1]: what must not be copied.
         groups: the group of each real patch, from which the copy threshold is calibrated.
         threshold: lowest accepted confidence; the critic's own by default.
+        refuse_copies: reject what is nearer to a real patch than real patches of other groups are. Variations of real
+            patches (a sampler's ``strength`` below 1) are near their sources by design, and are not refused for it.
     """
 
-    def __init__(self, critic: Critic, real: Tensor, groups: Sequence[str], threshold: float | None = None) -> None:
+    def __init__(
+        self, critic: Critic, real: Tensor, groups: Sequence[str], threshold: float | None = None, refuse_copies: bool = True
+    ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
         self.critic, self.real = critic, real
         self.threshold = float(critic.threshold) if threshold is None else threshold
-        self.copy_threshold = copy_threshold(real, groups)
+        self.copy_threshold = copy_threshold(real, groups) if refuse_copies else 0.0
 
     def __call__(self, patches: Tensor, labels: Sequence[int] | Tensor) -> Selection:
         """Judge candidate patches, ``N x 3 x H x W``, of the intended classes ``labels``."""

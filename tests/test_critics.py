@@ -171,6 +171,8 @@ def test_copies_are_found_in_every_orientation(critic: Critic, labelled: PatchSe
     turned = torch.stack([torch.rot90(real[i], i % 4, (1, 2)).flip(2 if i % 2 else 1) for i in range(8)])
     outcome = Selector(critic, real, labelled.groups, threshold=0.0)(turned / 255, labelled.labels[:8])
     assert outcome.reasons == ["near copy"] * 8 and outcome.nearest.tolist() == list(range(8))
+    allowed = Selector(critic, real, labelled.groups, threshold=0.0, refuse_copies=False)(turned / 255, labelled.labels[:8])
+    assert bool(allowed.keep.all()) and torch.equal(allowed.nearest, outcome.nearest), "variations are judged by the critic alone"
 
 
 def test_selector_says_what_it_applies(critic: Critic, labelled: PatchSet) -> None:

@@ -298,7 +298,7 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         "mode": "x0",
         "solver": "ddim",
         "eta": 0.5,
-            "strength": 1.0,
+        "strength": 1.0,
     }
     sampler = GuidedSampler(model, guide, progress=False, max_batch=2, **options)
     stored = json.loads(json.dumps(sampler.settings))
