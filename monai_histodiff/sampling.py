@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from monai_histodiff.networks import LatentClassifier, LatentDiffusion
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
 
-__all__ = ["GuidedSampler", "candidate_seed", "latents_by_class"]
+__all__ = ["GuidedSampler", "candidate_seed"]
 
 SOLVERS = ("dpmpp_2m", "ddim")
 CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
@@ -29,14 +29,6 @@ logger = logging.getLogger(__name__)
 def candidate_seed(*identity: int) -> int:
     """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``."""
     return int(np.random.SeedSequence(identity).generate_state(1, np.uint32)[0])
-
-
-def latents_by_class(items: Sequence[Mapping[str, Any]], num_classes: int) -> list[Tensor]:
-    """The latents of :func:`monai_histodiff.training.encode_latents`, ``N x C x h x w`` for each class: sources of variations."""
-    found: list[list[Tensor]] = [[] for _ in range(num_classes)]
-    for item in items:
-        found[int(item["label"])].append(torch.as_tensor(item["image"]))
-    return [torch.stack(group) if group else torch.empty(0) for group in found]
 
 
 class GuidedSampler:

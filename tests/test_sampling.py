@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
 from monai_histodiff.guidance import class_log_prob
 from monai_histodiff.guidance import guide as guided
-from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed, latents_by_class
+from monai_histodiff.latents import latents_by_class
+from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid
 from monai_histodiff.solvers import ddim, dpmpp_2m
 

@@ -17,6 +17,7 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
+from monai_histodiff.latents import encode_latents, fit_latent_statistics
 from monai_histodiff.training import (
     AutoencoderLoss,
     AutoencoderPrepareBatch,
@@ -25,8 +26,6 @@ from monai_histodiff.training import (
     FiniteLoss,
     NoisyLatentPrepareBatch,
     WeightsSaver,
-    encode_latents,
-    fit_latent_statistics,
     stratified_times,
     warmup_cosine,
 )
