@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from monai_histodiff.distances import to_unit
 from monai_histodiff.networks import checked_device, load_weights
-from monai_histodiff.stain import jitter_stains
+from monai_histodiff.stain import shift_stains
 
 __all__ = ["PairLoss", "PatchEncoder", "PatchViews", "ViewPairPrepareBatch", "linear_probe", "projection_head"]
 
@@ -110,7 +110,7 @@ class PatchViews:
         grid = F.affine_grid(torch.cat([extent * turn, shift], 2), [n, 3, self.size, self.size], align_corners=False)
         views = F.grid_sample(patches, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         gain, offset = (2 * torch.rand(2, n, 3, device=device) - 1).unbind()
-        return torch.vmap(jitter_stains)(views, 1 + self.gain * gain, self.offset * offset)
+        return torch.vmap(shift_stains)(views, 1 + self.gain * gain, self.offset * offset)
 
 
 class ViewPairPrepareBatch:

@@ -13,7 +13,7 @@ from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-__all__ = ["RandHEJitter", "RandHEJitterD", "RandHEJitterDict", "RandHEJitterd", "jitter_stains"]
+__all__ = ["RandHEJitter", "RandHEJitterD", "RandHEJitterDict", "RandHEJitterd", "jitter_stains", "shift_stains"]
 
 # Optical density of haematoxylin, eosin and the residual, one stain a row (Ruifrok & Johnston 2001).
 STAINS = torch.nn.functional.normalize(torch.tensor([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)]), dim=1)
@@ -38,16 +38,21 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a patch must be RGB, of shape 3 x H x W, got {tuple(image.shape)}")
     byte = image.dtype == torch.uint8
-    x = (image.float() / 255 if byte else image.float()).flatten(1)
+    x = image.float() / 255 if byte else image.float()
     if not byte and x.numel():
         low, high = (float(v) for v in x.aminmax())
         if low < -0.5 or high > 1.5:
             raise ValueError(f"a patch that is not uint8 must have values in [0, 1], got {low:g} to {high:g}: scale it before")
-    stains = STAINS.to(x)
+    out = shift_stains(x, gain, offset)
+    return (out * 255).round().to(torch.uint8) if byte else out.to(image.dtype)
+
+
+def shift_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """As :func:`jitter_stains` for a floating-point patch, without checks, which ``torch.vmap`` could not pass."""
+    x, stains = image.flatten(1), STAINS.to(image)
     mix = UNMIX.to(x) @ (gain.to(x)[:, None] * stains)
     log_intensity = torch.log(x.clamp(min=1 / 512))
-    out = torch.exp(torch.addmm(-(offset.to(x) @ stains)[:, None], mix.T, log_intensity)).clamp(0, 1).view(image.shape)
-    return (out * 255).round().to(torch.uint8) if byte else out.to(image.dtype)
+    return torch.exp(torch.addmm(-(offset.to(x) @ stains)[:, None], mix.T, log_intensity)).clamp(0, 1).view(image.shape)
 
 
 class RandHEJitter(RandomizableTransform):
