@@ -14,7 +14,9 @@ readers: PNG, JPEG and TIFF by pillow, NIfTI (``x, y, [z=1,] rgb``) by nibabel.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -185,7 +187,8 @@ class PatchSet(Sequence):
         """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups as possible.
 
         Args:
-            labels_per_class: number of patches of each class; ``"all"`` keeps all labelled ones.
+            labels_per_class: number of patches of each class; ``"5%"`` is that share of each class, rounded up; ``"all"``
+                keeps all labelled ones.
             seed: seed of the draw.
 
         Raises:
@@ -197,18 +200,18 @@ class PatchSet(Sequence):
             raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
         if labels_per_class == "all":
             return self._with([r for r in self.records if r.label])
-        if not isinstance(labels_per_class, int) or labels_per_class < 1:
-            raise ValueError(f"labels_per_class must be 'all' or at least 1, got {labels_per_class!r}")
+        share = _share(labels_per_class)
         rng = np.random.default_rng(seed)
         chosen: list[int] = []
         for label in self.classes:
-            if counts[label] < labels_per_class:
-                raise ValueError(f"labels_per_class is {labels_per_class}, but class '{label}' has {counts[label]} patches")
+            wanted = math.ceil(share * counts[label]) if share else int(labels_per_class)
+            if counts[label] < wanted:
+                raise ValueError(f"labels_per_class is {wanted}, but class '{label}' has {counts[label]} patches")
             queues = defaultdict(list)
             for i in rng.permutation([i for i, r in enumerate(self.records) if r.label == label]).tolist():
                 queues[self.records[i].group].append(i)
             rounds = sorted(((turn, k, i) for k, q in enumerate(queues.values()) for turn, i in enumerate(q)))
-            chosen += [i for _, _, i in rounds[:labels_per_class]]
+            chosen += [i for _, _, i in rounds[:wanted]]
         return self._with([self.records[i] for i in sorted(chosen)])
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
@@ -219,6 +222,15 @@ class PatchSet(Sequence):
         shared = len({r.path for r in self.records}) < len(self.records)
         named = ((replace(r, path=f"{r.source}/{r.path}") if shared else r, r) for r in self.records)
         return write_patches(folder, ((new, self._sources[r.source].read(r.path)) for new, r in named))
+
+
+def _share(labels_per_class: int | str) -> float:
+    """The share of each class that is asked for, or 0 where it is a number of patches."""
+    text = str(labels_per_class)
+    share = float(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else 0.0
+    if not 0 < share <= 1 and (isinstance(labels_per_class, str) or labels_per_class < 1):
+        raise ValueError(f"labels_per_class must be 'all', a share such as '5%', or at least 1, got {labels_per_class!r}")
+    return share
 
 
 def patch_hash(item: Mapping[str, Any]) -> bytes:

@@ -352,7 +352,7 @@ def test_few_is_exact_and_spread_over_groups(k: int) -> None:
 def test_few_refuses_what_cannot_be() -> None:
     patches = PatchSet([], records({"A": [4], "B": [3, 3]}), ["A", "B", "C"])
     wrong: list[tuple[Any, str]] = [
-        (0, "must be 'all' or at least 1, got 0"),
+        (0, "must be 'all', a share such as '5%', or at least 1, got 0"),
         (1.5, "got 1.5"),
         ("25", "got '25'"),
         (5, "'A' has 4 patches"),
@@ -534,3 +534,15 @@ def test_extension_keeps_the_order_and_draws_only_what_is_new() -> None:
     assert len({r.path for r in more.records}) == len(more)
     assert more.records == first.extend(patches, 5, seed=3).records != first.extend(patches, 5, seed=4).records
     assert len(first.extend(patches, 10**6)) == len(patches) and first.extend(patches, 0).records == first.records
+
+
+def test_a_share_of_each_class_is_rounded_up() -> None:
+    patches = PatchSet([], records(SIZES), ["A", "B", "C"])
+    for share, text in ((0.05, "5%"), (0.125, "12.5%"), (1.0, "100%")):
+        assert patches.few(text).counts() == {name: math.ceil(share * n) for name, n in patches.counts().items()}
+
+
+@pytest.mark.parametrize("wanted", ["0%", "101%", "five", "5 %", "%", 0, -1])
+def test_impossible_shares_are_refused(wanted: int | str) -> None:
+    with pytest.raises(ValueError, match=r"labels_per_class must be 'all', a share such as '5%', or at least 1, got"):
+        PatchSet([], records(SIZES), ["A", "B", "C"]).few(wanted)
