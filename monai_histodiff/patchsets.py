@@ -228,7 +228,7 @@ def _share(labels_per_class: int | str) -> float:
     """The share of each class that is asked for, or 0 where it is a number of patches."""
     text = str(labels_per_class)
     share = float(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else 0.0
-    if not 0 < share <= 1 and (isinstance(labels_per_class, str) or labels_per_class < 1):
+    if not 0 < share <= 1 and not (isinstance(labels_per_class, int) and labels_per_class >= 1):
         raise ValueError(f"labels_per_class must be 'all', a share such as '5%', or at least 1, got {labels_per_class!r}")
     return share
 
