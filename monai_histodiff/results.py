@@ -143,6 +143,12 @@ def _notes(outcome: Mapping[str, Any], evaluation: Evaluation) -> Sequence[str]:
         "another draw can give another answer.",
         "The threshold is calibrated on held-out real patches; how well it carries over to synthetic ones is not measured here.",
     ]
+    strength = outcome["sampling"].get("strength", 1.0)
+    if strength < 1:
+        notes.append(
+            f"Candidates are variations of the labelled patches (strength {strength:g}), near them by design: the check for copies "
+            "was off. They are a learned augmentation, not new tissue."
+        )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
             f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out real patches at any threshold, "

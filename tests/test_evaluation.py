@@ -281,7 +281,7 @@ OUTCOME = {
         "temperature": 1.0,
         "reasons": {"low confidence": 9, "near copy": 3},
     },
-    "sampling": {"steps": 4, "seconds": 2.5, "candidates_per_second": 7.2},
+    "sampling": {"steps": 4, "seconds": 2.5, "candidates_per_second": 7.2, "strength": 0.4},
     "settings": {"quota": 4, "labels_per_class": 6},
 }
 
@@ -309,13 +309,15 @@ def test_run_and_report_writes_results_and_a_page(
         "groups": {"train": 9, "labelled": 9, "test": 12},
     }
     assert results["selection"] == OUTCOME["selection"]
-    assert results["sampling"] == {"steps": 4, "candidates_per_second": 7.2, "network_evaluations": 72} and "generator" not in results
+    sampling = {"steps": 4, "candidates_per_second": 7.2, "strength": 0.4, "network_evaluations": 72}
+    assert results["sampling"] == sampling and "generator" not in results
     assert results["seconds"]["sampling"] == 2.5
     expected = {"quota": 4, "labels_per_class": 6, "classifier_steps": 12, "classifier_batch_size": 8, "synthetic_probability": 0.25}
     assert results["settings"] == expected
     notes = " ".join(results["notes"])
     assert "precision of 0.80" in notes and "below the target of 0.90" in notes
     assert all(f"Class {name} is short of its quota: 2 of 4 accepted, from 6 candidates" in notes for name in CLASSES)
+    assert "variations of the labelled patches (strength 0.4)" in notes
     assert "own group" not in notes, "the labelled patches are in groups of two"
 
     page = report.read_text(encoding="utf-8")

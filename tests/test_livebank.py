@@ -421,7 +421,7 @@ def test_interrupting_a_script_ends_all_of_it_at_once() -> None:
     os.close(writing)
     assert os.read(reading, 5) == b"ready", process.communicate()[1]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)  # a hang fails; a slow machine does not
     assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in errors
     assert end_of(reading) == b"" and "Fatal" not in errors and "leaked" not in errors
     assert not {name for name in set(os.listdir("/dev/shm")) - shared if f"_{process.pid}_" in name}

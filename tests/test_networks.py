@@ -180,7 +180,7 @@ def test_weights_are_stored_in_half_and_statistics_in_full_precision(model: Late
     save_weights(tmp_path / "model.pt", model.state_dict())
     stored = torch.load(tmp_path / "model.pt", weights_only=True)
     assert stored["autoencoder.decoder.0.weight"].dtype == torch.float16
-    for name in ("latent_mean", "latent_std", "schedule.log_snr_table", "autoencoder.scale"):
+    for name in ("latent_mean", "latent_std", "schedule.log_snr_table"):
         assert stored[name].dtype == torch.float32, name
     assert stored["prediction_code"].dtype == torch.int64 and stored["schedule.is_flow"].dtype == torch.bool
 
