@@ -416,7 +416,8 @@ def test_interrupting_a_script_ends_all_of_it_at_once() -> None:
     """The interpreter shuts down while a batch is under way: no hang, no crash, nothing left in shared memory."""
     reading, writing = os.pipe()
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests in the background inherit its neglect
-    script = f"{heed}; import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_livebank as t; t.train_for_ever({writing})"
+    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    script = f"{heed}; {here}; import test_livebank as t; t.train_for_ever({writing})"
     shared = set(os.listdir("/dev/shm"))
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, pass_fds=[writing])
     os.close(writing)
