@@ -13,7 +13,7 @@ from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers import ClassifierTraining, predict
-from monai_histodiff.distances import copy_distances, copy_threshold, to_unit
+from monai_histodiff.distances import copy_distances, copy_threshold, thumbnails, to_unit
 from monai_histodiff.networks import load_weights, save_weights
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.selection import Selection, fit_temperature, precision_threshold, select
@@ -157,9 +157,9 @@ class Selector:
     ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
-        self.critic, self.real = critic, real
+        self.critic, self.real = critic, thumbnails(real)  # once: patches are compared as thumbnails
         self.threshold = float(critic.threshold) if threshold is None else threshold
-        self.copy_threshold = copy_threshold(real, groups) if refuse_copies else 0.0
+        self.copy_threshold = copy_threshold(self.real, groups) if refuse_copies else 0.0
 
     def __call__(self, patches: Tensor, labels: Sequence[int] | Tensor) -> Selection:
         """Judge candidate patches, ``N x 3 x H x W``, of the intended classes ``labels``."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["copy_distances", "copy_threshold", "to_unit"]
+__all__ = ["copy_distances", "copy_threshold", "thumbnails", "to_unit"]
 
 THUMBNAIL = 16
 BATCH = 256  # patches compared at once, for the sake of memory
@@ -19,7 +19,8 @@ def to_unit(patches: Tensor) -> Tensor:
     return patches.float() / 255 if patches.dtype == torch.uint8 else patches.float()
 
 
-def _thumbnails(patches: Tensor) -> Tensor:
+def thumbnails(patches: Tensor) -> Tensor:
+    """16 x 16 thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x 16 x 16``. Those of thumbnails are the thumbnails."""
     return F.adaptive_avg_pool2d(to_unit(patches), THUMBNAIL)
 
 
@@ -28,10 +29,10 @@ def _orientations(x: Tensor) -> list[Tensor]:
 
 
 def _nearest(patches: Tensor, references: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    targets = _thumbnails(references).flatten(1)
+    targets = thumbnails(references).flatten(1)
     parts = []
     for rows in torch.arange(len(patches)).split(BATCH):
-        turned = torch.stack([v.flatten(1) for v in _orientations(_thumbnails(patches[rows]))])
+        turned = torch.stack([v.flatten(1) for v in _orientations(thumbnails(patches[rows]))])
         rough = torch.cdist(turned, targets).amin(0)  # by matrix product: fast, but not exactly 0 for a copy
         if excluded is not None:
             rough[excluded[rows]] = float("inf")

@@ -10,31 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.data import DataLoader
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from monai_histodiff.distances import copy_distances, to_unit
+from monai_histodiff.distances import copy_distances, thumbnails, to_unit
 from monai_histodiff.encoders import PatchEncoder, linear_probe
 from monai_histodiff.engines import patch_grid
 from monai_histodiff.generator_metrics import compare_features, flag_copies, nearest_distances
 from monai_histodiff.metrics import classification_metrics
 from monai_histodiff.networks import LatentDiffusion
+from monai_histodiff.patchfiles import write_json
 from monai_histodiff.sampling import GuidedSampler
 
 __all__ = ["evaluate_generator", "probe_reconstructions", "write_evaluation"]
 
-THUMBNAIL = 16
-
 
 def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Features and 16 x 16 thumbnails of batches of patches in [0, 1], on the CPU."""
-    parts = [(encoder.features(batch), F.adaptive_avg_pool2d(batch.float(), THUMBNAIL).cpu()) for batch in batches]
-    features, thumbnails = (torch.cat(part) for part in zip(*parts, strict=True))
-    return features, thumbnails
+    parts = [(encoder.features(batch), thumbnails(batch).cpu()) for batch in batches]
+    features, small = (torch.cat(part) for part in zip(*parts, strict=True))
+    return features, small
 
 
 def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
@@ -165,9 +163,6 @@ def write_evaluation(output_dir: str | os.PathLike[str], **parts: Any) -> Path:
         output_dir: the folder, made if missing.
         parts: what JSON can hold, and 0-dimensional tensors, by name.
     """
-    path = Path(output_dir) / "evaluation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(parts, indent=2, default=float)
-    path.write_text(text + "\n", encoding="utf-8")
     logging.getLogger(__name__).info(text)
-    return path
+    return write_json(Path(output_dir) / "evaluation.json", json.loads(text))

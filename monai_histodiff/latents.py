@@ -32,7 +32,7 @@ def encode_latents(
     """Encode every item of a dataset once, or ``repeats`` times under its random transforms, for latent training.
 
     Args:
-        model: its autoencoder encodes, where it is; latents are whitened by its statistics.
+        model: its autoencoder encodes, where it is; latents are normalised by its statistics.
         patches: a map-style dataset whose items hold ``"image"``, RGB in [0, 1], and ``"label"``.
         repeats: encodings of each item; use more than one where the dataset augments.
         batch_size: patches encoded at once.

@@ -1,7 +1,7 @@
 """The networks: the latent diffusion model and the noise-aware latent classifier that guides it.
 
 Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are
-whitened (about zero mean and unit variance per channel), shape ``N x C x H/8 x W/8``; times ``t`` are in [0, 1],
+normalised (zero mean in each channel, unit variance over all of them), shape ``N x C x H/8 x W/8``; times ``t`` are in [0, 1],
 shape ``N``.
 """
 
@@ -104,7 +104,7 @@ class LatentDiffusion(nn.Module):
         return load_weights(parser.get_parsed_content("network_def"), chosen).to(checked_device(device)).eval()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Patches in [0, 1] to whitened latents."""
+        """Patches in [0, 1] to normalised latents."""
         return (self.autoencoder.encode(x) - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class LatentClassifier(nn.Module):
         self.logits = nn.Linear(channels[-1], num_classes)
 
     def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
-        """Logits, shape ``N x num_classes``, of whitened latents ``z_t`` at times ``t`` in [0, 1]; clean ones by default.
+        """Logits, shape ``N x num_classes``, of normalised latents ``z_t`` at times ``t`` in [0, 1]; clean ones by default.
 
         Raises:
             ValueError: the latents have another number of channels.

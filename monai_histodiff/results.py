@@ -50,7 +50,6 @@ def run_and_report(
     dataset_dir: str,
     output_dir: str | os.PathLike[str],
     features: Callable[[Tensor], Tensor] | None = None,
-    known: PatchSet | None = None,
 ) -> Path:
     """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its candidates.
 
@@ -61,13 +60,14 @@ def run_and_report(
         output_dir: holds ``outcome.json`` of the selection.
         features: of patches, for figures of the generator class by class, see
             :func:`~monai_histodiff.fidelity.class_fidelity`; ``None`` leaves them out.
-        known: the real patches that the selection compared the candidates with; the labelled ones by default.
 
     Returns:
         The path of the report.
     """
     root = Path(output_dir)
     outcome = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
+    made = outcome["settings"]  # with these patches, in this order, the selection compared the candidates
+    known = evaluation.labelled.extend(patches.select("train"), made.get("unlabelled_patches", 0), seed=made.get("draw", 0))
     evaluation.run()
     fitted = sum(second for runs in evaluation.seconds.values() for second in runs)  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
@@ -84,10 +84,10 @@ def run_and_report(
         "notes": _notes(outcome, evaluation),
     }
     if features is not None:
-        train, seen, size = patches.select("train"), known or evaluation.labelled, evaluation.size
-        results["generator"] = class_fidelity(evaluation.candidates, train, seen, evaluation.test, features, size)
+        train, size = patches.select("train"), evaluation.size
+        results["generator"] = class_fidelity(evaluation.candidates, train, known, evaluation.test, features, size)
     write_json(root / "results.json", results)
-    report = write_report(root / "report.html", results, gallery(evaluation.candidates, known or evaluation.labelled, evaluation.size))
+    report = write_report(root / "report.html", results, gallery(evaluation.candidates, known, evaluation.size))
     print(f"{results['verdict']}\nReport: {report}")
     return report
 

@@ -135,7 +135,7 @@ class GuidedSampler:
         return self._sample(labels, seeds, self.model.decode)
 
     def latents(self, labels: Sequence[int] | Tensor | None, seeds: Sequence[int] | Tensor) -> Tensor:
-        """As calling the sampler, but the whitened latents, float32 on the CPU, shape ``N x C x h x w``."""
+        """As calling the sampler, but the normalised latents, float32 on the CPU, shape ``N x C x h x w``."""
         return self._sample(labels, seeds, lambda z: z)
 
     def _sample(self, labels: Any, seeds: Any, finish: Callable[[Tensor], Tensor]) -> Tensor:
