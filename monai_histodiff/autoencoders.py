@@ -1,10 +1,9 @@
 """The patch autoencoder: linear on the way in, learned on the way out.
 
-The encoder is fixed: the principal components of 8 x 8 blocks (the Karhunen-Loeve transform). On held-out H&E 15 components
-reconstruct as well as a learned convolutional encoder with 15 channels, and their statistics are those of an image: smooth,
-strong components first. The latent of the learned encoder was as white as noise, which a diffusion model is slow to learn
-(compare Skorokhodov et al. 2025, arXiv:2502.14831). The decoder adds to the linear inverse what a convolutional network can
-tell of the rest. Measured quality: ``docs/training.md``.
+The encoder is fixed: the principal components of 8 x 8 blocks (the Karhunen-Loeve transform). Their statistics are those of an
+image: smooth, strong components first. The latent of a learned encoder can be as white as noise, which a diffusion model is
+slow to learn (compare Skorokhodov et al. 2025, arXiv:2502.14831). The decoder adds to the linear inverse what a convolutional
+network can tell of the rest. Measured quality: ``docs/training.md``.
 """
 
 from __future__ import annotations
