@@ -100,9 +100,17 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         "device": "cpu",
         "seeds": [0, 1],
         "arms": ["C", "G", "G0"],
-        "published_dir": str(out / "candidates"),
         **SMALL_EVALUATE,
     }
+    common = {name: settings[name] for name in ("bundle_root", "dataset_dir", "labels_per_class", "device")}
+    paper = {**SMALL_TRAIN, "batch_size": 8, "solver_steps": 3, "output_dir": str(out / "published")}
+    configs = [str(GUIDANCE / "configs" / name) for name in ("train.json", "published.json")]
+    run(config_file=configs, **common, **paper)
+    about = json.loads((out / "published/outcome.json").read_text())
+    sampling, made = about["sampling"], about["settings"]
+    assert (sampling["mode"], sampling["solver"], sampling["eta"], sampling["scale"]) == ("clean", "ddim", 1.0, 10.0)
+    assert made["selection"] == "nearest centroid" and made["adaptation_steps"] == 0
+    assert set(about["selection"]["reasons"]) <= {"another centroid is nearer", "over quota"}
     with pytest.raises(SystemExit, match="output_dir must be new"):
         run_stage(**settings)
     with pytest.raises(SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"):
