@@ -108,7 +108,7 @@ class LatentDiffusion(nn.Module):
         return (self.autoencoder.encode(x) - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Whitened latents to patches in [0, 1]."""
+        """Normalised latents to patches in [0, 1]."""
         return self.autoencoder.decode(z * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)).clamp(0, 1)
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class NoiseSchedule(nn.Module):
     @property
     def start_std(self) -> Tensor:
         r"""Standard deviation of :math:`z_1`, :math:`\sqrt{\alpha_1^2 + \sigma_1^2}`, for data of unit variance, such as
-        whitened latents: what unit noise must be multiplied by to start from. It is 1 where the variance is preserved.
+        normalised latents: what unit noise must be multiplied by to start from. It is 1 where the variance is preserved.
         """
         alpha, sigma = self.alpha_sigma(torch.ones_like(self.log_snr_table[0]))
         return torch.sqrt(alpha**2 + sigma**2)

@@ -82,6 +82,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu",
         seeds=[0, 1],
         arms=["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J"],
+        strength=1.0,
         train={**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
         evaluate=SMALL_EVALUATE,
     )
