@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import Compose
 from torch import Tensor
 
+from monai_histodiff.agreement import label_agreement
 from monai_histodiff.candidates import Candidates
+from monai_histodiff.classifiers import ClassifierTraining
 from monai_histodiff.evaluation import Evaluation
 from monai_histodiff.fidelity import class_fidelity
 from monai_histodiff.patchfiles import write_json
@@ -50,6 +53,7 @@ def run_and_report(
     dataset_dir: str,
     output_dir: str | os.PathLike[str],
     features: Callable[[Tensor], Tensor] | None = None,
+    further: ClassifierTraining | None = None,
 ) -> Path:
     """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its candidates.
 
@@ -58,6 +62,7 @@ def run_and_report(
         patches: the whole real patch set, for its counts.
         dataset_dir: where it came from; only its name is kept.
         output_dir: holds ``outcome.json`` of the selection.
+        further: recipe of a further classifier, for :func:`~monai_histodiff.agreement.label_agreement`; ``None`` asks none.
         features: of patches, for figures of the generator class by class, see
             :func:`~monai_histodiff.fidelity.class_fidelity`; ``None`` leaves them out.
 
@@ -81,8 +86,10 @@ def run_and_report(
         "settings": {**outcome["settings"], **recipe, "synthetic_probability": evaluation.prob},
         "seconds": seconds,
         "versions": _versions(),
-        "notes": _notes(outcome, evaluation),
     }
+    if further is not None:
+        results["agreement"] = _agreement(evaluation, patches.select("train"), further)
+    results["notes"] = _notes(outcome, evaluation, results.get("agreement"))
     if features is not None:
         train, size = patches.select("train"), evaluation.size
         results["generator"] = class_fidelity(evaluation.candidates, train, known, evaluation.test, features, size)
@@ -136,12 +143,19 @@ def _versions() -> dict[str, str]:
     return {**found, "python": platform.python_version(), "machine": f"{platform.machine()}, {device}"}
 
 
-def _notes(outcome: Mapping[str, Any], evaluation: Evaluation) -> Sequence[str]:
+def _agreement(evaluation: Evaluation, train: PatchSet, further: ClassifierTraining) -> dict[str, Any]:
+    transform, labelled = Compose([evaluation.crop, evaluation.classical]), evaluation.labelled
+    return label_agreement(
+        evaluation.candidates, train.without(labelled), labelled, evaluation.test, further, transform, evaluation.size
+    )
+
+
+def _notes(outcome: Mapping[str, Any], evaluation: Evaluation, agreement: Mapping[str, Any] | None = None) -> Sequence[str]:
     selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
     notes = [
         "The intervals cover the choice of test groups and of training seeds, for one draw of the labelled patches; "
         "another draw can give another answer.",
-        "The threshold is calibrated on held-out real patches; how well it carries over to synthetic ones is not measured here.",
+        "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
     ]
     strength = outcome["sampling"].get("strength", 1.0)
     if strength < 1:
@@ -161,3 +175,14 @@ def _notes(outcome: Mapping[str, Any], evaluation: Evaluation) -> Sequence[str]:
     if len(set(evaluation.labelled.groups)) == len(evaluation.labelled):
         notes.append("Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow.")
     return notes
+
+
+def _carried_over(agreement: Mapping[str, Any] | None) -> str:
+    if agreement is None:
+        return "how well it carries over to synthetic ones is not measured here."
+    shares = {name: "-" if value is None else f"{value:.0%}" for name, value in agreement.items() if name != "patches"}
+    return (
+        f"a further classifier, fitted on {agreement['patches']} other real training patches, gives their class to "
+        f"{shares['accepted']} of the accepted candidates and {shares['candidates']} of all, to {shares['labelled']} of the labelled "
+        f"real patches and to {shares['test']} of the test patches."
+    )

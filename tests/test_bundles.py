@@ -116,12 +116,13 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         run_stage(**settings)
     with pytest.raises(SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"):
         run_stage(**{**settings, "labels_per_class": 5}, replace=True)
-    run_stage(**settings, replace=True, generator_metrics=True)
+    run_stage(**settings, replace=True, generator_metrics=True, further_steps=3)
     after = json.loads((out / "results.json").read_text())
     new = {path.name[:5] for path in set((out / "cache").iterdir()) - kept}
     assert new == {"G0-0-", "G0-1-"} and list(after["arms"]) == ["C", "G", "G0"]
     assert {arm: after["arms"][arm] for arm in "CG"} == {arm: before["arms"][arm] for arm in "CG"}
     assert set(after["generator"]) == {"pink", "violet"} and "G-G0" in after["claims"]
+    assert after["agreement"]["patches"] == 4 and "further classifier, fitted on 4 other" in " ".join(after["notes"])
 
 
 def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
