@@ -1,4 +1,4 @@
-"""Fixed features of patches, and the floors: what colour alone achieves."""
+"""What the patch encoder gives a classifier, features or a start; and the floors: what colour alone achieves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_histodiff.classifiers import PatchClassifier
 from monai_histodiff.distances import to_unit
 from monai_histodiff.encoders import PatchEncoder
 from monai_histodiff.metrics import classification_metrics
 from monai_histodiff.networks import LatentDiffusion
 
-__all__ = ["bundle_features", "colour_floors"]
+__all__ = ["EncoderStart", "bundle_features", "colour_floors"]
 
 Features = Callable[[Tensor], Tensor]
+
+
+class EncoderStart:
+    """Makes classifiers whose backbone starts from the patch encoder of a bundle, and whose last layer is random.
+
+    For :attr:`monai_histodiff.ClassifierTraining.network`, in place of ``PatchClassifier``, which starts from scratch.
+
+    Args:
+        ldm_dir: a bundle with ``models/encoder.pt``.
+
+    Raises:
+        FileNotFoundError: the bundle has none.
+        ValueError: the weights do not fit.
+    """
+
+    backbone = "patch encoder"
+
+    def __init__(self, ldm_dir: str | os.PathLike[str]) -> None:
+        self.encoder = PatchEncoder.from_bundle(ldm_dir)
+
+    def __call__(self, num_classes: int) -> PatchClassifier:
+        network = PatchClassifier(num_classes)
+        network.resnet.load_state_dict({**network.resnet.state_dict(), **self.encoder.resnet.state_dict()})
+        return network
 
 
 def bundle_features(ldm_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> Features:

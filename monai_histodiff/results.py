@@ -77,7 +77,8 @@ def run_and_report(
     fitted = sum(second for runs in evaluation.seconds.values() for second in runs)  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
     training = evaluation.training
-    recipe = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
+    recipe: dict[str, Any] = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
+    recipe["backbone"] = getattr(training.network, "backbone", "from scratch")
     results = {
         **evaluation.results(),
         "dataset": _dataset(dataset_dir, patches, evaluation.labelled),

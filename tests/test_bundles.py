@@ -122,6 +122,11 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     assert new == {"G0-0-", "G0-1-"} and list(after["arms"]) == ["C", "G", "G0"]
     assert {arm: after["arms"][arm] for arm in "CG"} == {arm: before["arms"][arm] for arm in "CG"}
     assert set(after["generator"]) == {"pink", "violet"} and "G-G0" in after["claims"]
+    start = "$monai_histodiff.probes.EncoderStart(@ldm_dir)"
+    run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
+    started = json.loads((out / "results.json").read_text())
+    assert (after["settings"]["backbone"], started["settings"]["backbone"]) == ("from scratch", "patch encoder")
+    assert started["arms"]["C"] != after["arms"]["C"], "another start is another training, not a cached one"
     assert after["agreement"]["patches"] == 4 and "further classifier, fitted on 4 other" in " ".join(after["notes"])
 
 

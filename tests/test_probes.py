@@ -9,7 +9,7 @@ from conftest import WritePatchSet
 
 from monai_histodiff import LatentDiffusion, PatchEncoder, PatchSet
 from monai_histodiff.networks import save_weights
-from monai_histodiff.probes import bundle_features, colour_floors
+from monai_histodiff.probes import EncoderStart, bundle_features, colour_floors
 
 
 def test_colour_floors_see_colour_and_nothing_else(write_patch_set: WritePatchSet, tmp_path: Path) -> None:
@@ -46,3 +46,27 @@ def test_features_are_else_the_mean_and_spread_of_the_latents(
 def test_a_bundle_without_either_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="a bundle must hold"):
         bundle_features(tmp_path)
+
+
+def test_a_classifier_starts_from_the_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = PatchEncoder().eval()
+    for value in encoder.state_dict().values():  # what half precision keeps
+        value.copy_(value.half())
+    save_weights(tmp_path / "models" / "encoder.pt", encoder.state_dict())
+    start, patches = EncoderStart(tmp_path), torch.rand(2, 3, 32, 32)
+    first, second = start(num_classes=4).eval(), start(num_classes=4).eval()
+    with torch.no_grad():
+        features = encoder(patches)
+        for network in (first, second):
+            last = network.resnet.fc
+            assert isinstance(last, torch.nn.Linear)
+            torch.testing.assert_close(network(patches), last(features))
+            next(network.resnet.parameters()).add_(1)  # training one classifier leaves the others alone
+    assert not torch.equal(first.resnet.fc.weight, second.resnet.fc.weight), "the last layer is drawn anew"
+    assert start(num_classes=3)(patches).shape == (2, 3)
+
+
+def test_a_bundle_without_an_encoder_gives_no_start(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="weights must exist, got none at"):
+        EncoderStart(tmp_path)
