@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from monai_histodiff.wholefiles import whole_file
+
 __all__ = ["cached", "fingerprint"]
 
 RANDOM = (np.random.RandomState, np.random.Generator, torch.Generator)  # the state of a generator is not a setting
@@ -91,11 +93,6 @@ def cached(folder: str | os.PathLike[str] | None, name: str, compute: Callable[[
             return dict(found)
     arrays, stream = compute(), io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as draft:
         draft.write_bytes(stream.getvalue())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return arrays

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from monai_histodiff.wholefiles import whole_file
+
 __all__ = [
     "STYLE",
     "Values",
@@ -221,12 +223,6 @@ def write_page(path: str | os.PathLike[str], title: str, header: str, sections: 
         f"<nav aria-label=Contents>{links}</nav></header><main>"
         f"{''.join(f'<section id={key}><h2>{name}</h2>{body}</section>' for key, name, body in shown)}</main></body></html>\n"
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.part")
-    try:
+    with whole_file(path) as draft:
         draft.write_bytes(page.encode("utf-8", "replace"))
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    return Path(path)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from monai_histodiff.autoencoders import PatchAutoencoder
 from monai_histodiff.schedules import NoiseSchedule
+from monai_histodiff.wholefiles import whole_file
 
 __all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_weights", "save_weights", "write_state"]
 
@@ -226,20 +227,12 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written: the disk is full, or there is no permission.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.part")
     try:
-        with open(draft, "wb") as stream:
+        with whole_file(path) as draft, open(draft, "wb") as stream:
             torch.save(dict(state), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        kept = "the previous file is kept" if target.is_file() else "there is no previous file"
-        raise OSError(f"'{target}' must be writable, got {str(error).splitlines()[0]}; {kept}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+        kept = "the previous file is kept" if Path(path).is_file() else "there is no previous file"
+        raise OSError(f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}") from error
 
 
 def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:

@@ -18,6 +18,8 @@ import numpy as np
 from monai.data.image_reader import NibabelReader, PILReader
 from PIL import Image
 
+from monai_histodiff.wholefiles import whole_file
+
 __all__ = ["PatchRecord", "PatchSource", "decode_patch", "read_records", "write_json", "write_patches"]
 
 MANIFEST = "manifest.csv"
@@ -199,9 +201,6 @@ def write_patches(
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
     """Write plain values as JSON; the file appears complete or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.part")
-    draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    draft.replace(target)
-    return target
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return Path(path)

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from monai_histodiff.wholefiles import whole_file
+
 __all__ = ["check_bundle", "package_bundle"]
 
 METADATA, WEIGHTS, INFERENCE = "configs/metadata.json", "models/model.pt", "configs/inference.json"
@@ -104,17 +106,11 @@ def package_bundle(bundle_dir: str | os.PathLike[str], output_dir: str | os.Path
         raise ValueError("\n  ".join([f"the bundle '{root.name}' must be valid, got {len(problems)} problem(s):", *problems]))
     version = json.loads((root / METADATA).read_text(encoding="utf-8"))["version"]
     path = Path(output_dir) / f"{root.name}_v{version}.zip"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(draft, "w") as archive:
-            for name in _files(root):
-                entry = zipfile.ZipInfo(f"{root.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.create_system, entry.external_attr = 3, 0o100644 << 16  # as on Unix, whatever this machine is
-                archive.writestr(entry, (root / name).read_bytes())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(path) as draft, zipfile.ZipFile(draft, "w") as archive:
+        for name in _files(root):
+            entry = zipfile.ZipInfo(f"{root.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16  # as on Unix, whatever this machine is
+            archive.writestr(entry, (root / name).read_bytes())
     return path
 
 
