@@ -312,7 +312,14 @@ def test_run_and_report_writes_results_and_a_page(
     sampling = {"steps": 4, "candidates_per_second": 7.2, "strength": 0.4, "network_evaluations": 72}
     assert results["sampling"] == sampling and "generator" not in results
     assert results["seconds"]["sampling"] == 2.5
-    expected = {"quota": 4, "labels_per_class": 6, "classifier_steps": 12, "classifier_batch_size": 8, "synthetic_probability": 0.25}
+    expected = {
+        "quota": 4,
+        "labels_per_class": 6,
+        "classifier_steps": 12,
+        "classifier_batch_size": 8,
+        "synthetic_probability": 0.25,
+        "backbone": "from scratch",
+    }
     assert results["settings"] == expected
     notes = " ".join(results["notes"])
     assert "precision of 0.80" in notes and "below the target of 0.90" in notes
