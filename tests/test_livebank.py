@@ -400,29 +400,34 @@ def end_of(pipe: int) -> bytes:
     return b"".join(iter(lambda: os.read(pipe, 100), b""))
 
 
-def test_no_process_is_left_when_training_is_killed() -> None:
+def start_training(preparation: str = "pass") -> tuple[subprocess.Popen[str], int]:
+    """A fresh interpreter that trains for ever, and the pipe that it and all its processes hold open.
+
+    Not a fork: killed while its progress bar is written, that would keep the lock of ``tqdm`` in this process for ever.
+    """
     reading, writing = os.pipe()
-    process = multiprocessing.get_context("fork").Process(target=train_for_ever, args=(writing,))
-    process.start()
+    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    script = f"{preparation}; {here}; import test_livebank as t; t.train_for_ever({writing})"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, pass_fds=[writing])
     os.close(writing)
-    assert os.read(reading, 5) == b"ready"
+    assert os.read(reading, 5) == b"ready", process.communicate()[1]
+    return process, reading
+
+
+def test_no_process_is_left_when_training_is_killed() -> None:
+    process, reading = start_training()
     process.kill()
     assert end_of(reading) == b""
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
     os.close(reading)
 
 
 def test_interrupting_a_script_ends_all_of_it_at_once() -> None:
     """The interpreter shuts down while a batch is under way: no hang, no crash, nothing left in shared memory."""
-    reading, writing = os.pipe()
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests in the background inherit its neglect
-    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
-    script = f"{heed}; {here}; import test_livebank as t; t.train_for_ever({writing})"
     shared = set(os.listdir("/dev/shm"))
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, pass_fds=[writing])
-    os.close(writing)
-    assert os.read(reading, 5) == b"ready", process.communicate()[1]
+    # tests in the background inherit a shell's neglect of SIGINT
+    process, reading = start_training("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)  # a hang fails; a slow machine does not
     assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in errors
