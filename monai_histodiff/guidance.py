@@ -7,6 +7,9 @@ Classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) samples from :mat
 
 The three modes differ only in the log-probability: at the noisy latent (``noisy``), at the predicted clean latent
 (``x0``), or by a classifier that never saw noise (``clean``, as in HistoDiffusion, arXiv:2308.04020).
+
+Autoguidance (Karras et al. 2024, arXiv:2406.02507) leads samples away from what a worse model of the same data makes of
+them. It needs no class, and is itself a denoiser that classifier guidance can wrap.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from monai_histodiff.schedules import NoiseSchedule
 from monai_histodiff.solvers import Denoiser
 
-__all__ = ["check_guidance", "class_log_prob", "guide"]
+__all__ = ["autoguide", "check_guidance", "class_log_prob", "guide"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 MODES = ("noisy", "x0", "clean")
@@ -32,12 +35,14 @@ def check_guidance(
     cap: float = math.inf,
     temperature: float = 1.0,
     mode: str = "noisy",
+    autoguidance: float = 1.0,
 ) -> None:
-    """Check the settings of :func:`guide` and :func:`class_log_prob`.
+    """Check the settings of :func:`guide`, :func:`class_log_prob` and :func:`autoguide`.
 
     Raises:
         ValueError: the scale is negative or not finite, the cap is not positive, the interval is empty, the temperature is
-            not positive and finite, or the mode is unknown. NaN is never in range.
+            not positive and finite, the mode is unknown, or the weight of autoguidance is below 1 or not finite. NaN is
+            never in range.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"guidance scale must be at least 0 and finite, got {scale}")
@@ -49,6 +54,8 @@ def check_guidance(
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}, got '{mode}'")
+    if not 1 <= autoguidance < math.inf:
+        raise ValueError(f"autoguidance weight must be at least 1 and finite, got {autoguidance}")
 
 
 def class_log_prob(
@@ -78,6 +85,33 @@ def class_log_prob(
         return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
 
     return log_prob
+
+
+def autoguide(denoise: Denoiser, weak: Denoiser, weight: float) -> Denoiser:
+    r"""Extrapolate from a weak denoiser through a better one (Karras et al. 2024, arXiv:2406.02507, eq. 6).
+
+    .. math:: \hat z_0 = z_0^{weak} + w\, (z_0 - z_0^{weak})
+
+    Both learn the same distribution and err in the same way, the weak one more: their difference points to where the data
+    are. Each step evaluates both.
+
+    Args:
+        denoise: the denoiser.
+        weak: one that was trained less, or is smaller, for the same latents.
+        weight: :math:`w`; 1 changes nothing, and the weak denoiser is then not evaluated.
+
+    Raises:
+        ValueError: the weight is below 1 or not finite.
+    """
+    check_guidance(autoguidance=weight)
+    if weight == 1:
+        return denoise
+
+    def extrapolated(z: Tensor, t: Tensor) -> Tensor:
+        less = weak(z, t)
+        return less + weight * (denoise(z, t) - less)
+
+    return extrapolated
 
 
 def guide(

@@ -204,7 +204,7 @@ class LiveBank:
         out: dict[str, Any] = {"settings": {**self.options, "capacity": self.capacity, "seed": self.seed}, "refreshes": self.history}
         if self._source is not None:
             sampler, selector = self._source
-            networks = {"model": sampler.model, "guide": sampler.guide, "critic": selector.critic}
+            networks = {"model": sampler.model, "weak": sampler.weak, "guide": sampler.guide, "critic": selector.critic}
             out["weights_sha256"] = {name: _digest(network) for name, network in networks.items() if network is not None}
             out |= {"sampling": sampler.settings, "selection": selector.settings}
         return out

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_histodiff.guidance import check_guidance, class_log_prob, guide
+from monai_histodiff.guidance import autoguide, check_guidance, class_log_prob, guide
 from monai_histodiff.networks import LatentClassifier, LatentDiffusion
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
@@ -37,7 +37,7 @@ class GuidedSampler:
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
-        steps: solver steps, one evaluation of the UNet each.
+        steps: solver steps, one evaluation of the UNet each (and, with autoguidance, one of the weak one).
         scale: guidance scale.
         interval: log-SNR range in which the guide acts.
         cap: largest change of the predicted noise by the guide, as a fraction of its norm.
@@ -48,6 +48,9 @@ class GuidedSampler:
         strength: time in (0, 1] to start from: 1 is pure noise; less starts from one of the ``sources`` of the class, drawn
             by the seed and noised to that time, and makes a variation of it (SDEdit, Meng et al. 2022, arXiv:2108.01073).
         sources: for each class, in order, latents of real patches, ``N x C x h x w``; needed where ``strength`` is below 1.
+        weak: a worse model of the same latents, such as an earlier state of the same training.
+        autoguidance: weight of autoguidance by the weak model, see :func:`monai_histodiff.guidance.autoguide`; 1 is none,
+            more doubles the cost of a step.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for good when a device runs
             out of memory; changes speed and memory, not the patches.
         progress: show a progress bar.
@@ -70,6 +73,8 @@ class GuidedSampler:
         eta: float = 0.0,
         strength: float = 1.0,
         sources: Sequence[Tensor] = (),
+        weak: LatentDiffusion | None = None,
+        autoguidance: float = 1.0,
         max_batch: int | None = None,
         progress: bool = True,
     ) -> None:
@@ -88,19 +93,23 @@ class GuidedSampler:
         if strength < 1 and (guide is None or len(sources) != guide.num_classes or any(len(v) == 0 for v in sources)):
             raise ValueError(f"strength below 1 needs a guide and sources of each of its classes, got {[len(v) for v in sources]}")
         low, high = (float(v) for v in interval)
-        check_guidance(scale, (low, high), cap, temperature, mode)
+        check_guidance(scale, (low, high), cap, temperature, mode, autoguidance)
+        if autoguidance > 1 and weak is None:
+            raise ValueError(f"autoguidance needs a weak model, got weight {autoguidance} and none")
+        if weak is not None and weak.latent_shape != model.latent_shape:
+            raise ValueError(f"the weak model must have latents {model.latent_shape}, got {weak.latent_shape}")
         if guide is not None and guide.in_channels != model.latent_shape[0]:
             raise ValueError(f"the guide must read {model.latent_shape[0]} latent channels, got one for {guide.in_channels}")
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.weak = model, guide, weak
         self.steps, self.scale, self.interval, self.cap = steps, scale, (low, high), cap
         self.temperature, self.mode, self.solver, self.eta = temperature, mode, solver, eta
-        self.strength, self.sources = strength, tuple(sources)
+        self.strength, self.sources, self.autoguidance = strength, tuple(sources), autoguidance
         self.max_batch, self.progress = max_batch, progress
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the patches depend on."""
-        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "strength")
+        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "strength", "autoguidance")
         return {name: getattr(self, name) for name in names}
 
     def replace(self, **settings: Any) -> GuidedSampler:
@@ -109,7 +118,7 @@ class GuidedSampler:
         Raises:
             ValueError: a setting is out of range.
         """
-        others = {"sources": self.sources, "max_batch": self.max_batch, "progress": self.progress}
+        others = {"sources": self.sources, "weak": self.weak, "max_batch": self.max_batch, "progress": self.progress}
         return GuidedSampler(self.model, self.guide, **{**self.settings, **others, **settings})
 
     @property
@@ -142,9 +151,9 @@ class GuidedSampler:
         with torch.inference_mode(False), torch.no_grad():
             seeds = [int(s) for s in seeds]
             wanted = self._checked(labels, len(seeds))
-            self.model.eval()
-            if self.guide is not None:
-                self.guide.eval()
+            for network in (self.model, self.guide, self.weak):
+                if network is not None:
+                    network.eval()
             batch, start, parts = self.max_batch or self._batch_from_memory(), 0, []
             bar = tqdm(total=len(seeds), desc="sample", disable=not self.progress or len(seeds) <= batch)
             while start < len(seeds):
@@ -192,14 +201,16 @@ class GuidedSampler:
             drawn = torch.stack([torch.randn(self.model.latent_shape, generator=g) for g in generators])
             return drawn.to(self.device, non_blocking=True)
 
-        def denoise(z: Tensor, t: Tensor) -> Tensor:
-            return self.model.denoise(z, t.to(z.device, non_blocking=True)).float()
+        def denoiser(model: LatentDiffusion) -> Denoiser:
+            return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True)).float()
 
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            guided: Denoiser = denoise
+            denoise = guided = denoiser(self.model)
+            if self.weak is not None:
+                guided = autoguide(denoise, denoiser(self.weak), self.autoguidance)
             if labels is not None and self.guide is not None:
                 log_prob = class_log_prob(self.guide, labels, self.mode, denoise, self.temperature)
-                guided = guide(denoise, log_prob, schedule, self.scale, self.interval, self.cap)
+                guided = guide(guided, log_prob, schedule, self.scale, self.interval, self.cap)
             watched, start = _Watched(guided), self._start(noise(), labels, generators, schedule)
             if self.solver == "ddim":
                 latents = ddim(watched, start, schedule, uniform_grid(schedule, self.steps, self.strength), self.eta, noise)

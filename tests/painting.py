@@ -16,7 +16,7 @@ SIDE = 8
 class Painter:
     """Stands for a sampler: red tells the seed (modulo 251), green the class. It samples only while ``gate`` is set."""
 
-    guide = None
+    guide = weak = None
     progress = False
     device = torch.device("cpu")
     settings = {"steps": 1, "scale": 3.0}

@@ -24,11 +24,17 @@ from monai_histodiff.solvers import ddim, dpmpp_2m
 LABELS, SEEDS = [0, 1, 2, 0, 1, 2, 2], [11, 5, 7, 2**31, 3, 7, 0]
 NAN = float("nan")
 VARIANTS: list[dict[str, Any]] = [{}, {"solver": "ddim"}, {"solver": "ddim", "eta": 1.0}, {"mode": "x0"}, {"mode": "clean"}]
+VARIANTS += [{"autoguidance": 2.0}]
 
 
 @pytest.fixture
-def make_sampler(model: LatentDiffusion, guide: LatentClassifier) -> Callable[..., GuidedSampler]:
-    return lambda **options: GuidedSampler(model, guide, **{"steps": 4, "progress": False, **options})
+def weak(make_model: Callable[..., LatentDiffusion]) -> LatentDiffusion:
+    return make_model(seed=9)
+
+
+@pytest.fixture
+def make_sampler(model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion) -> Callable[..., GuidedSampler]:
+    return lambda **options: GuidedSampler(model, guide, **{"steps": 4, "progress": False, "weak": weak, **options})
 
 
 MakeSampler = Callable[..., GuidedSampler]
@@ -289,7 +295,39 @@ def test_temperature_and_cap_reach_the_guide(make_sampler: MakeSampler) -> None:
     assert 0 < moved[0] < 0.2 * moved[1], "a lower cap guides less"
 
 
-def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_autoguidance_leads_away_from_the_weak_model(
+    model: LatentDiffusion, weak: LatentDiffusion, guide: LatentClassifier, make_sampler: MakeSampler
+) -> None:
+    plain = GuidedSampler(model, guide, steps=4, progress=False).latents(LABELS, SEEDS)
+    assert torch.equal(make_sampler().latents(LABELS, SEEDS), plain), "weight 1: as without a weak model"
+    itself = make_sampler(weak=model, autoguidance=3.0).latents(LABELS, SEEDS)
+    assert torch.allclose(itself, plain, atol=1e-4), "a model does not lead away from itself"
+    worse = GuidedSampler(weak, guide, steps=4, progress=False).latents(LABELS, SEEDS)
+    away = make_sampler(autoguidance=1.3).latents(LABELS, SEEDS)
+    assert float(((away - plain) * (plain - worse)).sum()) > 0 and not torch.allclose(away, plain, atol=1e-2)
+    unconditional = [GuidedSampler(model, steps=4, progress=False, weak=weak, autoguidance=w)(None, SEEDS) for w in (1.0, 2.0)]
+    assert not torch.allclose(*unconditional, atol=1e-2), "it needs no guide"
+
+
+def test_a_weak_model_at_work(model: LatentDiffusion, weak: LatentDiffusion, guide: LatentClassifier) -> None:
+    """The first step of autoguidance is that of the extrapolated denoiser; classifier guidance goes around it."""
+    options: dict[str, Any] = {"steps": 1, "progress": False, "scale": 4.0, "interval": (-100.0, 100.0), "cap": 1e6}
+    found = GuidedSampler(model, guide, weak=weak, autoguidance=2.5, **options).latents([1], [3])
+    schedule = model.schedule
+    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(3)) * schedule.start_std
+    with torch.no_grad():
+        denoise = guided(
+            lambda z, t: weak.denoise(z, t) + 2.5 * (model.denoise(z, t) - weak.denoise(z, t)),
+            class_log_prob(guide.eval(), torch.tensor([1])),
+            schedule,
+            scale=4.0,
+            cap=1e6,
+        )
+        truth = dpmpp_2m(denoise, noise, schedule, log_snr_grid(schedule, 1))
+    assert torch.allclose(found, truth, atol=1e-4)
+
+
+def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion) -> None:
     options: dict[str, Any] = {
         "steps": 3,
         "scale": 2.5,
@@ -300,13 +338,17 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         "solver": "ddim",
         "eta": 0.5,
         "strength": 1.0,
+        "autoguidance": 1.5,
     }
-    sampler = GuidedSampler(model, guide, progress=False, max_batch=2, **options)
+    sampler = GuidedSampler(model, guide, progress=False, max_batch=2, weak=weak, **options)
     stored = json.loads(json.dumps(sampler.settings))
     assert stored == options
     assert torch.allclose(
-        GuidedSampler(model, guide, progress=False, **stored)([1, 2, 0], [1, 2, 3]), sampler([1, 2, 0], [1, 2, 3]), atol=1e-5
+        GuidedSampler(model, guide, progress=False, weak=weak, **stored)([1, 2, 0], [1, 2, 3]),
+        sampler([1, 2, 0], [1, 2, 3]),
+        atol=1e-5,
     )
+    assert sampler.replace(steps=4).weak is weak
 
 
 # ------------------------------------------------------------------------------------------------------------------- errors
@@ -332,11 +374,20 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         ({"interval": (-1.0, 0.0, 1.0)}, r"guidance interval must be two log-SNRs, got \(-1.0, 0.0, 1.0\)"),
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"temperature": NAN}, "temperature must be positive and finite, got nan"),
+        ({"autoguidance": 0.9}, "autoguidance weight must be at least 1 and finite, got 0.9"),
+        ({"autoguidance": NAN}, "autoguidance weight must be at least 1 and finite, got nan"),
+        ({"autoguidance": math.inf}, "autoguidance weight must be at least 1 and finite, got inf"),
+        ({"autoguidance": 2.0, "weak": None}, "autoguidance needs a weak model, got weight 2.0 and none"),
     ],
 )
 def test_argument_out_of_range(options: dict[str, Any], message: str, make_sampler: MakeSampler) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
+
+
+def test_weak_model_of_other_latents_is_refused(model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]) -> None:
+    with pytest.raises(ValueError, match=r"the weak model must have latents \(4, 8, 8\), got \(4, 4, 4\)"):
+        GuidedSampler(model, weak=make_model(patch_size=16))
 
 
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
