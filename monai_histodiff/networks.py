@@ -94,15 +94,26 @@ class LatentDiffusion(nn.Module):
             FileNotFoundError: the folder is not a bundle.
             ValueError: the weights cannot be read or do not fit the network.
         """
-        root = Path(bundle_dir)
-        config, own = root / "configs" / "inference.json", root / "models" / "model.pt"
-        for path in (config, own):
-            if not path.is_file():
-                raise FileNotFoundError(f"a bundle must hold '{path.relative_to(root)}', got none in '{root}'")
-        chosen = weights if weights is not None and Path(weights).is_file() else own
+        config, own = _files_of_bundle(bundle_dir, "configs/inference.json", "models/model.pt")
+        chosen = Path(weights) if weights is not None and Path(weights).is_file() else own
+        return cls._configured(config, chosen, device)
+
+    @classmethod
+    def weak_from_bundle(cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> LatentDiffusion:
+        """The weak model of a bundle, ``models/weak.pt``: an earlier state of the same training, for autoguidance.
+
+        Raises:
+            FileNotFoundError: the folder is not a bundle, or has no weak model.
+            ValueError: the weights cannot be read or do not fit the network.
+        """
+        config, weak = _files_of_bundle(bundle_dir, "configs/inference.json", "models/weak.pt")
+        return cls._configured(config, weak, device)
+
+    @classmethod
+    def _configured(cls, config: Path, weights: Path, device: str | torch.device) -> LatentDiffusion:
         parser = ConfigParser()
         parser.read_config(str(config))
-        return load_weights(parser.get_parsed_content("network_def"), chosen).to(checked_device(device)).eval()
+        return load_weights(parser.get_parsed_content("network_def"), weights).to(checked_device(device)).eval()
 
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to normalised latents."""
@@ -195,6 +206,13 @@ class _TimeBlock(nn.Module):
         scale, shift = self.modulate(emb)[:, :, None, None].chunk(2, 1)
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
         return self.skip(x) + h
+
+
+def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Path]:
+    for name in names:
+        if not (Path(bundle_dir) / name).is_file():
+            raise FileNotFoundError(f"a bundle must hold '{name}', got none in '{bundle_dir}'")
+    return [Path(bundle_dir) / name for name in names]
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -48,7 +48,8 @@ class GuidedSampler:
         strength: time in (0, 1] to start from: 1 is pure noise; less starts from one of the ``sources`` of the class, drawn
             by the seed and noised to that time, and makes a variation of it (SDEdit, Meng et al. 2022, arXiv:2108.01073).
         sources: for each class, in order, latents of real patches, ``N x C x h x w``; needed where ``strength`` is below 1.
-        weak: a worse model of the same latents, such as an earlier state of the same training.
+        weak: a worse model of the same latents, such as an earlier state of the same training: see
+            :meth:`LatentDiffusion.weak_from_bundle`.
         autoguidance: weight of autoguidance by the weak model, see :func:`monai_histodiff.guidance.autoguide`; 1 is none,
             more doubles the cost of a step.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for good when a device runs
@@ -96,8 +97,8 @@ class GuidedSampler:
         check_guidance(scale, (low, high), cap, temperature, mode, autoguidance)
         if autoguidance > 1 and weak is None:
             raise ValueError(f"autoguidance needs a weak model, got weight {autoguidance} and none")
-        if weak is not None and weak.latent_shape != model.latent_shape:
-            raise ValueError(f"the weak model must have latents {model.latent_shape}, got {weak.latent_shape}")
+        if weak is not None and not _same_latents(model, weak):
+            raise ValueError("the weak model must have the autoencoder and the latent shape of the model, got others")
         if guide is not None and guide.in_channels != model.latent_shape[0]:
             raise ValueError(f"the guide must read {model.latent_shape[0]} latent channels, got one for {guide.in_channels}")
         self.model, self.guide, self.weak = model, guide, weak
@@ -228,6 +229,12 @@ class GuidedSampler:
             i = int(torch.randint(len(self.sources[k]), (), generator=generator))
             drawn.append(self.sources[k][i].float())
         return alpha * torch.stack(drawn).to(noise) + sigma * noise
+
+
+def _same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
+    ours, theirs = model.autoencoder.state_dict(), other.autoencoder.state_dict()
+    same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    return same and model.latent_shape == other.latent_shape
 
 
 class _Watched:

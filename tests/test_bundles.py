@@ -303,6 +303,11 @@ def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
     assert int(trained.state_dict()["resnet.bn1.num_batches_tracked"]) == 3
 
 
+def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
+    """As the configs of the unconditional bundle sample."""
+    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=2.0)
+
+
 def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
     run(
         config_file=str(LDM / "configs/inference.json"),
@@ -315,7 +320,7 @@ def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None
     sampled = PatchSet.open(tmp_path / "out" / "samples")
     with open(tmp_path / "out" / "samples" / "manifest.csv") as stream:
         assert [row["seed"] for row in csv.DictReader(stream)] == ["3", "5"]
-    expected = GuidedSampler(LatentDiffusion.from_bundle(LDM), steps=3)(None, [3, 5])
+    expected = ldm_sampler(LatentDiffusion.from_bundle(LDM), 3)(None, [3, 5])
     assert int((sampled.images().int() - (expected * 255).round().int()).abs().max()) <= 1
     assert (tmp_path / "out" / "samples.png").is_file()
 
@@ -351,7 +356,7 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["reconstruction"] == pytest.approx({k: float(v) for k, v in rows.items()}, abs=1e-3)
     encoder = PatchEncoder.from_bundle(bundle)
-    samples = (GuidedSampler(model, steps=2)(None, range(6)) * 255).round() / 255
+    samples = (ldm_sampler(model, 2)(None, range(6)) * 255).round() / 255
     expected = compare_features(encoder.features(x), encoder.features(samples))
     assert found["generator"]["samples"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert found["generator"]["numbers"] == {"samples": 6, "floor": 6, "held_out": len(held_out), "train": 48 - len(held_out)}
@@ -464,5 +469,5 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
     ]
     command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
     subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
-    expected = GuidedSampler(own, steps=2)(None, [1])
+    expected = ldm_sampler(own, 2)(None, [1])
     assert int((PatchSet.open(tmp_path / "out" / "samples").images().int() - (expected * 255).round().int()).abs().max()) <= 1

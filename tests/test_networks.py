@@ -307,6 +307,16 @@ def test_bundle_gives_the_model_that_was_saved(bundle: Path, make_model: MakeMod
     assert torch.equal(LatentDiffusion.from_bundle(bundle, weights=adapted).latent_mean, other.latent_mean)
 
 
+def test_weak_model_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
+    with pytest.raises(FileNotFoundError, match="a bundle must hold 'models/weak.pt', got none in '.*bundle'"):
+        LatentDiffusion.weak_from_bundle(bundle)
+    other = make_model(1)
+    save_weights(bundle / "models" / "weak.pt", other.state_dict())
+    weak = LatentDiffusion.weak_from_bundle(str(bundle))
+    assert torch.equal(weak.latent_mean, other.latent_mean) and not weak.training
+    assert not torch.equal(weak.latent_mean, LatentDiffusion.from_bundle(bundle).latent_mean)
+
+
 def test_folder_that_is_no_bundle(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="a bundle must hold 'configs/inference.json', got none in '.*nowhere'"):
         LatentDiffusion.from_bundle(tmp_path / "nowhere")

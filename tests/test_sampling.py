@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -28,8 +29,11 @@ VARIANTS += [{"autoguidance": 2.0}]
 
 
 @pytest.fixture
-def weak(make_model: Callable[..., LatentDiffusion]) -> LatentDiffusion:
-    return make_model(seed=9)
+def weak(model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]) -> LatentDiffusion:
+    """Another UNet for the same latents."""
+    other = copy.deepcopy(model)
+    other.unet = make_model(seed=9).unet
+    return other
 
 
 @pytest.fixture
@@ -385,9 +389,12 @@ def test_argument_out_of_range(options: dict[str, Any], message: str, make_sampl
         make_sampler(**options)
 
 
-def test_weak_model_of_other_latents_is_refused(model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]) -> None:
-    with pytest.raises(ValueError, match=r"the weak model must have latents \(4, 8, 8\), got \(4, 4, 4\)"):
-        GuidedSampler(model, weak=make_model(patch_size=16))
+@pytest.mark.parametrize("other", [{"seed": 0, "patch_size": 16}, {"seed": 9}], ids=str)
+def test_weak_model_of_other_latents_is_refused(
+    other: dict[str, Any], model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]
+) -> None:
+    with pytest.raises(ValueError, match="the weak model must have the autoencoder and the latent shape of the model, got others"):
+        GuidedSampler(model, weak=make_model(**other))
 
 
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
