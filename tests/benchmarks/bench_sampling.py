@@ -121,6 +121,7 @@ def samplers(
     ddim_steps: int = 50,
     dpm_steps: int = 20,
     batch: int = 32,
+    weak: LatentDiffusion | None = None,
 ) -> dict[str, Sample]:
     """The rows of the table: the paper's, the peers' and ours, the last one for each of some settings."""
     paper = GuidedSampler(model, guide, 50, 10.0, (-math.inf, math.inf), math.inf, mode="clean", solver="ddim", eta=1.0)
@@ -131,8 +132,9 @@ def samplers(
     if DPMSolverMultistepScheduler is not None:
         rows[f"diffusers: DPM-Solver++, {dpm_steps} steps"] = diffusers_dpm(model, guide, dpm_steps, scale)
     for settings in ours:
-        sampler = GuidedSampler(model, guide, **settings)
-        rows[f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}"] = sampler
+        sampler = GuidedSampler(model, guide, weak=weak, **settings)
+        lead = f", autoguidance {sampler.autoguidance:g}" if sampler.autoguidance > 1 else ""
+        rows[f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}{lead}"] = sampler
     for row in rows.values():
         if isinstance(row, GuidedSampler):
             row.max_batch, row.progress = batch, False
@@ -194,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bundle = ConfigParser()
     bundle.read_config(str(Path(options.guidance_dir) / "configs" / "inference.json"))
     bundle.update({"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device})
-    model, guide, critic, classes = (bundle.get_parsed_content(k) for k in ("generator", "network", "critic", "classes"))
+    model, weak, guide, critic, classes = (bundle.get_parsed_content(k) for k in ("generator", "weak", "network", "critic", "classes"))
     labels = torch.arange(options.patches) % len(classes)
     seeds = [candidate_seed(options.seed, int(c), i) for i, c in enumerate(labels)]
     real = encoder = None
@@ -205,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         least = min(int((patches.labels == k).sum()) for k in range(len(classes)))
         real = patches.few(min(least, 200), seed=options.seed).images(model.patch_size)
         encoder = PatchEncoder.from_bundle(options.ldm_dir, options.device)
-    entries = samplers(model, guide, options.ours, options.scale, options.ddim_steps, options.dpm_steps, options.batch)
+    entries = samplers(model, guide, options.ours, options.scale, options.ddim_steps, options.dpm_steps, options.batch, weak)
     rows = run(entries, labels, seeds, options.batch)
     print(f"{options.patches} patches each, batches of {options.batch}, {options.device}, {torch.get_num_threads()} threads,")
     print(f"{platform.machine()}, torch {torch.__version__}, critic's threshold {float(critic.threshold):.2f}\n")
