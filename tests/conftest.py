@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from monai.networks.nets import DiffusionModelUNet
 
 from monai_histodiff import Candidates, LatentClassifier, LatentDiffusion, PatchAutoencoder, PatchSet
 from monai_histodiff.patchfiles import PatchRecord, write_patches
+
+# many tiny tensors: one thread is faster than two, here and in the processes that tests start
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CLASSES = ("blue", "pink", "violet")
 COLOURS = ((90, 110, 200), (230, 150, 190), (130, 60, 150))
