@@ -24,8 +24,14 @@ from monai_histodiff.solvers import ddim, dpmpp_2m
 
 LABELS, SEEDS = [0, 1, 2, 0, 1, 2, 2], [11, 5, 7, 2**31, 3, 7, 0]
 NAN = float("nan")
-VARIANTS: list[dict[str, Any]] = [{}, {"solver": "ddim"}, {"solver": "ddim", "eta": 1.0}, {"mode": "x0"}, {"mode": "clean"}]
-VARIANTS += [{"autoguidance": 2.0}]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"solver": "ddim"},
+    {"solver": "ddim", "eta": 1.0},
+    {"mode": "x0"},
+    {"mode": "clean"},
+    {"autoguidance": 2.0},
+]
 
 
 @pytest.fixture
