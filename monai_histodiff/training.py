@@ -13,6 +13,7 @@ import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
+from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from monai_histodiff.networks import LatentDiffusion, save_weights
 
 __all__ = [
+    "AutocastInferer",
     "AutoencoderLoss",
     "AutoencoderPrepareBatch",
     "DiffusionPrepareBatch",
@@ -29,6 +31,25 @@ __all__ = [
     "FiniteLoss",
     "warmup_cosine",
 ]
+
+
+class AutocastInferer(SimpleInferer):
+    """MONAI's ``SimpleInferer`` under bfloat16 autocast, on any device; what the network returns comes back as float32.
+
+    A trainer's own ``amp`` is float16 on CUDA alone, and needs a gradient scaler. bfloat16 has the range of float32, and on
+    processors that compute in it (AVX-512 BF16, AMX) it about doubles the speed; on others it is slower than float32.
+
+    Args:
+        enabled: without it, as ``SimpleInferer``.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        super().__init__()
+        self.enabled = enabled
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.enabled):
+            return super().__call__(inputs, network, *args, **kwargs).float()
 
 
 class AutoencoderLoss(nn.Module):
