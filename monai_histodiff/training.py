@@ -41,10 +41,15 @@ class AutocastInferer(SimpleInferer):
 
     Args:
         enabled: without it, as ``SimpleInferer``.
+
+    Raises:
+        TypeError: ``enabled`` is not a bool.
     """
 
     def __init__(self, enabled: bool = True) -> None:
         super().__init__()
+        if not isinstance(enabled, bool):
+            raise TypeError(f"bfloat16 must be True or False, got {enabled!r}")
         self.enabled = enabled
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oracles import gaussian_denoiser
 from torch import Tensor, nn
 
 from monai_histodiff.guidance import MODES, autoguide, class_log_prob, guide
@@ -392,22 +393,12 @@ def test_guide_checks_its_arguments(arguments: dict, message: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- autoguidance
 
 
-def gaussian_denoiser(schedule: NoiseSchedule, std: float) -> Denoiser:
-    """The exact denoiser of data ``N(0, std^2)``."""
-
-    def denoise(z: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = amplitudes(schedule, t)
-        return alpha * std**2 / (alpha**2 * std**2 + sigma**2) * z
-
-    return denoise
-
-
 @pytest.mark.parametrize("weight", [1.0, 1.5, 3.0])
 @pytest.mark.parametrize("name", ["cosine", "flow"])
 def test_autoguided_score_is_that_of_the_weighted_densities(name: str, weight: float) -> None:
     """At each noise level it follows ``p^w q^(1 - w)``: for Gaussians, precisions add with the weights ``w`` and ``1 - w``."""
     schedule = NoiseSchedule.named(name)
-    denoise = autoguide(gaussian_denoiser(schedule, 0.5), gaussian_denoiser(schedule, 0.9), weight)
+    denoise = autoguide(gaussian_denoiser(schedule, 0.0, 0.5), gaussian_denoiser(schedule, 0.0, 0.9), weight)
     t, z = torch.linspace(0.05, 0.95, 10), torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     alpha, sigma = amplitudes(schedule, t)
     precision = weight / (alpha**2 * 0.5**2 + sigma**2) + (1 - weight) / (alpha**2 * 0.9**2 + sigma**2)
@@ -418,7 +409,7 @@ def test_autoguided_score_is_that_of_the_weighted_densities(name: str, weight: f
 def test_autoguided_samples_of_a_too_wide_model_are_nearer_to_the_data(weight: float) -> None:
     """Data of width 0.5; a model that makes it 0.6 wide, and a weak one of the same fault, 0.7."""
     schedule = NoiseSchedule.named("cosine")
-    better, weak = gaussian_denoiser(schedule, 0.6), gaussian_denoiser(schedule, 0.7)
+    better, weak = gaussian_denoiser(schedule, 0.0, 0.6), gaussian_denoiser(schedule, 0.0, 0.7)
     start = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)) * schedule.start_std
     widths = [
         float(dpmpp_2m(denoise, start, schedule, log_snr_grid(schedule, 50)).std())
@@ -431,12 +422,12 @@ def test_autoguidance_of_weight_one_does_not_evaluate_the_weak_model() -> None:
     def never(z: Tensor, t: Tensor) -> Tensor:
         raise AssertionError("evaluated")
 
-    denoise = gaussian_denoiser(NoiseSchedule.named("cosine"), 1.0)
+    denoise = gaussian_denoiser(NoiseSchedule.named("cosine"), 0.0, 1.0)
     assert autoguide(denoise, never, 1.0) is denoise
 
 
 @pytest.mark.parametrize("weight", [0.99, -1.0, math.nan, math.inf])
 def test_autoguidance_weight_out_of_range(weight: float) -> None:
-    denoise = gaussian_denoiser(NoiseSchedule.named("cosine"), 1.0)
+    denoise = gaussian_denoiser(NoiseSchedule.named("cosine"), 0.0, 1.0)
     with pytest.raises(ValueError, match=f"autoguidance weight must be at least 1 and finite, got {weight}"):
         autoguide(denoise, denoise, weight)

@@ -257,7 +257,7 @@ def test_zip_made_on_a_mac(tmp_path: Path) -> None:
     assert paths(patches) == ["set/A/a.png", "set/B/b.png"] and patches.classes == ("A", "B")
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "A/../../evil.png"])
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "A/../../evil.png"])
 def test_names_that_lead_out_of_a_zip_are_not_followed(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(name, encoded(gradient(), "PNG"))

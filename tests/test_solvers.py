@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from oracles import gaussian_denoiser
 from torch import Tensor
 
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
-from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
+from monai_histodiff.solvers import ddim, dpmpp_2m
 
 SOLVERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
 GRIDS = {"ddim": uniform_grid, "dpmpp_2m": log_snr_grid}
@@ -27,20 +28,6 @@ def exact_schedule(name: str) -> NoiseSchedule:
     if name == "betas":
         return NoiseSchedule.from_betas(torch.linspace(1e-4, 2e-2, 1000)).double()
     return NoiseSchedule.named(name).double()
-
-
-def amplitudes(schedule: NoiseSchedule, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    alpha, sigma = schedule.alpha_sigma(t)
-    shape = [-1, *[1] * (z.ndim - 1)]
-    return alpha.view(shape), sigma.view(shape)
-
-
-def gaussian_denoiser(schedule: NoiseSchedule, mean: float = MEAN, std: float = STD) -> Denoiser:
-    def denoise(z: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = amplitudes(schedule, z, t)
-        return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (z - alpha * mean)
-
-    return denoise
 
 
 def gaussian_solution(schedule: NoiseSchedule, z: Tensor, grid: Tensor) -> Tensor:
@@ -91,7 +78,7 @@ def test_order_of_convergence_for_gaussian_data(name: str, solver, grid, expecte
 
     def error(steps: int) -> float:
         times = grid(schedule, steps)
-        out = solver(gaussian_denoiser(schedule), z, schedule, times)
+        out = solver(gaussian_denoiser(schedule, MEAN, STD), z, schedule, times)
         return float((out - gaussian_solution(schedule, z, times)).abs().max())
 
     assert order(error, (16, 32, 64, 128)) == pytest.approx(expected, abs=0.15)
@@ -106,7 +93,7 @@ def test_second_order_holds_where_long_and_short_steps_alternate() -> None:
     def error(steps: int) -> float:
         place = torch.cat([torch.zeros(1), torch.arange(steps) % 2 + 1]).double().cumsum(0)
         times = schedule.time(low + (high - low) * place / place[-1])
-        out = dpmpp_2m(gaussian_denoiser(schedule), z, schedule, times)
+        out = dpmpp_2m(gaussian_denoiser(schedule, MEAN, STD), z, schedule, times)
         return float((out - gaussian_solution(schedule, z, times)).abs().max())
 
     assert order(error, (64, 128, 256)) == pytest.approx(2, abs=0.2)
@@ -167,13 +154,13 @@ def test_distribution_of_a_mixture_after_few_steps(name: str, solver: str, steps
 def test_a_part_of_the_way_is_solved_too(solver: str) -> None:
     schedule = exact_schedule("cosine")
     z, grid = double([[-1.0], [2.0]]), torch.linspace(0.8, 0.3, 257, dtype=torch.float64)
-    out = SOLVERS[solver](gaussian_denoiser(schedule), z, schedule, grid)
+    out = SOLVERS[solver](gaussian_denoiser(schedule, MEAN, STD), z, schedule, grid)
     torch.testing.assert_close(out, gaussian_solution(schedule, z, grid), rtol=0, atol={"ddim": 3e-3, "dpmpp_2m": 2e-5}[solver])
 
 
 def gaussian_std(solver: Callable[..., Tensor], schedule: NoiseSchedule, grid: Tensor) -> float:
     """The standard deviation of the samples: the solver is linear for centred Gaussian data, so one latent tells it."""
-    return float(solver(gaussian_denoiser(schedule, 0.0), torch.ones(1, 1, dtype=torch.float64), schedule, grid))
+    return float(solver(gaussian_denoiser(schedule, 0.0, STD), torch.ones(1, 1, dtype=torch.float64), schedule, grid))
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow", "betas"])
@@ -205,7 +192,7 @@ def test_second_order_beats_first_order(name: str) -> None:
         error = {}
         for solver, grid in GRIDS.items():
             times = grid(schedule, steps)
-            out = SOLVERS[solver](gaussian_denoiser(schedule), z, schedule, times)
+            out = SOLVERS[solver](gaussian_denoiser(schedule, MEAN, STD), z, schedule, times)
             error[solver] = float((out - gaussian_solution(schedule, z, times)).abs())
         assert error["dpmpp_2m"] < 0.4 * error["ddim"]
 
@@ -227,8 +214,8 @@ def test_a_certain_denoiser_is_followed_exactly(name: str, solver: str, steps: i
 def test_one_step_of_both_solvers_is_the_same(name: str) -> None:
     schedule = exact_schedule(name)
     z, grid = double([[-1.5], [0.3]]), torch.tensor([0.7, 0.4])
-    first = ddim(gaussian_denoiser(schedule), z, schedule, grid)
-    torch.testing.assert_close(dpmpp_2m(gaussian_denoiser(schedule), z, schedule, grid), first, rtol=1e-10, atol=1e-10)
+    first = ddim(gaussian_denoiser(schedule, MEAN, STD), z, schedule, grid)
+    torch.testing.assert_close(dpmpp_2m(gaussian_denoiser(schedule, MEAN, STD), z, schedule, grid), first, rtol=1e-10, atol=1e-10)
 
 
 def test_class_proportions_of_a_mixture_in_the_plane() -> None:
@@ -253,7 +240,7 @@ def test_std_of_ancestral_samples(name: str, steps: int, tolerance: float) -> No
     schedule = exact_schedule(name)
     unit = torch.eye(steps + 1, dtype=torch.float64)
     grid = uniform_grid(schedule, steps)
-    out = ddim(gaussian_denoiser(schedule, 0.0), unit[:, :1], schedule, grid, eta=1.0, noise=lambda i: unit[:, i + 1 : i + 2])
+    out = ddim(gaussian_denoiser(schedule, 0.0, STD), unit[:, :1], schedule, grid, eta=1.0, noise=lambda i: unit[:, i + 1 : i + 2])
     assert float(out.square().sum().sqrt()) == pytest.approx(STD, abs=tolerance)
 
 
@@ -263,7 +250,7 @@ def test_any_eta_has_the_right_std(eta: float) -> None:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(4000, 1, generator=generator)
     grid = uniform_grid(schedule, 100)
-    out = ddim(gaussian_denoiser(schedule), z, schedule, grid, eta, lambda i: torch.randn(z.shape, generator=generator))
+    out = ddim(gaussian_denoiser(schedule, MEAN, STD), z, schedule, grid, eta, lambda i: torch.randn(z.shape, generator=generator))
     assert float(out.mean()) == pytest.approx(MEAN, abs=0.03)
     assert float(out.std()) == pytest.approx(STD, abs=0.03)
 
@@ -291,9 +278,9 @@ def test_noise_is_asked_for_once_a_step_in_order() -> None:
         asked.append(i)
         return torch.zeros(1, 1)
 
-    ddim(gaussian_denoiser(schedule), torch.ones(1, 1), schedule, uniform_grid(schedule, 5), 0.5, noise)
+    ddim(gaussian_denoiser(schedule, MEAN, STD), torch.ones(1, 1), schedule, uniform_grid(schedule, 5), 0.5, noise)
     assert asked == [0, 1, 2, 3, 4]
-    ddim(gaussian_denoiser(schedule), torch.ones(1, 1), schedule, uniform_grid(schedule, 5), 0.0, noise)
+    ddim(gaussian_denoiser(schedule, MEAN, STD), torch.ones(1, 1), schedule, uniform_grid(schedule, 5), 0.0, noise)
     assert asked == [0, 1, 2, 3, 4]
 
 
@@ -370,17 +357,24 @@ def test_samples_do_not_depend_on_their_neighbours(solver: str) -> None:
 def test_a_grid_falls(solver: str, grid: list) -> None:
     schedule = NoiseSchedule.named("cosine")
     with pytest.raises(ValueError, match="a grid must be at least 2 strictly falling times, got "):
-        SOLVERS[solver](gaussian_denoiser(schedule), torch.ones(1, 1), schedule, torch.tensor(grid))
+        SOLVERS[solver](gaussian_denoiser(schedule, MEAN, STD), torch.ones(1, 1), schedule, torch.tensor(grid))
 
 
 def test_stochastic_sampling_needs_noise() -> None:
     schedule = NoiseSchedule.named("cosine")
     with pytest.raises(ValueError, match="a stochastic solver needs noise, got eta = 0.5 and none"):
-        ddim(gaussian_denoiser(schedule), torch.ones(1, 1), schedule, uniform_grid(schedule, 2), eta=0.5)
+        ddim(gaussian_denoiser(schedule, MEAN, STD), torch.ones(1, 1), schedule, uniform_grid(schedule, 2), eta=0.5)
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
 def test_eta_lies_between_zero_and_one(eta: float) -> None:
     schedule = NoiseSchedule.named("cosine")
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\], got "):
-        ddim(gaussian_denoiser(schedule), torch.ones(1, 1), schedule, uniform_grid(schedule, 2), eta, lambda _: torch.ones(1, 1))
+        ddim(
+            gaussian_denoiser(schedule, MEAN, STD),
+            torch.ones(1, 1),
+            schedule,
+            uniform_grid(schedule, 2),
+            eta,
+            lambda _: torch.ones(1, 1),
+        )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.latents import encode_latents, fit_latent_statistics
 from monai_histodiff.training import (
+    AutocastInferer,
     AutoencoderLoss,
     AutoencoderPrepareBatch,
     DiffusionPrepareBatch,
@@ -42,6 +43,7 @@ def train(
     epochs: int = 1,
     rate: float = 2e-3,
     handlers: Sequence[Any] = (),
+    inferer: Any = None,
 ) -> list[float]:
     """Train with a stock MONAI trainer, batches of 8; the loss of every iteration."""
     losses: list[float] = []
@@ -54,6 +56,7 @@ def train(
         optimizer=torch.optim.AdamW(network.parameters(), rate),
         loss_function=loss,
         prepare_batch=prepare_batch,
+        inferer=inferer,
         train_handlers=list(handlers),
     )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output[0]["loss"]))
@@ -269,6 +272,49 @@ def test_stock_trainer_stops_at_a_loss_that_is_not_finite(
     with pytest.raises(RuntimeError, match="got inf at iteration 3"):
         train(guide, latents, NoisyLatentPrepareBatch(model), loss, handlers=[FiniteLoss()])
     assert len(calls) == 3
+
+
+def test_autocast_computes_in_bfloat16_and_returns_float32() -> None:
+    network, seen = nn.Linear(8, 8), []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    half, full = AutocastInferer()(x, network), AutocastInferer(enabled=False)(x, network)
+    assert seen == [torch.bfloat16, torch.float32]
+    assert half.dtype == full.dtype == torch.float32
+    assert torch.equal(full, network(x)) and 0 < float((half - full).detach().abs().max()) < 0.05
+
+
+def test_autocast_is_on_or_off() -> None:
+    with pytest.raises(TypeError, match="bfloat16 must be True or False, got 'true'"):
+        AutocastInferer("true")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_autocast_keeps_the_range_of_gradients(scale: float) -> None:
+    """No gradient scaler is needed: gradients that float16 would round to zero survive."""
+    network = nn.Linear(8, 1, bias=False)
+    out = AutocastInferer()(torch.ones(4, 8), network)
+    (out.sum() * scale).backward()
+    assert network.weight.grad is not None and torch.allclose(network.weight.grad, torch.full((1, 8), 4 * scale), rtol=0.01)
+
+
+def test_autocast_learns_to_denoise_as_float32_does(make_model: MakeModel, latents: list[dict[str, Any]]) -> None:
+    ends = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = make_model()
+        losses = train(
+            model.unet,
+            latents,
+            DiffusionPrepareBatch(model),
+            nn.MSELoss(),
+            epochs=20,
+            inferer=AutocastInferer(enabled),
+        )
+        assert all(weight.dtype == torch.float32 for weight in model.unet.parameters())
+        assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:5])
+        ends.append(np.mean(losses[-20:]))
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
 def test_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
