@@ -105,6 +105,7 @@ def sample_candidates(
     batch_size: int = 64,
     seed: int = 0,
     surplus: float = 1.0,
+    progress: bool = True,
 ) -> Candidates:
     """Sample and select until each class has its quota or has used up its attempts; a class that falls short is warned of.
 
@@ -118,6 +119,7 @@ def sample_candidates(
         seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
         surplus: accepted patches to collect, as a multiple of the quota. Beyond 1, those that make up the most diverse
             quota are kept, by :func:`farthest_first` on 8 x 8 thumbnails; at 1 the first ones are.
+        progress: show a progress bar.
 
     Returns:
         Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
@@ -132,7 +134,7 @@ def sample_candidates(
     made, kept = [0] * num_classes, [0] * num_classes
     parts: list[Candidates] = []
     start = time.perf_counter()
-    bar = tqdm(total=num_classes * max_candidates, desc="candidates")
+    bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not progress)
     while open_classes := [c for c in range(num_classes) if kept[c] < pool and made[c] < max_candidates]:
         share = max(1, batch_size // len(open_classes))
         plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]

@@ -51,7 +51,7 @@ class Filling:
         result: the future :class:`Fresh`.
     """
 
-    def __init__(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, int]) -> None:
+    def __init__(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
         self.result: Future[Fresh] = Future()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(sampler, selector, num_classes, options), name="LiveBank", daemon=True)
@@ -62,10 +62,10 @@ class Filling:
         self._stopped.set()
         self._thread.join()
 
-    def _run(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, int]) -> None:
+    def _run(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
         try:
             with _own_stream(sampler.device):
-                judged = sample_candidates(self._guarded(sampler), self._guarded(selector), num_classes, **options)
+                judged = sample_candidates(self._guarded(sampler), self._guarded(selector), num_classes, progress=False, **options)
             rows = [(judged.accepted & (judged.labels == k)).nonzero()[:, 0] for k in range(num_classes)]
             columns = {"images": judged.images, "confidence": judged.confidence, "seeds": judged.seed}
             patches = [{name: column[i] for name, column in columns.items()} for i in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import threading
 import time
@@ -48,12 +49,14 @@ class LiveBank:
         batch_size: candidates between two judgements. A fork of the process, such as the start of a loader's workers,
             waits for the batch under way.
         seed: seed of all refreshes.
+        surplus: accepted patches to collect in a refresh, as a multiple of the quota, of which the most diverse are kept; see
+            :func:`monai_histodiff.sample_candidates`.
 
     Attributes:
         history: what each refresh accepted, by class, from how many candidates, in how many seconds.
 
     Raises:
-        ValueError: there is no class, or the quota is below 1 or exceeds the capacity.
+        ValueError: there is no class, the quota is below 1 or exceeds the capacity, or the surplus is below 1.
     """
 
     def __init__(
@@ -66,13 +69,16 @@ class LiveBank:
         capacity: int = 256,
         batch_size: int = 64,
         seed: int = 0,
+        surplus: float = 1.0,
     ) -> None:
         if not classes:
             raise ValueError("a bank needs at least one class, got none")
         if not 1 <= quota <= capacity:
             raise ValueError(f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}")
         self.classes, self.capacity, self.seed = tuple(classes), capacity, seed
-        self.options = {"quota": quota, "max_candidates": max_candidates, "batch_size": batch_size}
+        if not 1 <= surplus < math.inf:
+            raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
+        self.options = {"quota": quota, "max_candidates": max_candidates, "batch_size": batch_size, "surplus": surplus}
         self.history: list[dict[str, Any]] = []
         n, side = len(self.classes), sampler.model.patch_size
         self._memory = SharedTensors(

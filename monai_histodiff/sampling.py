@@ -54,6 +54,8 @@ class GuidedSampler:
             more doubles the cost of a step.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for good when a device runs
             out of memory; changes speed and memory, not the patches.
+        bfloat16: compute under bfloat16 autocast; by default on CUDA. On a CPU it about doubles the speed where the processor
+            has AVX-512 BF16 or AMX, and a patch then depends on its batch by rounding.
         progress: show a progress bar.
 
     Raises:
@@ -77,6 +79,7 @@ class GuidedSampler:
         weak: LatentDiffusion | None = None,
         autoguidance: float = 1.0,
         max_batch: int | None = None,
+        bfloat16: bool | None = None,
         progress: bool = True,
     ) -> None:
         if steps < 1:
@@ -93,6 +96,8 @@ class GuidedSampler:
             raise ValueError(f"strength must lie in (0, 1], got {strength}")
         if strength < 1 and (guide is None or len(sources) != guide.num_classes or any(len(v) == 0 for v in sources)):
             raise ValueError(f"strength below 1 needs a guide and sources of each of its classes, got {[len(v) for v in sources]}")
+        if bfloat16 not in (None, True, False):
+            raise ValueError(f"bfloat16 must be True, False or None, got {bfloat16!r}")
         low, high = (float(v) for v in interval)
         check_guidance(scale, (low, high), cap, temperature, mode, autoguidance)
         if autoguidance > 1 and weak is None:
@@ -105,12 +110,13 @@ class GuidedSampler:
         self.steps, self.scale, self.interval, self.cap = steps, scale, (low, high), cap
         self.temperature, self.mode, self.solver, self.eta = temperature, mode, solver, eta
         self.strength, self.sources, self.autoguidance = strength, tuple(sources), autoguidance
+        self.bfloat16 = self.device.type == "cuda" if bfloat16 is None else bfloat16
         self.max_batch, self.progress = max_batch, progress
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the patches depend on."""
-        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "strength", "autoguidance")
+        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "strength", "autoguidance", "bfloat16")
         return {name: getattr(self, name) for name in names}
 
     def replace(self, **settings: Any) -> GuidedSampler:
@@ -205,7 +211,7 @@ class GuidedSampler:
         def denoiser(model: LatentDiffusion) -> Denoiser:
             return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True)).float()
 
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             denoise = guided = denoiser(self.model)
             if self.weak is not None:
                 guided = autoguide(denoise, denoiser(self.weak), self.autoguidance)

@@ -76,6 +76,18 @@ def test_newest_come_first_and_the_oldest_leave() -> None:
     assert bank.count(1) == 0 and bank.draw(1, 0.5) is None and bank.count(3) == bank.count(-1) == 0 and len(bank) == 20
 
 
+def test_of_a_surplus_the_most_diverse_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the first eight good candidates of each class, the four that spread the most: what ``sample_candidates`` keeps."""
+    bank = live(surplus=2.0)
+    bank.refresh()
+    expected = sample_candidates(Painter(), Judge(), 3, 4, 24, 12, candidate_seed(0, 0), 2.0, progress=False)  # type: ignore[arg-type]
+    kept = [expected.seed[expected.accepted & (expected.labels == k)].tolist() for k in range(3)]
+    assert [seeds_of(bank, k) for k in range(3)] == kept
+    assert any(set(seeds) != set(accepted_of(0, k)) for k, seeds in enumerate(kept))
+    assert all(set(seeds) <= set(accepted_of(0, k, quota=8)) for k, seeds in enumerate(kept))
+    assert capsys.readouterr().err == "", "no progress bar in the midst of a training"
+
+
 def test_patches_come_with_their_own_values() -> None:
     bank = live()
     for label in range(3):
@@ -276,7 +288,7 @@ def test_saved_bank_tells_where_it_comes_from(tmp_path: Path) -> None:
     assert loaded.classes == ("a", "b", "c") and len(loaded) == len(bank) == 24
     assert [loaded.seeds[k].tolist() for k in range(3)] == [seeds_of(bank, k) for k in range(3)]
     about = json.loads((tmp_path / "bank" / "bank.json").read_text())["provenance"]
-    assert about["settings"] == {"quota": 4, "max_candidates": 24, "batch_size": 12, "capacity": 10, "seed": 5}
+    assert about["settings"] == {"quota": 4, "max_candidates": 24, "batch_size": 12, "surplus": 1.0, "capacity": 10, "seed": 5}
     assert about["sampling"] == painter.settings and about["selection"] == {"threshold": 0.5}
     assert [r["accepted"] for r in about["refreshes"]] == [[4, 4, 4]] * 2 and all(r["candidates"] >= 12 for r in about["refreshes"])
     before = about["weights_sha256"]["model"]
@@ -311,6 +323,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"classes": []}, "a bank needs at least one class, got none"),
     ({"quota": 0}, "quota must lie from 1 to capacity, got 0 and capacity 10"),
     ({"quota": 11}, "quota must lie from 1 to capacity, got 11 and capacity 10"),
+    ({"surplus": 0.5}, "surplus must be at least 1 and finite, got 0.5"),
+    ({"surplus": float("nan")}, "surplus must be at least 1 and finite, got nan"),
 ]
 
 

@@ -349,6 +349,7 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         "eta": 0.5,
         "strength": 1.0,
         "autoguidance": 1.5,
+        "bfloat16": True,
     }
     sampler = GuidedSampler(model, guide, progress=False, max_batch=2, weak=weak, **options)
     stored = json.loads(json.dumps(sampler.settings))
@@ -359,6 +360,26 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         atol=1e-5,
     )
     assert sampler.replace(steps=4).weak is weak
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_bfloat16_changes_patches_by_rounding(options: dict[str, Any], make_sampler: MakeSampler) -> None:
+    full, half = (make_sampler(bfloat16=chosen, **options)(LABELS, SEEDS) for chosen in (False, True))
+    assert half.dtype == torch.float32 and not torch.equal(half, full)
+    assert float((half - full).abs().mean()) < 0.02 * float(full.std())
+
+
+def test_networks_see_bfloat16_where_asked(make_sampler: MakeSampler) -> None:
+    seen = []
+    for chosen in (None, False, True):
+        sampler = make_sampler(bfloat16=chosen, autoguidance=2.0)
+        assert sampler.weak is not None and sampler.guide is not None
+        for network in (sampler.model.unet, sampler.weak.unet):
+            hook = network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+            sampler([0], [0])
+            hook.remove()
+        assert sampler.settings["bfloat16"] is bool(chosen), "none is asked for on a CPU"
+    assert seen == [torch.float32] * 16 + [torch.bfloat16] * 8
 
 
 # ------------------------------------------------------------------------------------------------------------------- errors
@@ -387,6 +408,7 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         ({"autoguidance": 0.9}, "autoguidance weight must be at least 1 and finite, got 0.9"),
         ({"autoguidance": NAN}, "autoguidance weight must be at least 1 and finite, got nan"),
         ({"autoguidance": math.inf}, "autoguidance weight must be at least 1 and finite, got inf"),
+        ({"bfloat16": "yes"}, "bfloat16 must be True, False or None, got 'yes'"),
         ({"autoguidance": 2.0, "weak": None}, "autoguidance needs a weak model, got weight 2.0 and none"),
     ],
 )
