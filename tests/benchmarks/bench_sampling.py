@@ -134,6 +134,7 @@ def samplers(
     for settings in ours:
         sampler = GuidedSampler(model, guide, weak=weak, **settings)
         lead = f", autoguidance {sampler.autoguidance:g}" if sampler.autoguidance > 1 else ""
+        lead += ", bfloat16" if sampler.bfloat16 else ""
         rows[f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}{lead}"] = sampler
     for row in rows.values():
         if isinstance(row, GuidedSampler):
