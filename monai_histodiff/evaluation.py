@@ -68,6 +68,8 @@ class Evaluation:
         arms: keys of :data:`~monai_histodiff.arms.ARMS`; ``"C"`` must be among them.
         seeds: one training of each arm for each.
         prob: probability of a patch from the bank in arms E, F, G, G0, H and S.
+        full_prob_at: in these arms, patches of a class in the bank from which on it is replaced with that probability; with fewer
+            it is replaced less often, see :class:`~monai_histodiff.SyntheticAugment`.
         size: height and width that the classifier sees.
         pool: training patches that were not drawn as labelled (arm E). Their labels are not read.
         critic: pseudo-labels the pool, at its threshold (arm E).
@@ -93,6 +95,7 @@ class Evaluation:
         arms: Sequence[str] = ("C", "F", "G"),
         seeds: Sequence[int] = (0, 1, 2),
         prob: float = 0.5,
+        full_prob_at: int = 25,
         size: int = 128,
         pool: PatchSet | None = None,
         critic: Critic | None = None,
@@ -114,7 +117,8 @@ class Evaluation:
         if shared := sorted(real & set(test.groups)):
             raise ValueError(f"training and test groups must be disjoint, got {len(shared)} in both, such as '{shared[0]}'")
         self.labelled, self.test, self.candidates, self.training = labelled, test, candidates, training
-        self.crop, self.classical, self.plain, self.prob, self.size = crop, classical, plain, prob, size
+        self.crop, self.classical, self.plain, self.size = crop, classical, plain, size
+        self.prob, self.full_prob_at = prob, full_prob_at
         self.arms, self.seeds = tuple(dict.fromkeys(arms)), tuple(int(s) for s in seeds)
         self.pool, self.critic, self.published, self.features = pool, critic, published, features
         self.cache_dir = cache_dir
@@ -201,8 +205,9 @@ class Evaluation:
             return replace(self.training, steps=max(1, round((1 - self.prob) * self.training.steps)))
         return replace(self.training, mixing=MIXING) if arm == "D" else self.training
 
-    def _share(self, arm: str) -> float:
-        return 1.0 if arm == "I" else self.prob
+    def _share(self, arm: str) -> tuple[float, int]:
+        """``prob`` and ``full_prob_at`` of the transform; arm I shows nothing real."""
+        return (1.0, 1) if arm == "I" else (self.prob, self.full_prob_at)
 
     def _bank(self, arm: str, seed: int) -> SyntheticBank | None:
         if arm == "E" and self.pool is not None and self.critic is not None:
@@ -217,7 +222,8 @@ class Evaluation:
 
     def _train(self, arm: str, bank: SyntheticBank | None, items: Sequence[Any], test: Tensor, seed: int) -> Tensor:
         """Test probabilities ``views x N x K`` of a classifier trained on an arm."""
-        mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=self._share(arm), full_prob_at=1)]
+        prob, full = self._share(arm)
+        mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full)]
         first = [*mix, self.crop] if arm == "E" else [self.crop, *mix]  # pseudo-labelled patches are whole, synthetic ones are not
         transform = Compose([*first, _KeepPair(), self._augment(arm)])
         network = self._recipe(arm)(items, transform, len(self.labelled.classes), seed, f"arm {arm}, seed {seed}")

@@ -80,13 +80,14 @@ def run_and_report(
     evaluations = sampling["steps"] * (2 if sampling.get("autoguidance", 1) > 1 else 1)  # for one candidate
     training = evaluation.training
     recipe: dict[str, Any] = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
+    recipe |= {"synthetic_probability": evaluation.prob, "full_probability_at": evaluation.full_prob_at}
     recipe["backbone"] = getattr(training.network, "backbone", "from scratch")
     results = {
         **evaluation.results(),
         "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
         "selection": outcome["selection"],
         "sampling": {**sampling, "network_evaluations": evaluations * outcome["selection"]["candidates"]},
-        "settings": {**outcome["settings"], **recipe, "synthetic_probability": evaluation.prob},
+        "settings": {**outcome["settings"], **recipe},
         "seconds": seconds,
         "versions": _versions(),
     }

@@ -37,6 +37,7 @@ def evaluation(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidate
         "crop": Identityd("image"),
         "classical": Compose([RandAxisFlipd("image", 0.5), scale]),
         "plain": scale,
+        "full_prob_at": 1,
         "size": 32,
     }
     return Evaluation(**{**settings, **options})
@@ -163,6 +164,30 @@ def test_arms_see_the_data_that_they_are_named_after(parts: tuple[PatchSet, Patc
             assert all(label == k for label, k, _ in synthetic) and not all(ok for *_, ok in synthetic)
         if arm == "S":
             assert any(label != k for label, k, _ in synthetic) and all(ok for *_, ok in synthetic)
+
+
+@pytest.mark.parametrize("full", [1, 400])
+def test_a_class_with_few_synthetic_patches_shows_them_rarely(
+    full: int, parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    """The rule of the transform; arm I, which has nothing else to show, is exempt."""
+    shares = {}
+
+    class Recorder(ClassifierTraining):
+        def __call__(self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit") -> torch.nn.Module:
+            transform.set_random_state(seed)
+            real = {d["image"].numpy().tobytes() for d in data}
+            shown = [transform(data[i % len(data)])["image"] for i in range(300)]
+            synthetic = [(image * 255).round().to(torch.uint8).numpy().tobytes() not in real for image in shown]
+            shares[name.split()[1].rstrip(",")] = sum(synthetic) / 300
+            return PatchClassifier(num_classes, width=8).eval()
+
+    scale = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
+    options = {"arms": ["C", "G", "I"], "seeds": [0], "classical": scale, "full_prob_at": full}
+    evaluation(parts, candidates, training=Recorder(), **options).run()
+    accepted, classes = int(candidates.accepted.sum()), len(CLASSES)
+    expected = 0.5 * min(1.0, accepted / classes / full)
+    assert shares["C"] == 0 and shares["I"] == 1 and shares["G"] == pytest.approx(expected, abs=0.08)
 
 
 def test_the_probe_sees_augmented_labelled_patches(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
@@ -318,6 +343,7 @@ def test_run_and_report_writes_results_and_a_page(
         "classifier_steps": 12,
         "classifier_batch_size": 8,
         "synthetic_probability": 0.25,
+        "full_probability_at": 1,
         "backbone": "from scratch",
     }
     assert results["settings"] == expected
