@@ -1,4 +1,4 @@
-"""Distances between patches, without a network: what the copy gate and the report's nearest neighbours use."""
+"""What patches look like without a network: distances for the copy gate and the report, and statistics of colour and contrast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["copy_distances", "copy_threshold", "thumbnails", "to_unit"]
+__all__ = ["appearance", "copy_distances", "copy_threshold", "thumbnails", "to_unit"]
 
 THUMBNAIL = 16
 BATCH = 256  # patches compared at once, for the sake of memory
+OCTAVES = 5
 
 
 def to_unit(patches: Tensor) -> Tensor:
@@ -22,6 +23,27 @@ def to_unit(patches: Tensor) -> Tensor:
 def thumbnails(patches: Tensor) -> Tensor:
     """16 x 16 thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x 16 x 16``. Those of thumbnails are the thumbnails."""
     return F.adaptive_avg_pool2d(to_unit(patches), THUMBNAIL)
+
+
+def appearance(patches: Tensor) -> Tensor:
+    """Colour and contrast of patches, which features that were trained on jittered stains leave out.
+
+    Args:
+        patches: ``N x 3 x H x W``, uint8 or in [0, 1].
+
+    Returns:
+        ``N x 11``: mean and standard deviation of each colour, and the standard deviation of the brightness in each of five
+        octaves of spatial frequency, from the finest (details of 1 pixel, absent at 2) to the coarsest (16, absent at 32);
+        fewer octaves, where height or width cannot be halved so often.
+    """
+    x = to_unit(patches)
+    level = x.mean(1, keepdim=True)
+    bands: list[Tensor] = []
+    while len(bands) < OCTAVES and not any(side % 2 for side in level.shape[2:]):
+        coarse = F.avg_pool2d(level, 2)
+        bands.append((level - F.interpolate(coarse, scale_factor=2)).square().mean((1, 2, 3)).sqrt())
+        level = coarse
+    return torch.cat([x.mean((2, 3)), x.std((2, 3)), *(band[:, None] for band in bands)], 1)
 
 
 def _orientations(x: Tensor) -> list[Tensor]:

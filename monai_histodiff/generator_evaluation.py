@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import DataLoader
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from monai_histodiff.distances import copy_distances, thumbnails, to_unit
+from monai_histodiff.distances import appearance, copy_distances, thumbnails, to_unit
 from monai_histodiff.encoders import PatchEncoder, linear_probe
 from monai_histodiff.engines import patch_grid
-from monai_histodiff.generator_metrics import compare_features, flag_copies, nearest_distances
+from monai_histodiff.generator_metrics import compare_features, flag_copies, frechet_distance, nearest_distances
 from monai_histodiff.metrics import classification_metrics
 from monai_histodiff.networks import LatentDiffusion
 from monai_histodiff.patchfiles import write_json
@@ -28,11 +28,23 @@ from monai_histodiff.sampling import GuidedSampler
 __all__ = ["evaluate_generator", "probe_reconstructions", "write_evaluation"]
 
 
-def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features and 16 x 16 thumbnails of batches of patches in [0, 1], on the CPU."""
-    parts = [(encoder.features(batch), thumbnails(batch).cpu()) for batch in batches]
-    features, small = (torch.cat(part) for part in zip(*parts, strict=True))
-    return features, small
+class _Described(NamedTuple):
+    features: Tensor
+    thumbnails: Tensor
+    appearance: Tensor
+
+
+def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> _Described:
+    """Batches of patches in [0, 1]: features, 16 x 16 thumbnails, colour and contrast, all on the CPU."""
+    parts = [(encoder.features(batch), thumbnails(batch).cpu(), appearance(batch).cpu()) for batch in batches]
+    return _Described(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _compared(real: _Described, samples: _Described) -> dict[str, float]:
+    """The figures of the features, and ``appearance``: Frechet distance of colour and contrast, in the real patches' deviations."""
+    scale = real.appearance.std(0).clamp(min=1 / 255)
+    distance = frechet_distance(real.appearance / scale, samples.appearance / scale)
+    return {**compare_features(real.features, samples.features), "appearance": distance}
 
 
 def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
@@ -83,8 +95,9 @@ def evaluate_generator(
 
     Returns:
         ``samples``, ``reconstructions`` and ``floor``: each with the figures of
-        :func:`~monai_histodiff.generator_metrics.compare_features`; ``copies``: counts among the samples, and among the
-        held-out patches, by features and by thumbnails; ``numbers`` of patches.
+        :func:`~monai_histodiff.generator_metrics.compare_features` and ``appearance``, the Frechet distance of
+        :func:`~monai_histodiff.distances.appearance` in units of the held-out patches' standard deviations; ``copies``: counts
+        among the samples, and among the held-out patches, by features and by thumbnails; ``numbers`` of patches.
 
     Raises:
         ValueError: there are too few samples or patches for the figures.
@@ -106,18 +119,19 @@ def evaluate_generator(
         "features": nearest_distances,
         "thumbnails": copy_distances,
     }
-    for i, (name, nearest) in enumerate(measures.items()):
-        near, usual = nearest(samples[i], known[i])[0], nearest(real[i], known[i])[0]
+    for name, nearest in measures.items():
+        references = getattr(known, name)
+        near, usual = nearest(getattr(samples, name), references)[0], nearest(getattr(real, name), references)[0]
         copies[name] = {
             "samples": int(flag_copies(near, usual, percentile).sum()),
             "held_out": int(flag_copies(usual, usual, percentile).sum()),
         }
     return {
-        "samples": compare_features(real[0], samples[0]),
-        "reconstructions": compare_features(real[0], rebuilt[0]),
-        "floor": compare_features(real[0], known[0][drawn]),
+        "samples": _compared(real, samples),
+        "reconstructions": _compared(real, rebuilt),
+        "floor": _compared(real, _Described(*(part[drawn] for part in known))),
         "copies": copies,
-        "numbers": {"samples": num_samples, "floor": n, "held_out": len(real[0]), "train": len(known[0])},
+        "numbers": {"samples": num_samples, "floor": n, "held_out": len(real.features), "train": len(known.features)},
     }
 
 

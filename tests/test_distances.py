@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_histodiff.distances import copy_distances, copy_threshold, to_unit
+from monai_histodiff.distances import appearance, copy_distances, copy_threshold, to_unit
 
 
 def patches(count: int, seed: int = 0, size: int = 32) -> Tensor:
@@ -69,6 +69,23 @@ def test_other_sizes_and_bytes_are_comparable() -> None:
     for a, b in ((large, small), (small, large), (small.float() / 255, large), (large, small.float() / 255)):
         distance, index = copy_distances(a, b)
         assert index.tolist() == [0, 1, 2, 3] and distance.max() < 1e-6
+
+
+def test_appearance_of_stripes() -> None:
+    """Stripes of 4 pixels and amplitude 0.2 in red are all in the third octave: brightness 0.2 / 3."""
+    x = torch.full((2, 3, 32, 64), 0.5)
+    x[:, 0] += 0.2 * (1 - 2.0 * (torch.arange(64) // 4 % 2))
+    rows = appearance(x)
+    assert rows.shape == (2, 11) and torch.allclose(rows[:, :3], torch.full((2, 3), 0.5), atol=1e-6)
+    assert torch.allclose(rows[0, 3:6], torch.tensor([0.2, 0.0, 0.0]), atol=1e-3)
+    assert torch.allclose(rows[0, 6:], torch.tensor([0.0, 0.0, 0.2 / 3, 0.0, 0.0]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "octaves"), [(128, 5), (16, 4), (100, 2), (7, 0)])
+def test_appearance_has_as_many_octaves_as_the_size_allows(side: int, octaves: int) -> None:
+    patches = torch.randint(0, 256, (3, 3, side, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert appearance(patches).shape == (3, 6 + octaves)
+    assert torch.allclose(appearance(patches), appearance(patches / 255))
 
 
 def test_to_unit() -> None:

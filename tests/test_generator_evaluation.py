@@ -101,6 +101,14 @@ def test_the_probe_measures_what_reconstruction_loses(encoder: PatchEncoder) -> 
     assert flat["accuracy_lost"] == pytest.approx(1 - flat["accuracy_reconstructed"])
 
 
+def test_a_wrong_stain_or_blur_is_seen_in_the_appearance(encoder: PatchEncoder, tmp_path: Path) -> None:
+    perfect = evaluate(encoder, stack(items(40, 5)), tmp_path)
+    pale = evaluate(encoder, 0.5 + 0.5 * stack(items(40, 5)), tmp_path)
+    smooth = evaluate(encoder, torch.nn.functional.avg_pool2d(stack(items(40, 5)), 5, 1, 2), tmp_path)
+    found = [each["samples"]["appearance"] for each in (perfect, pale, smooth)]
+    assert found[0] < 3 * perfect["floor"]["appearance"] and min(found[1:]) > 10 * found[0]
+
+
 def test_the_figures_are_written_as_json(tmp_path: Path) -> None:
     path = write_evaluation(tmp_path / "new", one={"psnr": torch.tensor(27.5)}, none=None)
     assert json.loads(path.read_text()) == {"one": {"psnr": 27.5}, "none": None}
