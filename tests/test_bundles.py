@@ -24,7 +24,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
-from monai_histodiff.generator_metrics import compare_features
+from monai_histodiff.distances import appearance
+from monai_histodiff.generator_metrics import compare_features, frechet_distance
 from monai_histodiff.networks import load_weights, save_weights
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.stages import run_stage
@@ -358,6 +359,8 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     encoder = PatchEncoder.from_bundle(bundle)
     samples = (ldm_sampler(model, 2)(None, range(6)) * 255).round() / 255
     expected = compare_features(encoder.features(x), encoder.features(samples))
+    deviation = appearance(x).std(0).clamp(min=1 / 255)
+    expected["appearance"] = frechet_distance(appearance(x) / deviation, appearance(samples) / deviation)
     assert found["generator"]["samples"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert found["generator"]["numbers"] == {"samples": 6, "floor": 6, "held_out": len(held_out), "train": 48 - len(held_out)}
     assert found["generator"]["floor"]["fid"] < found["generator"]["samples"]["fid"]
