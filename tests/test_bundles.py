@@ -151,6 +151,21 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     assert "data:image/jpeg;base64," in page and "pink" in page
 
 
+def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
+    entry = [str(BUNDLES / name) for name in ("finetune.json", "thorough.json")]
+    small = {"train": {**SMALL_TRAIN, "adaptation_steps": 2, "batch_size": 8}, "evaluate": SMALL_EVALUATE}
+    less = {f"{stage}#{name}": value for stage, settings in small.items() for name, value in settings.items()}
+    data, out = write_stripes(tmp_path / "data", per_class=8), tmp_path / "out"
+    places = {"bundle_root": str(BUNDLES), "dataset_dir": str(data), "output_dir": str(out)}
+    run(config_file=entry, **places, labels_per_class=6, device="cpu", arms=["C", "G"], **less)
+    results = json.loads((out / "results.json").read_text())
+    assert results["seeds"] == [0, 1, 2, 3, 4] and results["selection"]["target_precision"] == 0.75
+    assert results["settings"]["classifier_steps"] == 3 and set(results["generator"]) == {"pink", "violet"}
+    for stage, settings in json.loads((BUNDLES / "thorough.json").read_text()).items():
+        if isinstance(settings, dict):
+            assert set(settings) <= set(json.loads((GUIDANCE / "configs" / f"{stage}.json").read_text()))
+
+
 def test_bank_holds_the_accepted_candidates_and_reloads(finetuned: Path) -> None:
     bank, candidates = SyntheticBank.load(finetuned / "bank"), Candidates.load(finetuned / "candidates")
     for k in range(2):
