@@ -269,6 +269,7 @@ def save_outcome(
         "candidates_per_second": made / max(candidates.seconds, 1e-9),
         "accepted_per_second": chosen / max(candidates.seconds, 1e-9),
         "seconds": candidates.seconds,
+        "network_evaluations": made * sampler.network_evaluations,
     }
     candidates.save(root / "candidates", classes)
     provenance = {"sampling": sampling, "selection": selection, "settings": dict(settings or {})}

@@ -87,29 +87,40 @@ def class_log_prob(
     return log_prob
 
 
-def autoguide(denoise: Denoiser, weak: Denoiser, weight: float) -> Denoiser:
+def autoguide(
+    denoise: Denoiser,
+    weak: Denoiser,
+    weight: float,
+    schedule: NoiseSchedule,
+    interval: tuple[float, float] = (-math.inf, math.inf),
+) -> Denoiser:
     r"""Extrapolate from a weak denoiser through a better one (Karras et al. 2024, arXiv:2406.02507, eq. 6).
 
     .. math:: \hat z_0 = z_0^{weak} + w\, (z_0 - z_0^{weak})
 
     Both learn the same distribution and err in the same way, the weak one more: their difference points to where the data
-    are. Each step evaluates both.
+    are. Each step within the interval evaluates both.
 
     Args:
         denoise: the denoiser.
         weak: one that was trained less, or is smaller, for the same latents.
         weight: :math:`w`; 1 changes nothing, and the weak denoiser is then not evaluated.
+        schedule: gives the log-SNR.
+        interval: log-SNR range, both ends included, outside which the weak denoiser is not evaluated
+            (Kynkäänniemi et al. 2024, arXiv:2404.07724).
 
     Raises:
-        ValueError: the weight is below 1 or not finite.
+        ValueError: the weight is below 1 or not finite, or the interval is empty.
     """
-    check_guidance(autoguidance=weight)
+    check_guidance(interval=interval, autoguidance=weight)
     if weight == 1:
         return denoise
 
     def extrapolated(z: Tensor, t: Tensor) -> Tensor:
-        less = weak(z, t)
-        return less + weight * (denoise(z, t) - less)
+        z0, active = denoise(z, t), _active(schedule, t, interval)
+        if not bool(active.any()):
+            return z0
+        return z0 + active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1)) * (weight - 1) * (z0 - weak(z, t))
 
     return extrapolated
 
@@ -145,9 +156,7 @@ def guide(
         return denoise
 
     def guided(z: Tensor, t: Tensor) -> Tensor:
-        z0 = denoise(z, t)
-        ratio = schedule.log_snr(t)
-        active = (ratio >= interval[0]) & (ratio <= interval[1])
+        z0, active = denoise(z, t), _active(schedule, t, interval)
         if not bool(active.any()):
             return z0
         with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
@@ -162,6 +171,11 @@ def guide(
         return z0 + inside * (sigma / alpha) * change
 
     return guided
+
+
+def _active(schedule: NoiseSchedule, t: Tensor, interval: tuple[float, float]) -> Tensor:
+    ratio = schedule.log_snr(t)
+    return (ratio >= interval[0]) & (ratio <= interval[1])
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -77,7 +77,6 @@ def run_and_report(
     fitted = sum(second for runs in evaluation.seconds.values() for second in runs)  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
     sampling = outcome["sampling"]
-    evaluations = sampling["steps"] * (2 if sampling.get("autoguidance", 1) > 1 else 1)  # for one candidate
     training = evaluation.training
     recipe: dict[str, Any] = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
     recipe |= {"synthetic_probability": evaluation.prob, "full_probability_at": evaluation.full_prob_at}
@@ -86,7 +85,7 @@ def run_and_report(
         **evaluation.results(),
         "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
         "selection": outcome["selection"],
-        "sampling": {**sampling, "network_evaluations": evaluations * outcome["selection"]["candidates"]},
+        "sampling": sampling,
         "settings": {**outcome["settings"], **recipe},
         "seconds": seconds,
         "versions": _versions(),

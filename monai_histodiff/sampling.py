@@ -37,9 +37,9 @@ class GuidedSampler:
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
-        steps: solver steps, one evaluation of the UNet each (and, with autoguidance, one of the weak one).
+        steps: solver steps, one evaluation of the UNet each (and, with autoguidance and in the interval, one of the weak one).
         scale: guidance scale.
-        interval: log-SNR range in which the guide acts.
+        interval: log-SNR range in which the guide and the weak model act.
         cap: largest change of the predicted noise by the guide, as a fraction of its norm.
         temperature: divides the guide's logits.
         mode: ``"noisy"``, ``"x0"`` or ``"clean"``, see :mod:`monai_histodiff.guidance`.
@@ -51,7 +51,7 @@ class GuidedSampler:
         weak: a worse model of the same latents, such as an earlier state of the same training: see
             :meth:`LatentDiffusion.weak_from_bundle`.
         autoguidance: weight of autoguidance by the weak model, see :func:`monai_histodiff.guidance.autoguide`; 1 is none,
-            more doubles the cost of a step.
+            more doubles the cost of a step in the interval.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for good when a device runs
             out of memory; changes speed and memory, not the patches.
         bfloat16: compute under bfloat16 autocast; by default on CUDA. On a CPU it about doubles the speed where the processor
@@ -118,6 +118,14 @@ class GuidedSampler:
         """All settings that the patches depend on."""
         names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "strength", "autoguidance", "bfloat16")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def network_evaluations(self) -> int:
+        """Evaluations of a UNet for each patch: one in each step and, with autoguidance, another one in the interval."""
+        schedule = copy.deepcopy(self.model.schedule).cpu()
+        ratio = schedule.log_snr(self._grid(schedule)[:-1])
+        weak = (ratio >= self.interval[0]) & (ratio <= self.interval[1]) & (self.autoguidance > 1)
+        return self.steps + int(weak.sum())
 
     def replace(self, **settings: Any) -> GuidedSampler:
         """A sampler of the same networks in which some settings are others.
@@ -214,17 +222,20 @@ class GuidedSampler:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             denoise = guided = denoiser(self.model)
             if self.weak is not None:
-                guided = autoguide(denoise, denoiser(self.weak), self.autoguidance)
+                guided = autoguide(denoise, denoiser(self.weak), self.autoguidance, schedule, self.interval)
             if labels is not None and self.guide is not None:
                 log_prob = class_log_prob(self.guide, labels, self.mode, denoise, self.temperature)
                 guided = guide(guided, log_prob, schedule, self.scale, self.interval, self.cap)
             watched, start = _Watched(guided), self._start(noise(), labels, generators, schedule)
             if self.solver == "ddim":
-                latents = ddim(watched, start, schedule, uniform_grid(schedule, self.steps, self.strength), self.eta, noise)
+                latents = ddim(watched, start, schedule, self._grid(schedule), self.eta, noise)
             else:
-                latents = dpmpp_2m(watched, start, schedule, log_snr_grid(schedule, self.steps, self.strength))
+                latents = dpmpp_2m(watched, start, schedule, self._grid(schedule))
         watched.check(labels)
         return latents
+
+    def _grid(self, schedule: NoiseSchedule) -> Tensor:
+        return (uniform_grid if self.solver == "ddim" else log_snr_grid)(schedule, self.steps, self.strength)
 
     def _start(self, noise: Tensor, labels: Tensor | None, generators: Sequence[torch.Generator], schedule: NoiseSchedule) -> Tensor:
         if self.strength == 1 or labels is None:

@@ -301,6 +301,7 @@ class Settings:
     """Stands for a sampler of which only the settings are asked."""
 
     settings = {"steps": 4, "scale": 3.0, "interval": (-6.0, 6.0)}
+    network_evaluations = 6
 
 
 def saved(
@@ -333,7 +334,7 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
     assert sampling["interval"] == [-6.0, 6.0] and math.isclose(
         sampling["candidates_per_second"] * sampling["seconds"], made, rel_tol=1e-6
     )
-    assert outcome["settings"] == {"quota": 4, "draw": 3}
+    assert outcome["settings"] == {"quota": 4, "draw": 3} and sampling["network_evaluations"] == 6 * made
 
     loaded, bank = Candidates.load(tmp_path / "run" / "candidates"), SyntheticBank.load(tmp_path / "run" / "bank")
     assert outcomes(loaded) == outcomes(candidates)

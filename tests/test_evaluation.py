@@ -334,7 +334,7 @@ def test_run_and_report_writes_results_and_a_page(
         "groups": {"train": 9, "labelled": 9, "test": 12},
     }
     assert results["selection"] == OUTCOME["selection"]
-    sampling = {"steps": 4, "candidates_per_second": 7.2, "strength": 0.4, "network_evaluations": 72}
+    sampling = {"steps": 4, "candidates_per_second": 7.2, "strength": 0.4}
     assert results["sampling"] == sampling and "generator" not in results
     assert results["seconds"]["sampling"] == 2.5
     expected = {

@@ -398,7 +398,7 @@ def test_guide_checks_its_arguments(arguments: dict, message: str) -> None:
 def test_autoguided_score_is_that_of_the_weighted_densities(name: str, weight: float) -> None:
     """At each noise level it follows ``p^w q^(1 - w)``: for Gaussians, precisions add with the weights ``w`` and ``1 - w``."""
     schedule = NoiseSchedule.named(name)
-    denoise = autoguide(gaussian_denoiser(schedule, 0.0, 0.5), gaussian_denoiser(schedule, 0.0, 0.9), weight)
+    denoise = autoguide(gaussian_denoiser(schedule, 0.0, 0.5), gaussian_denoiser(schedule, 0.0, 0.9), weight, schedule)
     t, z = torch.linspace(0.05, 0.95, 10), torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     alpha, sigma = amplitudes(schedule, t)
     precision = weight / (alpha**2 * 0.5**2 + sigma**2) + (1 - weight) / (alpha**2 * 0.9**2 + sigma**2)
@@ -413,7 +413,7 @@ def test_autoguided_samples_of_a_too_wide_model_are_nearer_to_the_data(weight: f
     start = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)) * schedule.start_std
     widths = [
         float(dpmpp_2m(denoise, start, schedule, log_snr_grid(schedule, 50)).std())
-        for denoise in (better, autoguide(better, weak, weight))
+        for denoise in (better, autoguide(better, weak, weight, schedule))
     ]
     assert widths[0] == pytest.approx(0.6, abs=0.02) and abs(widths[1] - 0.5) < 0.75 * abs(widths[0] - 0.5)
 
@@ -422,12 +422,32 @@ def test_autoguidance_of_weight_one_does_not_evaluate_the_weak_model() -> None:
     def never(z: Tensor, t: Tensor) -> Tensor:
         raise AssertionError("evaluated")
 
-    denoise = gaussian_denoiser(NoiseSchedule.named("cosine"), 0.0, 1.0)
-    assert autoguide(denoise, never, 1.0) is denoise
+    denoise = gaussian_denoiser(COSINE, 0.0, 1.0)
+    assert autoguide(denoise, never, 1.0, COSINE) is denoise
+
+
+def test_weak_model_is_not_evaluated_outside_the_interval() -> None:
+    times: list[float] = []
+    better, weak = gaussian_denoiser(COSINE, 0.0, 0.5), gaussian_denoiser(COSINE, 0.0, 0.9)
+
+    def watched(z: Tensor, t: Tensor) -> Tensor:
+        times.extend(t.tolist())
+        return weak(z, t)
+
+    denoise, z = autoguide(better, watched, 2.0, COSINE, (-2.0, 3.0)), torch.ones(1, 3)
+    grid = log_snr_grid(COSINE, 42)[:, None]
+    for t in grid:
+        inside = -2.0 <= float(COSINE.log_snr(t)) <= 3.0
+        expected = 2 * better(z, t) - weak(z, t) if inside else better(z, t)
+        assert torch.allclose(denoise(z, t), expected, atol=1e-5)
+    assert times == [float(t) for t in grid if -2.0 <= float(COSINE.log_snr(t)) <= 3.0] and 5 < len(times) < 15
+    mixed = torch.cat([grid[3], grid[21]])  # one sample outside, one inside
+    rows = denoise(z.expand(2, 3), mixed)
+    assert torch.allclose(rows[0], better(z, grid[3])[0]) and not torch.allclose(rows[1], better(z, grid[21])[0])
 
 
 @pytest.mark.parametrize("weight", [0.99, -1.0, math.nan, math.inf])
 def test_autoguidance_weight_out_of_range(weight: float) -> None:
-    denoise = gaussian_denoiser(NoiseSchedule.named("cosine"), 0.0, 1.0)
+    denoise = gaussian_denoiser(COSINE, 0.0, 1.0)
     with pytest.raises(ValueError, match=f"autoguidance weight must be at least 1 and finite, got {weight}"):
-        autoguide(denoise, denoise, weight)
+        autoguide(denoise, denoise, weight, COSINE)
