@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     real = encoder = None
     if options.dataset_dir and (Path(options.ldm_dir) / "models" / "encoder.pt").is_file():
         patches = PatchSet.open(options.dataset_dir)
-        if patches.classes != classes:
+        if list(patches.classes) != list(classes):
             raise ValueError(f"the dataset must have the guide's classes {classes}, got {patches.classes}")
         least = min(int((patches.labels == k).sum()) for k in range(len(classes)))
         real = patches.few(min(least, 200), seed=options.seed).images(model.patch_size)
