@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 from monai_histodiff import Critic, GuidedSampler, LatentClassifier, LatentDiffusion, PatchClassifier
 from monai_histodiff.encoders import PatchEncoder
+from monai_histodiff.patchfiles import PatchRecord, write_patches
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,15 @@ def test_table_has_a_row_for_each_sampler(bench: ModuleType, model: LatentDiffus
 def test_flow_has_no_peer(bench: ModuleType, make_model) -> None:
     with pytest.raises(ValueError, match="need a schedule that preserves the variance, got a flow"):
         bench.signal_power(make_model(schedule="flow"))
+
+
+def test_the_command_prints_a_table(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    names = [(k, i) for k in ("lung_aca", "lung_n", "lung_scc") for i in range(4)]
+    pictures = ((PatchRecord(f"{k}/{i}.png", k, "train", f"{k}{i}"), rng.integers(0, 256, (128, 128, 3), np.uint8)) for k, i in names)
+    write_patches(tmp_path / "real", pictures)
+    few = ["--patches", "4", "--ddim_steps", "1", "--dpm_steps", "1", "--ours", '{"steps": 1, "bfloat16": true, "autoguidance": 2.0}']
+    bench.main([*few, "--device", "cpu", "--dataset_dir", str(tmp_path / "real")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].endswith("| KID |") and lines[-1].startswith("| real, one half to the other |")
+    assert lines[-2].startswith("| ours: dpmpp_2m, 1 steps, scale 3, cap 0.5, autoguidance 2, bfloat16 |")
