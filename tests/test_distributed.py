@@ -64,7 +64,7 @@ def train(data: Path, output: Path, kill_at: int = 0) -> tuple[list[float], dict
     def kill() -> None:
         raise Killed
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output["loss"])))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss"])))
     if kill_at:
         trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_at), kill)
     with pytest.raises(Killed) if kill_at else nullcontext():
