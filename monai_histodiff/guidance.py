@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from monai_histodiff.schedules import NoiseSchedule
 from monai_histodiff.solvers import Denoiser
 
-__all__ = ["autoguide", "check_guidance", "class_log_prob", "guide"]
+__all__ = ["autoguide", "check_guidance", "class_log_prob", "guide", "in_interval"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 MODES = ("noisy", "x0", "clean")
@@ -117,7 +117,7 @@ def autoguide(
         return denoise
 
     def extrapolated(z: Tensor, t: Tensor) -> Tensor:
-        z0, active = denoise(z, t), _active(schedule, t, interval)
+        z0, active = denoise(z, t), in_interval(schedule, t, interval)
         if not bool(active.any()):
             return z0
         return z0 + active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1)) * (weight - 1) * (z0 - weak(z, t))
@@ -156,7 +156,7 @@ def guide(
         return denoise
 
     def guided(z: Tensor, t: Tensor) -> Tensor:
-        z0, active = denoise(z, t), _active(schedule, t, interval)
+        z0, active = denoise(z, t), in_interval(schedule, t, interval)
         if not bool(active.any()):
             return z0
         with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
@@ -173,7 +173,8 @@ def guide(
     return guided
 
 
-def _active(schedule: NoiseSchedule, t: Tensor, interval: tuple[float, float]) -> Tensor:
+def in_interval(schedule: NoiseSchedule, t: Tensor, interval: tuple[float, float]) -> Tensor:
+    """Whether the log-SNR at times ``t`` lies in an interval, both ends included: bool, of the shape of ``t``."""
     ratio = schedule.log_snr(t)
     return (ratio >= interval[0]) & (ratio <= interval[1])
 

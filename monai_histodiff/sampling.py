@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_histodiff.guidance import autoguide, check_guidance, class_log_prob, guide
+from monai_histodiff.guidance import autoguide, check_guidance, class_log_prob, guide, in_interval
 from monai_histodiff.networks import LatentClassifier, LatentDiffusion
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
@@ -121,11 +121,13 @@ class GuidedSampler:
 
     @property
     def network_evaluations(self) -> int:
-        """Evaluations of a UNet for each patch: one in each step and, with autoguidance, another one in the interval."""
+        """Forward evaluations of a UNet for each patch: one in each step and, in each step in the interval, another one with
+        autoguidance and another one with guidance through the UNet (``mode="x0"``).
+        """
         schedule = copy.deepcopy(self.model.schedule).cpu()
-        ratio = schedule.log_snr(self._grid(schedule)[:-1])
-        weak = (ratio >= self.interval[0]) & (ratio <= self.interval[1]) & (self.autoguidance > 1)
-        return self.steps + int(weak.sum())
+        inside = int(in_interval(schedule, self._grid(schedule)[:-1], self.interval).sum())
+        through = self.guide is not None and self.mode == "x0" and self.scale > 0
+        return self.steps + inside * (int(self.autoguidance > 1) + int(through))
 
     def replace(self, **settings: Any) -> GuidedSampler:
         """A sampler of the same networks in which some settings are others.

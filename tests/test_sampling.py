@@ -370,17 +370,29 @@ def test_bfloat16_changes_patches_by_rounding(options: dict[str, Any], make_samp
 
 
 def test_networks_see_bfloat16_where_asked(make_sampler: MakeSampler) -> None:
-    seen = []
     for chosen in (None, False, True):
-        sampler = make_sampler(bfloat16=chosen, autoguidance=2.0)
-        assert sampler.weak is not None and sampler.guide is not None
-        for network in (sampler.model.unet, sampler.weak.unet):
-            hook = network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-            sampler([0], [0])
-            hook.remove()
+        sampler = make_sampler(bfloat16=chosen)
+        seen = types_of(sampler)
+        assert seen == [torch.bfloat16 if chosen else torch.float32] * len(seen) and len(seen) == 4
         assert sampler.settings["bfloat16"] is bool(chosen), "none is asked for on a CPU"
-    assert set(seen[: len(seen) // 3 * 2]) == {torch.float32} and set(seen[len(seen) // 3 * 2 :]) == {torch.bfloat16}
-    assert len(seen) == 3 * sampler.network_evaluations
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"mode": "x0", "autoguidance": 2.0}, {"mode": "x0", "scale": 0.0}], ids=str)
+@pytest.mark.parametrize("interval", [(-3.0, 2.0), (-99.0, 99.0), (50.0, 60.0)])
+def test_evaluations_are_counted(options: dict[str, Any], interval: tuple[float, float], make_sampler: MakeSampler) -> None:
+    sampler = make_sampler(steps=6, interval=interval, **options)
+    assert len(types_of(sampler)) == sampler.network_evaluations
+
+
+def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
+    """The type of each output of a UNet while one patch is sampled."""
+    assert sampler.weak is not None
+    seen: list[torch.dtype] = []
+    hooks = [m.unet.register_forward_hook(lambda _, __, output: seen.append(output.dtype)) for m in (sampler.model, sampler.weak)]
+    sampler([0], [0])
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
 # ------------------------------------------------------------------------------------------------------------------- errors
