@@ -76,7 +76,6 @@ def run_and_report(
     evaluation.run()
     fitted = sum(second for runs in evaluation.seconds.values() for second in runs)  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
-    sampling = outcome["sampling"]
     training = evaluation.training
     recipe: dict[str, Any] = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
     recipe |= {"synthetic_probability": evaluation.prob, "full_probability_at": evaluation.full_prob_at}
@@ -85,7 +84,7 @@ def run_and_report(
         **evaluation.results(),
         "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
         "selection": outcome["selection"],
-        "sampling": sampling,
+        "sampling": outcome["sampling"],
         "settings": {**outcome["settings"], **recipe},
         "seconds": seconds,
         "versions": _versions(),

@@ -16,14 +16,18 @@ from monai_histodiff.encoders import PatchEncoder
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_sampling", Path(__file__).parent / "benchmarks" / "bench_sampling.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    return load("bench_sampling")
 
 
 @pytest.mark.parametrize("scale", [0.0, 20.0])
@@ -76,3 +80,13 @@ def test_the_command_prints_a_table(bench: ModuleType, tmp_path: Path, capsys: p
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("| KID |") and lines[-1].startswith("| real, one half to the other |")
     assert lines[-2].startswith("| ours: dpmpp_2m, 1 steps, scale 3, cap 0.5, autoguidance 2, bfloat16 |")
+
+
+def test_the_profile_counts_every_call(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    gradient = torch.autograd.grad
+    load("profile_sampling").main(["--patches", "3", "--device", "cpu", "--ours", '{"steps": 12, "autoguidance": 2.0}'])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[5:]]
+    calls = {name: count for name, _, count in rows}
+    assert calls.pop("the rest") == "" and torch.autograd.grad is gradient
+    assert calls == {"UNet": "12", "UNet, weak": "7", "guide, forward": "7", "guide, backward": "7", "decoder": "1"}
+    assert sum(float(share.rstrip("%")) for _, share, _ in rows) == pytest.approx(100, abs=0.5)

@@ -42,13 +42,7 @@ class MixtureClassifier(nn.Module):
 
 def component_denoiser(schedule: NoiseSchedule, labels: Tensor) -> Denoiser:
     """The exact denoiser of each sample's own component."""
-
-    def denoise(z: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = amplitudes(schedule, t)
-        mean, std = MEANS[labels], STDS[labels][:, None]
-        return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (z - alpha * mean)
-
-    return denoise
+    return gaussian_denoiser(schedule, MEANS[labels], STDS[labels][:, None])
 
 
 def mixture_denoiser(schedule: NoiseSchedule) -> Denoiser:

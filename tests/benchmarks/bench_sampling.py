@@ -178,6 +178,21 @@ def table(
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
 
 
+def add_bundle_options(parser: argparse.ArgumentParser) -> None:
+    """Which bundles, on which device: what :func:`bundle_parts` reads."""
+    parser.add_argument("--ldm_dir", default=str(BUNDLES / "histopathology_ldm"))
+    parser.add_argument("--guidance_dir", default=str(BUNDLES / "histopathology_guidance"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bundle_parts(options: argparse.Namespace) -> tuple[Any, ...]:
+    """Model, weak model, guide, critic and class names of the bundles."""
+    bundle = ConfigParser()
+    bundle.read_config(str(Path(options.guidance_dir) / "configs" / "inference.json"))
+    bundle.update({"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device})
+    return tuple(bundle.get_parsed_content(name) for name in ("generator", "weak", "network", "critic", "classes"))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,17 +202,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=3.0, help="guidance scale of the peers")
     parser.add_argument("--ddim_steps", type=int, default=50, help="of MONAI's DDIM")
     parser.add_argument("--dpm_steps", type=int, default=20, help="of diffusers' DPM-Solver++")
-    parser.add_argument("--ldm_dir", default=str(BUNDLES / "histopathology_ldm"))
-    parser.add_argument("--guidance_dir", default=str(BUNDLES / "histopathology_guidance"))
+    add_bundle_options(parser)
     parser.add_argument("--dataset_dir", help="real patches of the guide's classes, for KID")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
 
-    bundle = ConfigParser()
-    bundle.read_config(str(Path(options.guidance_dir) / "configs" / "inference.json"))
-    bundle.update({"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device})
-    model, weak, guide, critic, classes = (bundle.get_parsed_content(k) for k in ("generator", "weak", "network", "critic", "classes"))
+    model, weak, guide, critic, classes = bundle_parts(options)
     labels = torch.arange(options.patches) % len(classes)
     seeds = [candidate_seed(options.seed, int(c), i) for i, c in enumerate(labels)]
     real = encoder = None

@@ -14,10 +14,10 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from bench_sampling import BUNDLES
-from monai.bundle import ConfigParser
+from bench_sampling import add_bundle_options, bundle_parts
 
 from monai_histodiff import GuidedSampler
 
@@ -55,14 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=64)
     parser.add_argument("--ours", type=json.loads, default={}, help="settings of the sampler, as JSON")
-    parser.add_argument("--ldm_dir", default=str(BUNDLES / "histopathology_ldm"))
-    parser.add_argument("--guidance_dir", default=str(BUNDLES / "histopathology_guidance"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_bundle_options(parser)
     options = parser.parse_args(arguments)
-    bundle = ConfigParser()
-    bundle.read_config(f"{options.guidance_dir}/configs/inference.json")
-    bundle.update({"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device})
-    model, weak, guide, classes = (bundle.get_parsed_content(name) for name in ("generator", "weak", "network", "classes"))
+    model, weak, guide, _, classes = bundle_parts(options)
     sampler = GuidedSampler(model, guide, weak=weak, progress=False, **options.ours)
     labels = torch.arange(options.patches) % len(classes)
     sampler(labels[:2], [0, 1])
@@ -72,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weak.unet.forward = clock.timed("UNet, weak", weak.unet.forward)
     model.decode = clock.timed("decoder", model.decode)
     guide.forward = clock.timed("guide, forward", guide.forward)
-    torch.autograd.grad = clock.timed("guide, backward", torch.autograd.grad)
-    start = time.perf_counter()
-    sampler(labels, range(options.patches))
-    total = time.perf_counter() - start
+    with patch.object(torch.autograd, "grad", clock.timed("guide, backward", torch.autograd.grad)):
+        start = time.perf_counter()
+        sampler(labels, range(options.patches))
+        total = time.perf_counter() - start
     rows = [*sorted(clock.seconds.items(), key=lambda row: -row[1]), ("the rest", total - sum(clock.seconds.values()))]
     machine = f"{options.device}, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     print(f"{options.patches} patches, {machine}")
