@@ -105,15 +105,31 @@ def _checked(steps: int) -> int:
     return steps
 
 
-def uniform_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0) -> Tensor:
-    """``steps + 1`` times from ``start`` to 0, equally spaced. Solver step ``i`` goes from ``grid[i]`` to ``grid[i + 1]``."""
-    return torch.linspace(start, 0, _checked(steps) + 1, device=schedule.log_snr_table.device)
+def _end(schedule: NoiseSchedule, start: float, stop: float | None) -> float:
+    if stop is None:
+        return 0.0
+    end = float(schedule.time(torch.tensor(float(stop), device=schedule.log_snr_table.device)))
+    if not 0 < end < start:
+        table = schedule.log_snr_table
+        first = float(schedule.log_snr(torch.tensor(float(start), device=table.device)))
+        raise ValueError(f"stop must lie between the log-SNR of the start, {first:.2f}, and {float(table[0]):.2f}, got {stop}")
+    return end
 
 
-def log_snr_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0) -> Tensor:
-    """``steps + 1`` times from ``start`` to 0, equally spaced in log-SNR (Lu et al. 2022, arXiv:2211.01095)."""
-    table = schedule.log_snr_table
-    first = schedule.log_snr(torch.as_tensor(start, device=table.device))
-    grid = schedule.time(first + torch.linspace(0, 1, _checked(steps) + 1, device=table.device) * (table[0] - first))
-    grid[0], grid[-1] = start, 0
+def uniform_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None) -> Tensor:
+    """``steps + 1`` times from ``start`` to 0, or to the time of the log-SNR ``stop``, equally spaced. Solver step ``i`` goes
+    from ``grid[i]`` to ``grid[i + 1]``.
+
+    Raises:
+        ValueError: ``steps`` is below 1, or ``stop`` does not lie beyond the start and within the schedule.
+    """
+    return torch.linspace(start, _end(schedule, start, stop), _checked(steps) + 1, device=schedule.log_snr_table.device)
+
+
+def log_snr_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None) -> Tensor:
+    """As :func:`uniform_grid`, but equally spaced in log-SNR (Lu et al. 2022, arXiv:2211.01095)."""
+    end, device = _end(schedule, start, stop), schedule.log_snr_table.device
+    first, last = schedule.log_snr(torch.tensor([start, end], device=device))
+    grid = schedule.time(first + torch.linspace(0, 1, _checked(steps) + 1, device=device) * (last - first))
+    grid[0], grid[-1] = start, end
     return grid

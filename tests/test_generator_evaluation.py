@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from monai_histodiff import PatchEncoder
-from monai_histodiff.generator_evaluation import evaluate_generator, probe_reconstructions, write_evaluation
+from monai_histodiff.generator_evaluation import denoising_error, evaluate_generator, probe_reconstructions, write_evaluation
+from monai_histodiff.schedules import NoiseSchedule
 
 
 def items(count: int, seed: int, label: int | None = None) -> list[dict]:
@@ -107,6 +108,47 @@ def test_a_wrong_stain_or_blur_is_seen_in_the_appearance(encoder: PatchEncoder, 
     smooth = evaluate(encoder, torch.nn.functional.avg_pool2d(stack(items(40, 5)), 5, 1, 2), tmp_path)
     found = [each["samples"]["appearance"] for each in (perfect, pale, smooth)]
     assert found[0] < 3 * perfect["floor"]["appearance"] and min(found[1:]) > 10 * found[0]
+
+
+class Known(Autoencoder):
+    """The exact denoiser of independent values -1 and 1, or the best linear one, for either schedule."""
+
+    def __init__(self, name: str, linear: bool = False) -> None:
+        super().__init__()
+        self.schedule, self.linear = NoiseSchedule.named(name), linear
+
+    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (v.view(-1, 1, 1, 1) for v in self.schedule.alpha_sigma(t))
+        return alpha * z / (alpha**2 + sigma**2) if self.linear else torch.tanh(alpha * z / sigma**2)
+
+
+def signs(count: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(2)
+    return [{"image": torch.randint(0, 2, (3, 8, 8), generator=generator) * 2.0 - 1} for _ in range(count)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow"])
+def test_the_denoising_error_is_that_of_theory(schedule: str) -> None:
+    ratios = (-2.0, 0.0, 1.0)
+    noise = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    density = torch.exp(-(noise**2) / 2) / (2 * torch.pi) ** 0.5
+    expected = []
+    for value in ratios:
+        snr = torch.tensor(value, dtype=torch.float64).exp()
+        exact = torch.trapezoid(density * (1 - torch.tanh(snr + snr.sqrt() * noise)) ** 2, noise)
+        expected.append(float(exact * (1 + snr)))  # beside 1 / (1 + snr), the error of the linear denoiser
+    found = denoising_error(Known(schedule), signs(300), ratios, batch_size=37)
+    assert found["log_snr"] == list(ratios)
+    assert found["relative_error"] == pytest.approx(expected, rel=0.02)
+    assert found["mean"] == pytest.approx(sum(found["relative_error"]) / 3)
+    linear = denoising_error(Known(schedule, linear=True), signs(300), ratios)["relative_error"]
+    assert linear == pytest.approx([1.0] * 3, rel=0.01)
+
+
+def test_the_denoising_error_repeats_whatever_the_batches() -> None:
+    first, second = (denoising_error(Known("cosine"), signs(20), batch_size=size) for size in (3, 20))
+    assert first["relative_error"] == pytest.approx(second["relative_error"], rel=1e-5)
+    assert denoising_error(Known("cosine"), signs(20), seed=1) != second
 
 
 def test_the_figures_are_written_as_json(tmp_path: Path) -> None:

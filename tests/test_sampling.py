@@ -19,7 +19,7 @@ from monai_histodiff.guidance import class_log_prob
 from monai_histodiff.guidance import guide as guided
 from monai_histodiff.latents import latents_by_class
 from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed
-from monai_histodiff.schedules import NoiseSchedule, log_snr_grid
+from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import ddim, dpmpp_2m
 
 LABELS, SEEDS = [0, 1, 2, 0, 1, 2, 2], [11, 5, 7, 2**31, 3, 7, 0]
@@ -31,6 +31,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"mode": "x0"},
     {"mode": "clean"},
     {"autoguidance": 2.0},
+    {"stop": 2.0},
+    {"stop": 2.0, "solver": "ddim", "eta": 1.0},
 ]
 
 
@@ -337,6 +339,17 @@ def test_a_weak_model_at_work(model: LatentDiffusion, weak: LatentDiffusion, gui
     assert torch.allclose(found, truth, atol=1e-4)
 
 
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
+def test_after_the_stop_the_estimate_is_taken(model: LatentDiffusion, solver: str) -> None:
+    found = GuidedSampler(model, steps=4, solver=solver, stop=1.5, progress=False).latents(None, [5])
+    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(5)) * model.schedule.start_std
+    solve, grid = (ddim, uniform_grid) if solver == "ddim" else (dpmpp_2m, log_snr_grid)
+    times = grid(model.schedule, 3, stop=1.5)
+    with torch.no_grad():
+        truth = model.denoise(solve(model.denoise, noise, model.schedule, times), times[-1:])
+    assert torch.allclose(found, truth, atol=1e-4)
+
+
 def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion) -> None:
     options: dict[str, Any] = {
         "steps": 3,
@@ -347,6 +360,7 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
         "mode": "x0",
         "solver": "ddim",
         "eta": 0.5,
+        "stop": 4.0,
         "strength": 1.0,
         "autoguidance": 1.5,
         "bfloat16": True,
@@ -401,7 +415,10 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, or 2 with a stop, got 0"),
+        ({"steps": 1, "stop": 4.0}, "steps must be at least 1, or 2 with a stop, got 1"),
+        ({"stop": NAN}, "stop must lie between the log-SNR of the start, -9.00, and 12.00, got nan"),
+        ({"stop": 12.0}, "stop must lie between the log-SNR of the start, -9.00, and 12.00, got 12.0"),
         ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
         ({"solver": "euler"}, "solver must be one of .* got 'euler'"),
         ({"mode": "latent"}, "mode must be one of .* got 'latent'"),

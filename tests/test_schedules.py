@@ -185,6 +185,23 @@ def test_grids_need_a_step(grid, steps: int) -> None:
         grid(NoiseSchedule.named("cosine"), steps)
 
 
+@pytest.mark.parametrize("stop", [-2.0, 3.5])
+def test_grids_end_at_the_log_snr_of_the_stop(schedule: NoiseSchedule, stop: float) -> None:
+    for grid in (uniform_grid, log_snr_grid):
+        times = grid(schedule, 6, 0.95, stop)
+        assert times.shape == (7,) and float(times[0]) == pytest.approx(0.95) and (times.diff() < 0).all()
+        assert float(schedule.log_snr(times[-1])) == pytest.approx(stop, abs=2e-3)
+    torch.testing.assert_close(uniform_grid(schedule, 6, 0.95, stop).diff(2), torch.zeros(5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(schedule.log_snr(log_snr_grid(schedule, 6, 0.95, stop)).diff(2), torch.zeros(5), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("grid", [uniform_grid, log_snr_grid])
+@pytest.mark.parametrize("stop", [-1.0, 12.0, 13.0, float("nan"), float("inf"), -float("inf")])
+def test_a_stop_lies_beyond_the_start_and_within_the_schedule(grid, stop: float) -> None:
+    with pytest.raises(ValueError, match=f"stop must lie between the log-SNR of the start, 0.0., and 12.00, got {stop}"):
+        grid(NoiseSchedule.named("cosine"), 3, 0.4995, stop)
+
+
 def test_a_checkpoint_carries_the_schedule(schedule: NoiseSchedule) -> None:
     loaded = NoiseSchedule(torch.linspace(1, -1, len(schedule.log_snr_table)), flow=not bool(schedule.is_flow))
     loaded.load_state_dict(schedule.state_dict(), strict=True)
