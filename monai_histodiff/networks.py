@@ -22,7 +22,7 @@ from monai_histodiff.autoencoders import PatchAutoencoder
 from monai_histodiff.schedules import NoiseSchedule
 from monai_histodiff.wholefiles import whole_file
 
-__all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_weights", "save_weights", "write_state"]
+__all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_autoencoder", "load_weights", "save_weights", "write_state"]
 
 Module = TypeVar("Module", bound=nn.Module)
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
@@ -253,6 +253,21 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
         raise OSError(f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}") from error
 
 
+def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
+    """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return the model.
+
+    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of the UNet starts from.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a readable ``state_dict``, or its autoencoder is another.
+    """
+    prefix = "autoencoder."
+    state = {k.removeprefix(prefix): v for k, v in _read_state(path).items() if k.startswith(prefix)}
+    _load_fitting(model.autoencoder, state, path)
+    return model
+
+
 def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
     """Load a ``state_dict`` file strictly into a network and return it.
 
@@ -260,6 +275,11 @@ def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a readable ``state_dict``, or belongs to another architecture.
     """
+    _load_fitting(network, _read_state(path), path)
+    return network
+
+
+def _read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must exist, got none at '{path}'")
     try:
@@ -268,10 +288,13 @@ def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
         raise ValueError(f"weights must be a readable state_dict, got '{path}' ({type(error).__name__})") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
+    return state
+
+
+def _load_fitting(network: nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     own = network.state_dict()
     shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}
     wrong = [k for k in own if shapes.get(k) != tuple(own[k].shape)] + [k for k in shapes if k not in own]
     if wrong:
         raise ValueError(f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'")
     network.load_state_dict(state)
-    return network

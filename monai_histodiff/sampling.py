@@ -120,9 +120,8 @@ class GuidedSampler:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the patches depend on."""
-        names = ("steps", "scale", "interval", "cap", "temperature", "mode", "solver", "eta", "stop")
-        names += ("strength", "autoguidance", "bfloat16")
-        return {name: getattr(self, name) for name in names}
+        names = "steps scale interval cap temperature mode solver eta stop strength autoguidance bfloat16"
+        return {name: getattr(self, name) for name in names.split()}
 
     @property
     def network_evaluations(self) -> int:

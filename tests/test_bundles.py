@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
 from monai_histodiff.distances import appearance
 from monai_histodiff.generator_metrics import compare_features, frechet_distance
-from monai_histodiff.networks import load_weights, save_weights
+from monai_histodiff.networks import PREDICTIONS, load_weights, save_weights
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.stages import run_stage
 from monai_histodiff.zoo import package_bundle
@@ -272,6 +272,17 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     assert not torch.equal(first["latent_std"], second["latent_std"])
     kept = torch.load(diffusion / "latents.pt", weights_only=True)
     assert len(kept["image"]) == 36  # three quarters of 48, encoded once
+    other = {"network_def#prediction": "flow", "network_def#schedule": "flow", "autoencoder_weights": str(diffusion / "model.pt")}
+    again = {"config_file": str(LDM / "configs/train_diffusion.json"), **common, **small, "encodings": 1}
+    run(output_dir=str(tmp_path / "flow"), **again, **other)
+    run(output_dir=str(tmp_path / "on"), **again, initial_weights=str(diffusion / "model.pt"), learning_rate=0.0)
+    third, fourth = (torch.load(tmp_path / f / "model.pt", weights_only=True) for f in ("flow", "on"))
+    assert int(third["prediction_code"]) == PREDICTIONS.index("flow") != int(second["prediction_code"])
+    assert bool(third["schedule.is_flow"]) and not bool(second["schedule.is_flow"])
+    assert all(torch.equal(second[k], third[k]) for k in second if k.startswith("autoencoder."))
+    unets = [{k: v for k, v in state.items() if k.startswith("unet.")} for state in (second, third, fourth)]
+    assert any(not torch.equal(unets[0][k], unets[1][k]) for k in unets[0])
+    assert all(torch.equal(unets[0][k], unets[2][k]) for k in unets[0])
 
 
 def test_training_resumes_and_draws_its_curves(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
-from monai_histodiff.networks import PREDICTIONS, checked_device, load_weights, save_weights
+from monai_histodiff.networks import PREDICTIONS, checked_device, load_autoencoder, load_weights, save_weights
 
 MakeModel = Callable[..., LatentDiffusion]
 
@@ -153,7 +153,7 @@ def test_guide_reads_latents_of_any_size_and_of_its_own_channels(guide: LatentCl
 
 
 def test_guide_knows_the_time_of_each_latent(guide: LatentClassifier) -> None:
-    z = torch.randn(1, 4, 8, 8).expand(3, -1, -1, -1)
+    z = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0)).expand(3, -1, -1, -1)
     logits = guide(z, torch.tensor([0.0, 0.3, 0.301]))
     assert torch.allclose(guide(z[:1]), logits[:1], atol=1e-6), "a latent without a time is clean"
     assert float((logits[1] - logits[0]).abs().max()) > 1e-2
@@ -174,6 +174,28 @@ def test_checkpoint_carries_everything(make_model: MakeModel, tmp_path: Path) ->
         exact = value if value.ndim < 2 or not value.is_floating_point() else value.half().to(value.dtype)
         assert torch.equal(state[name], exact), name
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["model.pt"]
+
+
+def test_an_autoencoder_alone_is_taken_from_a_checkpoint(make_model: MakeModel, tmp_path: Path) -> None:
+    saved, model = make_model(0, prediction="epsilon", schedule="flow"), make_model(1, prediction="velocity", schedule="cosine")
+    saved.latent_mean.fill_(3.0)
+    save_weights(tmp_path / "model.pt", saved.state_dict())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    after = load_autoencoder(model, tmp_path / "model.pt").state_dict()
+    taken = {k: (v.half().float() if v.ndim > 1 else v) for k, v in saved.state_dict().items() if k.startswith("autoencoder.")}
+    assert taken and any(not torch.equal(taken[k], before[k]) for k in taken)
+    assert all(torch.equal(value, taken.get(k, before[k])) for k, value in after.items())
+
+
+def test_an_autoencoder_that_does_not_fit_or_is_not_there(model: LatentDiffusion, tmp_path: Path) -> None:
+    other = LatentDiffusion(PatchAutoencoder((32, 32), (1, 1), latent_channels=5), model.unet)
+    save_weights(tmp_path / "other.pt", other.state_dict())
+    save_weights(tmp_path / "guide.pt", LatentClassifier(4, 3, (32, 32)).state_dict())
+    for name in ("other.pt", "guide.pt"):
+        with pytest.raises(ValueError, match=rf"weights must fit the network, got \d+ keys that do not in '.*{name}', such as"):
+            load_autoencoder(model, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="weights must exist, got none at '.*none.pt'"):
+        load_autoencoder(model, tmp_path / "none.pt")
 
 
 def test_weights_are_stored_in_half_and_statistics_in_full_precision(model: LatentDiffusion, tmp_path: Path) -> None:
