@@ -75,11 +75,12 @@ def test_the_command_prints_a_table(bench: ModuleType, tmp_path: Path, capsys: p
     names = [(k, i) for k in ("lung_aca", "lung_n", "lung_scc") for i in range(4)]
     pictures = ((PatchRecord(f"{k}/{i}.png", k, "train", f"{k}{i}"), rng.integers(0, 256, (128, 128, 3), np.uint8)) for k, i in names)
     write_patches(tmp_path / "real", pictures)
-    few = ["--patches", "4", "--ddim_steps", "1", "--dpm_steps", "1", "--ours", '{"steps": 1, "bfloat16": true, "autoguidance": 2.0}']
-    bench.main([*few, "--device", "cpu", "--dataset_dir", str(tmp_path / "real")])
+    few = ["--patches", "4", "--ddim_steps", "1", "--dpm_steps", "1"]
+    ours = ["--ours", '{"steps": 2, "stop": 3, "bfloat16": true, "autoguidance": 2.0}']
+    bench.main([*few, *ours, "--device", "cpu", "--dataset_dir", str(tmp_path / "real")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("| KID |") and lines[-1].startswith("| real, one half to the other |")
-    assert lines[-2].startswith("| ours: dpmpp_2m, 1 steps, scale 3, cap 0.5, autoguidance 2, bfloat16 |")
+    assert lines[-2].startswith("| ours: dpmpp_2m, 2 steps, scale 3, cap 0.5, stop 3, autoguidance 2, bfloat16 |")
 
 
 def test_the_profile_counts_every_call(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,8 @@ def samplers(
         rows[f"diffusers: DPM-Solver++, {dpm_steps} steps"] = diffusers_dpm(model, guide, dpm_steps, scale)
     for settings in ours:
         sampler = GuidedSampler(model, guide, weak=weak, **settings)
-        lead = f", autoguidance {sampler.autoguidance:g}" if sampler.autoguidance > 1 else ""
+        lead = "" if sampler.stop is None else f", stop {sampler.stop:g}"
+        lead += f", autoguidance {sampler.autoguidance:g}" if sampler.autoguidance > 1 else ""
         lead += ", bfloat16" if sampler.bfloat16 else ""
         rows[f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}{lead}"] = sampler
     for row in rows.values():
