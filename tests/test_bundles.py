@@ -110,7 +110,8 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     run(config_file=configs, **common, **paper)
     about = json.loads((out / "published/outcome.json").read_text())
     sampling, made = about["sampling"], about["settings"]
-    assert (sampling["mode"], sampling["solver"], sampling["eta"], sampling["scale"]) == ("clean", "ddim", 1.0, 10.0)
+    told = [sampling[name] for name in ("mode", "solver", "eta", "scale", "stop")]
+    assert told == ["clean", "ddim", 1.0, 10.0, None]
     assert made["selection"] == "nearest centroid" and made["adaptation_steps"] == 0
     assert set(about["selection"]["reasons"]) <= {"another centroid is nearer", "over quota"}
     with pytest.raises(SystemExit, match="output_dir must be new"):
