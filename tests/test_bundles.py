@@ -25,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
 from monai_histodiff.distances import appearance
+from monai_histodiff.generator_evaluation import denoising_error
 from monai_histodiff.generator_metrics import compare_features, frechet_distance
 from monai_histodiff.networks import PREDICTIONS, load_weights, save_weights
 from monai_histodiff.patchfiles import PatchRecord, write_patches
@@ -333,7 +334,7 @@ def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
 
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
     """As the configs of the unconditional bundle sample."""
-    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=2.0)
+    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.5)
 
 
 def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
@@ -351,6 +352,10 @@ def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None
     expected = ldm_sampler(LatentDiffusion.from_bundle(LDM), 3)(None, [3, 5])
     assert int((sampled.images().int() - (expected * 255).round().int()).abs().max()) <= 1
     assert (tmp_path / "out" / "samples.png").is_file()
+
+
+def as_items(patches: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    return [{"image": patch} for patch in patches]
 
 
 def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path) -> None:
@@ -389,6 +394,7 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     deviation = appearance(x).std(0).clamp(min=1 / 255)
     expected["appearance"] = frechet_distance(appearance(x) / deviation, appearance(samples) / deviation)
     assert found["generator"]["samples"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert found["denoising"]["mean"] == pytest.approx(denoising_error(model, as_items(x))["mean"], rel=1e-3)
     assert found["generator"]["numbers"] == {"samples": 6, "floor": 6, "held_out": len(held_out), "train": 48 - len(held_out)}
     assert found["generator"]["floor"]["fid"] < found["generator"]["samples"]["fid"]
     assert found["probe"]["accuracy"] == 1.0  # two plain colours
