@@ -106,7 +106,9 @@ def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path)
     parser.read_config(str(LDM / "configs" / "train_diffusion.json"))
     parser.update(SMALL_NETWORK)
     save_weights(weights, parser.get_parsed_content("network_def").state_dict())
-    (tmp_path / "small.json").write_text(json.dumps(options(data, tmp_path / "out") | {"autoencoder_weights": str(weights)}))
+    (tmp_path / "small.json").write_text(
+        json.dumps(options(data, tmp_path / "out") | {"autoencoder_weights": str(weights), "encodings": 2})
+    )
     files = [str(LDM / "configs" / name) for name in ("train_diffusion.json", "multi_gpu_train.json")] + [str(tmp_path / "small.json")]
     torchrun = ["-m", "torch.distributed.run", "--nnodes=1", "--nproc_per_node=2", f"--master_port={free_port()}"]
     command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", str(files)]
