@@ -115,7 +115,7 @@ class GuidedSampler:
         self.strength, self.sources, self.autoguidance = strength, tuple(sources), autoguidance
         self.bfloat16 = self.device.type == "cuda" if bfloat16 is None else bfloat16
         self.max_batch, self.progress = max_batch, progress
-        self._grid(copy.deepcopy(model.schedule).cpu())  # refuses a stop that the schedule or the start rules out
+        self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class GuidedSampler:
         """Forward evaluations of a UNet for each patch: one in each step and, in each step in the interval, another one with
         autoguidance and another one with guidance through the UNet (``mode="x0"``).
         """
-        schedule = copy.deepcopy(self.model.schedule).cpu()
+        schedule = self._schedule()
         times = self._grid(schedule)[: self.steps]
         inside = int(in_interval(schedule, times, self.interval).sum())
         through = self.guide is not None and self.mode == "x0" and self.scale > 0
@@ -217,7 +217,7 @@ class GuidedSampler:
 
     def _solve(self, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same noise on every device
-        schedule = copy.deepcopy(self.model.schedule).cpu()  # times and amplitudes are the host's: no step waits for the device
+        schedule = self._schedule()
 
         def noise(_: int = 0) -> Tensor:
             drawn = torch.stack([torch.randn(self.model.latent_shape, generator=g) for g in generators])
@@ -243,6 +243,9 @@ class GuidedSampler:
                 latents = watched(latents, grid[-1].expand(len(latents)))
         watched.check(labels)
         return latents
+
+    def _schedule(self) -> NoiseSchedule:
+        return copy.deepcopy(self.model.schedule).cpu()  # times and amplitudes are the host's: no step waits for the device
 
     def _grid(self, schedule: NoiseSchedule) -> Tensor:
         make, steps = uniform_grid if self.solver == "ddim" else log_snr_grid, self.steps - (self.stop is not None)
