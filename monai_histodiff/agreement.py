@@ -27,8 +27,9 @@ def label_agreement(
     """How often a further classifier gives a candidate its intended class.
 
     It reads the labels of patches that the method treats as unlabelled: a measurement for data whose labels are known, not
-    a part of the method. Read the figures beside one another: what the classifier does with real patches bounds what it can
-    say of synthetic ones.
+    a part of the method. It is shown every class equally often: a class of which there are few other patches would else never
+    be its answer. Read the figures beside one another: what the classifier does with real patches bounds what it can say of
+    synthetic ones.
 
     Args:
         candidates: with their outcome.
@@ -51,7 +52,9 @@ def label_agreement(
     if bool((counts == 0).any()):
         name = classes[int(counts.argmin())]
         raise ValueError(f"a further classifier needs training patches of every class beyond the labelled ones, got none of '{name}'")
-    items = [{"image": d["image"], "label": d["label"]} for d in (others[i] for i in range(len(others)))]
+    most, each = int(counts.max()), [others[i] for i in range(len(others))]
+    rows = [(others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most] for k in range(len(classes))]
+    items = [{"image": each[i]["image"], "label": each[i]["label"]} for i in torch.cat(rows).tolist()]
     network = training(items, transform, len(classes), 0, "further classifier")
     crop = CenterSpatialCrop(size)
 

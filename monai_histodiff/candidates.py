@@ -110,7 +110,7 @@ def sample_candidates(
     """Sample and select until each class has its quota or has used up its attempts; a class that falls short is warned of.
 
     Args:
-        sampler: makes candidates.
+        sampler: makes candidates. Variations of patches whose ``source_rows`` it has are judged by what has not seen them.
         selector: judges them.
         num_classes: classes ``0 .. num_classes - 1`` are filled.
         quota: accepted patches wanted of each class.
@@ -141,7 +141,7 @@ def sample_candidates(
         labels = torch.tensor([c for c, _ in plan])
         seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
         images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
-        outcome = selector(images, labels)
+        outcome = selector(images, labels, sampler.origins(labels, seeds))
         for i, (c, _) in enumerate(plan):
             made[c] += 1
             if outcome.reasons[i] == ACCEPTED:
@@ -204,9 +204,9 @@ def tune_scale(
         return samplers[0].scale
     labels = torch.arange(num_classes).repeat_interleave(trials)
     seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
-    outcomes = []
+    origins, outcomes = sampler.origins(labels, seeds), []
     for each in tqdm(samplers, desc="guidance scale"):
-        outcomes.append(selector((each(labels, seeds) * 255).round().to(torch.uint8), labels))
+        outcomes.append(selector((each(labels, seeds) * 255).round().to(torch.uint8), labels, origins))
     accepted, confidence = (
         torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials) for name in ("keep", "confidence")
     )

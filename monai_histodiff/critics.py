@@ -27,7 +27,13 @@ class Critic(nn.Module):
     Args:
         members: the classifiers, patches in [0, 1] to logits.
         num_classes: number of classes.
+
+    Attributes:
+        folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold ``k``. ``None`` after
+            :meth:`load`: the file does not keep it.
     """
+
+    folds: Tensor | None = None
 
     temperature: Tensor
     threshold: Tensor
@@ -46,9 +52,32 @@ class Critic(nn.Module):
         return torch.stack([torch.softmax(member(patches).float() / self.temperature, 1) for member in self.members]).mean(0)
 
     @torch.no_grad()
-    def probabilities(self, patches: Tensor, batch_size: int = 64) -> Tensor:
-        """As calling the critic, in batches, on uint8 or floating-point patches; the result is on the CPU."""
-        return torch.cat([self(to_unit(part).to(self.temperature.device)).cpu() for part in patches.split(batch_size)])
+    def probabilities(self, patches: Tensor, origins: Tensor | None = None, batch_size: int = 64) -> Tensor:
+        """As calling the critic, in batches, on uint8 or floating-point patches; the result is on the CPU.
+
+        Args:
+            patches: ``N x 3 x H x W``.
+            origins: where the patches are variations of those that the critic was fitted on, which one of them, shape ``N``.
+                Such a patch is judged by the one member that has not seen its origin, as the patches that calibrated the
+                critic were: the others know the answer by heart.
+            batch_size: patches judged at once.
+
+        Raises:
+            ValueError: origins are given, but the critic was not fitted in this process, or on fewer patches.
+        """
+        if origins is None:
+            return torch.cat([self(to_unit(part).to(self.temperature.device)).cpu() for part in patches.split(batch_size)])
+        if self.folds is None:
+            raise ValueError("to judge variations of patches the critic must know its folds: fit it in this process, got a loaded one")
+        if len(origins) != len(patches) or int(origins.min()) < 0 or int(origins.max()) >= len(self.folds):
+            span = f"{int(origins.min())} to {int(origins.max())} for {len(patches)} patches"
+            raise ValueError(f"origins must name one of the {len(self.folds)} fitted patches for each, got {len(origins)} from {span}")
+        fold, found = self.folds[origins], torch.zeros(len(patches), self.num_classes)
+        for k, member in enumerate(self.members):
+            own = fold == k
+            if bool(own.any()):
+                found[own] = torch.softmax(predict(member, patches[own], batch_size) / self.temperature.cpu(), 1)
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, temperature and threshold to one file."""
@@ -132,6 +161,7 @@ def fit_critic(
         unseen = torch.stack([torch.as_tensor(crop(d["image"])) for d, f in zip(items, fold, strict=True) if f == k])
         logits[fold == k] = predict(members[k], unseen)
     critic = Critic(members, classes).to(training.device).eval()
+    critic.folds = fold
     temperature = fit_temperature(logits, labels)
     threshold, precision = precision_threshold(torch.softmax(logits / temperature, 1), labels, target_precision)
     values = {"temperature": temperature, "threshold": threshold, "precision": precision, "target_precision": target_precision}
@@ -161,11 +191,18 @@ class Selector:
         self.threshold = float(critic.threshold) if threshold is None else threshold
         self.copy_threshold = copy_threshold(self.real, groups) if refuse_copies else 0.0
 
-    def __call__(self, patches: Tensor, labels: Sequence[int] | Tensor) -> Selection:
-        """Judge candidate patches, ``N x 3 x H x W``, of the intended classes ``labels``."""
+    def __call__(self, patches: Tensor, labels: Sequence[int] | Tensor, origins: Tensor | None = None) -> Selection:
+        """Judge candidate patches.
+
+        Args:
+            patches: ``N x 3 x H x W``.
+            labels: their intended classes.
+            origins: of variations, see :meth:`Critic.probabilities`; ``None``: all members of the critic judge.
+        """
         wanted = torch.as_tensor(labels, dtype=torch.long)
         distance, nearest = copy_distances(patches, self.real)
-        return select(self.critic.probabilities(patches), wanted, distance, nearest, self.threshold, self.copy_threshold)
+        probabilities = self.critic.probabilities(patches, origins)
+        return select(probabilities, wanted, distance, nearest, self.threshold, self.copy_threshold)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Filling:
     def _run(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
         try:
             with _own_stream(sampler.device):
-                judged = sample_candidates(self._guarded(sampler), self._guarded(selector), num_classes, progress=False, **options)
+                guarded: list[Any] = [_Guarded(part, self._stopped) for part in (sampler, selector)]
+                judged = sample_candidates(guarded[0], guarded[1], num_classes, progress=False, **options)
             rows = [(judged.accepted & (judged.labels == k)).nonzero()[:, 0] for k in range(num_classes)]
             columns = {"images": judged.images, "confidence": judged.confidence, "seeds": judged.seed}
             patches = [{name: column[i] for name, column in columns.items()} for i in rows]
@@ -73,15 +74,22 @@ class Filling:
         except BaseException as error:
             self.result.set_exception(error)
 
-    def _guarded(self, function: Callable[..., Any]) -> Any:
-        def call(*args: Any) -> Any:
-            time.sleep(0.001)  # a fork that waits goes first
-            if self._stopped.is_set():
-                raise InterruptedError("the live bank was closed")
-            with _sampling:
-                return function(*args)
 
-        return call
+class _Guarded:
+    """A sampler or selector, no call of which is under way while the process is forked, nor begins once it is stopped."""
+
+    def __init__(self, function: Callable[..., Any], stopped: threading.Event) -> None:
+        self.function, self.stopped = function, stopped
+
+    def __call__(self, *args: Any) -> Any:
+        time.sleep(0.001)  # a fork that waits goes first
+        if self.stopped.is_set():
+            raise InterruptedError("the live bank was closed")
+        with _sampling:
+            return self.function(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
 
 
 def _own_stream(device: torch.device) -> Any:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from monai_histodiff.schedules import NoiseSchedule
 from monai_histodiff.solvers import Denoiser
 
-__all__ = ["autoguide", "check_guidance", "class_log_prob", "guide", "in_interval"]
+__all__ = ["Watched", "autoguide", "check_guidance", "class_log_prob", "guide", "in_interval"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 MODES = ("noisy", "x0", "clean")
@@ -181,3 +181,31 @@ def in_interval(schedule: NoiseSchedule, t: Tensor, interval: tuple[float, float
 
 def _norm(x: Tensor) -> Tensor:
     return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+
+
+class Watched:
+    """A denoiser that notes for each step which samples are finite, without waiting for the device to tell."""
+
+    def __init__(self, denoise: Denoiser) -> None:
+        self.denoise = denoise
+        self.times: list[Tensor] = []
+        self.finite: list[Tensor] = []
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        z0 = self.denoise(z, t)
+        self.times.append(t[0])
+        self.finite.append(torch.isfinite(z0.flatten(1).sum(1)))
+        return z0
+
+    def check(self, labels: Tensor | None) -> None:
+        """Refuse a trajectory of samples of the classes ``labels`` (shape ``N``, or ``None``) in which a value was not finite.
+
+        Raises:
+            FloatingPointError: it names the first such step, its time and the class.
+        """
+        wrong = ~torch.stack(self.finite).cpu()
+        if bool(wrong.any()):
+            step, row = wrong.nonzero()[0].tolist()
+            where = f"step {step + 1} of {len(wrong)}, t = {float(self.times[step]):.4f}"
+            what = "unconditional" if labels is None else f"class {int(labels[row])}"
+            raise FloatingPointError(f"the denoised latent must be finite, got a value that is not at {where}, {what}")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from monai_histodiff.networks import LatentDiffusion, write_state
 
-__all__ = ["encode_latents", "fit_latent_statistics", "latents_by_class"]
+__all__ = ["by_class", "encode_latents", "fit_latent_statistics"]
 
 
 def encode_latents(
@@ -41,24 +41,26 @@ def encode_latents(
             autoencoder, statistics, items and repeats. In a distributed training one process encodes and all read it.
 
     Returns:
-        A list of ``{"image": float16 latent C x h x w, "label": int}`` on the CPU.
+        A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU; ``row`` is the item's place in the
+        dataset.
 
     Raises:
         ValueError: latents that are not those of a ``PatchSet`` are to be kept.
     """
     if cache is None:
-        return _items(*_encode(model, patches, repeats, batch_size, num_workers))
+        return _items(*_encode(model, patches, repeats, batch_size, num_workers), repeats)
     key = _fingerprint(model, patches, repeats)
     if idist.get_rank() == 0 and not (Path(cache).is_file() and torch.load(cache, weights_only=True)["key"] == key):
         latents, labels = _encode(model, patches, repeats, batch_size, num_workers)
         write_state(cache, {"key": key, "image": latents, "label": labels})
     idist.barrier()
     kept = torch.load(cache, weights_only=True)
-    return _items(kept["image"], kept["label"])
+    return _items(kept["image"], kept["label"], repeats)
 
 
-def _items(latents: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    return [{"image": z, "label": int(y)} for z, y in zip(latents, labels, strict=True)]
+def _items(latents: Tensor, labels: Tensor, repeats: int) -> list[dict[str, Any]]:
+    count = len(labels) // repeats
+    return [{"image": z, "label": int(y), "row": i % count} for i, (z, y) in enumerate(zip(latents, labels, strict=True))]
 
 
 @torch.no_grad()
@@ -103,9 +105,11 @@ def fit_latent_statistics(model: LatentDiffusion, latents: Sequence[Mapping[str,
     return [{**item, "image": z} for item, z in zip(latents, white, strict=True)]
 
 
-def latents_by_class(items: Sequence[Mapping[str, Any]], num_classes: int) -> list[Tensor]:
-    """Latents ``N x C x h x w`` for each class: what :class:`~monai_histodiff.GuidedSampler` makes variations of."""
+def by_class(items: Sequence[Mapping[str, Any]], num_classes: int, key: str = "image") -> list[Tensor]:
+    """What the items of each class hold under a key, stacked: latents ``N x C x h x w``, of which
+    :class:`~monai_histodiff.GuidedSampler` makes variations, or their ``"row"``, shape ``N``.
+    """
     found: list[list[Tensor]] = [[] for _ in range(num_classes)]
     for item in items:
-        found[int(item["label"])].append(torch.as_tensor(item["image"]))
+        found[int(item["label"])].append(torch.as_tensor(item[key]))
     return [torch.stack(group) if group else torch.empty(0) for group in found]

@@ -43,8 +43,10 @@ class CentroidSelector:
         features = self._features(torch.stack([torch.as_tensor(crop(image)) for image in images]))
         self.centroids = normalize(torch.stack([features[labels == k].mean(0) for k in range(critic.num_classes)]))
 
-    def __call__(self, patches: Tensor, labels: Any) -> Selection:
-        """Judge candidate patches, ``N x 3 x H x W``, of the intended classes; the confidence is (1 + cosine) / 2."""
+    def __call__(self, patches: Tensor, labels: Any, origins: Tensor | None = None) -> Selection:
+        """Judge candidate patches, ``N x 3 x H x W``, of the intended classes; the confidence is (1 + cosine) / 2. The published
+        method makes no variations: ``origins`` are not read.
+        """
         wanted = torch.as_tensor(labels, dtype=torch.long)
         cosine = self._features(patches) @ self.centroids.T
         distance, nearest = copy_distances(patches, self.real)

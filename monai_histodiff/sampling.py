@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_histodiff.guidance import autoguide, check_guidance, class_log_prob, guide, in_interval
+from monai_histodiff.guidance import Watched, autoguide, check_guidance, class_log_prob, guide, in_interval
 from monai_histodiff.networks import LatentClassifier, LatentDiffusion
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import Denoiser, ddim, dpmpp_2m
@@ -50,6 +50,7 @@ class GuidedSampler:
         strength: time in (0, 1] to start from: 1 is pure noise; less starts from one of the ``sources`` of the class, drawn
             by the seed and noised to that time, and makes a variation of it (SDEdit, Meng et al. 2022, arXiv:2108.01073).
         sources: for each class, in order, latents of real patches, ``N x C x h x w``; needed where ``strength`` is below 1.
+        source_rows: for each class, which patch each of the sources was encoded from, int64, ``N``: what :meth:`origins` tells.
         weak: a worse model of the same latents, such as an earlier state of the same training: see
             :meth:`LatentDiffusion.weak_from_bundle`.
         autoguidance: weight of autoguidance by the weak model, see :func:`monai_histodiff.guidance.autoguide`; 1 is none,
@@ -79,6 +80,7 @@ class GuidedSampler:
         stop: float | None = None,
         strength: float = 1.0,
         sources: Sequence[Tensor] = (),
+        source_rows: Sequence[Tensor] = (),
         weak: LatentDiffusion | None = None,
         autoguidance: float = 1.0,
         max_batch: int | None = None,
@@ -99,6 +101,9 @@ class GuidedSampler:
             raise ValueError(f"strength must lie in (0, 1], got {strength}")
         if strength < 1 and (guide is None or len(sources) != guide.num_classes or any(len(v) == 0 for v in sources)):
             raise ValueError(f"strength below 1 needs a guide and sources of each of its classes, got {[len(v) for v in sources]}")
+        if source_rows and [len(rows) for rows in source_rows] != [len(v) for v in sources]:
+            counts = [len(rows) for rows in source_rows], [len(v) for v in sources]
+            raise ValueError(f"source_rows must name one patch for each source, got {counts[0]} for {counts[1]} of the classes")
         if bfloat16 not in (None, True, False):
             raise ValueError(f"bfloat16 must be True, False or None, got {bfloat16!r}")
         low, high = (float(v) for v in interval)
@@ -112,7 +117,8 @@ class GuidedSampler:
         self.model, self.guide, self.weak = model, guide, weak
         self.steps, self.scale, self.interval, self.cap = steps, scale, (low, high), cap
         self.temperature, self.mode, self.solver, self.eta, self.stop = temperature, mode, solver, eta, stop
-        self.strength, self.sources, self.autoguidance = strength, tuple(sources), autoguidance
+        self.strength, self.autoguidance = strength, autoguidance
+        self.sources, self.source_rows = tuple(sources), tuple(source_rows)
         self.bfloat16 = self.device.type == "cuda" if bfloat16 is None else bfloat16
         self.max_batch, self.progress = max_batch, progress
         self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
@@ -140,7 +146,8 @@ class GuidedSampler:
         Raises:
             ValueError: a setting is out of range.
         """
-        others = {"sources": self.sources, "weak": self.weak, "max_batch": self.max_batch, "progress": self.progress}
+        names = "sources source_rows weak max_batch progress"
+        others = {name: getattr(self, name) for name in names.split()}
         return GuidedSampler(self.model, self.guide, **{**self.settings, **others, **settings})
 
     @property
@@ -168,6 +175,22 @@ class GuidedSampler:
     def latents(self, labels: Sequence[int] | Tensor | None, seeds: Sequence[int] | Tensor) -> Tensor:
         """As calling the sampler, but the normalised latents, float32 on the CPU, shape ``N x C x h x w``."""
         return self._sample(labels, seeds, lambda z: z)
+
+    def origins(self, labels: Sequence[int] | Tensor, seeds: Sequence[int] | Tensor) -> Tensor | None:
+        """Which patch each variation starts from: its entry in ``source_rows``, int64, shape ``N``; ``None`` where ``strength``
+        is 1 or no ``source_rows`` were given.
+        """
+        if self.strength == 1 or not self.source_rows:
+            return None
+        drawn = []
+        for k, seed in zip(torch.as_tensor(labels).tolist(), seeds, strict=True):
+            generator = torch.Generator().manual_seed(int(seed))
+            torch.randn(self.model.latent_shape, generator=generator)  # the noise is drawn first
+            drawn.append(self.source_rows[k][self._draw_source(k, generator)])
+        return torch.stack(drawn)
+
+    def _draw_source(self, label: int, generator: torch.Generator) -> int:
+        return int(torch.randint(len(self.sources[label]), (), generator=generator))
 
     def _sample(self, labels: Any, seeds: Any, finish: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
@@ -233,7 +256,7 @@ class GuidedSampler:
             if labels is not None and self.guide is not None:
                 log_prob = class_log_prob(self.guide, labels, self.mode, denoise, self.temperature)
                 guided = guide(guided, log_prob, schedule, self.scale, self.interval, self.cap)
-            watched, grid = _Watched(guided), self._grid(schedule)
+            watched, grid = Watched(guided), self._grid(schedule)
             latents = self._start(noise(), labels, generators, schedule)
             if self.solver == "ddim":
                 latents = ddim(watched, latents, schedule, grid, self.eta, noise)
@@ -255,37 +278,12 @@ class GuidedSampler:
         if self.strength == 1 or labels is None:
             return noise * schedule.start_std
         alpha, sigma = schedule.alpha_sigma(torch.tensor(self.strength))
-        drawn = []
-        for k, generator in zip(labels.tolist(), generators, strict=True):
-            i = int(torch.randint(len(self.sources[k]), (), generator=generator))
-            drawn.append(self.sources[k][i].float())
-        return alpha * torch.stack(drawn).to(noise) + sigma * noise
+        pairs = zip(labels.tolist(), generators, strict=True)
+        drawn = torch.stack([self.sources[k][self._draw_source(k, generator)].float() for k, generator in pairs])
+        return alpha * drawn.to(noise) + sigma * noise
 
 
 def _same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
     ours, theirs = model.autoencoder.state_dict(), other.autoencoder.state_dict()
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     return same and model.latent_shape == other.latent_shape
-
-
-class _Watched:
-    """A denoiser that notes for each step which samples are finite, without waiting for the device to tell."""
-
-    def __init__(self, denoise: Denoiser) -> None:
-        self.denoise = denoise
-        self.times: list[Tensor] = []
-        self.finite: list[Tensor] = []
-
-    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
-        z0 = self.denoise(z, t)
-        self.times.append(t[0])
-        self.finite.append(torch.isfinite(z0.flatten(1).sum(1)))
-        return z0
-
-    def check(self, labels: Tensor | None) -> None:
-        wrong = ~torch.stack(self.finite).cpu()
-        if bool(wrong.any()):
-            step, row = wrong.nonzero()[0].tolist()
-            where = f"step {step + 1} of {len(wrong)}, t = {float(self.times[step]):.4f}"
-            what = "unconditional" if labels is None else f"class {int(labels[row])}"
-            raise FloatingPointError(f"the denoised latent must be finite, got a value that is not at {where}, {what}")

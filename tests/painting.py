@@ -28,6 +28,9 @@ class Painter:
         self.gate.set()
         self.calls: list[list[int]] = []
 
+    def origins(self, labels: Tensor, seeds: Tensor) -> None:
+        """Nothing that it paints is a variation."""
+
     def __call__(self, labels: Tensor, seeds: Tensor) -> Tensor:
         self.inside.set()
         self.gate.wait(60)
@@ -48,7 +51,7 @@ class Judge:
     def __init__(self, never: int | None = None) -> None:
         self.never = never
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Selection:
+    def __call__(self, images: Tensor, labels: Tensor, origins: None = None) -> Selection:
         red = images[:, 0, 0, 0].long()
         keep = (red % 3 != 0) & (labels != self.never if self.never is not None else torch.ones_like(red, dtype=torch.bool))
         reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]

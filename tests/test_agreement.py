@@ -3,10 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from monai.transforms import Compose, RandAxisFlipd, RandSpatialCropd, ScaleIntensityRanged
+from torch import nn
 
 from monai_histodiff import Candidates, ClassifierTraining, PatchClassifier, PatchSet
 from monai_histodiff.agreement import label_agreement
@@ -53,6 +55,21 @@ def test_nothing_accepted_has_no_share(real: list[PatchSet]) -> None:
     none = replace(made_of(labelled, 0), reasons=["low confidence"] * 24)
     found = label_agreement(none, others, labelled, test, replace(TRAINING, steps=2), transform(), 32)
     assert found["accepted"] is None and 0 <= found["candidates"] <= 1
+
+
+def test_every_class_is_shown_equally_often(real: list[PatchSet]) -> None:
+    others, labelled, test = real
+    first = others.classes[0]
+    few = PatchSet(others._sources, [r for i, r in enumerate(others.records) if r.label != first or i == 0], others.classes)
+    shown: list[int] = []
+
+    class Recorder(ClassifierTraining):
+        def __call__(self, data: Any, *args: Any, **kwargs: Any) -> nn.Module:
+            shown.extend(d["label"] for d in data)
+            return PatchClassifier(3, width=8).eval()
+
+    found = label_agreement(made_of(labelled, 0), few, labelled, test, Recorder(), transform(), 32)
+    assert [shown.count(k) for k in range(3)] == [8, 8, 8] and found["patches"] == len(few) == 17
 
 
 def test_every_class_must_be_there(real: list[PatchSet]) -> None:

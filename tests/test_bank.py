@@ -168,6 +168,9 @@ class Painter:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
+    def origins(self, labels: Tensor, seeds: Tensor) -> None:
+        """Nothing that it paints is a variation."""
+
     def __call__(self, labels: Tensor, seeds: Tensor) -> Tensor:
         self.calls.append(len(seeds))
         images = torch.zeros(len(seeds), 3, 4, 4)
@@ -182,7 +185,7 @@ class Judge:
     def __init__(self, accepts: Callable[[int, int], bool]) -> None:
         self.accepts = accepts
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Selection:
+    def __call__(self, images: Tensor, labels: Tensor, origins: None) -> Selection:
         assert images.dtype == torch.uint8 and images[:, 0, 0, 1].tolist() == labels.tolist()
         values = images[:, 0, 0, 0].tolist()
         keep = torch.tensor([self.accepts(v, int(k)) for v, k in zip(values, labels, strict=True)])
@@ -278,7 +281,7 @@ def test_bank_of_chosen_candidates() -> None:
 
 
 def test_real_sampler_gives_the_same_candidates_in_any_batches(model: LatentDiffusion, guide: LatentClassifier) -> None:
-    def half(images: Tensor, labels: Tensor) -> Selection:
+    def half(images: Tensor, labels: Tensor, origins: None) -> Selection:
         score = images.float().mean((1, 2, 3)) / 255
         keep = images[:, 0, 0, 0] > 128
         reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]

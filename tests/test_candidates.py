@@ -24,6 +24,9 @@ class Brush:
     def replace(self, scale: float) -> Brush:
         return Brush(scale, self.asked)
 
+    def origins(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        return labels * 1000 + torch.tensor([s % 1000 for s in seeds])
+
     def __call__(self, labels: Tensor, seeds: list[int]) -> Tensor:
         self.asked.append((self.scale, labels.tolist(), list(seeds)))
         return torch.full((len(seeds), 3, 2, 2), self.scale / 255)
@@ -32,8 +35,8 @@ class Brush:
 def judge(rates: dict[int, list[int]]) -> Any:
     """Stands for a selector: of each class it accepts the first so many, by the scale that the patches tell."""
 
-    def select(images: Tensor, labels: Tensor) -> Selection:
-        assert images.dtype == torch.uint8
+    def select(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
+        assert images.dtype == torch.uint8 and torch.equal(origins // 1000, labels), "each is judged with its origin"
         keep = torch.zeros(len(labels), dtype=torch.bool)
         for label, count in enumerate(rates[int(images[0, 0, 0, 0])]):
             keep[(labels == label).nonzero()[:count, 0]] = True
@@ -45,13 +48,17 @@ def judge(rates: dict[int, list[int]]) -> Any:
 class Painter:
     """Stands for a sampler: a patch is of one grey, which its seed tells."""
 
+    def origins(self, labels: Tensor, seeds: Tensor) -> Tensor:
+        return labels * 1000 + seeds % 1000
+
     def __call__(self, labels: Tensor, seeds: Tensor) -> Tensor:
         return ((seeds % 256) / 255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
 
 
-def even(images: Tensor, labels: Tensor) -> Selection:
+def even(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
     """Stands for a selector: accepts even greys, of class 1 only multiples of 8."""
     grey = images[:, 0, 0, 0].long()
+    assert torch.equal(origins // 1000, labels) and len(origins) == len(images)
     keep = grey % torch.where(labels == 1, 8, 2) == 0
     reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]
     return Selection(keep, grey / 255, torch.ones(len(labels)), torch.zeros(len(labels)), reasons)
@@ -83,7 +90,7 @@ def test_class_that_falls_short_is_named_with_its_acceptance_rate(caplog: pytest
 
 
 def test_run_that_accepts_nothing_says_so_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    def never(images: Tensor, labels: Tensor) -> Selection:
+    def never(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
         n = len(labels)
         return Selection(torch.zeros(n, dtype=torch.bool), torch.zeros(n), torch.ones(n), torch.zeros(n), ["low confidence"] * n)
 
@@ -130,7 +137,7 @@ def test_real_sampler_is_tuned_and_keeps_its_other_settings(model: LatentDiffusi
     sampler = GuidedSampler(model, guide, steps=2, cap=1.0, max_batch=5, progress=False)
     plain = (sampler.replace(scale=0.0)([0, 0, 1, 1], [candidate_seed(0, c, j, 1) for c in range(2) for j in range(2)]) * 255).round()
 
-    def select(images: Tensor, labels: Tensor) -> Selection:
+    def select(images: Tensor, labels: Tensor, origins: None) -> Selection:
         moved = (images - plain).square().mean((1, 2, 3)).sqrt() / 255
         return Selection(moved > 1, moved, moved, moved, [])
 

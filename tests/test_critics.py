@@ -142,11 +142,62 @@ def test_critic_reaches_its_target_on_separable_classes(critic: Critic, labelled
     torch.testing.assert_close(probabilities, critic.probabilities(labelled.images(), batch_size=5))
 
 
+def test_a_variation_is_judged_by_the_member_that_has_not_seen_its_origin(critic: Critic, labelled: PatchSet) -> None:
+    images, origins = labelled.images(), torch.arange(len(labelled)).flip(0)
+    found = critic.probabilities(images, origins, batch_size=5)
+    folds = group_folds(labelled.labels.tolist(), labelled.groups, 3)
+    assert torch.equal(critic.folds, folds)
+    for i, origin in enumerate(origins.tolist()):
+        member = critic.members[int(folds[origin])]
+        truth = torch.softmax(predict(member, images[i : i + 1]) / critic.temperature, 1)[0]
+        torch.testing.assert_close(found[i], truth)
+    outcome = Selector(critic, images, labelled.groups, refuse_copies=False)(images, labelled.labels, origins)
+    torch.testing.assert_close(outcome.confidence, found[torch.arange(len(images)), labelled.labels])
+
+
+def test_what_members_know_by_heart_does_not_count(labelled: PatchSet) -> None:
+    """Labels that mean nothing: members that saw a patch give it its label, the one that did not cannot."""
+    generator = torch.Generator().manual_seed(0)
+    means_nothing = torch.randint(3, (len(labelled),), generator=generator).tolist()
+    known = {image.numpy().tobytes(): k for image, k in zip(labelled.images(), means_nothing, strict=True)}
+
+    class ByHeart(nn.Module):
+        def __init__(self, seen: dict[bytes, int]) -> None:
+            super().__init__()
+            self.seen, self.unused = seen, nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            prints = [(patch * 255).round().to(torch.uint8).numpy().tobytes() for patch in x]
+            return torch.stack([8 * nn.functional.one_hot(torch.tensor(self.seen.get(p, 0)), 3).float() for p in prints])
+
+    class Memory(ClassifierTraining):
+        def __call__(self, data: Any, *args: Any, **kwargs: Any) -> nn.Module:
+            return ByHeart({p: known[p] for p in (d["image"].numpy().tobytes() for d in data)})
+
+    random = fit_critic(labelled, Memory(), transform(), size=32, folds=3)
+    labels = torch.tensor([known[image.numpy().tobytes()] for image in labelled.images()])
+    images, origins = labelled.images(), torch.arange(len(labelled))
+    everyone, unseen = random.probabilities(images), random.probabilities(images, origins)
+    assert bool((everyone.argmax(1) == labels).all()), "two of three members know each patch by heart"
+    assert bool((unseen.argmax(1) == 0).all())
+
+
+@pytest.mark.parametrize(
+    ("origins", "message"),
+    [([0, 1], "got 2 from 0 to 1 for 3 patches"), ([0, 1, 99], "got 3 from 0 to 99 for 3"), ([0, 1, -1], "got 3 from -1 to 1 for 3")],
+)
+def test_origins_must_be_fitted_patches(origins: list[int], message: str, critic: Critic, labelled: PatchSet) -> None:
+    with pytest.raises(ValueError, match=f"origins must name one of the {len(labelled)} fitted patches for each, {message}"):
+        critic.probabilities(labelled.images()[:3], torch.tensor(origins))
+
+
 def test_critic_survives_saving(critic: Critic, labelled: PatchSet, tmp_path: Path) -> None:
     critic.save(tmp_path / "critic.pt")
     twin = Critic.load(tmp_path / "critic.pt", small, 3, members=3)
     torch.testing.assert_close(twin.probabilities(labelled.images()), critic.probabilities(labelled.images()), atol=0.02, rtol=0)
     assert float(twin.threshold) == float(critic.threshold) and float(twin.temperature) == float(critic.temperature)
+    with pytest.raises(ValueError, match="the critic must know its folds: fit it in this process, got a loaded one"):
+        twin.probabilities(labelled.images(), torch.arange(len(labelled)))
     with pytest.raises(ValueError, match="weights must fit the network"):
         Critic.load(tmp_path / "critic.pt", small, 3, members=2)
     with pytest.raises(FileNotFoundError, match="weights must exist"):

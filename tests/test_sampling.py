@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
-from monai_histodiff.guidance import class_log_prob
+from monai_histodiff.guidance import Watched, class_log_prob
 from monai_histodiff.guidance import guide as guided
-from monai_histodiff.latents import latents_by_class
-from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, _Watched, candidate_seed
+from monai_histodiff.latents import by_class
+from monai_histodiff.sampling import CPU_BATCH, CUDA_BATCH, candidate_seed
 from monai_histodiff.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.solvers import ddim, dpmpp_2m
 
@@ -143,7 +143,7 @@ def test_no_step_waits_for_the_device(model: LatentDiffusion, guide: LatentClass
 
     for mode in ("noisy", "x0"):
         log_prob = class_log_prob(guide, torch.zeros(2, dtype=torch.long, device="meta"), mode, denoise)
-        watched = _Watched(guided(denoise, log_prob, schedule, 3.0, (-6.0, 6.0), 0.5))
+        watched = Watched(guided(denoise, log_prob, schedule, 3.0, (-6.0, 6.0), 0.5))
         for solver in (ddim, dpmpp_2m):
             out = solver(watched, torch.empty(2, *model.latent_shape, device="meta"), schedule, log_snr_grid(schedule, 5))
             assert out.device.type == "meta" and out.shape == (2, *model.latent_shape)
@@ -569,6 +569,28 @@ def test_variations_need_sources_of_every_class(counts: list[int], model: Latent
 
 
 def test_latents_are_sorted_by_class() -> None:
-    items = [{"image": torch.full((1, 2, 2), float(i)), "label": i % 2} for i in range(5)]
-    first, second, none = latents_by_class(items, 3)
+    items = [{"image": torch.full((1, 2, 2), float(i)), "label": i % 2, "row": i + 7} for i in range(5)]
+    first, second, none = by_class(items, 3)
     assert first[:, 0, 0, 0].tolist() == [0, 2, 4] and second[:, 0, 0, 0].tolist() == [1, 3] and len(none) == 0
+    assert [rows.tolist() for rows in by_class(items, 3, "row")] == [[7, 9, 11], [8, 10], []]
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_the_origin_of_a_variation_is_told(max_batch: int, model: LatentDiffusion, guide: LatentClassifier) -> None:
+    real = sources(model)
+    rows = [100 * k + torch.arange(len(v)) for k, v in enumerate(real)]
+    sampler = GuidedSampler(model, guide, steps=2, strength=1e-6, sources=real, source_rows=rows, max_batch=max_batch)
+    labels, seeds = torch.tensor([2, 0, 1, 2, 2, 1]), [3, 4, 5, 6, 7, 3]
+    found = sampler.latents(labels, seeds)
+    for origin, label, z in zip(sampler.origins(labels, seeds).tolist(), labels.tolist(), found, strict=True):
+        nearest = int((z - real[label]).flatten(1).norm(dim=1).argmin())
+        assert origin == 100 * label + nearest
+    assert torch.equal(sampler.replace(scale=1.0).origins(labels, seeds), sampler.origins(labels, seeds))
+    assert sampler.replace(strength=1.0).origins(labels, seeds) is None, "pure noise has no origin"
+    assert sampler.replace(source_rows=()).origins(labels, seeds) is None
+
+
+def test_every_source_needs_its_row(model: LatentDiffusion, guide: LatentClassifier) -> None:
+    rows = [torch.arange(2)] * 3
+    with pytest.raises(ValueError, match=r"source_rows must name one patch for each source, got \[2, 2, 2\] for \[2, 3, 4\] of the"):
+        GuidedSampler(model, guide, strength=0.5, sources=sources(model), source_rows=rows)

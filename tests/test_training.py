@@ -332,6 +332,7 @@ def test_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
 def test_latents_are_those_of_the_encoder_in_order(model: LatentDiffusion, patch_set: PatchSet) -> None:
     items = encode_latents(model, Dataset(patch_set, UNIT), repeats=2, batch_size=5)
     assert [d["label"] for d in items] == patch_set.labels.tolist() * 2
+    assert [d["row"] for d in items] == list(range(18)) * 2
     with torch.no_grad():
         truth = model.encode(patch_set.images() / 255)
     z = torch.stack([d["image"] for d in items])
