@@ -43,6 +43,7 @@ class Candidates:
         nearest: index of that patch.
         reasons: ``"accepted"`` or why not.
         seconds: time that sampling and judging took.
+        origin: of variations, the labelled patch that each was made from; ``None`` for patches made from noise.
     """
 
     images: Tensor
@@ -53,6 +54,7 @@ class Candidates:
     nearest: Tensor
     reasons: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    origin: Tensor | None = None
 
     @property
     def accepted(self) -> Tensor:
@@ -67,8 +69,9 @@ class Candidates:
         """
 
         def items() -> Iterator[tuple[PatchRecord, np.ndarray]]:
+            columns = ["seed", "confidence", "distance", "nearest"] + ["origin"] * (self.origin is not None)
             for i, label in enumerate(self.labels.tolist()):
-                row = {name: repr(getattr(self, name)[i].item()) for name in ("seed", "confidence", "distance", "nearest")}
+                row = {name: repr(getattr(self, name)[i].item()) for name in columns}
                 extra = {"index": str(label), **row, "reason": self.reasons[i]}
                 record = PatchRecord(f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra)
                 yield record, self.images[i].permute(1, 2, 0).numpy()
@@ -86,7 +89,8 @@ class Candidates:
         rows = [r.extra for r in patches.records]
         labels, seed, nearest = (torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest"))
         confidence, distance = (torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance"))
-        return cls(patches.images(), labels, seed, confidence, distance, nearest, [r["reason"] for r in rows])
+        origin = torch.tensor([int(r["origin"]) for r in rows]) if all("origin" in r for r in rows) else None
+        return cls(patches.images(), labels, seed, confidence, distance, nearest, [r["reason"] for r in rows], origin=origin)
 
     def bank(self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None) -> SyntheticBank:
         """The bank of the chosen candidates (bool mask or indices)."""
@@ -141,20 +145,23 @@ def sample_candidates(
         labels = torch.tensor([c for c, _ in plan])
         seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
         images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
-        outcome = selector(images, labels, sampler.origins(labels, seeds))
+        origin = sampler.origins(labels, seeds)
+        outcome = selector(images, labels, origin)
         for i, (c, _) in enumerate(plan):
             made[c] += 1
             if outcome.reasons[i] == ACCEPTED:
                 kept[c] += 1
                 if kept[c] > pool:
                     outcome.reasons[i] = "over quota"
-        parts.append(Candidates(images, labels, seeds, outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons))
+        judged = (outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons)
+        parts.append(Candidates(images, labels, seeds, *judged, origin=origin))
         bar.update(len(plan))
         bar.set_postfix(accepted=sum(min(k, quota) for k in kept))
     bar.close()
     images, labels, seeds, score, distance, nearest = (
         torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "seed", "confidence", "distance", "nearest")
     )
+    varied = [p.origin for p in parts if p.origin is not None]
     reasons = [r for p in parts for r in p.reasons]
     for c in range(num_classes):
         rows = [i for i, r in enumerate(reasons) if r == ACCEPTED and labels[i] == c]
@@ -165,7 +172,8 @@ def sample_candidates(
             thumbnails = adaptive_avg_pool2d(to_unit(images[rows]), 8).flatten(1)
             for i in set(range(len(rows))) - set(farthest_first(thumbnails, quota).tolist()):
                 reasons[rows[i]] = "over quota"
-    return Candidates(images, labels, seeds, score, distance, nearest, reasons, time.perf_counter() - start)
+    seconds, origin = time.perf_counter() - start, torch.cat(varied) if varied else None
+    return Candidates(images, labels, seeds, score, distance, nearest, reasons, seconds, origin)
 
 
 def tune_scale(

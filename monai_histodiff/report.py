@@ -53,8 +53,9 @@ FIDELITY = {  # key: (name and meaning; decimals)
     "density": ("Density\n1 is as real", 2),
     "coverage": ("Coverage\nshare of real neighbourhoods hit", 2),
 }
-PICTURES = """<p>Left: the synthetic patch. Right: the real training patch nearest to it, to see whether it is a copy. The bar is
-the critic’s confidence in the class. Those shown run evenly from the most to the least confident: not only the best.</p>"""
+PICTURES = """<p>Left: the synthetic patch. Right: the real training patch nearest to it, to see whether it is a copy; of a variation,
+the middle of the labelled patch that it is made from, seen from any side. The bar is the critic’s confidence in the class. Those
+shown run evenly from the most to the least confident: not only the best.</p>"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Tile:
     reason: str = ""  # why it was rejected; empty: accepted
     nearest: np.ndarray | None = None  # uint8 H x W x 3: the nearest real training patch
     distance: float | None = None  # the distance to it
+    origin: np.ndarray | None = None  # uint8 H x W x 3: the labelled patch that it is a variation of, shown instead of the nearest
 
 
 def write_report(path: str | os.PathLike[str], results: Mapping[str, Any], tiles: Sequence[Tile], max_per_class: int = 8) -> Path:
@@ -197,7 +199,10 @@ def _gallery(title: str, tiles: Sequence[Tile], limit: int) -> str:
         state = f"rejected: {tile.reason}" if tile.reason else "accepted"
         told = f"{tile.label}, {state}, confidence {number(100 * tile.confidence)} %, seed {tile.seed}"
         right, cards = "", f"{cards}<figure>{picture(tile.image, f'Synthetic patch: {told}')}"
-        if tile.nearest is not None:
+        if tile.origin is not None:
+            cards += picture(tile.origin, f"Labelled patch that the synthetic patch is a variation of: {told}")
+            right = "<div>made from this<br>labelled patch</div>"
+        elif tile.nearest is not None:
             cards += picture(tile.nearest, f"Real training patch nearest to the synthetic patch: {told}")
             right = f"<div>nearest real<br>distance {number(tile.distance, 3)}</div>"
         left = f"<div>{escape(tile.label) if tile.reason else ''} {share(1, tile.confidence)}seed {tile.seed}</div>"

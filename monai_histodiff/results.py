@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Compose
+from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor
 
 from monai_histodiff.agreement import label_agreement
@@ -103,7 +103,7 @@ def run_and_report(
 
 def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
     """Tiles for the report: of each class the most confident accepted candidates, and rejected ones of every reason."""
-    tiles = []
+    crop, tiles = CenterSpatialCrop(size), []
     for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
@@ -111,8 +111,8 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
         rejected = [i for i in rows if candidates.reasons[i] not in (ACCEPTED, "over quota")]
         step = max(1, len(accepted) // per_class)  # over the whole range of accepted confidences, not the best only
         for i in [*accepted[::step][:per_class], *rejected[:: max(1, len(rejected) // per_class)][:per_class]]:
-            near = known[int(candidates.nearest[i])]["image"]
-            top, left = (near.shape[1] - size) // 2, (near.shape[2] - size) // 2
+            beside = candidates.nearest if candidates.origin is None else candidates.origin  # labelled patches come first in known
+            real = torch.as_tensor(crop(known[int(beside[i])]["image"])).permute(1, 2, 0).numpy()
             reason = candidates.reasons[i]
             tiles.append(
                 Tile(
@@ -121,8 +121,9 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
                     confidence=float(candidates.confidence[i]),
                     seed=int(candidates.seed[i]),
                     reason="" if reason == ACCEPTED else reason,
-                    nearest=near[:, top : top + size, left : left + size].permute(1, 2, 0).numpy(),
+                    nearest=real if candidates.origin is None else None,
                     distance=float(candidates.distance[i]),
+                    origin=None if candidates.origin is None else real,
                 )
             )
     return tiles

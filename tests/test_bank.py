@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,9 @@ def test_every_candidate_keeps_its_row(tmp_path: Path) -> None:
         assert candidates.reasons[i] in (("accepted", "over quota") if value % 2 == 0 else (rejected,))
     assert candidates.seconds > 0
     loaded = Candidates.load(candidates.save(tmp_path / "candidates", ["a", "b", "c"]))
+    assert loaded.origin is None
+    varied = replace(candidates, origin=torch.arange(len(candidates.labels)) + 5)
+    assert torch.equal(Candidates.load(varied.save(tmp_path / "varied", ["a", "b", "c"])).origin, varied.origin)
     for name in ("images", "labels", "seed", "confidence", "distance", "nearest"):
         assert torch.equal(getattr(loaded, name), getattr(candidates, name)), name
     assert loaded.reasons == candidates.reasons

@@ -77,6 +77,7 @@ def test_surplus_keeps_the_most_diverse(batch_size: int) -> None:
     last = (kept - {middle, min(pool), max(pool)}).pop()
     apart = {g: min(abs(g - other) for other in (middle, min(pool), max(pool))) for g in pool}
     assert apart[last] == max(apart.values())
+    assert torch.equal(found.origin, found.labels * 1000 + found.seed % 1000), "of each, in its row"
     plain = sample_candidates(painter, even, 1, 4, 100, batch_size, seed=3)  # type: ignore
     assert [int(v) for v in plain.images[plain.accepted, 0, 0, 0]] == pool[:4], "without a surplus, the first"
 

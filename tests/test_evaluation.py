@@ -373,6 +373,10 @@ def test_gallery_shows_accepted_over_their_range_and_every_reason(
             assert tile.nearest is not None and tile.nearest.shape == (24, 24, 3)
             centre = parts[1][int(candidates.nearest[row])]["image"][:, 4:28, 4:28].permute(1, 2, 0).numpy()
             assert np.array_equal(tile.nearest, centre)
+    varied = Candidates(**{**candidates.__dict__, "origin": candidates.labels * 2 + 1})
+    for tile in gallery(varied, parts[1], size=24, per_class=2):
+        centre = parts[1][2 * CLASSES.index(tile.label) + 1]["image"][:, 4:28, 4:28].permute(1, 2, 0).numpy()
+        assert tile.nearest is None and np.array_equal(tile.origin, centre), "a variation is shown beside what it is made from"
 
 
 def test_the_generator_is_measured_where_there_are_features(

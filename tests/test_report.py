@@ -294,6 +294,12 @@ def test_one_seed_has_no_spread(read: Read, results: dict[str, Any]) -> None:
     assert len(rows) == 4 and not any("±" in cell for row in rows for cell in row)
 
 
+def test_a_variation_is_shown_beside_its_origin(read: Read, results: dict[str, Any]) -> None:
+    page = read(results, [Tile(patch(1), "ADC", 0.9, 1, distance=0.25, origin=patch(2))])
+    assert "Labelled patch that the synthetic patch is a variation of: ADC, accepted, confidence 90.0 %, seed 1" in page.source
+    assert "made from this labelled patch" in " ".join(page.text.split()) and "nearest real" not in page.text
+
+
 @pytest.mark.parametrize("nothing", [math.nan, math.inf, None])
 def test_undefined_numbers_become_dashes(read: Read, results: dict[str, Any], nothing: float | None) -> None:
     results["arms"]["F"] = dict.fromkeys(results["arms"]["F"], [nothing] * 3)
