@@ -49,7 +49,8 @@ def precision_threshold(probabilities: Tensor, labels: Tensor, target: float = 0
     """The lowest confidence at which labels assigned by a critic are right with the target precision.
 
     Every pair of a sample and a class whose probability reaches the threshold counts as one assignment, right if the
-    class is the sample's label.
+    class is the sample's label. The threshold is never below chance, ``1 / K``: where the classes are easy to tell apart, a
+    modest target would else let patches through that the critic takes for another class.
 
     Args:
         probabilities: calibrated, shape ``N x K``, of held-out real data.
@@ -72,7 +73,7 @@ def precision_threshold(probabilities: Tensor, labels: Tensor, target: float = 0
     right = torch.nn.functional.one_hot(labels, probabilities.shape[1]).flatten()[order].double()
     precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
     last_of_ties = torch.cat([scores[1:] < scores[:-1], torch.tensor([True])])
-    allowed = last_of_ties & (torch.arange(1, len(right) + 1) >= least)
+    allowed = last_of_ties & (torch.arange(1, len(right) + 1) >= least) & (scores >= 1 / probabilities.shape[1])
     reached = (allowed & (precision >= target)).nonzero()
     place = int(reached[-1]) if len(reached) else int(torch.where(allowed, precision, -1.0).argmax())
     return float(scores[place]), float(precision[place])
