@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from monai_histodiff import arms as arms_module
 from monai_histodiff import classifiers, encoders, stain, transforms
-from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels
+from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, further_patches, pseudo_labels
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.caching import cached, fingerprint
 from monai_histodiff.candidates import Candidates
@@ -39,6 +39,7 @@ PRIMARY = "G-C"
 CLAIM = "balanced_accuracy"
 PROBE_VIEWS = 8  # augmented views of each labelled patch that the linear probe is fitted on
 MIXING = 1.0
+WHOLE = ("E", "R")  # arms whose banks hold whole real patches, to be cropped; synthetic ones are of the size already
 
 
 def five_crops(images: Tensor, size: int) -> Tensor:
@@ -67,11 +68,12 @@ class Evaluation:
         plain: brings a patch to floating point in [0, 1] and nothing else (arms A and B).
         arms: keys of :data:`~monai_histodiff.arms.ARMS`; ``"C"`` must be among them.
         seeds: one training of each arm for each.
-        prob: probability of a patch from the bank in arms E, F, G, G0, H and S.
+        prob: probability of a patch from the bank in arms E, F, G, G0, H, R and S.
         full_prob_at: in these arms, patches of a class in the bank from which on it is replaced with that probability; with fewer
             it is replaced less often, see :class:`~monai_histodiff.SyntheticAugment`.
         size: height and width that the classifier sees.
-        pool: training patches that were not drawn as labelled (arm E). Their labels are not read.
+        pool: training patches that were not drawn as labelled (arms E and R). Only R reads their labels: it is the ceiling,
+            not a method.
         critic: pseudo-labels the pool, at its threshold (arm E).
         published: candidates of the published method, with their outcome (arm G0).
         features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D`` (arm J).
@@ -136,7 +138,7 @@ class Evaluation:
         for seed in self.seeds:
             for arm in self.arms:
                 bank = self._bank(arm, seed)
-                content = None if bank is None else (bank.images, self._share(arm), arm == "E")
+                content = None if bank is None else (bank.images, self._share(arm), arm in WHOLE)
                 features = self.features if arm == "J" else None
                 key = fingerprint(data, self._augmentation[arm], self._recipe(arm), content, features, seed)
 
@@ -217,6 +219,9 @@ class Evaluation:
             return self._pseudo
         if arm in ("A", "B", "C", "D", "J"):
             return None
+        if arm == "R" and self.pool is not None:
+            accepted, count = self.candidates.accepted, len(self.labelled.classes)
+            return further_patches(self.pool, torch.bincount(self.candidates.labels[accepted], minlength=count).tolist(), seed)
         source = self.published if arm == "G0" and self.published is not None else self.candidates
         return arm_bank(arm, source, self.labelled.classes, seed)
 
@@ -224,7 +229,7 @@ class Evaluation:
         """Test probabilities ``views x N x K`` of a classifier trained on an arm."""
         prob, full = self._share(arm)
         mix = [] if bank is None else [SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full)]
-        first = [*mix, self.crop] if arm == "E" else [self.crop, *mix]  # pseudo-labelled patches are whole, synthetic ones are not
+        first = [*mix, self.crop] if arm in WHOLE else [self.crop, *mix]
         transform = Compose([*first, _KeepPair(), self._augment(arm)])
         network = self._recipe(arm)(items, transform, len(self.labelled.classes), seed, f"arm {arm}, seed {seed}")
         return torch.stack([torch.softmax(predict(network, view), 1) for view in test])

@@ -83,7 +83,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels_per_class=6,
         device="cpu",
         seeds=[0, 1],
-        arms=["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J"],
+        arms=["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"],
         strength=1.0,
         train={**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
         evaluate=SMALL_EVALUATE,
@@ -137,7 +137,7 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     results = json.loads((finetuned / "results.json").read_text())
     required = {"dataset", "arms", "differences", "selection", "sampling", "seeds", "versions", "verdict"}
     assert required <= set(results)
-    assert list(results["arms"]) == ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J"]
+    assert list(results["arms"]) == ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"]
     assert all(len(v) == 2 for metrics in results["arms"].values() for v in metrics.values())
     assert set(results["arms"]["G"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "worst_recall"}
     assert set(results["differences"]["G-C"]["balanced_accuracy"]) == {"mean", "low", "high"}

@@ -83,6 +83,7 @@ def test_five_crops_cover_centre_and_corners() -> None:
         ({"arms": ["C", "E"]}, "arm E needs pool and critic, got no pool and no critic"),
         ({"arms": ["C", "G0"]}, "arm G0 needs published, got no published"),
         ({"arms": ["C", "J"]}, "arm J needs features, got no features"),
+        ({"arms": ["C", "R"]}, "arm R needs pool, got no pool"),
     ],
 )
 def test_errors(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, options: dict[str, Any], message: str) -> None:
@@ -102,7 +103,7 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(parts: tuple[PatchSet, P
     first.run()
     results = json.loads(json.dumps(first.results(draws=20)))
     assert list(results["arms"]) == list(ARMS) and all(len(v) == 2 for a in results["arms"].values() for v in a.values())
-    assert set(results["differences"]) == {"G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A"} == set(results["claims"])
+    assert set(results["differences"]) == {"G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C"} == set(results["claims"])
     assert set(results["recall"]["C"]) == set(CLASSES)
     assert set(results["differences"]["G-C"]["auc"]) == {"mean", "low", "high"}
     for arm, runs in first.probabilities.items():
@@ -151,12 +152,12 @@ def test_arms_see_the_data_that_they_are_named_after(parts: tuple[PatchSet, Patc
         added = [(label, source[image]) for source in (pool, other) for label, image in rows if image in source]
         assert len(rows) == 60 and all(label == real[image] for label, image in rows if image in real)
         assert len(synthetic) + len(added) + sum(image in real for _, image in rows) == 60
-        assert bool(added) == (arm in ("E", "G0")) and all(label == k for label, k in added)
-        if arm in ("A", "B", "C", "D", "E", "G0"):
+        assert bool(added) == (arm in ("E", "G0", "R")) and all(label == k for label, k in added)
+        if arm in ("A", "B", "C", "D", "E", "G0", "R"):
             assert not synthetic
         elif arm == "I":
             assert len(synthetic) == 60
-        if arm in "FGHSEG0":
+        if arm in "FGHSEG0R":
             assert 12 <= len(synthetic) + len(added) <= 36, "about 40 % of them"
         if arm in "GI":
             assert all(label == k and ok for label, k, ok in synthetic)
