@@ -7,7 +7,7 @@ The pipeline in ten lines::
     model = LatentDiffusion.from_bundle("bundles/histopathology_ldm") # pre-trained without labels
     guide = ...                                                       # LatentClassifier, see bundles/histopathology_guidance
     sampler = GuidedSampler(model, guide)                             # labels, seeds -> patches
-    critic, _ = fit_critic(...)                                       # independent, cross-fitted, calibrated
+    critic = fit_critic(...)                                          # independent, cross-fitted, calibrated
     candidates = sample_candidates(sampler, Selector(critic, few.images(), few.groups), ...)
     candidates.bank(candidates.accepted, few.classes).save("bank")    # what earned its place
     transform = SyntheticAugmentd("image", "bank", prob=0.5)          # one line in any MONAI Compose
