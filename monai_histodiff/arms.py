@@ -12,7 +12,7 @@ from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.patchsets import PatchSet
 
-__all__ = ["ARMS", "COMPARISONS", "NEEDS", "arm_bank", "further_patches", "pseudo_labels"]
+__all__ = ["ARMS", "COMPARISONS", "NEEDS", "arm_bank", "pseudo_labels", "true_labels"]
 
 ARMS = {
     "A": "real patches, no augmentation, as often as G shows them (fewer steps)",
@@ -27,7 +27,7 @@ ARMS = {
     "S": "C + selected synthetic patches, labels shuffled",
     "I": "selected synthetic patches only, with C's augmentation",
     "J": "linear probe on self-supervised features",
-    "R": "C + further real patches with their true labels: the ceiling",
+    "R": "C + all further real patches with their true labels: the ceiling",
 }
 COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C")
 NEEDS = {"E": ("pool", "critic"), "G0": ("published",), "J": ("features",), "R": ("pool",)}
@@ -92,13 +92,12 @@ def pseudo_labels(
     return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: confidence[r] for k, r in rows.items()}, rows, classes)
 
 
-def further_patches(pool: PatchSet, counts: Sequence[int], seed: int = 0) -> SyntheticBank:
-    """Real patches under their true labels: what synthetic patches as true as real ones could bring at the most.
+def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
+    """Real patches under their true labels: the ceiling of what synthetic patches, or pseudo-labels, could bring.
 
     Args:
         pool: real labelled patches of one size, none of them among those that the arms train on.
-        counts: patches wanted of each class; a class of which the pool holds fewer gives all that it has.
-        seed: of the random draw.
+        classes: class names.
 
     Returns:
         Whole patches, to be cropped as the labelled ones are; the confidence is 1, the seed is the row in the pool.
@@ -108,9 +107,5 @@ def further_patches(pool: PatchSet, counts: Sequence[int], seed: int = 0) -> Syn
     """
     if len(pool) == 0:
         raise ValueError("arm R needs training patches that were not drawn as labelled, got none")
-    generator, images = torch.Generator().manual_seed(seed), pool.images()
-    rows = {}
-    for k, count in enumerate(counts):
-        own = (pool.labels == k).nonzero()[:, 0]
-        rows[k] = own[torch.randperm(len(own), generator=generator)[:count]]
-    return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: torch.ones(len(r)) for k, r in rows.items()}, rows, pool.classes)
+    images, rows = pool.images(), {k: (pool.labels == k).nonzero()[:, 0] for k in range(len(classes))}
+    return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: torch.ones(len(r)) for k, r in rows.items()}, rows, classes)

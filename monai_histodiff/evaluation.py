@@ -16,27 +16,23 @@ import numpy as np
 import torch
 from monai.transforms import CenterSpatialCrop, Compose
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_histodiff import arms as arms_module
 from monai_histodiff import classifiers, encoders, stain, transforms
-from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, further_patches, pseudo_labels
+from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels, true_labels
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.caching import cached, fingerprint
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining, predict
-from monai_histodiff.comparisons import bootstrap_metrics, holm, summarise, verdict
 from monai_histodiff.critics import Critic
 from monai_histodiff.encoders import linear_probe
-from monai_histodiff.metrics import METRICS, class_recall, classification_metrics, reliability
+from monai_histodiff.outcomes import PRIMARY, compare_arms
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.probes import colour_floors
 from monai_histodiff.transforms import SyntheticAugmentd
 
 __all__ = ["Evaluation", "five_crops"]
 
-PRIMARY = "G-C"
-CLAIM = "balanced_accuracy"
 PROBE_VIEWS = 8  # augmented views of each labelled patch that the linear probe is fitted on
 MIXING = 1.0
 WHOLE = ("E", "R")  # arms whose banks hold whole real patches, to be cropped; synthetic ones are of the size already
@@ -154,50 +150,22 @@ class Evaluation:
         The claims are the ``comparisons`` whose arms were run, in balanced accuracy; their p-values are corrected for one
         another by Holm's method.
         """
-        labels, groups, classes = self.test.labels.numpy(), self.test.groups, self.labelled.classes
-        scores: dict[str, dict[str, list[float]]] = {}
-        recall: dict[str, dict[str, list[float]]] = {}
-        for arm, runs in self.probabilities.items():
-            each = [classification_metrics(p, labels) for p in runs]
-            scores[arm] = {m: [e[m] for e in each] for m in METRICS}
-            per_class = [class_recall(p, labels) for p in runs]
-            recall[arm] = {name: [float(r[k]) for r in per_class] for k, name in enumerate(classes)}
-        tables = {a: bootstrap_metrics(r, labels, groups, draws) for a, r in tqdm(self.probabilities.items(), desc="bootstrap")}
-        pairs = {name: name.split("-") for name in comparisons}
-        found = {n: summarise(tables[a] - tables[b]) for n, (a, b) in pairs.items() if a in tables and b in tables}
-        claims = self._claims({name: metrics[CLAIM] for name, metrics in found.items()})
+        found = compare_arms(self.probabilities, self.test.labels.numpy(), self.test.groups, self.labelled.classes, comparisons, draws)
         crop = CenterSpatialCrop(self.size)
         train, test = (torch.stack([torch.as_tensor(crop(x)) for x in p.images()]) for p in (self.labelled, self.test))
         outcome, sentence = "soft", "Not tested: arm G was not run."
         if not self.candidates.accepted.any():
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
-        elif PRIMARY in claims:
-            outcome, sentence = claims[PRIMARY]["outcome"], claims[PRIMARY]["sentence"]
-        own = {arm: summarise(table, bounds=(0, 1)) for arm, table in tables.items()}
+        elif PRIMARY in found["claims"]:
+            outcome, sentence = (found["claims"][PRIMARY][key] for key in ("outcome", "sentence"))
         return {
-            "arms": scores,
-            "arm_names": {arm: ARMS[arm] for arm in scores},
-            "intervals": _intervals(own),
-            "differences": _intervals(found),
-            "claims": claims,
-            "recall": recall,
-            "reliability": {a: reliability(np.concatenate(r), np.tile(labels, len(r))) for a, r in self.probabilities.items()},
-            "floors": colour_floors(train, self.labelled.labels, test, self.test.labels, len(classes)),
+            **found,
+            "arm_names": {arm: ARMS[arm] for arm in self.probabilities},
+            "floors": colour_floors(train, self.labelled.labels, test, self.test.labels, len(self.labelled.classes)),
             "seeds": list(self.seeds),
             "outcome": outcome,
             "verdict": sentence,
         }
-
-    def _claims(self, found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-        adjusted = holm({name: row["p"] for name, row in found.items()})
-        claims = {}
-        for name, row in found.items():
-            outcome, sentence = verdict(row, len(self.seeds), adjusted=adjusted[name], claims=len(found))
-            extra = {key: row[key] for key in ("p", "detectable", "group_error", "seed_error")}
-            claims[name] = {**extra, "p_holm": adjusted[name], "outcome": outcome}
-            if name == PRIMARY:
-                claims[name]["sentence"] = sentence
-        return claims
 
     def _augment(self, arm: str) -> Any:
         return self.plain if arm in ("A", "B") else self.classical
@@ -220,8 +188,7 @@ class Evaluation:
         if arm in ("A", "B", "C", "D", "J"):
             return None
         if arm == "R" and self.pool is not None:
-            accepted, count = self.candidates.accepted, len(self.labelled.classes)
-            return further_patches(self.pool, torch.bincount(self.candidates.labels[accepted], minlength=count).tolist(), seed)
+            return true_labels(self.pool, self.labelled.classes)
         source = self.published if arm == "G0" and self.published is not None else self.candidates
         return arm_bank(arm, source, self.labelled.classes, seed)
 
@@ -242,11 +209,6 @@ class Evaluation:
         labels = torch.tensor([int(view["label"]) for view in views])
         probe = linear_probe(train, labels)
         return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
-
-
-def _intervals(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    keys = ("mean", "low", "high")
-    return {name: {metric: {k: row[k] for k in keys} for metric, row in metrics.items()} for name, metrics in found.items()}
 
 
 def _timed(fit: Callable[..., Tensor], items: Sequence[Any], test: Tensor, seed: int) -> dict[str, np.ndarray]:

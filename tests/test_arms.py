@@ -7,7 +7,7 @@ import torch
 from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
-from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, further_patches, pseudo_labels
+from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels, true_labels
 
 
 def test_every_synthetic_arm_has_as_many_patches_as_were_accepted(candidates: Candidates) -> None:
@@ -102,19 +102,15 @@ def test_an_empty_pool_is_refused(patch_set: PatchSet) -> None:
         pseudo_labels(patch_set.without(patch_set), mean_colour, 0.5, CLASSES, 32)
 
 
-def test_further_patches_are_whole_real_ones_of_their_class_drawn_by_the_seed(patch_set: PatchSet) -> None:
+def test_true_labels_are_those_of_all_whole_patches(patch_set: PatchSet) -> None:
     images, labels = patch_set.images(), patch_set.labels
-    there = torch.bincount(labels, minlength=3).tolist()
-    bank = further_patches(patch_set, [2, 0, 1000], seed=1)
-    assert [bank.count(k) for k in range(3)] == [2, 0, there[2]], "as many as are wanted, or as there are"
-    assert bank.classes == CLASSES and bank.size == (32, 32)
+    bank = true_labels(patch_set, CLASSES)
+    assert bank.classes == CLASSES and bank.size == (32, 32) and len(bank) == len(patch_set)
     for k in range(3):
         rows = bank.seeds[k]
-        assert (labels[rows] == k).all() and torch.equal(bank.images[k], images[rows]) and len(set(rows.tolist())) == len(rows)
-    draws = {tuple(further_patches(patch_set, [2, 2, 2], seed).seeds[0].tolist()) for seed in range(10)}
-    assert len(draws) > 3
+        assert (labels[rows] == k).all() and torch.equal(bank.images[k], images[rows])
 
 
-def test_further_patches_need_a_pool(patch_set: PatchSet) -> None:
+def test_true_labels_need_a_pool(patch_set: PatchSet) -> None:
     with pytest.raises(ValueError, match="arm R needs training patches that were not drawn as labelled, got none"):
-        further_patches(patch_set.without(patch_set), [1, 1, 1])
+        true_labels(patch_set.without(patch_set), CLASSES)
