@@ -89,7 +89,7 @@ class Candidates:
         rows = [r.extra for r in patches.records]
         labels, seed, nearest = (torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest"))
         confidence, distance = (torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance"))
-        origin = torch.tensor([int(r["origin"]) for r in rows]) if all("origin" in r for r in rows) else None
+        origin = torch.tensor([int(r["origin"]) for r in rows]) if rows and "origin" in rows[0] else None
         return cls(patches.images(), labels, seed, confidence, distance, nearest, [r["reason"] for r in rows], origin=origin)
 
     def bank(self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None) -> SyntheticBank:

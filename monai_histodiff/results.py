@@ -19,6 +19,7 @@ from monai_histodiff.candidates import Candidates
 from monai_histodiff.classifiers import ClassifierTraining
 from monai_histodiff.evaluation import Evaluation
 from monai_histodiff.fidelity import class_fidelity
+from monai_histodiff.outcomes import CLAIM
 from monai_histodiff.patchfiles import write_json
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.report import Tile, write_report
@@ -91,7 +92,7 @@ def run_and_report(
     }
     if further is not None:
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
-    results["notes"] = _notes(outcome, evaluation, results.get("agreement"))
+    results["notes"] = _notes(outcome, evaluation, results["differences"], results.get("agreement"))
     if features is not None:
         train, size = patches.select("train"), evaluation.size
         results["generator"] = class_fidelity(evaluation.candidates, train, known, evaluation.test, features, size)
@@ -103,7 +104,8 @@ def run_and_report(
 
 def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
     """Tiles for the report: of each class the most confident accepted candidates, and rejected ones of every reason."""
-    crop, tiles = CenterSpatialCrop(size), []
+    crop, tiles, varied = CenterSpatialCrop(size), [], candidates.origin is not None
+    beside = candidates.nearest if candidates.origin is None else candidates.origin  # labelled patches come first in known
     for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
@@ -111,7 +113,6 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
         rejected = [i for i in rows if candidates.reasons[i] not in (ACCEPTED, "over quota")]
         step = max(1, len(accepted) // per_class)  # over the whole range of accepted confidences, not the best only
         for i in [*accepted[::step][:per_class], *rejected[:: max(1, len(rejected) // per_class)][:per_class]]:
-            beside = candidates.nearest if candidates.origin is None else candidates.origin  # labelled patches come first in known
             real = torch.as_tensor(crop(known[int(beside[i])]["image"])).permute(1, 2, 0).numpy()
             reason = candidates.reasons[i]
             tiles.append(
@@ -121,9 +122,9 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
                     confidence=float(candidates.confidence[i]),
                     seed=int(candidates.seed[i]),
                     reason="" if reason == ACCEPTED else reason,
-                    nearest=real if candidates.origin is None else None,
+                    nearest=None if varied else real,
                     distance=float(candidates.distance[i]),
-                    origin=None if candidates.origin is None else real,
+                    origin=real if varied else None,
                 )
             )
     return tiles
@@ -153,13 +154,22 @@ def _agreement(evaluation: Evaluation, train: PatchSet, further: ClassifierTrain
     )
 
 
-def _notes(outcome: Mapping[str, Any], evaluation: Evaluation, agreement: Mapping[str, Any] | None = None) -> Sequence[str]:
+def _notes(
+    outcome: Mapping[str, Any], evaluation: Evaluation, differences: Mapping[str, Any], agreement: Mapping[str, Any] | None
+) -> Sequence[str]:
     selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
     notes = [
         "The intervals cover the choice of test groups and of training seeds, for one draw of the labelled patches; "
         "another draw can give another answer.",
         "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
     ]
+    if (ceiling := differences.get("R-C")) is not None and evaluation.pool is not None:
+        mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
+        notes.append(
+            f"The ceiling: the {len(evaluation.pool)} training patches that were not drawn as labelled, with their true labels, "
+            f"change balanced accuracy by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}). Synthetic patches can hardly "
+            "bring more."
+        )
     strength = outcome["sampling"].get("strength", 1.0)
     if strength < 1:
         notes.append(

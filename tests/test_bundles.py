@@ -143,6 +143,10 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     assert set(results["differences"]["G-C"]["balanced_accuracy"]) == {"mean", "low", "high"}
     paired = np.mean(np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"]))
     assert results["differences"]["G-C"]["accuracy"]["mean"] == pytest.approx(paired)
+    room = 100 * results["differences"]["R-C"]["balanced_accuracy"]["mean"]
+    left = sum(results["dataset"]["counts"]["train"].values()) - 12
+    notes = [note for note in results["notes"] if note.startswith(f"The ceiling: the {left} training patches")]
+    assert len(notes) == 1 and f"change balanced accuracy by {room:+.1f} points" in notes[0]
     assert results["dataset"]["counts"]["labelled"] == {"pink": 6, "violet": 6}
     assert results["dataset"]["demo"] is False
     selection = results["selection"]
