@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from monai_histodiff.classifiers import ClassifierTraining, predict
 from monai_histodiff.distances import copy_distances, copy_threshold, thumbnails, to_unit
-from monai_histodiff.networks import load_weights, save_weights
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.selection import Selection, fit_temperature, precision_threshold, select
+from monai_histodiff.weights import load_weights, read_state, save_weights
 
 __all__ = ["Critic", "Selector", "fit_critic", "group_folds"]
 
@@ -29,12 +29,11 @@ class Critic(nn.Module):
         num_classes: number of classes.
 
     Attributes:
-        folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold ``k``. ``None`` after
-            :meth:`load`: the file does not keep it.
+        folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold ``k``. ``None`` where that is
+            not known: it was not made by :func:`fit_critic`, or its file tells nothing of it.
     """
 
-    folds: Tensor | None = None
-
+    folds: Tensor | None
     temperature: Tensor
     threshold: Tensor
     precision: Tensor
@@ -46,6 +45,7 @@ class Critic(nn.Module):
         self.num_classes = num_classes
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0))
+        self.register_buffer("folds", None)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``: the members' mean."""
@@ -63,16 +63,16 @@ class Critic(nn.Module):
             batch_size: patches judged at once.
 
         Raises:
-            ValueError: origins are given, but the critic was not fitted in this process, or on fewer patches.
+            ValueError: origins are given, but the critic does not know its folds, or was fitted on fewer patches.
         """
         if origins is None:
             return torch.cat([self(to_unit(part).to(self.temperature.device)).cpu() for part in patches.split(batch_size)])
         if self.folds is None:
-            raise ValueError("to judge variations of patches the critic must know its folds: fit it in this process, got a loaded one")
+            raise ValueError("to judge variations of patches the critic must know its folds (fit_critic tells them), got none")
         if len(origins) != len(patches) or int(origins.min()) < 0 or int(origins.max()) >= len(self.folds):
             span = f"{int(origins.min())} to {int(origins.max())} for {len(patches)} patches"
             raise ValueError(f"origins must name one of the {len(self.folds)} fitted patches for each, got {len(origins)} from {span}")
-        fold, found = self.folds[origins], torch.zeros(len(patches), self.num_classes)
+        fold, found = self.folds.cpu()[origins], torch.zeros(len(patches), self.num_classes)
         for k, member in enumerate(self.members):
             own = fold == k
             if bool(own.any()):
@@ -80,7 +80,7 @@ class Critic(nn.Module):
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, temperature and threshold to one file."""
+        """Write weights, temperature, threshold and folds to one file."""
         save_weights(path, self.state_dict())
 
     @classmethod
@@ -92,6 +92,7 @@ class Critic(nn.Module):
             ValueError: the file cannot be read, or belongs to another architecture.
         """
         critic = cls([network(num_classes=num_classes) for _ in range(members)], num_classes)
+        critic.folds = read_state(path).get("folds")
         return load_weights(critic, path).eval()
 
 

@@ -14,8 +14,8 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from monai_histodiff.distances import to_unit
-from monai_histodiff.networks import checked_device, load_weights
 from monai_histodiff.stain import shift_stains
+from monai_histodiff.weights import checked_device, load_weights
 
 __all__ = ["PairLoss", "PatchEncoder", "PatchViews", "ViewPairPrepareBatch", "linear_probe", "projection_head"]
 

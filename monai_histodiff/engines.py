@@ -120,6 +120,7 @@ class PatchWriter:
         classes: class names, by label.
         critic: where given, judges each patch.
         accepted_only: leave out patches below the critic's threshold.
+        sampler: what made the patches; variations whose ``source_rows`` it has are judged by what has not seen their sources.
     """
 
     def __init__(
@@ -128,8 +129,10 @@ class PatchWriter:
         classes: Sequence[str] = (),
         critic: Critic | None = None,
         accepted_only: bool = False,
+        sampler: GuidedSampler | None = None,
     ) -> None:
         self.root, self.classes, self.critic, self.accepted_only = Path(output_dir), tuple(classes), critic, accepted_only
+        self.sampler = sampler
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -154,7 +157,8 @@ class PatchWriter:
         self._parts.clear()
         scores = torch.full((len(patches),), float("nan"))
         if self.critic is not None:
-            scores = self.critic.probabilities(patches).gather(1, labels[:, None])[:, 0]
+            origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
+            scores = self.critic.probabilities(patches, origins).gather(1, labels[:, None])[:, 0]
             if self.accepted_only:
                 keep = scores >= float(self.critic.threshold)
                 patches, seeds, labels, scores = patches[keep], seeds[keep], labels[keep], scores[keep]

@@ -17,8 +17,8 @@ from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader
 from monai.utils import CommonKeys, set_determinism
 
-from monai_histodiff.networks import write_state
 from monai_histodiff.training import steps_now
+from monai_histodiff.weights import write_state
 
 __all__ = ["EpochSeed", "GradientNorm", "TrainingCheckpoint", "training_scalars"]
 

@@ -8,9 +8,8 @@ shape ``N``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +19,10 @@ from torch import Tensor, nn
 
 from monai_histodiff.autoencoders import PatchAutoencoder
 from monai_histodiff.schedules import NoiseSchedule
-from monai_histodiff.wholefiles import whole_file
+from monai_histodiff.weights import checked_device, load_fitting, load_weights, read_state
 
-__all__ = ["LatentClassifier", "LatentDiffusion", "checked_device", "load_autoencoder", "load_weights", "save_weights", "write_state"]
+__all__ = ["LatentClassifier", "LatentDiffusion", "load_autoencoder"]
 
-Module = TypeVar("Module", bound=nn.Module)
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
 
 
@@ -215,44 +213,6 @@ def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Pa
     return [Path(bundle_dir) / name for name in names]
 
 
-def checked_device(device: str | torch.device) -> torch.device:
-    """The device, or an error that names it.
-
-    Raises:
-        ValueError: the device does not exist on this machine.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be there, got '{device}' ({str(error).splitlines()[0]})") from error
-    return found
-
-
-def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Save a ``state_dict`` by :func:`write_state`.
-
-    Floating-point tensors of two or more dimensions, which is to say weights, are stored in float16; statistics, tables
-    and thresholds keep their precision.
-    """
-    tensors = {k: v.detach().cpu() for k, v in state.items()}
-    write_state(path, {k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone() for k, v in tensors.items()})
-
-
-def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Save tensors and plain values as they are; the file appears complete, or the previous one stays.
-
-    Raises:
-        OSError: the file cannot be written: the disk is full, or there is no permission.
-    """
-    try:
-        with whole_file(path) as draft, open(draft, "wb") as stream:
-            torch.save(dict(state), stream)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        kept = "the previous file is kept" if Path(path).is_file() else "there is no previous file"
-        raise OSError(f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}") from error
-
-
 def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
     """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return the model.
 
@@ -263,38 +223,6 @@ def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> La
         ValueError: the file is not a readable ``state_dict``, or its autoencoder is another.
     """
     prefix = "autoencoder."
-    state = {k.removeprefix(prefix): v for k, v in _read_state(path).items() if k.startswith(prefix)}
-    _load_fitting(model.autoencoder, state, path)
+    state = {k.removeprefix(prefix): v for k, v in read_state(path).items() if k.startswith(prefix)}
+    load_fitting(model.autoencoder, state, path)
     return model
-
-
-def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
-    """Load a ``state_dict`` file strictly into a network and return it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable ``state_dict``, or belongs to another architecture.
-    """
-    _load_fitting(network, _read_state(path), path)
-    return network
-
-
-def _read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"weights must exist, got none at '{path}'")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise ValueError(f"weights must be a readable state_dict, got '{path}' ({type(error).__name__})") from error
-    if not isinstance(state, Mapping):
-        raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
-    return state
-
-
-def _load_fitting(network: nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    own = network.state_dict()
-    shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}
-    wrong = [k for k in own if shapes.get(k) != tuple(own[k].shape)] + [k for k in shapes if k not in own]
-    if wrong:
-        raise ValueError(f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'")
-    network.load_state_dict(state)

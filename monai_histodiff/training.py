@@ -18,7 +18,8 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from monai_histodiff.networks import LatentDiffusion, save_weights
+from monai_histodiff.networks import LatentDiffusion
+from monai_histodiff.weights import save_weights
 
 __all__ = [
     "AutocastInferer",

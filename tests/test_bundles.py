@@ -23,13 +23,23 @@ from monai.data import set_track_meta
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monai_histodiff import Candidates, GuidedSampler, LatentDiffusion, PatchEncoder, PatchSet, SyntheticBank
+from monai_histodiff import (
+    Candidates,
+    Critic,
+    GuidedSampler,
+    LatentDiffusion,
+    PatchClassifier,
+    PatchEncoder,
+    PatchSet,
+    SyntheticBank,
+)
 from monai_histodiff.distances import appearance
 from monai_histodiff.generator_evaluation import denoising_error
 from monai_histodiff.generator_metrics import compare_features, frechet_distance
-from monai_histodiff.networks import PREDICTIONS, load_weights, save_weights
+from monai_histodiff.networks import PREDICTIONS
 from monai_histodiff.patchfiles import PatchRecord, write_patches
 from monai_histodiff.stages import run_stage
+from monai_histodiff.weights import load_weights, save_weights
 from monai_histodiff.zoo import package_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +214,43 @@ def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path
     difference = (sampled.images()[0].int() - candidates.images[wanted].int()).abs()
     assert int(difference.max()) <= 3  # the saved weights are float16
     assert float(sampled.records[0].extra["confidence"]) == pytest.approx(float(candidates.confidence[wanted]), abs=0.02)
+
+
+def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp_path: Path) -> None:
+    """The same seed, the same source, judged by the same member; and more of them, at the settings of the run."""
+    common = {"bundle_root": str(GUIDANCE), "device": "cpu"}
+    settings = {
+        **SMALL_TRAIN,
+        "adaptation_steps": 0,
+        "target_precision": 0.5,
+        "guidance_scales": [3.0],
+        "labels_per_class": 6,
+        "critic_steps": 12,
+    }
+    data, run_dir = str(finetuned.parent / "data"), tmp_path / "run"
+    train = str(GUIDANCE / "configs" / "train.json")
+    run_stage(train, ldm_dir=str(LDM), dataset_dir=data, output_dir=str(run_dir), strength=0.6, **common, **settings)
+    candidates = Candidates.load(run_dir / "candidates")
+    wanted = (candidates.labels == 1).nonzero()[:, 0]
+    assert candidates.origin is not None and len(wanted) >= 3
+    critic = Critic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
+    critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
+    critic.save(run_dir / "models" / "critic.pt")
+    inference: dict[str, Any] = {
+        **{"config_file": str(GUIDANCE / "configs" / "inference.json"), "ldm_dir": str(LDM), **common},
+        **{"weights_dir": str(run_dir / "models"), "classes": ["pink", "violet"], "class": "violet"},
+        **{"seeds": candidates.seed[wanted].tolist(), "accepted_only": False},
+    }
+    run(output_dir=str(tmp_path / "out"), **inference)
+    sampled = PatchSet.open(tmp_path / "out" / "samples")
+    difference = (sampled.images().int() - candidates.images[wanted].int()).abs()
+    assert int(difference.max()) <= 3  # the saved weights are float16
+    scores = torch.tensor([float(record.extra["confidence"]) for record in sampled.records])
+    unseen, everyone = (critic.probabilities(sampled.images(), o)[:, 1] for o in (candidates.origin[wanted], None))
+    assert float((scores - unseen).abs().max()) < 0.2 * float((scores - everyone).abs().max())
+    run(output_dir=str(tmp_path / "noise"), strength=1.0, **inference)
+    other = (PatchSet.open(tmp_path / "noise" / "samples").images().int() - candidates.images[wanted].int()).abs()
+    assert float(other.float().mean()) > 4 * float(difference.float().mean())
 
 
 def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> None:

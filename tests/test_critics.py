@@ -14,6 +14,7 @@ from torch import nn
 from monai_histodiff import ClassifierTraining, Critic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers import PatchClassifier, predict
 from monai_histodiff.critics import group_folds
+from monai_histodiff.weights import save_weights
 
 
 def small(num_classes: int) -> nn.Module:
@@ -196,12 +197,23 @@ def test_critic_survives_saving(critic: Critic, labelled: PatchSet, tmp_path: Pa
     twin = Critic.load(tmp_path / "critic.pt", small, 3, members=3)
     torch.testing.assert_close(twin.probabilities(labelled.images()), critic.probabilities(labelled.images()), atol=0.02, rtol=0)
     assert float(twin.threshold) == float(critic.threshold) and float(twin.temperature) == float(critic.temperature)
-    with pytest.raises(ValueError, match="the critic must know its folds: fit it in this process, got a loaded one"):
-        twin.probabilities(labelled.images(), torch.arange(len(labelled)))
+    origins = torch.arange(len(labelled)).flip(0)
+    judged = (each.probabilities(labelled.images(), origins) for each in (critic, twin))
+    torch.testing.assert_close(*judged, atol=0.02, rtol=0)
     with pytest.raises(ValueError, match="weights must fit the network"):
         Critic.load(tmp_path / "critic.pt", small, 3, members=2)
     with pytest.raises(FileNotFoundError, match="weights must exist"):
         Critic.load(tmp_path / "none.pt", small, 3)
+
+
+def test_a_critic_without_folds_judges_no_variations(critic: Critic, labelled: PatchSet, tmp_path: Path) -> None:
+    """As the files of earlier versions: they load, and all else works."""
+    state = {name: value for name, value in critic.state_dict().items() if name != "folds"}
+    save_weights(tmp_path / "old.pt", state)
+    old = Critic.load(tmp_path / "old.pt", small, 3, members=3)
+    assert old.folds is None and old.probabilities(labelled.images()[:2]).shape == (2, 3)
+    with pytest.raises(ValueError, match="the critic must know its folds \\(fit_critic tells them\\), got none"):
+        old.probabilities(labelled.images(), torch.arange(len(labelled)))
 
 
 def test_selector_rejects_copies_and_wrong_classes(

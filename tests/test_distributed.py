@@ -19,7 +19,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import distributed
 
-from monai_histodiff.networks import load_weights, save_weights
+from monai_histodiff.weights import load_weights, save_weights
 
 LDM = Path(__file__).parents[1] / "bundles" / "histopathology_ldm"
 SMALL_NETWORK: dict[str, Any] = {

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from monai_histodiff import PatchClassifier, PatchEncoder, PatchSet
 from monai_histodiff.encoders import DIHEDRAL, PairLoss, PatchViews, ViewPairPrepareBatch, linear_probe, projection_head
-from monai_histodiff.networks import save_weights
+from monai_histodiff.weights import save_weights
 
 
 def small() -> PatchEncoder:

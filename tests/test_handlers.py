@@ -18,8 +18,8 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 
 from monai_histodiff.handlers import EpochSeed, GradientNorm, TrainingCheckpoint, training_scalars
-from monai_histodiff.networks import load_weights, save_weights, write_state
 from monai_histodiff.training import AutoencoderPrepareBatch, EMAHandler, FiniteLoss, WeightsSaver
+from monai_histodiff.weights import load_weights, save_weights, write_state
 
 EPOCHS, LENGTH = 4, 3
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
-from monai_histodiff.networks import PREDICTIONS, checked_device, load_autoencoder, load_weights, save_weights
+from monai_histodiff.networks import PREDICTIONS, load_autoencoder
+from monai_histodiff.weights import checked_device, load_weights, save_weights
 
 MakeModel = Callable[..., LatentDiffusion]
 

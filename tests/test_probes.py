@@ -8,8 +8,8 @@ import torch
 from conftest import WritePatchSet
 
 from monai_histodiff import LatentDiffusion, PatchEncoder, PatchSet
-from monai_histodiff.networks import save_weights
 from monai_histodiff.probes import EncoderStart, bundle_features, colour_floors
+from monai_histodiff.weights import save_weights
 
 
 def test_colour_floors_see_colour_and_nothing_else(write_patch_set: WritePatchSet, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
-from monai_histodiff.latents import encode_latents, fit_latent_statistics
+from monai_histodiff.latents import by_class, encode_latents, fit_latent_statistics, load_latents, save_latents
 from monai_histodiff.training import (
     AutocastInferer,
     AutoencoderLoss,
@@ -413,3 +413,17 @@ def test_statistics_whiten_and_the_model_agrees(model: LatentDiffusion, patch_se
     with torch.no_grad():
         assert torch.allclose(model.encode(patches), z, atol=3e-2), "what the model encodes from now on"
         assert torch.allclose(model.decode(model.encode(patches)), picture, atol=1e-4), "whitening does not change a picture"
+
+
+def test_latents_survive_saving(tmp_path: Path) -> None:
+    items = [{"image": torch.randn(4, 2, 2).half(), "label": i % 2, "row": i // 3} for i in range(6)]
+    save_latents(tmp_path / "new" / "sources.pt", items)
+    kept = load_latents(tmp_path / "new" / "sources.pt")
+    for key in ("image", "row"):
+        for one, other in zip(by_class(items, 2, key), by_class(kept, 2, key), strict=True):
+            assert torch.equal(one, other) and one.dtype == other.dtype
+    with pytest.raises(FileNotFoundError, match="weights must exist, got none at '.*none.pt'"):
+        load_latents(tmp_path / "none.pt")
+    torch.save({"image": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="a file of latents must hold image, label and row, got no label in '.*other.pt'"):
+        load_latents(tmp_path / "other.pt")

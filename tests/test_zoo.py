@@ -21,7 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_histodiff import LatentDiffusion
-from monai_histodiff.networks import save_weights
+from monai_histodiff.weights import save_weights
 from monai_histodiff.zoo import LARGE, check_bundle, main, package_bundle
 
 ROOT = Path(__file__).parents[1]
