@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -216,7 +217,7 @@ def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path
     assert float(sampled.records[0].extra["confidence"]) == pytest.approx(float(candidates.confidence[wanted]), abs=0.02)
 
 
-def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp_path: Path) -> None:
+def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed, the same source, judged by the same member; and more of them, at the settings of the run."""
     common = {"bundle_root": str(GUIDANCE), "device": "cpu"}
     settings = {
@@ -251,6 +252,19 @@ def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp
     run(output_dir=str(tmp_path / "noise"), strength=1.0, **inference)
     other = (PatchSet.open(tmp_path / "noise" / "samples").images().int() - candidates.images[wanted].int()).abs()
     assert float(other.float().mean()) > 4 * float(difference.float().mean())
+
+    for name, target in (("bundles", BUNDLES), ("out", run_dir), ("my_patches.zip", Path(data))):
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tmp_path / "here" / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path / "here")
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "transform.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(next(block for block in code if "ConfigParser" in block), "transform.md", "exec"), names)
+    bank = names["bank"]
+    bank.options |= {"quota": 2, "max_candidates": 2}
+    names["selector"].threshold = 0.0
+    assert bank.refresh() and len(bank) == 4 and names["sampler"].strength == 0.6
+    bank.close()
 
 
 def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> None:
