@@ -33,8 +33,8 @@ COLUMNS = {  # metric: (name, factor, decimals)
 }
 HOW = (
     "Mean over draws of the labelled patches; 95 % interval of the noise of test groups (bootstrap, not reduced by more draws) "
-    "and of draws and trainings (Student's t over the draws; over the seeds where there is one draw). The p-values are "
-    "corrected by Holm's method over the comparisons of one label count."
+    "and of draws and trainings (Student's t over the draws). Where there is one draw, the interval of its own report. The p-values "
+    "are corrected by Holm's method over the comparisons of one label count."
 )
 
 
@@ -69,7 +69,8 @@ def combine(runs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[
     """Differences in balanced accuracy, combined over draws of the labelled patches.
 
     The test groups are taken to be the same in every draw, as they are where a data set comes with its split; their noise is
-    then not reduced by more draws. Where they differ, the interval is too wide.
+    then not reduced by more draws. Where they differ, the interval is too wide. A single draw keeps interval and p of its own
+    report: there is nothing to combine.
 
     Args:
         runs: the results of each draw, of one label count.
@@ -80,13 +81,14 @@ def combine(runs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[
     """
     found = {}
     for name in (n for n in runs[0]["claims"] if all(n in run["claims"] for run in runs)):
+        if len(runs) == 1:
+            found[name] = {**runs[0]["differences"][name][METRIC], "p": float(runs[0]["claims"][name]["p"])}
+            continue
         values = np.array([run["differences"][name][METRIC]["mean"] for run in runs])
         groups = float(np.mean([run["claims"][name]["group_error"] ** 2 for run in runs])) ** 0.5
-        error, free = runs[0]["claims"][name]["seed_error"], len(runs[0]["seeds"]) - 1
-        if len(runs) > 1:
-            error, free = float(values.std(ddof=1)) / len(runs) ** 0.5, len(runs) - 1
+        error = float(values.std(ddof=1)) / len(runs) ** 0.5
         rng = np.random.default_rng(seed)
-        noise = groups * rng.standard_normal(SAMPLES) + error * rng.standard_t(max(free, 1), SAMPLES)
+        noise = groups * rng.standard_normal(SAMPLES) + error * rng.standard_t(len(runs) - 1, SAMPLES)
         samples = np.clip(values.mean() + noise, -1, 1)
         side = min((samples <= 0).sum(), (samples >= 0).sum())
         low, high = np.quantile(samples, [0.025, 0.975])
