@@ -12,7 +12,7 @@ from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.candidates import Candidates
 from monai_histodiff.patchsets import PatchSet
 
-__all__ = ["ARMS", "COMPARISONS", "NEEDS", "arm_bank", "pseudo_labels", "true_labels"]
+__all__ = ["ARMS", "COMPARISONS", "NEEDS", "SYNTHETIC", "arm_bank", "pseudo_labels", "true_labels"]
 
 ARMS = {
     "A": "real patches, no augmentation, as often as G shows them (fewer steps)",
@@ -30,6 +30,7 @@ ARMS = {
     "R": "C + all further real patches with their true labels: the ceiling",
 }
 COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C")
+SYNTHETIC = ("F", "G", "G0", "H", "I", "S")  # arms that train on candidates
 NEEDS = {"E": ("pool", "critic"), "G0": ("published",), "J": ("features",), "R": ("pool",)}
 
 
@@ -37,7 +38,7 @@ def arm_bank(arm: str, candidates: Candidates, classes: Sequence[str], seed: int
     """The synthetic patches of an arm; arms of the same candidates have as many of each class as were accepted.
 
     Args:
-        arm: F, G, G0 (as G, of other candidates), H, S or I, see :data:`ARMS`.
+        arm: one of :data:`SYNTHETIC`; G0 is as G, of other candidates.
         candidates: all candidates with their outcome.
         classes: class names.
         seed: of the random draw (F) and of the shuffle (S).
@@ -45,8 +46,8 @@ def arm_bank(arm: str, candidates: Candidates, classes: Sequence[str], seed: int
     Raises:
         ValueError: there is no such arm.
     """
-    if arm not in ("F", "G", "G0", "H", "I", "S"):
-        raise ValueError(f"an arm of synthetic patches must be F, G, G0, H, I or S, got '{arm}'")
+    if arm not in SYNTHETIC:
+        raise ValueError(f"an arm of synthetic patches must be one of {', '.join(SYNTHETIC)}, got '{arm}'")
     generator = torch.Generator().manual_seed(seed)
     chosen = candidates.accepted.nonzero()[:, 0]
     if arm == "S":
@@ -88,8 +89,7 @@ def pseudo_labels(
     images = pool.images(size)
     top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
     confidence, label = judge(images[..., top : top + size, left : left + size]).max(1)
-    rows = {k: ((label == k) & (confidence >= threshold)).nonzero()[:, 0] for k in range(len(classes))}
-    return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: confidence[r] for k, r in rows.items()}, rows, classes)
+    return _real_bank(images, torch.where(confidence >= threshold, label, -1), confidence, classes)
 
 
 def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
@@ -107,5 +107,10 @@ def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
     """
     if len(pool) == 0:
         raise ValueError("arm R needs training patches that were not drawn as labelled, got none")
-    images, rows = pool.images(), {k: (pool.labels == k).nonzero()[:, 0] for k in range(len(classes))}
-    return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: torch.ones(len(r)) for k, r in rows.items()}, rows, classes)
+    return _real_bank(pool.images(), pool.labels, torch.ones(len(pool)), classes)
+
+
+def _real_bank(images: Tensor, labels: Tensor, confidence: Tensor, classes: Sequence[str]) -> SyntheticBank:
+    """Real patches under labels; -1 leaves one out."""
+    rows = {k: (labels == k).nonzero()[:, 0] for k in range(len(classes))}
+    return SyntheticBank({k: images[r] for k, r in rows.items()}, {k: confidence[r] for k, r in rows.items()}, rows, classes)

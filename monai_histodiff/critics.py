@@ -16,7 +16,7 @@ from monai_histodiff.classifiers import ClassifierTraining, predict
 from monai_histodiff.distances import copy_distances, copy_threshold, thumbnails, to_unit
 from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.selection import Selection, fit_temperature, precision_threshold, select
-from monai_histodiff.weights import load_weights, read_state, save_weights
+from monai_histodiff.weights import load_fitting, read_state, save_weights
 
 __all__ = ["Critic", "Selector", "fit_critic", "group_folds"]
 
@@ -92,8 +92,10 @@ class Critic(nn.Module):
             ValueError: the file cannot be read, or belongs to another architecture.
         """
         critic = cls([network(num_classes=num_classes) for _ in range(members)], num_classes)
-        critic.folds = read_state(path).get("folds")
-        return load_weights(critic, path).eval()
+        state = read_state(path)
+        critic.folds = state.get("folds")
+        load_fitting(critic, state, path)
+        return critic.eval()
 
 
 def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> Tensor:

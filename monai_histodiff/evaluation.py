@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monai_histodiff import arms as arms_module
 from monai_histodiff import classifiers, encoders, stain, transforms
-from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels, true_labels
+from monai_histodiff.arms import ARMS, COMPARISONS, NEEDS, SYNTHETIC, arm_bank, pseudo_labels, true_labels
 from monai_histodiff.bank import SyntheticBank
 from monai_histodiff.caching import cached, fingerprint
 from monai_histodiff.candidates import Candidates
@@ -185,10 +185,10 @@ class Evaluation:
                 threshold, classes = float(self.critic.threshold), self.labelled.classes
                 self._pseudo = pseudo_labels(self.pool, self.critic.probabilities, threshold, classes, self.size)
             return self._pseudo
-        if arm in ("A", "B", "C", "D", "J"):
-            return None
         if arm == "R" and self.pool is not None:
             return true_labels(self.pool, self.labelled.classes)
+        if arm not in SYNTHETIC:
+            return None
         source = self.published if arm == "G0" and self.published is not None else self.candidates
         return arm_bank(arm, source, self.labelled.classes, seed)
 

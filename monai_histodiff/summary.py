@@ -79,23 +79,27 @@ def combine(runs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[
     Returns:
         For each comparison that all draws have: ``mean``, ``low``, ``high``, ``p`` and ``p_holm``.
     """
-    found = {}
-    for name in (n for n in runs[0]["claims"] if all(n in run["claims"] for run in runs)):
-        if len(runs) == 1:
-            found[name] = {**runs[0]["differences"][name][METRIC], "p": float(runs[0]["claims"][name]["p"])}
-            continue
-        values = np.array([run["differences"][name][METRIC]["mean"] for run in runs])
-        groups = float(np.mean([run["claims"][name]["group_error"] ** 2 for run in runs])) ** 0.5
-        error = float(values.std(ddof=1)) / len(runs) ** 0.5
-        rng = np.random.default_rng(seed)
-        noise = groups * rng.standard_normal(SAMPLES) + error * rng.standard_t(len(runs) - 1, SAMPLES)
-        samples = np.clip(values.mean() + noise, -1, 1)
-        side = min((samples <= 0).sum(), (samples >= 0).sum())
-        low, high = np.quantile(samples, [0.025, 0.975])
-        p = min(1.0, 2 * (side + 1) / (SAMPLES + 1))
-        found[name] = {"mean": float(values.mean()), "low": float(low), "high": float(high), "p": float(p)}
+    names = [name for name in runs[0]["claims"] if all(name in run["claims"] for run in runs)]
+    found = {name: _over_draws(runs, name, seed) if len(runs) > 1 else _reported(runs[0], name) for name in names}
     adjusted = holm({name: row["p"] for name, row in found.items()})
     return {name: {**row, "p_holm": adjusted[name]} for name, row in found.items()}
+
+
+def _reported(run: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {**run["differences"][name][METRIC], "p": float(run["claims"][name]["p"])}
+
+
+def _over_draws(runs: Sequence[Mapping[str, Any]], name: str, seed: int) -> dict[str, float]:
+    values = np.array([run["differences"][name][METRIC]["mean"] for run in runs])
+    groups = float(np.mean([run["claims"][name]["group_error"] ** 2 for run in runs])) ** 0.5
+    error = float(values.std(ddof=1)) / len(runs) ** 0.5
+    rng = np.random.default_rng(seed)
+    noise = groups * rng.standard_normal(SAMPLES) + error * rng.standard_t(len(runs) - 1, SAMPLES)
+    samples = np.clip(values.mean() + noise, -1, 1)
+    side = min((samples <= 0).sum(), (samples >= 0).sum())
+    low, high = np.quantile(samples, [0.025, 0.975])
+    p = min(1.0, 2 * (side + 1) / (SAMPLES + 1))
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "p": float(p)}
 
 
 def _by_labels(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

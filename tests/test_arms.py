@@ -54,7 +54,7 @@ def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(candidates:
 
 @pytest.mark.parametrize("arm", ["A", "C", "E", "J", "Z"])
 def test_arms_without_synthetic_patches_have_no_bank(candidates: Candidates, arm: str) -> None:
-    with pytest.raises(ValueError, match=f"an arm of synthetic patches must be F, G, G0, H, I or S, got '{arm}'"):
+    with pytest.raises(ValueError, match=f"an arm of synthetic patches must be one of F, G, G0, H, I, S, got '{arm}'"):
         arm_bank(arm, candidates, CLASSES)
 
 
