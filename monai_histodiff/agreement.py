@@ -33,7 +33,7 @@ def label_agreement(
 
     Args:
         candidates: with their outcome.
-        others: real labelled training patches that neither guide nor critic was fitted on: what it is fitted on.
+        others: real training patches that neither guide nor critic was fitted on: it is fitted on those that have a label.
         labelled: the patches that guide and critic were fitted on.
         test: real patches of other groups.
         training: its recipe.
@@ -48,7 +48,7 @@ def label_agreement(
         ValueError: there are no other patches, or a class of the candidates has none among them.
     """
     classes = labelled.classes
-    counts = torch.bincount(others.labels, minlength=len(classes))
+    counts = torch.bincount(others.labels[others.labels >= 0], minlength=len(classes))
     if bool((counts == 0).any()):
         name = classes[int(counts.argmin())]
         raise ValueError(f"a further classifier needs training patches of every class beyond the labelled ones, got none of '{name}'")
@@ -66,7 +66,7 @@ def label_agreement(
 
     kept = candidates.accepted
     return {
-        "patches": len(others),
+        "patches": int(counts.sum()),
         "accepted": share(candidates.images[kept], candidates.labels[kept]),
         "candidates": share(candidates.images, candidates.labels),
         "labelled": share(labelled.images(), labelled.labels),

@@ -103,10 +103,10 @@ def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
         Whole patches, to be cropped as the labelled ones are; the confidence is 1, the seed is the row in the pool.
 
     Raises:
-        ValueError: the pool is empty.
+        ValueError: no patch of the pool has a label.
     """
-    if len(pool) == 0:
-        raise ValueError("arm R needs training patches that were not drawn as labelled, got none")
+    if not bool((pool.labels >= 0).any()):
+        raise ValueError(f"arm R needs labels of training patches that were not drawn as labelled, got none on {len(pool)} patches")
     return _real_bank(pool.images(), pool.labels, torch.ones(len(pool)), classes)
 
 

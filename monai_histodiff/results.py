@@ -165,8 +165,9 @@ def _notes(
     ]
     if (ceiling := differences.get("R-C")) is not None and evaluation.pool is not None:
         mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
+        left = int((evaluation.pool.labels >= 0).sum())
         notes.append(
-            f"The ceiling: the {len(evaluation.pool)} training patches that were not drawn as labelled, with their true labels, "
+            f"The ceiling: the {left} training patches that were not drawn as labelled, with their true labels, "
             f"change balanced accuracy by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}). Synthetic patches can hardly "
             "bring more."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 
 __all__ = ["run_stage"]
 
@@ -21,9 +21,14 @@ def run_stage(config_file: str | os.PathLike[str], **overrides: Any) -> None:
 
     Raises:
         SystemExit: the input is bad (a value out of range, a file that is missing or that is there already). The
-            message is that of the first error, without the chain of the configuration that led to it.
+            message is that of the first error, without the chain of the configuration that led to it. An override must
+            be of a key that the config has: MONAI itself takes any, and a misspelt one would change nothing.
     """
     try:
+        parser = ConfigParser()
+        parser.read_config(str(config_file))
+        if unknown := [key for key in overrides if key.split("#")[0] not in parser.get()]:
+            raise ValueError(f"an option must be a key of '{config_file}', got '{unknown[0]}'")
         run(config_file=str(config_file), **overrides)
     except Exception as error:
         cause: BaseException = error

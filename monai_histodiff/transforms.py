@@ -72,10 +72,11 @@ class SyntheticAugment(RandomizableTransform):
             see :func:`even_weights`; ``None`` keeps the class of the patch. A class without accepted patches is never
             drawn, and a patch of such a class is left as it is.
         full_prob_at: patches of a class in the bank from which on the probability is ``prob``; 1 switches the rule off.
+        classes: the names of your class indices, in order, to be compared with the bank's; ``None`` compares nothing.
 
     Raises:
         ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; ``balance`` is negative or gives no weight
-            to any class in the bank.
+            to any class in the bank; ``classes`` are not those of the bank, in their order.
         FileNotFoundError: the folder holds no bank.
     """
 
@@ -87,6 +88,7 @@ class SyntheticAugment(RandomizableTransform):
         prob: float = 0.5,
         balance: Sequence[float] | None = None,
         full_prob_at: int = 25,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f"prob must lie in [0, 1], got {prob}")
@@ -94,6 +96,8 @@ class SyntheticAugment(RandomizableTransform):
             raise ValueError(f"full_prob_at must be at least 1, got {full_prob_at}")
         super().__init__(prob)
         self.bank = bank if isinstance(bank, (SyntheticBank, LiveBank)) else SyntheticBank.load(bank)
+        if classes is not None and tuple(classes) != tuple(self.bank.classes):
+            raise ValueError(f"classes must be the bank's, {list(self.bank.classes)}, in this order, got {list(classes)}")
         self.full_prob_at = full_prob_at
         self.balance = None if balance is None else np.asarray(balance, dtype=float)
         if self.balance is not None:
@@ -145,7 +149,8 @@ class SyntheticAugment(RandomizableTransform):
         """Maybe replace one patch.
 
         Args:
-            img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1]. The replacement has the same type.
+            img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1] (up to what interpolation
+                overshoots). The replacement has the same type.
             label: its class index.
             randomize: draw anew.
 
@@ -153,7 +158,8 @@ class SyntheticAugment(RandomizableTransform):
             The patch and its label; :attr:`record` tells what was done.
 
         Raises:
-            ValueError: the patch has another size than those of the bank.
+            ValueError: the patch, which would be replaced, has another size than those of the bank, another type than these, or
+                values that are far from [0, 1].
         """
         if randomize:
             self.randomize(label)
@@ -162,6 +168,7 @@ class SyntheticAugment(RandomizableTransform):
         patch, new_label = self._drawn.image, self._drawn.label
         if tuple(img.shape) != tuple(patch.shape):
             raise ValueError(f"a patch must have the size of the bank's, {tuple(patch.shape)}, got {tuple(img.shape)}: crop before")
+        _check_values(img)
         if not isinstance(img, torch.Tensor):
             return patch.numpy().copy() if img.dtype == np.uint8 else (patch.numpy() / 255).astype(img.dtype), new_label
         patch = patch.clone() if img.dtype == torch.uint8 else (patch.float() / 255).to(img.dtype)
@@ -174,6 +181,18 @@ class SyntheticAugment(RandomizableTransform):
         if self._drawn is None:
             return {"synthetic": False, "confidence": float("nan"), "seed": -1}
         return {"synthetic": True, "confidence": self._drawn.confidence, "seed": self._drawn.seed}
+
+
+def _check_values(img: Any) -> None:
+    """Patches of 0 to 255 in floating point, as MONAI's ``LoadImage`` reads them, would get replacements that are nearly black."""
+    if str(img.dtype).removeprefix("torch.") == "uint8":
+        return
+    if "float" not in str(img.dtype):
+        raise ValueError(f"a patch must be uint8 or floating point, got {img.dtype}")
+    low, high = float(img.min()), float(img.max())
+    if not (low >= -0.5 and high <= 1.5):
+        rule = "a floating-point patch must lie in [0, 1] (or load it as uint8: LoadImaged(..., dtype=np.uint8))"
+        raise ValueError(f"{rule}, got {low:g} to {high:g}")
 
 
 def soft_label(label: int, confidence: float, num_classes: int) -> Tensor:
@@ -207,6 +226,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
         prob: as in :class:`SyntheticAugment`.
         balance: as in :class:`SyntheticAugment`.
         full_prob_at: as in :class:`SyntheticAugment`.
+        classes: as in :class:`SyntheticAugment`.
         weight_key: the key to write the loss weight to; ``None``: it is not written.
         soft_label_key: the key to write the soft label to; ``None``: it is not written.
         allow_missing_keys: leave items without the key as they are.
@@ -225,13 +245,14 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
         prob: float = 0.5,
         balance: Sequence[float] | None = None,
         full_prob_at: int = 25,
+        classes: Sequence[str] | None = None,
         weight_key: str | None = None,
         soft_label_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
-        self.augment = SyntheticAugment(bank, prob, balance, full_prob_at)
+        self.augment = SyntheticAugment(bank, prob, balance, full_prob_at, classes)
         self.label_key, self.weight_key, self.soft_label_key = label_key, weight_key, soft_label_key
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SyntheticAugmentd:

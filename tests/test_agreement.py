@@ -72,6 +72,14 @@ def test_every_class_is_shown_equally_often(real: list[PatchSet]) -> None:
     assert [shown.count(k) for k in range(3)] == [8, 8, 8] and found["patches"] == len(few) == 17
 
 
+def test_others_without_a_label_are_left_out(real: list[PatchSet]) -> None:
+    others, labelled, test = real
+    records = [replace(r, label="") if i % 2 else r for i, r in enumerate(others.records)]
+    half = PatchSet(others._sources, records, others.classes)
+    found = label_agreement(made_of(labelled, 0), half, labelled, test, replace(TRAINING, steps=2), transform(), 32)
+    assert found["patches"] == 12 and 0 <= found["test"] <= 1
+
+
 def test_every_class_must_be_there(real: list[PatchSet]) -> None:
     others, labelled, test = real
     lacking = PatchSet(others._sources, [r for r in others.records if r.label != "pink"], others.classes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,5 +113,15 @@ def test_true_labels_are_those_of_all_whole_patches(patch_set: PatchSet) -> None
 
 
 def test_true_labels_need_a_pool(patch_set: PatchSet) -> None:
-    with pytest.raises(ValueError, match="arm R needs training patches that were not drawn as labelled, got none"):
+    with pytest.raises(ValueError, match="arm R needs labels of training patches that .*, got none on 0 patches"):
         true_labels(patch_set.without(patch_set), CLASSES)
+
+
+def test_true_labels_need_labels_and_leave_the_others_out(patch_set: PatchSet) -> None:
+    records = [replace(r, label="" if r.label == "pink" else r.label) for r in patch_set.records]
+    bank = true_labels(PatchSet(patch_set._sources, records, CLASSES), CLASSES)
+    pink = CLASSES.index("pink")
+    assert bank.count(pink) == 0 and len(bank) == len(patch_set) - patch_set.counts()["pink"]
+    blind = PatchSet(patch_set._sources, [replace(r, label="") for r in records], CLASSES)
+    with pytest.raises(ValueError, match=f"arm R needs labels of training patches that .*, got none on {len(patch_set)} patches"):
+        true_labels(blind, CLASSES)

@@ -130,6 +130,13 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         run_stage(**settings)
     with pytest.raises(SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"):
         run_stage(**{**settings, "labels_per_class": 5}, replace=True)
+    with pytest.raises(SystemExit, match=r"an option must be a key of '.*evaluate.json', got 'classifier_step'"):
+        run_stage(**settings, classifier_step=3)
+    other = write_stripes(tmp_path / "other", per_class=8, splits=("test", "train"))
+    rows = (other / "manifest.csv").read_text().replace("pink_train_1\n", "pink_test_9\n").replace("pink_test_1\n", "pink_train_1\n")
+    (other / "manifest.csv").write_text(rows)
+    with pytest.raises(SystemExit, match="test groups must be new to the candidates, got 1 they were made with, such as 'pink_train_1'"):
+        run_stage(**{**settings, "dataset_dir": str(other), "arms": ["C"]}, replace=True)
     run_stage(**settings, replace=True, generator_metrics=True, further_steps=3)
     after = json.loads((out / "results.json").read_text())
     new = {path.name[:5] for path in set((out / "cache").iterdir()) - kept}
@@ -174,10 +181,13 @@ def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
     less = {f"{stage}#{name}": value for stage, settings in small.items() for name, value in settings.items()}
     data, out = write_stripes(tmp_path / "data", per_class=8), tmp_path / "out"
     places = {"bundle_root": str(BUNDLES), "dataset_dir": str(data), "output_dir": str(out)}
+    start = "$monai_histodiff.probes.EncoderStart(@ldm_dir)"
+    less |= {"train#strength": 0.5, "evaluate#classifier": start}  # what the entry sets itself, and an expression
     run(config_file=entry, **places, labels_per_class=6, device="cpu", arms=["C", "G"], **less)
     results = json.loads((out / "results.json").read_text())
     assert results["seeds"] == [0, 1, 2, 3, 4] and results["selection"]["target_precision"] == 0.75
     assert results["settings"]["classifier_steps"] == 3 and set(results["generator"]) == {"pink", "violet"}
+    assert results["sampling"]["strength"] == 0.5 and results["settings"]["backbone"] == "patch encoder"
     for stage, settings in json.loads((BUNDLES / "thorough.json").read_text()).items():
         if isinstance(settings, dict):
             assert set(settings) <= set(json.loads((GUIDANCE / "configs" / f"{stage}.json").read_text()))
@@ -204,7 +214,6 @@ def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path
         weights_dir=str(finetuned / "models"),
         output_dir=str(tmp_path / "out"),
         device="cpu",
-        classes=["pink", "violet"],
         seeds=[int(candidates.seed[wanted])],
         accepted_only=False,
         solver_steps=2,
@@ -239,7 +248,7 @@ def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp
     critic.save(run_dir / "models" / "critic.pt")
     inference: dict[str, Any] = {
         **{"config_file": str(GUIDANCE / "configs" / "inference.json"), "ldm_dir": str(LDM), **common},
-        **{"weights_dir": str(run_dir / "models"), "classes": ["pink", "violet"], "class": "violet"},
+        **{"weights_dir": str(run_dir / "models"), "class": "violet"},
         **{"seeds": candidates.seed[wanted].tolist(), "accepted_only": False},
     }
     run(output_dir=str(tmp_path / "out"), **inference)

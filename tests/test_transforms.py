@@ -11,7 +11,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
-from monai.transforms import Compose, MapTransform, RandomizableTransform
+from monai.transforms import Compose, LoadImaged, MapTransform, RandomizableTransform, ScaleIntensityRanged
+from PIL import Image
 
 import monai_histodiff
 from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank, even_weights
@@ -23,7 +24,7 @@ SIDE = 8
 def bank() -> SyntheticBank:
     """Patch i of class k is the constant 100 k + i, so that a value tells which patch it is."""
     arrays = {k: np.stack([np.full((SIDE, SIDE, 3), 100 * k + i, np.uint8) for i in range(25)]) for k in range(2)}
-    out = SyntheticBank.from_arrays(arrays)
+    out = SyntheticBank.from_arrays(arrays, classes=["a", "b"])
     for k in range(2):
         out.confidence[k][:] = torch.linspace(0.5, 0.9, 25)
         out.seeds[k][:] = torch.arange(25) + 1000 * k
@@ -271,6 +272,7 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
         ({"balance": [-1, 2]}, "balance must not be negative"),
         ({"balance": [0, 0, 1]}, "must favour a class"),
         ({"full_prob_at": 0}, "full_prob_at must be at least 1, got 0"),
+        ({"classes": ["b", "a"]}, r"classes must be the bank's, \['a', 'b'\], in this order, got \['b', 'a'\]"),
     ],
 )
 def test_bad_options(bank: SyntheticBank, options: dict[str, Any], message: str) -> None:
@@ -289,6 +291,39 @@ def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:
     assert SyntheticAugmentd("image", bank, prob=1.0, allow_missing_keys=True)({"label": 0}) == {"label": 0}
     with pytest.raises(FileNotFoundError, match="bank.json"):
         SyntheticAugment(tmp_path)
+
+
+@pytest.mark.parametrize("make", [torch.as_tensor, np.asarray])
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (200, np.float32, r"a floating-point patch must lie in \[0, 1\] \(or load it as uint8.*\), got 200 to 200"),
+        (-1.8, np.float64, r"must lie in \[0, 1\].*, got -1.8 to -1.8"),
+        (float("nan"), np.float32, r"must lie in \[0, 1\].*, got nan to nan"),
+        (200, np.int16, r"a patch must be uint8 or floating point, got (torch\.)?int16"),
+    ],
+)
+def test_patches_of_another_range_are_refused(bank: SyntheticBank, make: Any, value: float, dtype: Any, message: str) -> None:
+    item = {"image": make(np.full((3, SIDE, SIDE), value, dtype)), "label": 0}
+    with pytest.raises(ValueError, match=message):
+        SyntheticAugmentd("image", bank, prob=1.0)(item)
+    kept = SyntheticAugmentd("image", bank, prob=0.0)(item)
+    assert kept["image"] is item["image"], "what is not replaced is not looked at"
+
+
+def test_what_monai_loads_is_refused_as_floats_and_taken_as_uint8(tmp_path: Path) -> None:
+    Image.fromarray(np.full((SIDE, SIDE, 3), 180, np.uint8)).save(tmp_path / "patch.png")
+    bank = SyntheticBank.from_arrays({0: np.full((30, SIDE, SIDE, 3), 90, np.uint8)}, classes=["a"])
+    item = {"image": str(tmp_path / "patch.png"), "label": 0}
+    rest = [SyntheticAugmentd("image", bank, prob=1.0, classes=["a"]), ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)]
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\] .*dtype=np.uint8.*, got 180 to 180"):
+        SyntheticAugmentd("image", bank, prob=1.0)(LoadImaged("image", ensure_channel_first=True)(item))
+    out = Compose([LoadImaged("image", ensure_channel_first=True, dtype=np.uint8), *rest])(item)
+    assert out["synthetic"] is True and float(out["image"].min()) == float(out["image"].max()) == pytest.approx(90 / 255)
+
+
+def test_a_class_order_that_is_the_banks_is_taken(bank: SyntheticBank) -> None:
+    assert SyntheticAugmentd("image", bank, prob=1.0, classes=("a", "b"))(real(1))["label"] == 1
 
 
 def test_deepcopy_shares_the_bank_but_not_the_random_state(bank: SyntheticBank) -> None:
