@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from monai_histodiff.bank import SyntheticBank
-from monai_histodiff.critics import Critic, Selector
+from monai_histodiff.critics import Selector
 from monai_histodiff.distances import to_unit
 from monai_histodiff.patchfiles import PatchRecord, write_json, write_patches
 from monai_histodiff.patchsets import PatchSet
@@ -247,11 +247,19 @@ def save_outcome(
     output_dir: str | os.PathLike[str],
     candidates: Candidates,
     classes: Sequence[str],
-    critic: Critic,
+    selector: Any,
     sampler: GuidedSampler,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``candidates/``, ``bank/`` (the accepted ones) and ``outcome.json`` (counts, thresholds, speed, settings).
+
+    Args:
+        output_dir: where they go.
+        candidates: with their outcome.
+        classes: class names.
+        selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``, that judged them.
+        sampler: made them.
+        settings: further plain values.
 
     Returns:
         The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report repeats.
@@ -262,14 +270,13 @@ def save_outcome(
         name: {"candidates": int((candidates.labels == k).sum()), "accepted": int(accepted[candidates.labels == k].sum())}
         for k, name in enumerate(classes)
     }
+    calibrated = {"target_precision": selector.critic.target_precision, "reached_precision": selector.critic.precision}
+    rule = {**calibrated, **selector.settings}
     selection = {
         "candidates": made,
         "accepted": chosen,
         "per_class": per_class,
-        "threshold": round(float(critic.threshold), 6),
-        "target_precision": round(float(critic.target_precision), 6),
-        "reached_precision": round(float(critic.precision), 6),
-        "temperature": round(float(critic.temperature), 6),
+        **{name: value if isinstance(value, str) else round(float(value), 6) for name, value in rule.items()},
         "reasons": {r: candidates.reasons.count(r) for r in sorted(set(candidates.reasons)) if r != ACCEPTED},
     }
     sampling = {

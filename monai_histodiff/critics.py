@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from monai_histodiff.selection import Selection, fit_temperature, precision_thre
 from monai_histodiff.weights import load_fitting, read_state, save_weights
 
 __all__ = ["Critic", "Selector", "fit_critic", "group_folds"]
+
+
+ATTEMPTS = 100  # orders of the groups that are tried until every member sees every class
 
 
 class Critic(nn.Module):
@@ -105,7 +108,8 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
         The fold of each patch, int64.
 
     Raises:
-        ValueError: ``folds`` is below 2, or a class has fewer patches, or fewer groups, than folds.
+        ValueError: ``folds`` is below 2, or a class has fewer patches, or fewer groups, than folds, or lies in one fold alone
+            however the groups are put.
     """
     if folds < 2:
         raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
@@ -118,16 +122,29 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
     content: dict[str, Counter[int]] = {}
     for label, group in zip(labels, groups, strict=True):
         content.setdefault(group, Counter())[label] += 1
+    rng, rarity = np.random.default_rng(seed), Counter(labels)
+    names: list[str] = rng.permutation(sorted(content)).tolist()
+    order = sorted(names, key=lambda g: (min(rarity[y] for y in content[g]), -sum(content[g].values())))  # the hard ones first
+    for _ in range(ATTEMPTS):
+        place = _fill_folds(content, order, rarity, folds)
+        found = torch.tensor([place[g] for g in groups])
+        narrow = [y for y in sorted(set(labels)) if len({place[g] for g in content if content[g][y]}) < 2]
+        if not narrow:
+            return found
+        order = rng.permutation(names).tolist()
+    raise ValueError(f"each class must lie in at least 2 of {folds} folds, or a member would not know it, got 1 for class {narrow[0]}")
+
+
+def _fill_folds(content: Mapping[str, Counter[int]], order: Sequence[str], rarity: Mapping[int, int], folds: int) -> dict[str, int]:
+    """The fold of each group: in turn, the one that has least of its classes."""
     filled = [Counter[int]() for _ in range(folds)]
     place: dict[str, int] = {}
-    names = np.random.default_rng(seed).permutation(sorted(content)).tolist()
-    rarity = Counter(labels)
-    for group in sorted(names, key=lambda g: (min(rarity[y] for y in content[g]), -sum(content[g].values()))):
+    for group in order:
         load = [(sum(f[y] * n / rarity[y] for y, n in content[group].items()), sum(f.values())) for f in filled]
         best = min(range(folds), key=lambda i: load[i])
         filled[best].update(content[group])
         place[group] = best
-    return torch.tensor([place[g] for g in groups])
+    return place
 
 
 def fit_critic(

@@ -77,8 +77,8 @@ class Evaluation:
             interrupted run resumes, and another arm or seed costs only itself.
 
     Raises:
-        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, or training and test groups
-            overlap.
+        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, a labelled or test patch has no
+            label, or training and test groups overlap.
     """
 
     def __init__(
@@ -111,6 +111,9 @@ class Evaluation:
         for arm in arms:
             if missing := [name for name in NEEDS.get(arm, ()) if given[name] is None]:
                 raise ValueError(f"arm {arm} needs {' and '.join(NEEDS[arm])}, got no {' and no '.join(missing)}")
+        for name, part in (("labelled", labelled), ("test", test)):
+            if blind := int((part.labels < 0).sum()):
+                raise ValueError(f"every {name} patch must have a label, got {blind} of {len(part)} without")
         real = set(labelled.groups) | (set(pool.groups) if pool is not None else set())
         if shared := sorted(real & set(test.groups)):
             raise ValueError(f"training and test groups must be disjoint, got {len(shared)} in both, such as '{shared[0]}'")
@@ -128,7 +131,7 @@ class Evaluation:
     def run(self) -> dict[str, list[np.ndarray]]:
         """Train all arms and return their test probabilities, one array for each seed; also in :attr:`probabilities`."""
         items = [{"image": d["image"], "label": d["label"]} for d in (self.labelled[i] for i in range(len(self.labelled)))]
-        test = five_crops(self.test.images(), self.size)
+        test = five_crops(self.test.images(self.size), self.size)
         data = fingerprint(items, test, self.labelled.classes, _code())
         self.probabilities, self.seconds = {}, {}
         for seed in self.seeds:

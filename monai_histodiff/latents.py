@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from monai_histodiff.caching import fingerprint
 from monai_histodiff.networks import LatentDiffusion
+from monai_histodiff.patchsets import PatchSet
 from monai_histodiff.weights import read_state, write_state
 
 __all__ = ["by_class", "encode_latents", "fit_latent_statistics", "load_latents", "save_latents"]
@@ -39,7 +41,7 @@ def encode_latents(
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
         cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used again only for the same
-            autoencoder, statistics, items and repeats. In a distributed training one process encodes and all read it.
+            autoencoder, statistics, files, transform and repeats. In a distributed training one process encodes and all read it.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU; ``row`` is the item's place in the
@@ -83,10 +85,10 @@ def _fingerprint(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
     digest = hashlib.sha256(f"{repeats} {len(patches)}".encode())  # type: ignore[arg-type]
     for value in (*model.autoencoder.state_dict().values(), model.latent_mean, model.latent_std):
         digest.update(value.cpu().numpy().tobytes())
-    records = getattr(getattr(patches, "data", patches), "records", None)
-    if records is None:
+    data = getattr(patches, "data", patches)
+    if not isinstance(data, PatchSet):
         raise ValueError(f"only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, got {type(patches).__name__}")
-    digest.update(repr([(r.path, r.label, r.group) for r in records]).encode())
+    digest.update((data.digest() + fingerprint(getattr(patches, "transform", None))).encode())
     return digest.hexdigest()
 
 

@@ -207,7 +207,10 @@ class LiveBank:
     @property
     def provenance(self) -> dict[str, Any]:
         """Plain values: settings, seed, :attr:`history` and, in the process that samples, SHA-256 of the weights."""
-        out: dict[str, Any] = {"settings": {**self.options, "capacity": self.capacity, "seed": self.seed}, "refreshes": self.history}
+        out: dict[str, Any] = {
+            "settings": {**self.options, "capacity": self.capacity, "seed": self.seed},
+            "refreshes": [dict(row) for row in self.history],
+        }
         if self._source is not None:
             sampler, selector = self._source
             networks = {"model": sampler.model, "weak": sampler.weak, "guide": sampler.guide, "critic": selector.critic}

@@ -20,6 +20,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class PatchSet(Sequence):
                 or a group is on both sides of a split.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        if not paths:
+            raise ValueError("a patch set needs at least one folder or zip, got none")
         sources = [PatchSource(p) for p in paths]
         records = [replace(r, source=i) for i, s in enumerate(sources) for r in read_records(s)]
         sides = defaultdict(set)
@@ -94,6 +97,14 @@ class PatchSet(Sequence):
         """The group of each patch."""
         return [r.group for r in self.records]
 
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all files and of what is recorded of each."""
+        found = hashlib.sha256()
+        for r in self.records:
+            found.update(repr((r.path, r.label, r.group)).encode())
+            found.update(hashlib.sha256(self._sources[r.source].read(r.path)).digest())
+        return found.hexdigest()
+
     def counts(self) -> dict[str, int]:
         """Number of patches of each class."""
         found = Counter(r.label for r in self.records)
@@ -126,6 +137,10 @@ class PatchSet(Sequence):
         """The patches of one split, or of one class, or of both."""
         keep = [r for r in self.records if split in (None, r.split) and label in (None, r.label)]
         return self._with(keep)
+
+    def with_labels(self) -> PatchSet:
+        """The patches that have a label."""
+        return self._with([r for r in self.records if r.label])
 
     def without(self, other: PatchSet) -> PatchSet:
         """The patches of this set that ``other``, drawn from the same sources, does not hold."""
@@ -176,12 +191,15 @@ class PatchSet(Sequence):
         return self._with(parts[0]), self._with(parts[1])
 
     def with_split(self, fraction: float = 0.3, seed: int = 0) -> PatchSet:
-        """This set as it is where a split is recorded; otherwise with ``fraction`` of each class held out as ``test``."""
+        """This set as it is where a split is recorded; otherwise with ``fraction`` of each class held out as ``test``.
+
+        Groups are drawn by their labelled patches; unlabelled ones go where their group goes.
+        """
         if any(r.split == "test" for r in self.records):
             return self
-        parts = self.hold_out(fraction, seed)
-        named = zip(parts, ("train", "test"), strict=True)
-        return self._with([replace(r, split=split) for part, split in named for r in part.records])
+        held = set((self.with_labels() or self).hold_out(fraction, seed)[1].groups)
+        sides = {"train": [r for r in self.records if r.group not in held], "test": [r for r in self.records if r.group in held]}
+        return self._with([replace(r, split=split) for split, side in sides.items() for r in side])
 
     def few(self, labels_per_class: int | str, seed: int = 0) -> PatchSet:
         """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups as possible.
@@ -199,7 +217,7 @@ class PatchSet(Sequence):
         if len(present) < 2:
             raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
         if labels_per_class == "all":
-            return self._with([r for r in self.records if r.label])
+            return self.with_labels()
         share = _share(labels_per_class)
         rng = np.random.default_rng(seed)
         chosen: list[int] = []
@@ -224,10 +242,10 @@ class PatchSet(Sequence):
         return write_patches(folder, ((new, self._sources[r.source].read(r.path)) for new, r in named))
 
 
-def _share(labels_per_class: int | str) -> float:
-    """The share of each class that is asked for, or 0 where it is a number of patches."""
+def _share(labels_per_class: int | str) -> Fraction:
+    """The share of each class that is asked for, or 0 where it is a number of patches; exact, since it will be rounded up."""
     text = str(labels_per_class)
-    share = float(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else 0.0
+    share = Fraction(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else Fraction(0)
     if not 0 < share <= 1 and not (isinstance(labels_per_class, int) and labels_per_class >= 1):
         raise ValueError(f"labels_per_class must be 'all', a share such as '5%', or at least 1, got {labels_per_class!r}")
     return share

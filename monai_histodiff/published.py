@@ -57,7 +57,7 @@ class CentroidSelector:
     @property
     def settings(self) -> dict[str, Any]:
         """The rule in force."""
-        return {"selection": "nearest centroid"}
+        return {"rule": "nearest centroid"}
 
     @torch.no_grad()
     def _features(self, patches: Tensor, batch_size: int = 64) -> Tensor:

@@ -111,7 +111,7 @@ class GuidedSampler:
         if autoguidance > 1 and weak is None:
             raise ValueError(f"autoguidance needs a weak model, got weight {autoguidance} and none")
         if weak is not None and not _same_latents(model, weak):
-            raise ValueError("the weak model must have the autoencoder and the latent shape of the model, got others")
+            raise ValueError("the weak model must have the latents and the noise schedule of the model, got others")
         if guide is not None and guide.in_channels != model.latent_shape[0]:
             raise ValueError(f"the guide must read {model.latent_shape[0]} latent channels, got one for {guide.in_channels}")
         self.model, self.guide, self.weak = model, guide, weak
@@ -166,7 +166,8 @@ class GuidedSampler:
             float32 RGB patches in [0, 1] on the CPU, shape ``N x 3 x H x W``.
 
         Raises:
-            ValueError: labels are given without a guide, differ in number from the seeds, or are out of range.
+            ValueError: labels are given without a guide, or missing where ``strength`` is below 1, differ in number from the
+                seeds, or are out of range.
             FloatingPointError: the network's output is not finite; the message names step, time and class.
             torch.OutOfMemoryError: not even one patch fits into the memory of the device.
         """
@@ -221,6 +222,8 @@ class GuidedSampler:
         if count == 0:
             raise ValueError("at least one seed is needed, got none")
         if labels is None:
+            if self.strength < 1:
+                raise ValueError(f"variations need labels, got none and strength {self.strength}")
             return None
         wanted = torch.as_tensor(labels, dtype=torch.long).clone()  # an inference tensor could not be differentiated by
         if self.guide is None:
@@ -275,7 +278,7 @@ class GuidedSampler:
         return make(schedule, steps, self.strength, self.stop)
 
     def _start(self, noise: Tensor, labels: Tensor | None, generators: Sequence[torch.Generator], schedule: NoiseSchedule) -> Tensor:
-        if self.strength == 1 or labels is None:
+        if labels is None or self.strength == 1:
             return noise * schedule.start_std
         alpha, sigma = schedule.alpha_sigma(torch.tensor(self.strength))
         pairs = zip(labels.tolist(), generators, strict=True)
@@ -284,6 +287,9 @@ class GuidedSampler:
 
 
 def _same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
-    ours, theirs = model.autoencoder.state_dict(), other.autoencoder.state_dict()
-    same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    """All but the UNet and what it predicts."""
+    ours, theirs = (
+        {k: v for k, v in m.state_dict().items() if not k.startswith("unet.") and k != "prediction_code"} for m in (model, other)
+    )
+    same = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
     return same and model.latent_shape == other.latent_shape

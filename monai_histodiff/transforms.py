@@ -102,8 +102,8 @@ class SyntheticAugment(RandomizableTransform):
         self.balance = None if balance is None else np.asarray(balance, dtype=float)
         if self.balance is not None:
             possible = self.balance[: self.bank.num_classes] if isinstance(self.bank, LiveBank) else self._usable_balance()
-            if self.balance.min(initial=0) < 0 or possible.sum() <= 0:
-                raise ValueError(f"balance must not be negative and must favour a class in the bank, got {list(balance or [])}")
+            if not (self.balance.min(initial=0) >= 0 and possible.sum() > 0):
+                raise ValueError(f"balance must not be negative and must favour a class in the bank, got {self.balance.tolist()}")
         self._drawn: BankPatch | None = None
         self._process = os.getpid()
 
@@ -232,6 +232,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
         allow_missing_keys: leave items without the key as they are.
 
     Raises:
+        ValueError: there is more than one key.
         KeyError: the label key is missing.
     """
 
@@ -251,6 +252,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"an item has one patch, to which its label and its record belong, got keys {list(self.keys)}")
         RandomizableTransform.__init__(self, 1.0)
         self.augment = SyntheticAugment(bank, prob, balance, full_prob_at, classes)
         self.label_key, self.weight_key, self.soft_label_key = label_key, weight_key, soft_label_key

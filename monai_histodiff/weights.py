@@ -34,8 +34,8 @@ def checked_device(device: str | torch.device) -> torch.device:
 def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Save a ``state_dict`` by :func:`write_state`.
 
-    Floating-point tensors of two or more dimensions, which is to say weights, are stored in float16; statistics, tables
-    and thresholds keep their precision.
+    Floating-point tensors of two or more dimensions (weights, and the autoencoder's fixed basis) are stored in float16; vectors
+    and single values (latent statistics, tables, thresholds) keep their precision.
     """
     tensors = {k: v.detach().cpu() for k, v in state.items()}
     write_state(path, {k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone() for k, v in tensors.items()})

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -319,7 +320,8 @@ def saved(
     for name, value in (("threshold", 0.7), ("precision", 0.85), ("target_precision", 0.9), ("temperature", 1.5)):
         getattr(critic, name).fill_(value)
     sampler: Any = Settings()
-    path = save_outcome(root, candidates, classes, critic, sampler, {"quota": 4, "draw": 3})
+    judge: Any = SimpleNamespace(critic=critic, settings={"threshold": 0.8, "copy_threshold": 0.1, "temperature": 1.5})
+    path = save_outcome(root, candidates, classes, judge, sampler, {"quota": 4, "draw": 3})
     assert path == root / "outcome.json"
     return candidates, json.loads(path.read_text())
 
@@ -336,7 +338,8 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
         "c",
     ]
     assert sum(row["candidates"] for row in selection["per_class"].values()) == made
-    for name, value in (("threshold", 0.7), ("reached_precision", 0.85), ("target_precision", 0.9), ("temperature", 1.5)):
+    rule = {"threshold": 0.8, "copy_threshold": 0.1, "reached_precision": 0.85, "target_precision": 0.9, "temperature": 1.5}
+    for name, value in rule.items():  # what was in force, not what the critic would have had
         assert math.isclose(selection[name], value, rel_tol=1e-6), name
     assert sampling["interval"] == [-6.0, 6.0] and math.isclose(
         sampling["candidates_per_second"] * sampling["seconds"], made, rel_tol=1e-6

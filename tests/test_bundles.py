@@ -124,7 +124,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     sampling, made = about["sampling"], about["settings"]
     told = [sampling[name] for name in ("mode", "solver", "eta", "scale", "stop")]
     assert told == ["clean", "ddim", 1.0, 10.0, None]
-    assert made["selection"] == "nearest centroid" and made["adaptation_steps"] == 0
+    assert about["selection"]["rule"] == "nearest centroid" and "threshold" not in about["selection"] and made["adaptation_steps"] == 0
     assert set(about["selection"]["reasons"]) <= {"another centroid is nearer", "over quota"}
     with pytest.raises(SystemExit, match="output_dir must be new"):
         run_stage(**settings)
@@ -135,7 +135,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     other = write_stripes(tmp_path / "other", per_class=8, splits=("test", "train"))
     rows = (other / "manifest.csv").read_text().replace("pink_train_1\n", "pink_test_9\n").replace("pink_test_1\n", "pink_train_1\n")
     (other / "manifest.csv").write_text(rows)
-    with pytest.raises(SystemExit, match="test groups must be new to the candidates, got 1 they were made with, such as 'pink_train_1'"):
+    with pytest.raises(SystemExit, match="must be new to the candidates, got 1 they were made with, such as 'pink_train_1'"):
         run_stage(**{**settings, "dataset_dir": str(other), "arms": ["C"]}, replace=True)
     run_stage(**settings, replace=True, generator_metrics=True, further_steps=3)
     after = json.loads((out / "results.json").read_text())

@@ -59,6 +59,13 @@ def test_folds_with_patients_of_several_classes() -> None:
         assert share.min() >= 8
 
 
+def test_no_class_lies_in_one_fold_where_that_can_be_helped() -> None:
+    labels, groups = [0, 0, 0, 0, 1, 1, 1, 1], ["g0", "g0", "g0", "g1", "g1", "g2", "g2", "g2"]
+    for seed in range(20):
+        folds = group_folds(labels, groups, 2, seed)
+        assert folds[3] != folds[0] and folds[3] != folds[5], "g1, which alone has both classes, against the others"
+
+
 def test_folds_follow_from_the_seed() -> None:
     labels, groups = [0, 1] * 10, [f"g{i}" for i in range(20)]
     draws = [tuple(group_folds(labels, groups, 4, seed=s).tolist()) for s in (0, 0, 1, 2, 3)]
@@ -71,6 +78,12 @@ def test_folds_follow_from_the_seed() -> None:
         ([0, 0, 1, 1], ["a", "b", "c", "d"], 1, "at least 2 folds, got 1"),
         ([0, 0, 1], ["a", "b", "c"], 2, "at least 2 patches for 2 folds, got 1 of class 1"),
         ([0, 0, 1, 1], ["a", "b", "c", "c"], 2, "at least 2 groups for 2 folds, got 1 in class 1"),
+        (
+            [0, 0, 1, 1, 2, 2],
+            [*"abbcca"],
+            2,
+            "must lie in at least 2 of 2 folds, or a member would not know it, got 1 for class [012]",
+        ),
     ],
 )
 def test_fold_errors(labels: list[int], groups: list[str], folds: int, message: str) -> None:

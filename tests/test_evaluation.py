@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def test_five_crops_cover_centre_and_corners() -> None:
 def test_errors(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluation(parts, candidates, **options)
+
+
+def test_patches_without_a_label_are_not_tested_on(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+    for name, part in (("labelled", parts[1]), ("test", parts[2])):
+        blind = PatchSet(part._sources, [replace(r, label="") if i == 0 else r for i, r in enumerate(part.records)], part.classes)
+        with pytest.raises(ValueError, match=f"every {name} patch must have a label, got 1 of {len(part)} without"):
+            evaluation(parts, candidates, **{name: blind})
 
 
 def test_overlapping_groups_are_refused(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:

@@ -185,6 +185,14 @@ def test_the_thread_ends_with_its_bank(end: str) -> None:
         assert bank.refresh() and seeds_of(bank, 0) == accepted_of(0, 0), "it may start again"
 
 
+def test_a_snapshot_tells_of_its_own_refreshes_only() -> None:
+    bank = live()
+    bank.refresh()
+    snapshot = bank.snapshot()
+    bank.refresh()
+    assert len(snapshot.provenance["refreshes"]) == 1 and len(bank.provenance["refreshes"]) == 2
+
+
 def test_many_refreshes_leak_nothing() -> None:
     bank = live()
 

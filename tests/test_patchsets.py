@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,11 +326,26 @@ def test_class_with_one_group_cannot_be_split() -> None:
 def test_with_split_names_both_sides_and_respects_a_recorded_split() -> None:
     patches = PatchSet([], records(SIZES), "ABC")
     split = patches.with_split(0.3, seed=4)
-    kept, held = patches.hold_out(0.3, seed=4)
-    assert sorted(paths(split.select("train"))) == sorted(paths(kept)) and sorted(paths(split.select("test"))) == sorted(paths(held))
+    kept, held = patches.with_labels().hold_out(0.3, seed=4)
+    for side, part in (("train", kept), ("test", held)):
+        assert sorted(paths(split.select(side).with_labels())) == sorted(paths(part))
     assert not split.select("")
     assert split.with_split(0.5, seed=9) is split
     assert [len(split.select("test", c)) for c in "ABC"] == [held.counts()[c] for c in "ABC"]
+
+
+def test_unlabelled_patches_go_where_their_group_goes() -> None:
+    labelled = records({"A": [2, 2, 2, 2], "B": [2, 2, 2, 2]})
+    beside = [PatchRecord(f"u{i}.png", "", "", r.group) for i, r in enumerate(labelled)]
+    alone = [PatchRecord(f"slide{i}.png", "", "", "one slide") for i in range(40)]
+    split = PatchSet([], [*labelled, *beside, *alone], "AB").with_split(0.25, seed=1)
+    assert len(split) == 72 and not split.select("")
+    test, train = split.select("test"), split.select("train")
+    assert test.counts() == {"A": 2, "B": 2} and len(test) == 8, "two of each class, and as many unlabelled ones of their groups"
+    assert not set(test.groups) & set(train.groups) and "one slide" in train.groups
+    assert int(test.with_labels().labels.min()) == 0 and len(test.with_labels()) == 4
+    blind = PatchSet([], [replace(r, label="") for r in labelled], "AB").with_split(0.25, seed=1)
+    assert len(blind.select("test")) == 4, "without any label all patches count alike"
 
 
 @pytest.mark.parametrize("k", [1, 3, 8, 20])
@@ -540,6 +556,17 @@ def test_a_share_of_each_class_is_rounded_up() -> None:
     patches = PatchSet([], records(SIZES), ["A", "B", "C"])
     for share, text in ((0.05, "5%"), (0.125, "12.5%"), (1.0, "100%")):
         assert patches.few(text).counts() == {name: math.ceil(share * n) for name, n in patches.counts().items()}
+
+
+@pytest.mark.parametrize(("number", "text"), [(7, "7%"), (14, "14%"), (28, "28%"), (55, "55%"), (56, "56%"), (58, "57.1%")])
+def test_a_share_is_exact_before_it_is_rounded(number: int, text: str) -> None:
+    patches = PatchSet([], records({"A": [1] * 100, "B": [1] * 100}), "AB")
+    assert patches.few(text).counts() == {"A": number, "B": number}
+
+
+def test_no_source_is_refused() -> None:
+    with pytest.raises(ValueError, match="a patch set needs at least one folder or zip, got none"):
+        PatchSet.open([])
 
 
 @pytest.mark.parametrize("wanted", ["0%", "101%", "five", "5 %", "%", 0, -1])

@@ -64,7 +64,7 @@ def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(la
     floats = selector(patches.float() / 255, labels)
     assert torch.allclose(whole.confidence, floats.confidence, atol=1e-6)
     assert not any(member.resnet.fc._forward_pre_hooks for member in critic.members)
-    assert selector.settings == {"selection": "nearest centroid"}
+    assert selector.settings == {"rule": "nearest centroid"}
 
 
 def test_a_class_without_patches_has_no_centroid(labelled: PatchSet, critic: Critic) -> None:

@@ -451,8 +451,17 @@ def test_argument_out_of_range(options: dict[str, Any], message: str, make_sampl
 def test_weak_model_of_other_latents_is_refused(
     other: dict[str, Any], model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]
 ) -> None:
-    with pytest.raises(ValueError, match="the weak model must have the autoencoder and the latent shape of the model, got others"):
+    with pytest.raises(ValueError, match="the weak model must have the latents and the noise schedule of the model, got others"):
         GuidedSampler(model, weak=make_model(**other))
+
+
+@pytest.mark.parametrize("name", ["latent_mean", "latent_std", "schedule.log_snr_table", "schedule.is_flow"])
+def test_weak_model_of_another_scale_or_schedule_is_refused(name: str, model: LatentDiffusion, weak: LatentDiffusion) -> None:
+    GuidedSampler(model, weak=weak)
+    value = weak.get_buffer(name)
+    value.copy_(~value if value.dtype == torch.bool else value * 2 + 1)
+    with pytest.raises(ValueError, match="the weak model must have the latents and the noise schedule of the model, got others"):
+        GuidedSampler(model, weak=weak)
 
 
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
@@ -474,6 +483,12 @@ def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
 def test_labels_and_seeds_that_do_not_fit(labels: Any, seeds: list[int], message: str, make_sampler: MakeSampler) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler()(labels, seeds)
+
+
+def test_variations_need_labels(make_sampler: MakeSampler) -> None:
+    sampler = make_sampler(strength=0.5, sources=[torch.zeros(1, 4, 8, 8)] * 3)
+    with pytest.raises(ValueError, match="variations need labels, got none and strength 0.5"):
+        sampler(None, [1])
 
 
 def test_labels_need_a_guide(model: LatentDiffusion) -> None:

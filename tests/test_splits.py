@@ -37,7 +37,7 @@ def test_a_test_group_that_was_seen_is_refused(parts: tuple[PatchSet, PatchSet, 
     write_split(tmp_path, known, labelled, test)
     adapted_to = known.without(labelled).records[0].group
     torn = PatchSet(test._sources, [replace(test.records[0], group=adapted_to), *test.records[1:]], test.classes)
-    with pytest.raises(ValueError, match=f"test groups must be new to the candidates, got 1 they were made with, such as '{adapted_to}'"):
+    with pytest.raises(ValueError, match=f"must be new to the candidates, got 1 they were made with, such as '{adapted_to}'"):
         check_split(tmp_path, labelled, torn)
 
 

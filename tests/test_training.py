@@ -14,6 +14,7 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, RandFlipd, ScaleIntensityRanged
 from monai.utils import set_determinism
+from PIL import Image
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
@@ -372,12 +373,25 @@ def test_cache_is_used_for_the_same_latents_only(
     assert encode(model, patch_set[:10])[2] == 10, "other patches"
     assert encode(model, patch_set[::-1])[1] == labels[::-1], "another order"
     assert encode(model)[2] == 18
+    encode_latents(model, Dataset(patch_set, Compose([UNIT, RandFlipd("image", prob=0.0)])), cache=cache)
+    assert encode(model)[2] == 18, "another transform"
     model.latent_std.mul_(2)
     halved, _, encoded = encode(model)
     assert encoded == 18 and torch.allclose(halved.float(), first.float() / 2, atol=1e-2), "other statistics"
     with torch.no_grad():
         next(model.unet.parameters()).add_(1)
     assert encode(model)[2] == 0, "the UNet has no part in it"
+
+
+def test_cache_is_not_used_for_other_pictures_of_the_same_names(
+    model: LatentDiffusion, write_patch_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, cache = write_patch_set(tmp_path / "set"), tmp_path / "latents.pt"
+    first = encode_latents(model, Dataset(PatchSet.open(folder), UNIT), cache=cache)
+    picture = next(folder.rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    second = encode_latents(model, Dataset(PatchSet.open(folder), UNIT), cache=cache)
+    assert sum(not torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True)) == 1
 
 
 def test_cache_needs_to_know_its_patches(model: LatentDiffusion, tmp_path: Path) -> None:

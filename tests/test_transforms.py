@@ -271,6 +271,8 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
         ({"prob": 1.5}, "prob must lie in"),
         ({"balance": [-1, 2]}, "balance must not be negative"),
         ({"balance": [0, 0, 1]}, "must favour a class"),
+        ({"balance": np.array([0.0, 0.0, 1.0])}, r"must favour a class in the bank, got \[0.0, 0.0, 1.0\]"),
+        ({"balance": [float("nan"), 1]}, r"balance must not be negative .*, got \[nan, 1.0\]"),
         ({"full_prob_at": 0}, "full_prob_at must be at least 1, got 0"),
         ({"classes": ["b", "a"]}, r"classes must be the bank's, \['a', 'b'\], in this order, got \['b', 'a'\]"),
     ],
@@ -320,6 +322,11 @@ def test_what_monai_loads_is_refused_as_floats_and_taken_as_uint8(tmp_path: Path
         SyntheticAugmentd("image", bank, prob=1.0)(LoadImaged("image", ensure_channel_first=True)(item))
     out = Compose([LoadImaged("image", ensure_channel_first=True, dtype=np.uint8), *rest])(item)
     assert out["synthetic"] is True and float(out["image"].min()) == float(out["image"].max()) == pytest.approx(90 / 255)
+
+
+def test_two_patches_of_one_item_are_refused(bank: SyntheticBank) -> None:
+    with pytest.raises(ValueError, match=r"an item has one patch, .*, got keys \['image', 'other'\]"):
+        SyntheticAugmentd(["image", "other"], bank)
 
 
 def test_a_class_order_that_is_the_banks_is_taken(bank: SyntheticBank) -> None:
