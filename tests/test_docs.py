@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_histodiff import PatchSet
+from monai_histodiff import PatchSet, SyntheticBank
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 
 def test_two_folders_become_one_patch_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,33 @@ def test_two_folders_become_one_patch_set(tmp_path: Path, monkeypatch: pytest.Mo
     assert patches.select("train").counts() == {"ADI": 3, "TUM": 3}
     assert patches.select("test").counts() == {"ADI": 2, "TUM": 2}
     assert patches.images().shape == (10, 3, 140, 140)
+
+
+def test_the_readme_line_of_the_pipeline_takes_files_and_a_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "patch.png")
+    accepted = {k: np.full((30, 16, 16, 3), 50 + 50 * k, np.uint8) for k in range(2)}
+    SyntheticBank.from_arrays(accepted, classes=["normal", "tumour"]).save(tmp_path / "out" / "bank")
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(next(block for block in code if "Compose" in block), "README.md", "exec"), names)
+    names["transform"].set_random_state(0)
+    items = [names["transform"]({"image": "patch.png", "label": 1}) for _ in range(40)]
+    values = {bool(item["synthetic"]): {round(float(v) * 255) for v in (item["image"].min(), item["image"].max())} for item in items}
+    assert values == {True: {100}, False: {200}} and all(item["label"] == 1 for item in items)
+
+
+def test_links_between_the_documents_hold() -> None:
+    pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+    found = 0
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+            path = page.parent / target[0] if target[0] else page
+            if "://" in target[0]:
+                continue
+            assert path.exists(), f"{page.name} links to {target[0]}"
+            if target[1]:
+                heads = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                assert target[1] in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}, target
+            found += 1
+    assert found > 20
