@@ -23,7 +23,7 @@ def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
             exec(compile(block, str(PAGE), "exec"), names)
     finally:
         set_determinism(None)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     printed = capsys.readouterr().out.splitlines()
     assert printed[1] == "True 1.0 -1"
     assert names["weights"] == pytest.approx([0.2, 0.8])  # (1 - 0.5) * 0.8 + 0.5 * 0.2 = 0.5
