@@ -113,7 +113,12 @@ def _scores(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[fl
 
 
 def _arms(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    return {arm: run.get("arm_names", {}).get(arm, "") for run in runs for arm in run["arms"]}
+    """What each arm trains on; and in how many of the runs it is, where it is not in all: its mean is then of these alone."""
+    names = {arm: run.get("arm_names", {}).get(arm, "") for run in runs for arm in run["arms"]}
+    present = {arm: sum(arm in run["arms"] for run in runs) for arm in names}
+    return {
+        arm: words if present[arm] == len(runs) else f"{words} ({present[arm]} of {len(runs)} runs)" for arm, words in names.items()
+    }
 
 
 def _title(labels: str, runs: Sequence[Mapping[str, Any]]) -> str:

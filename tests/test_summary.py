@@ -82,6 +82,14 @@ def test_markdown_has_every_label_count_arm_and_difference(tmp_path: Path) -> No
         assert len({line.count("|") for line in rows}) <= 1, "all rows of a table have its columns"
 
 
+def test_an_arm_that_some_runs_lack_says_of_how_many_it_is() -> None:
+    """Its mean is of other draws than that of the arm above it."""
+    full, short = run(0), run(1)
+    full["arms"]["S"], full["arm_names"]["S"] = full["arms"]["C"], "shuffled"
+    text = to_markdown([full, short])
+    assert "| S | shuffled (1 of 2 runs) | 52.0" in text and "| C | classical | 52.0" in text
+
+
 def test_the_command_prints_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write(tmp_path, run(0, 5), run(0, 25))
     main([*map(str, paths), "--html", str(tmp_path / "page.html")])
