@@ -61,6 +61,14 @@ class Candidates:
         """Bool, shape ``N``."""
         return torch.tensor([r == ACCEPTED for r in self.reasons], dtype=torch.bool)
 
+    def counts(self, rows: Tensor) -> dict[str, int]:
+        """``candidates`` and ``accepted`` among the rows (bool mask); of variations also the ``sources`` of the accepted ones:
+        from how many labelled patches they come.
+        """
+        kept = self.accepted & rows
+        found = {"candidates": int(rows.sum()), "accepted": int(kept.sum())}
+        return found if self.origin is None else {**found, "sources": len(self.origin[kept].unique())}
+
     def save(self, folder: str | os.PathLike[str], classes: Sequence[str]) -> Path:
         """Write all candidates as a patch set of PNG files whose manifest tells what became of each.
 
@@ -265,17 +273,13 @@ def save_outcome(
         The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report repeats.
     """
     root, accepted = Path(output_dir), candidates.accepted
-    chosen, made = int(accepted.sum()), len(accepted)
-    per_class = {
-        name: {"candidates": int((candidates.labels == k).sum()), "accepted": int(accepted[candidates.labels == k].sum())}
-        for k, name in enumerate(classes)
-    }
+    counts = candidates.counts(torch.ones_like(accepted))
+    chosen, made = counts["accepted"], counts["candidates"]
     calibrated = {"target_precision": selector.critic.target_precision, "reached_precision": selector.critic.precision}
     rule = {**calibrated, **selector.settings}
     selection = {
-        "candidates": made,
-        "accepted": chosen,
-        "per_class": per_class,
+        **counts,
+        "per_class": {name: candidates.counts(candidates.labels == k) for k, name in enumerate(classes)},
         **{name: value if isinstance(value, str) else round(float(value), 6) for name, value in rule.items()},
         "reasons": {r: candidates.reasons.count(r) for r in sorted(set(candidates.reasons)) if r != ACCEPTED},
     }

@@ -214,12 +214,17 @@ def _selection(chosen: Mapping[str, Any]) -> str:
     counts = {**chosen.get("per_class", {}), "All classes": chosen}
     made = {name: [count.get(key) for key in ("candidates", "accepted")] for name, count in counts.items()}
     rows = [[escape(name), *(number(n, 0) for n in pair), share(*pair)] for name, pair in made.items()]
+    heads = ["Class", "Candidates", "Accepted", "Rate"]
+    if "sources" in chosen:
+        heads.insert(3, "From\nlabelled patches")
+        for row, count in zip(rows, counts.values(), strict=True):
+            row.insert(3, number(count.get("sources"), 0))
     why = [[escape(key), number(n, 0), share(chosen.get("candidates"), n)] for key, n in chosen.get("reasons", {}).items()]
     least, reached, aim = (float(finite(chosen.get(key))[0]) for key in ("threshold", "reached_precision", "target_precision"))
     met = "is reached" if reached >= aim else "is not reached" if reached < aim else "cannot be checked"
     text = f"A candidate needs a confidence of at least {number(100 * least)} %. On held-out real patches, this threshold "
     text += f"has a precision of {number(100 * reached)} %; the target, {number(100 * aim)} %, {met}."
-    tables = table("Candidates by intended class", ["Class", "Candidates", "Accepted", "Rate"], rows, "plotted")
+    tables = table("Candidates by intended class", heads, rows, "plotted")
     tables += table("Reasons for rejection", ["Reason", "Patches", "Of all candidates"], why, "plotted") if why else ""
     return f"<p>{text}</p><div class=side>{tables}</div>"
 

@@ -177,6 +177,8 @@ def _notes(
             f"Candidates are variations of the labelled patches (strength {strength:g}), near them by design: the check for copies "
             "was off. They are a learned augmentation, not new tissue."
         )
+    if (sources := selection.get("sources")) is not None:
+        notes.append(f"The accepted variations come from {sources} of the {len(evaluation.labelled)} labelled patches.")
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
             f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out real patches at any threshold, "

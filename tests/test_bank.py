@@ -352,6 +352,17 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
     assert sorted(s for v in bank.seeds.values() for s in v.tolist()) == sorted(candidates.seed[candidates.accepted].tolist())
 
 
+def test_counts_of_variations_tell_from_how_many_patches_they_come() -> None:
+    labels, reasons = torch.tensor([0, 0, 0, 0, 1, 1]), ["accepted", "accepted", "accepted", "low confidence", "accepted", "near copy"]
+    zeros, images = torch.zeros(6), torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
+    origin = torch.tensor([3, 3, 5, 7, 9, 9])
+    made = Candidates(images, labels, labels, zeros, zeros, labels, reasons, origin=origin)
+    assert made.counts(labels == 0) == {"candidates": 4, "accepted": 3, "sources": 2}
+    assert made.counts(labels >= 0) == {"candidates": 6, "accepted": 4, "sources": 3}
+    assert made.counts(labels > 1) == {"candidates": 0, "accepted": 0, "sources": 0}
+    assert replace(made, origin=None).counts(labels == 1) == {"candidates": 2, "accepted": 1}
+
+
 def test_outcome_of_a_run_that_accepted_nothing(tmp_path: Path) -> None:
     _, outcome = saved(tmp_path, lambda *_: False)
     assert outcome["selection"]["accepted"] == 0 and outcome["sampling"]["accepted_per_second"] == 0

@@ -243,6 +243,8 @@ def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp
     candidates = Candidates.load(run_dir / "candidates")
     wanted = (candidates.labels == 1).nonzero()[:, 0]
     assert candidates.origin is not None and len(wanted) >= 3
+    told, kept = json.loads((run_dir / "outcome.json").read_text())["selection"], candidates.accepted
+    assert told["sources"] == len(set(candidates.origin[kept].tolist())) == sum(c["sources"] for c in told["per_class"].values())
     critic = Critic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
     critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
     critic.save(run_dir / "models" / "critic.pt")

@@ -308,6 +308,7 @@ OUTCOME = {
     "selection": {
         "candidates": 18,
         "accepted": 6,
+        "sources": 5,
         "per_class": {name: {"candidates": 6, "accepted": 2} for name in CLASSES},
         "threshold": 0.7,
         "target_precision": 0.9,
@@ -360,6 +361,7 @@ def test_run_and_report_writes_results_and_a_page(
     assert "precision of 0.80" in notes and "below the target of 0.90" in notes
     assert all(f"Class {name} is short of its quota: 2 of 4 accepted, from 6 candidates" in notes for name in CLASSES)
     assert "variations of the labelled patches (strength 0.4)" in notes
+    assert "The accepted variations come from 5 of the 18 labelled patches." in notes
     assert "own group" not in notes, "the labelled patches are in groups of two"
 
     page = report.read_text(encoding="utf-8")

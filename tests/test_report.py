@@ -280,6 +280,14 @@ def test_class_without_accepted_patch_is_named(read: Read, results: dict[str, An
     assert read(results, []).text.count("No patch to show.") == 3
 
 
+def test_sources_of_variations_are_a_column(read: Read, results: dict[str, Any]) -> None:
+    chosen = results["selection"]
+    for i, count in enumerate([*chosen["per_class"].values(), chosen]):
+        count["sources"] = i + 2
+    rows = read(results).table("Candidates by")
+    assert [row[3] for row in rows] == [str(i + 2) for i in range(len(rows))] and len(rows[0]) == 5
+
+
 def test_arms_table(read: Read, results: dict[str, Any]) -> None:
     rows = read().table("Mean ± standard deviation over 3 seeds")
     assert len(rows) == len(results["arms"]) + len(results["floors"])
