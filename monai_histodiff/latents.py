@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def encode_latents(
     """
     if cache is None:
         return _items(*_encode(model, patches, repeats, batch_size, num_workers), repeats)
-    key = _fingerprint(model, patches, repeats)
+    key = _key(model, patches, repeats)
     if idist.get_rank() == 0 and not (Path(cache).is_file() and torch.load(cache, weights_only=True)["key"] == key):
         latents, labels = _encode(model, patches, repeats, batch_size, num_workers)
         write_state(cache, {"key": key, "image": latents, "label": labels})
@@ -81,15 +80,12 @@ def _encode(model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: 
     return torch.cat(latents), torch.cat(labels)
 
 
-def _fingerprint(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
-    digest = hashlib.sha256(f"{repeats} {len(patches)}".encode())  # type: ignore[arg-type]
-    for value in (*model.autoencoder.state_dict().values(), model.latent_mean, model.latent_std):
-        digest.update(value.cpu().numpy().tobytes())
+def _key(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
     data = getattr(patches, "data", patches)
     if not isinstance(data, PatchSet):
         raise ValueError(f"only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, got {type(patches).__name__}")
-    digest.update((data.digest() + fingerprint(getattr(patches, "transform", None))).encode())
-    return digest.hexdigest()
+    encoder = (model.autoencoder.state_dict(), model.latent_mean, model.latent_std)
+    return fingerprint(encoder, data.digest(), getattr(patches, "transform", None), repeats)
 
 
 def fit_latent_statistics(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
