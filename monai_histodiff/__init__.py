@@ -41,3 +41,4 @@ from monai_histodiff.transforms import SyntheticAugmentD as SyntheticAugmentD
 from monai_histodiff.transforms import SyntheticAugmentd as SyntheticAugmentd
 from monai_histodiff.transforms import SyntheticAugmentDict as SyntheticAugmentDict
 from monai_histodiff.transforms import even_weights as even_weights
+from monai_histodiff.unets import FineUNet as FineUNet

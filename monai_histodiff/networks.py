@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from monai_histodiff.autoencoders import PatchAutoencoder
 from monai_histodiff.schedules import NoiseSchedule
+from monai_histodiff.unets import FineUNet
 from monai_histodiff.weights import checked_device, load_fitting, load_weights, read_state
 
 __all__ = ["LatentClassifier", "LatentDiffusion", "load_autoencoder"]
@@ -47,7 +48,7 @@ class LatentDiffusion(nn.Module):
     def __init__(
         self,
         autoencoder: PatchAutoencoder,
-        unet: DiffusionModelUNet,
+        unet: DiffusionModelUNet | FineUNet,
         schedule: str | NoiseSchedule = "cosine",
         prediction: str = "velocity",
         patch_size: int = 128,
@@ -216,7 +217,8 @@ def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Pa
 def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
     """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return the model.
 
-    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of the UNet starts from.
+    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of the UNet starts from. A
+    :class:`~monai_histodiff.FineUNet` is shown the autoencoder's components.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -225,4 +227,6 @@ def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> La
     prefix = "autoencoder."
     state = {k.removeprefix(prefix): v for k, v in read_state(path).items() if k.startswith(prefix)}
     load_fitting(model.autoencoder, state, path)
+    if isinstance(model.unet, FineUNet):
+        model.unet.see(model.autoencoder)
     return model
