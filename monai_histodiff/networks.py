@@ -101,18 +101,21 @@ class LatentDiffusion(nn.Module):
     def weak_from_bundle(cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> LatentDiffusion:
         """The weak model of a bundle, ``models/weak.pt``: an earlier state of the same training, for autoguidance.
 
+        It is the network ``weak_def`` of ``configs/inference.json``, or, where that has none, ``network_def``.
+
         Raises:
             FileNotFoundError: the folder is not a bundle, or has no weak model.
             ValueError: the weights cannot be read or do not fit the network.
         """
         config, weak = _files_of_bundle(bundle_dir, "configs/inference.json", "models/weak.pt")
-        return cls._configured(config, weak, device)
+        return cls._configured(config, weak, device, "weak_def")
 
     @classmethod
-    def _configured(cls, config: Path, weights: Path, device: str | torch.device) -> LatentDiffusion:
+    def _configured(cls, config: Path, weights: Path, device: str | torch.device, name: str = "network_def") -> LatentDiffusion:
         parser = ConfigParser()
         parser.read_config(str(config))
-        return load_weights(parser.get_parsed_content("network_def"), weights).to(checked_device(device)).eval()
+        network = parser.get_parsed_content(name if name in parser else "network_def")
+        return load_weights(network, weights).to(checked_device(device)).eval()
 
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to normalised latents."""

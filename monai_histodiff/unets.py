@@ -52,8 +52,8 @@ class FineUNet(nn.Module):
         self.stem = nn.Conv2d(2 * pixels // factor**2, channels, 1)
         self.blocks = nn.ModuleList(_FineBlock(channels) for _ in range(num_res_blocks))
         self.head = nn.Conv2d(channels, pixels // factor**2, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         nn.init.orthogonal_(self.to_pixels.weight)
         self._set_scale()
 
@@ -103,9 +103,8 @@ class _FineBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulate = nn.Linear(EMBEDDING, 2 * channels)
-        for layer in (self.conv2, self.modulate):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.conv2.parameters(), *self.modulate.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         scale, shift = self.modulate(time)[:, :, None, None].chunk(2, 1)

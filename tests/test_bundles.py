@@ -410,7 +410,7 @@ def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
 
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
     """As the configs of the unconditional bundle sample."""
-    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.5)
+    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.25)
 
 
 def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:

@@ -30,13 +30,14 @@ SMALL_NETWORK: dict[str, Any] = {
         "latent_channels": 4,
         "stem": 2,
     },
-    "network_def#unet#in_channels": 4,
-    "network_def#unet#out_channels": 4,
-    "network_def#unet#channels": [32, 32, 32],
-    "network_def#unet#num_head_channels": 32,
+    "network_def#unet#block": 4,
+    "network_def#unet#unet#in_channels": 4,
+    "network_def#unet#unet#out_channels": 4,
+    "network_def#unet#unet#channels": [32, 32, 32],
+    "network_def#unet#unet#num_head_channels": 32,
     "network_def#patch_size": 32,
 }
-SMALL: dict[str, Any] = {"steps": 6, "epoch_length": 2, "batch_size": 2, "held_out": 0.34, "device": "$torch.device('cpu')"}
+SMALL: dict[str, Any] = {"steps": 6, "epoch_length": 2, "batch_size": 2, "held_out": 0.34, "device": "cpu"}
 
 
 class Killed(BaseException):

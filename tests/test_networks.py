@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
@@ -338,6 +339,13 @@ def test_weak_model_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
     weak = LatentDiffusion.weak_from_bundle(str(bundle))
     assert torch.equal(weak.latent_mean, other.latent_mean) and not weak.training
     assert not torch.equal(weak.latent_mean, LatentDiffusion.from_bundle(bundle).latent_mean)
+    path = bundle / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    fine = {"_target_": "monai_histodiff.FineUNet", "unet": config["network_def"]["unet"], "block": 4}
+    path.write_text(json.dumps({**config, "weak_def": config["network_def"], "network_def": {**config["network_def"], "unet": fine}}))
+    assert isinstance(LatentDiffusion.weak_from_bundle(bundle).unet, DiffusionModelUNet), "a weak model may be of another network"
+    with pytest.raises(ValueError, match="weights must fit the network"):
+        LatentDiffusion.from_bundle(bundle)
 
 
 def test_folder_that_is_no_bundle(bundle: Path, tmp_path: Path) -> None:
