@@ -73,16 +73,10 @@ class FineUNet(nn.Module):
         if autoencoder.basis.shape[0] != self.to_pixels.in_channels or autoencoder.factor != self.block:
             ours, theirs = (self.to_pixels.in_channels, self.block), (autoencoder.basis.shape[0], autoencoder.factor)
             raise ValueError(f"autoencoder and UNet must share channels and block, got {theirs} and {ours}")
-        pixels = (autoencoder.basis * autoencoder.scale[..., None]).transpose(0, 1)  # colour x channel x row x column
+        cells = F.pixel_unshuffle(autoencoder.basis * autoencoder.scale[..., None], self.block // self.factor)
         with torch.no_grad():
-            self.to_pixels.weight.copy_(self._gathered(pixels)[:, :, None, None])
+            self.to_pixels.weight.copy_(cells.flatten(1).T[..., None, None])
         self._set_scale()
-
-    def _gathered(self, pixels: Tensor) -> Tensor:
-        """Blocks ``colour x channel x row x column`` as weights, in the order in which pixel-shuffle lays them out."""
-        cell = self.block // self.factor
-        parts = pixels.unflatten(3, (self.factor, cell)).unflatten(2, (self.factor, cell))
-        return parts.permute(0, 3, 5, 2, 4, 1).flatten(0, 4)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """What the UNet predicts, corrected; of the shape of ``x``, ``N x C x h x w``, at timesteps in [0, 1000], shape ``N``."""
