@@ -14,31 +14,69 @@ The pipeline in ten lines::
     Evaluation(few, patches.select("test"), candidates, ...).run()    # does it help?
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from monai_histodiff._version import __version__ as __version__
-from monai_histodiff.autoencoders import PatchAutoencoder as PatchAutoencoder
-from monai_histodiff.bank import SyntheticBank as SyntheticBank
-from monai_histodiff.candidates import Candidates as Candidates
-from monai_histodiff.candidates import sample_candidates as sample_candidates
-from monai_histodiff.classifiers import ClassifierTraining as ClassifierTraining
-from monai_histodiff.classifiers import PatchClassifier as PatchClassifier
-from monai_histodiff.critics import Critic as Critic
-from monai_histodiff.critics import Selector as Selector
-from monai_histodiff.critics import fit_critic as fit_critic
-from monai_histodiff.encoders import PatchEncoder as PatchEncoder
-from monai_histodiff.evaluation import Evaluation as Evaluation
-from monai_histodiff.livebank import LiveBank as LiveBank
-from monai_histodiff.networks import LatentClassifier as LatentClassifier
-from monai_histodiff.networks import LatentDiffusion as LatentDiffusion
-from monai_histodiff.patchsets import PatchSet as PatchSet
-from monai_histodiff.refresh import BankRefresher as BankRefresher
-from monai_histodiff.sampling import GuidedSampler as GuidedSampler
-from monai_histodiff.stain import RandHEJitter as RandHEJitter
-from monai_histodiff.stain import RandHEJitterD as RandHEJitterD
-from monai_histodiff.stain import RandHEJitterd as RandHEJitterd
-from monai_histodiff.stain import RandHEJitterDict as RandHEJitterDict
-from monai_histodiff.transforms import SyntheticAugment as SyntheticAugment
-from monai_histodiff.transforms import SyntheticAugmentD as SyntheticAugmentD
-from monai_histodiff.transforms import SyntheticAugmentd as SyntheticAugmentd
-from monai_histodiff.transforms import SyntheticAugmentDict as SyntheticAugmentDict
-from monai_histodiff.transforms import even_weights as even_weights
-from monai_histodiff.unets import FineUNet as FineUNet
+
+if TYPE_CHECKING:
+    from monai_histodiff.augmentation import BankRefresher as BankRefresher
+    from monai_histodiff.augmentation import LiveBank as LiveBank
+    from monai_histodiff.augmentation import SyntheticAugment as SyntheticAugment
+    from monai_histodiff.augmentation import SyntheticAugmentD as SyntheticAugmentD
+    from monai_histodiff.augmentation import SyntheticAugmentd as SyntheticAugmentd
+    from monai_histodiff.augmentation import SyntheticAugmentDict as SyntheticAugmentDict
+    from monai_histodiff.augmentation import even_weights as even_weights
+    from monai_histodiff.classifiers import ClassifierTraining as ClassifierTraining
+    from monai_histodiff.classifiers import PatchClassifier as PatchClassifier
+    from monai_histodiff.classifiers import PatchEncoder as PatchEncoder
+    from monai_histodiff.data import PatchSet as PatchSet
+    from monai_histodiff.data import RandHEJitter as RandHEJitter
+    from monai_histodiff.data import RandHEJitterD as RandHEJitterD
+    from monai_histodiff.data import RandHEJitterd as RandHEJitterd
+    from monai_histodiff.data import RandHEJitterDict as RandHEJitterDict
+    from monai_histodiff.data import SyntheticBank as SyntheticBank
+    from monai_histodiff.diffusion import FineUNet as FineUNet
+    from monai_histodiff.diffusion import GuidedSampler as GuidedSampler
+    from monai_histodiff.diffusion import LatentClassifier as LatentClassifier
+    from monai_histodiff.diffusion import LatentDiffusion as LatentDiffusion
+    from monai_histodiff.diffusion import PatchAutoencoder as PatchAutoencoder
+    from monai_histodiff.evaluation import Evaluation as Evaluation
+    from monai_histodiff.selection import Candidates as Candidates
+    from monai_histodiff.selection import Critic as Critic
+    from monai_histodiff.selection import Selector as Selector
+    from monai_histodiff.selection import fit_critic as fit_critic
+    from monai_histodiff.selection import sample_candidates as sample_candidates
+
+ROOMS = ("utils", "data", "diffusion", "training", "classifiers", "selection", "augmentation", "evaluation", "report", "bundle")
+
+# What a name is imported from when it is first asked for: the transforms then pull in neither the generator nor a trainer.
+WINGS = {
+    "data": ("SyntheticBank", "PatchSet", "RandHEJitter", "RandHEJitterD", "RandHEJitterd", "RandHEJitterDict"),
+    "diffusion": ("PatchAutoencoder", "LatentClassifier", "LatentDiffusion", "GuidedSampler", "FineUNet"),
+    "classifiers": ("ClassifierTraining", "PatchClassifier", "PatchEncoder"),
+    "selection": ("Candidates", "Critic", "fit_critic", "sample_candidates", "Selector"),
+    "augmentation": (
+        "LiveBank",
+        "BankRefresher",
+        "SyntheticAugment",
+        "SyntheticAugmentD",
+        "SyntheticAugmentd",
+        "SyntheticAugmentDict",
+        "even_weights",
+    ),
+    "evaluation": ("Evaluation",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ROOMS:
+        return import_module(f"{__name__}.{name}")
+    for wing, names in WINGS.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{wing}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *ROOMS, *(name for names in WINGS.values() for name in names)])

@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 
 from monai_histodiff import Candidates, LatentClassifier, LatentDiffusion, PatchAutoencoder, PatchSet
-from monai_histodiff.patchfiles import PatchRecord, write_patches
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 # many tiny tensors: one thread is faster than two, here and in the processes that tests start
 torch.set_num_threads(1)

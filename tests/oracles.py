@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from monai_histodiff.schedules import NoiseSchedule
-from monai_histodiff.solvers import Denoiser
+from monai_histodiff.diffusion.schedules import NoiseSchedule
+from monai_histodiff.diffusion.solvers import Denoiser
 
 
 def amplitudes(schedule: NoiseSchedule, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.selection import Selection
+from monai_histodiff.selection.selector import Selection
 
 SIDE = 8
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -12,14 +14,30 @@ import pytest
 
 import monai_histodiff
 
-PACKAGE = Path(monai_histodiff.__file__).parent
 NAME = "monai_histodiff"
-SOURCES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-MODULES = sorted(set(SOURCES) - {"__init__"})
-NUMERICS = {"schedules", "solvers", "guidance", "selection", "distances", "metrics", "comparisons", "generator_metrics"}
-MAY_PRINT = {"results", "summary", "zoo"}
+PACKAGE = Path(monai_histodiff.__file__).parent
+WINGS = ("utils", "data", "diffusion", "training", "classifiers", "selection", "augmentation", "evaluation", "bundle")
+NUMERICS = {
+    "data.pixels",
+    *(f"diffusion.{name}" for name in ("schedules", "solvers", "guidance", "settings")),
+    *(f"selection.{name}" for name in ("calibration", "copies")),
+    *(f"evaluation.{name}" for name in ("metrics", "statistics", "feature_metrics")),
+}
+LIBRARIES = {"__future__", "collections", "dataclasses", "enum", "math", "numpy", "statistics", "torch", "typing"}
+MAY_PRINT = ("bundle.",)
 LONGEST = 300
+
+
+def dotted(path: Path) -> str:
+    """``data.bank`` for ``data/bank.py``, ``data`` for its door, ``""`` for the package's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+SOURCES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+MODULES = sorted(name for name in SOURCES if "." in name)
+DOORS = sorted(name for name in SOURCES if "." not in name and name != "_version")
 
 
 def imports(name: str) -> set[str]:
@@ -29,93 +47,125 @@ def imports(name: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(part for part in ([NAME] if node.level else []) + [node.module or ""] if part)
-            found |= {f"{NAME}.{alias.name}" for alias in node.names} if base == NAME else {base}
+            assert not node.level, f"{name} imports relatively"
+            found.add(node.module or "")
     return found
 
 
 def own_imports(name: str) -> set[str]:
-    """Names of the package's own modules among them; ``__init__`` for a name taken from the package itself."""
-    own = {found.removeprefix(f"{NAME}.") for found in imports(name) if found.split(".")[0] == NAME}
-    return {module if module in MODULES else "__init__" for module in own}
+    return {found.removeprefix(NAME).removeprefix(".") for found in imports(name) if found.split(".")[0] == NAME}
+
+
+def run_fresh(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_modules_were_found() -> None:
-    assert NUMERICS | MAY_PRINT | {"sampling", "networks", "transforms"} <= set(MODULES)
-    assert {"schedules", "solvers"} <= own_imports("guidance")
+    assert set(MODULES) >= NUMERICS | {"diffusion.sampler", "augmentation.transforms"}
+    assert {name.split(".")[0] for name in MODULES} == {*WINGS, "report"}
+    assert {"diffusion.schedules", "diffusion.solvers"} <= own_imports("diffusion.guidance")
 
 
-def test_imports_run_downward_only() -> None:
-    graph = {name: own_imports(name) for name in MODULES}
-    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, naming the cycle
-    assert set(order) >= set(MODULES)
+def test_a_wing_imports_only_from_wings_before_it() -> None:
+    for name in MODULES:
+        wing = name.split(".")[0]
+        allowed = ("utils", "report") if wing == "report" else WINGS[: WINGS.index(wing) + 1]
+        if wing == "bundle":
+            allowed = (*allowed, "report")
+        wrong = sorted(found for found in own_imports(name) if found.split(".")[0] not in (*allowed, "_version"))
+        assert not wrong, f"{name} imports {wrong}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_modules_import_modules_not_the_package(name: str) -> None:
-    assert "__init__" not in own_imports(name)
+def test_imports_name_modules_and_make_no_circle() -> None:
+    graph = {name: own_imports(name) - {"_version"} for name in MODULES}
+    doors = {name: [found for found in modules if "." not in found] for name, modules in graph.items()}
+    assert not {name: found for name, found in doors.items() if found}, "a module imports modules, not doors"
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(MODULES)  # raises CycleError, naming the circle
 
 
-@pytest.mark.parametrize("name", sorted(NUMERICS))
-def test_numerics_stand_on_torch_and_numpy_alone(name: str) -> None:
-    assert own_imports(name) <= NUMERICS
-    outside = {found.split(".")[0] for found in imports(name)} - {NAME}
-    assert outside <= {"__future__", "collections", "dataclasses", "math", "numpy", "torch", "typing"}
+def test_the_transform_needs_data_and_utils_alone() -> None:
+    assert {found.split(".")[0] for found in own_imports("augmentation.transforms")} <= {"data", "utils"}
+    code = (
+        "import sys, threading; from monai_histodiff import SyntheticAugmentd, SyntheticBank; "
+        f"print(*sorted(m for m in sys.modules if m.startswith('{NAME}.')), threading.active_count())"
+    )
+    *loaded, threads = run_fresh(code).split()
+    heavy = [name for name in loaded if name.split(".")[1] not in ("_version", "augmentation", "data", "utils")]
+    assert not heavy and f"{NAME}.augmentation.transforms" in loaded
+    assert f"{NAME}.augmentation.filling" not in loaded
+    assert int(threads) == int(run_fresh("import monai, threading; print(threading.active_count())"))
+
+
+def test_numerics_stand_on_torch_and_numpy_alone() -> None:
+    for name in sorted(NUMERICS):
+        assert own_imports(name) <= NUMERICS, name
+        outside = {found.split(".")[0] for found in imports(name)} - {NAME}
+        assert outside <= LIBRARIES | ({"PIL", "io"} if name == "data.pixels" else set()), name
 
 
 def test_imports_are_at_the_top_of_the_module() -> None:
-    """Or under ``if`` or ``try``, but not in functions, where they would hide a cycle."""
+    """Or under ``if`` or ``try``, but not in functions, where they would hide a circle."""
     for name, tree in TREES.items():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                hidden = [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
-                own = [n for n in hidden if isinstance(n, ast.ImportFrom) and (n.module or "").startswith(NAME)]
+                own = [n for n in ast.walk(function) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith(NAME)]
                 assert not own, f"{name}.{function.name} imports within its body"
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_every_module_says_what_it_is_and_fits_on_a_few_screens(name: str) -> None:
-    if name != "_version":
-        assert ast.get_docstring(TREES[name])
-    assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST
+def test_every_module_says_what_it_is_and_fits_on_a_few_screens() -> None:
+    for name in (*MODULES, *DOORS):
+        assert ast.get_docstring(TREES[name]), name
+        assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST, name
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_no_print_and_no_assert(name: str) -> None:
+def test_no_print_and_no_assert() -> None:
     """Messages go through logging, and ``python -O`` must not switch a check off."""
-    nodes = list(ast.walk(TREES[name]))
-    assert not [n.lineno for n in nodes if isinstance(n, ast.Assert)]
-    if name not in MAY_PRINT:
-        assert not [n.lineno for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"]
+    for name, tree in TREES.items():
+        nodes = list(ast.walk(tree))
+        assert not [n.lineno for n in nodes if isinstance(n, ast.Assert)], name
+        if not name.startswith(MAY_PRINT):
+            calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+            assert not [n.lineno for n in calls if n.func.id == "print"], name  # type: ignore[attr-defined]
 
 
-def public_names() -> list[str]:
-    return [alias.asname or alias.name for node in TREES["__init__"].body if isinstance(node, ast.ImportFrom) for alias in node.names]
+def typed_names(door: str) -> dict[str, str]:
+    """What a door re-exports, by name: ``from module import X as X``, the form that type checkers take for a public name."""
+    found = {}
+    for node in ast.walk(TREES[door]):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(NAME):
+            assert all(alias.asname == alias.name for alias in node.names), door
+            found |= {alias.name: node.module or "" for alias in node.names}
+    return found
 
 
-def test_the_package_re_exports_explicitly() -> None:
-    """``from module import X as X``: the form that type checkers take for a public name."""
-    for node in TREES["__init__"].body:
-        if isinstance(node, ast.ImportFrom):
-            assert all(alias.asname == alias.name for alias in node.names)
-    names = public_names()
-    assert len(names) == len(set(names)) >= 15
+def test_doors_give_what_they_promise() -> None:
+    for door in DOORS:
+        module = import_module(f"{NAME}.{door}" if door else NAME)
+        for name, source in typed_names(door).items():
+            assert getattr(module, name) is getattr(import_module(source), name), f"{door}.{name}"
 
 
-@pytest.mark.parametrize("name", public_names())
-def test_every_public_name_exists_and_is_documented(name: str) -> None:
-    thing = getattr(monai_histodiff, name)
-    if name != "__version__":
-        assert (inspect.getdoc(thing) or "").strip()
+def test_every_public_name_is_imported_when_asked_for_and_documented() -> None:
+    lazy = {name for names in monai_histodiff.WINGS.values() for name in names}
+    assert lazy == set(typed_names("")) - {"__version__"}
+    assert len(lazy) >= 15 and lazy | set(monai_histodiff.ROOMS) <= set(dir(monai_histodiff))
+    for name in sorted(lazy):
+        thing = getattr(monai_histodiff, name)
         assert thing.__module__.startswith(f"{NAME}.")
-        assert thing.__doc__, f"{name} inherits its docstring"
+        assert (thing.__doc__ or "").strip(), f"{name} inherits its docstring"
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = monai_histodiff.Nothing
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = monai_histodiff.augmentation.Nothing
 
 
-@pytest.mark.parametrize("name", [m for m in MODULES if m != "_version"])
-def test_what_a_module_lists_exists_and_is_documented(name: str) -> None:
-    module = import_module(f"{NAME}.{name}")
-    for public in getattr(module, "__all__", []):
-        thing = getattr(module, public)
-        if inspect.isclass(thing) or inspect.isfunction(thing):
-            assert thing.__module__ == module.__name__, f"{public} is another module's"
-            assert thing.__doc__, f"{public} has no docstring"
+def test_what_a_module_lists_exists_and_is_documented() -> None:
+    for name in MODULES:
+        module = import_module(f"{NAME}.{name}")
+        for public in getattr(module, "__all__", []):
+            thing = getattr(module, public)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                assert thing.__module__ == module.__name__, f"{public} is another module's"
+                assert thing.__doc__, f"{public} has no docstring"

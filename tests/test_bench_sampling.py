@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from monai_histodiff import Critic, GuidedSampler, LatentClassifier, LatentDiffusion, PatchClassifier
-from monai_histodiff.encoders import PatchEncoder
-from monai_histodiff.patchfiles import PatchRecord, write_patches
+from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 
 def load(name: str) -> ModuleType:

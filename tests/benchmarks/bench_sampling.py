@@ -27,9 +27,9 @@ from monai.networks.schedulers import DDIMScheduler
 from torch import Tensor, nn
 
 from monai_histodiff import Critic, GuidedSampler, LatentClassifier, LatentDiffusion, PatchSet
-from monai_histodiff.encoders import PatchEncoder
-from monai_histodiff.generator_metrics import kid
-from monai_histodiff.sampling import candidate_seed
+from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.evaluation.feature_metrics import kid
+from monai_histodiff.utils.processes import candidate_seed
 
 try:
     from diffusers import DPMSolverMultistepScheduler

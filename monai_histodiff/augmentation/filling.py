@@ -1,0 +1,101 @@
+"""``Filling``: one refresh of a live bank, sampled in a thread; and the agreement of distributed processes on it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.selection.quotas import sample_candidates
+from monai_histodiff.selection.selector import Selector
+
+__all__ = ["Filling", "Fresh"]
+
+# Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay locked in the child.
+_sampling = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_sampling.acquire, after_in_parent=_sampling.release, after_in_child=_sampling.release)
+
+
+class Fresh(NamedTuple):
+    """The accepted patches of a refresh.
+
+    Attributes:
+        patches: for each class its ``images`` (uint8 ``N x 3 x H x W``), ``confidence`` and ``seeds``.
+        about: plain values: number of candidates and seconds.
+    """
+
+    patches: list[dict[str, Tensor]]
+    about: dict[str, Any]
+
+
+class Filling:
+    """A thread that samples and selects the patches of one refresh.
+
+    Args:
+        sampler: makes the candidates. On a CUDA device it works on a stream of its own, beside the training.
+        selector: judges them.
+        num_classes: classes to fill.
+        options: further arguments of :func:`monai_histodiff.sample_candidates`.
+
+    Attributes:
+        result: the future :class:`Fresh`.
+    """
+
+    def __init__(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
+        self.result: Future[Fresh] = Future()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(sampler, selector, num_classes, options), name="LiveBank", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, at the latest after the batch under way."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
+        try:
+            with _own_stream(sampler.device):
+                guarded: list[Any] = [_Guarded(part, self._stopped) for part in (sampler, selector)]
+                judged = sample_candidates(guarded[0], guarded[1], num_classes, progress=False, **options)
+            rows = [(judged.accepted & (judged.labels == k)).nonzero()[:, 0] for k in range(num_classes)]
+            columns = {"images": judged.images, "confidence": judged.confidence, "seeds": judged.seed}
+            patches = [{name: column[i] for name, column in columns.items()} for i in rows]
+            self.result.set_result(Fresh(patches, {"candidates": len(judged.labels), "seconds": judged.seconds}))
+        except BaseException as error:
+            self.result.set_exception(error)
+
+
+class _Guarded:
+    """A sampler or selector, no call of which is under way while the process is forked, nor begins once it is stopped."""
+
+    def __init__(self, function: Callable[..., Any], stopped: threading.Event) -> None:
+        self.function, self.stopped = function, stopped
+
+    def __call__(self, *args: Any) -> Any:
+        time.sleep(0.001)  # a fork that waits goes first
+        if self.stopped.is_set():
+            raise InterruptedError("the live bank was closed")
+        with _sampling:
+            return self.function(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
+
+
+def _own_stream(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)

@@ -1,0 +1,14 @@
+"""The generator: latents, noise, denoisers, guidance, solvers, and the sampler that puts them together."""
+
+from monai_histodiff.diffusion.autoencoder import PatchAutoencoder as PatchAutoencoder
+from monai_histodiff.diffusion.guide import LatentClassifier as LatentClassifier
+from monai_histodiff.diffusion.latents import encode_latents as encode_latents
+from monai_histodiff.diffusion.latents import fit_latent_statistics as fit_latent_statistics
+from monai_histodiff.diffusion.model import LatentDiffusion as LatentDiffusion
+from monai_histodiff.diffusion.model import load_autoencoder as load_autoencoder
+from monai_histodiff.diffusion.sampler import GuidedSampler as GuidedSampler
+from monai_histodiff.diffusion.schedules import NoiseSchedule as NoiseSchedule
+from monai_histodiff.diffusion.sources import by_class as by_class
+from monai_histodiff.diffusion.sources import load_latents as load_latents
+from monai_histodiff.diffusion.sources import save_latents as save_latents
+from monai_histodiff.diffusion.unet import FineUNet as FineUNet

@@ -1,0 +1,12 @@
+"""Do synthetic patches help? Arms, the experiment, its statistics and verdict; and how good a generator is."""
+
+from monai_histodiff.evaluation.arms import ARMS as ARMS
+from monai_histodiff.evaluation.arms import COMPARISONS as COMPARISONS
+from monai_histodiff.evaluation.experiment import Evaluation as Evaluation
+from monai_histodiff.evaluation.generator import denoising_error as denoising_error
+from monai_histodiff.evaluation.generator import evaluate_generator as evaluate_generator
+from monai_histodiff.evaluation.generator import probe_reconstructions as probe_reconstructions
+from monai_histodiff.evaluation.generator import write_evaluation as write_evaluation
+from monai_histodiff.evaluation.synthetic import class_fidelity as class_fidelity
+from monai_histodiff.evaluation.synthetic import label_agreement as label_agreement
+from monai_histodiff.evaluation.verdict import compare_arms as compare_arms

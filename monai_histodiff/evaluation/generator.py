@@ -1,0 +1,222 @@
+"""How good a generator is: its samples, and its autoencoder's reconstructions, beside real patches of other groups."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from monai.data import DataLoader
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
+from monai_histodiff.data.pixels import appearance, patch_grid, thumbnails, to_unit
+from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance, nearest_distances
+from monai_histodiff.evaluation.metrics import classification_metrics
+from monai_histodiff.selection.copies import copy_distances, flag_copies
+from monai_histodiff.utils.files import write_json
+
+__all__ = ["denoising_error", "evaluate_generator", "probe_reconstructions", "write_evaluation"]
+
+
+class _Described(NamedTuple):
+    features: Tensor
+    thumbnails: Tensor
+    appearance: Tensor
+
+
+def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> _Described:
+    """Batches of patches in [0, 1]: features, 16 x 16 thumbnails, colour and contrast, all on the CPU."""
+    parts = [(encoder.features(batch), thumbnails(batch).cpu(), appearance(batch).cpu()) for batch in batches]
+    return _Described(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _compared(real: _Described, samples: _Described) -> dict[str, float]:
+    """The figures of the features, and ``appearance``: Frechet distance of colour and contrast, in the real patches' deviations."""
+    scale = real.appearance.std(0).clamp(min=1 / 255)
+    distance = frechet_distance(real.appearance / scale, samples.appearance / scale)
+    return {**compare_features(real.features, samples.features), "appearance": distance}
+
+
+def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
+    for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc=name):
+        yield torch.as_tensor(batch["image"])
+
+
+def _bytes(patches: Tensor) -> Tensor:
+    """In 8 bits, as the real patches are."""
+    return (patches * 255).round().to(torch.uint8).cpu()
+
+
+@torch.no_grad()
+def _reconstruct(model: LatentDiffusion, batch: Tensor) -> Tensor:
+    return to_unit(_bytes(model.decode(model.encode(batch.to(model.latent_mean.device)))))
+
+
+def evaluate_generator(
+    sampler: GuidedSampler,
+    encoder: PatchEncoder,
+    train: Dataset,
+    held_out: Dataset,
+    weights: Tensor,
+    output_dir: str | os.PathLike[str],
+    num_samples: int = 2000,
+    batch_size: int = 64,
+    percentile: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare unconditional samples with real patches of groups that the generator never saw.
+
+    The same figures are taken of as many training patches, which is what a perfect generator would reach (the floor), and
+    of their reconstructions, which is what the autoencoder alone costs. Copies are looked for in the features and in
+    thumbnails (see :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set than
+    ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to ``samples.png``.
+
+    Args:
+        sampler: makes the samples, of seeds 0, 1, ...
+        encoder: gives the features.
+        train: the generator's training patches; items hold ``"image"``, RGB in [0, 1].
+        held_out: patches of other groups, likewise.
+        weights: of each training patch in the generator's training, by which the floor's patches are drawn.
+        output_dir: receives the grid.
+        num_samples: number of samples, and of patches of the floor, at most as many as there are training patches.
+        batch_size: patches at once.
+        percentile: see above.
+        seed: draws the floor's patches.
+
+    Returns:
+        ``samples``, ``reconstructions`` and ``floor``: each with the figures of
+        :func:`~monai_histodiff.evaluation.feature_metrics.compare_features` and ``appearance``, the Frechet distance of
+        :func:`~monai_histodiff.data.pixels.appearance` in units of the held-out patches' standard deviations; ``copies``: counts
+        among the samples, and among the held-out patches, by features and by thumbnails; ``numbers`` of patches.
+
+    Raises:
+        ValueError: there are too few samples or patches for the figures.
+    """
+    n = min(num_samples, len(weights))
+    drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
+    starts = tqdm(range(0, num_samples, batch_size), desc="sample")
+    generated = torch.cat([_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))) for i in starts])
+    samples = _describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
+    real = _describe(encoder, _images(held_out, batch_size, "held-out patches"))
+    known = _describe(encoder, _images(train, batch_size, "training patches"))
+    floor = Subset(train, drawn.tolist())
+    rebuilt = _describe(encoder, (_reconstruct(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")))
+    target = Path(output_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(patch_grid(to_unit(generated[:64]))).save(target / "samples.png")
+    copies: dict[str, Any] = {"percentile": percentile}
+    measures: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+        "features": nearest_distances,
+        "thumbnails": copy_distances,
+    }
+    for name, nearest in measures.items():
+        references = getattr(known, name)
+        near, usual = nearest(getattr(samples, name), references)[0], nearest(getattr(real, name), references)[0]
+        copies[name] = {
+            "samples": int(flag_copies(near, usual, percentile).sum()),
+            "held_out": int(flag_copies(usual, usual, percentile).sum()),
+        }
+    return {
+        "samples": _compared(real, samples),
+        "reconstructions": _compared(real, rebuilt),
+        "floor": _compared(real, _Described(*(part[drawn] for part in known))),
+        "copies": copies,
+        "numbers": {"samples": num_samples, "floor": n, "held_out": len(real.features), "train": len(known.features)},
+    }
+
+
+def probe_reconstructions(
+    model: LatentDiffusion, encoder: PatchEncoder, train: Dataset, test: Dataset, batch_size: int = 64
+) -> dict[str, float]:
+    """What a classifier of real patches loses on reconstructions: a linear probe on the encoder's features.
+
+    Args:
+        model: its autoencoder reconstructs.
+        encoder: gives the features.
+        train: real labelled patches; items hold ``"image"``, RGB in [0, 1], and ``"label"``.
+        test: patches of other groups, likewise.
+        batch_size: patches at once.
+
+    Returns:
+        ``accuracy`` and ``balanced_accuracy`` on the real test patches, the same with ``_reconstructed``, and the difference
+        of each with ``_lost``.
+    """
+
+    def read(dataset: Dataset, reconstruct: bool) -> tuple[Tensor, Tensor]:
+        parts = []
+        for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="reconstructions" if reconstruct else "labelled patches"):
+            image = torch.as_tensor(batch["image"])
+            parts.append((encoder.features(_reconstruct(model, image) if reconstruct else image), torch.as_tensor(batch["label"])))
+        features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return features, labels
+
+    probe = linear_probe(*read(train, False))
+    results = {}
+    for suffix in ("", "_reconstructed"):
+        features, labels = read(test, bool(suffix))
+        found = classification_metrics(probe(features).softmax(1).double().numpy(), labels.numpy())
+        results.update({name + suffix: found[name] for name in ("accuracy", "balanced_accuracy")})
+    lost = {f"{name}_lost": results[name] - results[f"{name}_reconstructed"] for name in ("accuracy", "balanced_accuracy")}
+    return {**results, **lost}
+
+
+@torch.no_grad()
+def denoising_error(
+    model: LatentDiffusion,
+    patches: Dataset,
+    log_snr: Sequence[float] = (-4.0, -2.0, 0.0, 2.0, 4.0),
+    batch_size: int = 64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How well the model denoises patches, whatever it predicts: its error beside that of the best linear denoiser.
+
+    The mean squared error of the estimated ``z0`` at a log signal-to-noise ratio is, up to a known factor, what the likelihood
+    bound integrates (Kingma et al. 2021, arXiv:2107.00630, eq. 14), so models of the same latents can be compared by it. It is
+    divided by the error of the Wiener filter, the best linear denoiser that treats all places alike, given the spectrum of
+    these very latents.
+
+    Args:
+        model: the model.
+        patches: held-out patches, or others; items hold ``"image"``, RGB in [0, 1].
+        log_snr: the ratios.
+        batch_size: patches at once.
+        seed: of the noise.
+
+    Returns:
+        ``log_snr``; ``relative_error`` at each, 1 for a model that does no better than the linear denoiser; their ``mean``.
+    """
+    device = model.latent_mean.device
+    z = torch.cat([model.encode(batch.to(device)).cpu() for batch in _images(patches, batch_size, "latents")])
+    spectrum = torch.fft.fft2(z, norm="ortho").abs().square().mean(0)
+    generator, errors = torch.Generator().manual_seed(seed), []
+    for value in tqdm(log_snr, desc="denoising error"):
+        t = model.schedule.time(torch.tensor([value], device=device))
+        alpha, sigma = (v.cpu() for v in model.schedule.alpha_sigma(t))
+        noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator)
+        own = torch.cat([model.denoise(part.to(device), t.expand(len(part))).float().cpu() for part in noisy.split(batch_size)])
+        gain = alpha * spectrum / (alpha**2 * spectrum + sigma**2)
+        linear = torch.fft.ifft2(torch.fft.fft2(noisy) * gain).real
+        errors.append(float((own - z).square().mean() / (linear - z).square().mean()))
+    return {"log_snr": list(log_snr), "relative_error": errors, "mean": sum(errors) / len(errors)}
+
+
+def write_evaluation(output_dir: str | os.PathLike[str], **parts: Any) -> Path:
+    """Write the parts as ``evaluation.json``, and log them.
+
+    Args:
+        output_dir: the folder, made if missing.
+        parts: what JSON can hold, and 0-dimensional tensors, by name.
+    """
+    text = json.dumps(parts, indent=2, default=float)
+    logging.getLogger(__name__).info(text)
+    return write_json(Path(output_dir) / "evaluation.json", json.loads(text))

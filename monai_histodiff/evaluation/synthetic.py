@@ -1,0 +1,137 @@
+"""The accepted patches of each class: how close they are to real ones, and whether their labels are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.transforms import CenterSpatialCrop, Compose
+from torch import Tensor
+
+from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import recompressed
+from monai_histodiff.evaluation.feature_metrics import compare_features
+from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.selection.copies import copy_distances, flag_copies
+
+__all__ = ["class_fidelity", "label_agreement"]
+
+NEIGHBOURS = 5
+
+
+def class_fidelity(
+    candidates: Candidates,
+    train: PatchSet,
+    labelled: PatchSet,
+    test: PatchSet,
+    features: Callable[[Tensor], Tensor],
+    size: int,
+    percentile: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Figures of the accepted patches of each class, and of as many real training patches of it: the floor.
+
+    Both are compared with the real test patches of the class, which no model has seen. The figures depend on the number of
+    patches, which is the same on both sides. All patches are cropped to ``size`` and pass through JPEG.
+
+    Args:
+        candidates: all candidates with their outcome.
+        train: all real training patches, for the floor; their labels are used here, and nowhere else.
+        labelled: those that generator, guide and critic were fitted on, and that could have been copied.
+        test: patches of other groups.
+        features: uint8 patches ``N x 3 x size x size`` to features ``N x D``.
+        size: height and width of the patches.
+        percentile: a sample is called a copy if it lies nearer to a labelled patch than all but ``percentile`` per cent of the
+            test patches do, by :func:`~monai_histodiff.selection.copies.copy_distances`.
+        seed: draws the patches of the larger side.
+
+    Returns:
+        For each class: ``samples`` and ``floor``, each the figures of
+        :func:`~monai_histodiff.evaluation.feature_metrics.compare_features`, or ``None`` where a side has too few patches; ``copies``,
+        counts among ``samples`` and, by the same rule, ``held_out``; ``numbers`` of ``real``, ``compared`` and ``accepted``.
+    """
+    crop, generator = CenterSpatialCrop(size), torch.Generator().manual_seed(seed)
+
+    def load(patches: PatchSet) -> Tensor:
+        return recompressed(torch.stack([torch.as_tensor(crop(image)) for image in patches.images(size)]))
+
+    def some(x: Tensor, count: int) -> Tensor:
+        return x[torch.randperm(len(x), generator=generator)[:count]]
+
+    known, unseen = load(labelled), load(test)
+    usual, real = copy_distances(unseen, known)[0], features(unseen)
+    found: dict[str, Any] = {}
+    for k, name in enumerate(labelled.classes):
+        own, accepted = real[test.labels == k], recompressed(candidates.images[candidates.accepted & (candidates.labels == k)])
+        others = train.select(label=name)
+        n = min(len(accepted), len(others))
+        enough = min(n, len(own)) > NEIGHBOURS
+        sides = {"samples": accepted, "floor": load(others)} if enough else {"samples": None, "floor": None}
+        copies = flag_copies(copy_distances(accepted, known)[0], usual, percentile) if len(accepted) else torch.zeros(0)
+        found[name] = {
+            **{side: None if x is None else compare_features(own, features(some(x, n)), NEIGHBOURS) for side, x in sides.items()},
+            "copies": {"samples": int(copies.sum()), "held_out": int(flag_copies(usual, usual, percentile)[test.labels == k].sum())},
+            "numbers": {"real": len(own), "compared": n if enough else 0, "accepted": len(accepted)},
+        }
+    return found
+
+
+def label_agreement(
+    candidates: Candidates,
+    others: PatchSet,
+    labelled: PatchSet,
+    test: PatchSet,
+    training: ClassifierTraining,
+    transform: Compose,
+    size: int,
+) -> dict[str, Any]:
+    """How often a further classifier gives a candidate its intended class.
+
+    It reads the labels of patches that the method treats as unlabelled: a measurement for data whose labels are known, not
+    a part of the method. It is shown every class equally often: a class of which there are few other patches would else never
+    be its answer. Read the figures beside one another: what the classifier does with real patches bounds what it can say of
+    synthetic ones.
+
+    Args:
+        candidates: with their outcome.
+        others: real training patches that neither guide nor critic was fitted on: it is fitted on those that have a label.
+        labelled: the patches that guide and critic were fitted on.
+        test: real patches of other groups.
+        training: its recipe.
+        transform: its random transform, from whole uint8 patches to floating-point ones of ``size``.
+        size: height and width that it sees; larger patches are judged by their centre.
+
+    Returns:
+        ``patches`` (that it was fitted on) and the shares, in [0, 1], to which it gives their class: of the ``accepted``
+        candidates (``None`` if there are none), of all ``candidates``, of the ``labelled`` and of the ``test`` patches.
+
+    Raises:
+        ValueError: there are no other patches, or a class of the candidates has none among them.
+    """
+    classes = labelled.classes
+    counts = torch.bincount(others.labels[others.labels >= 0], minlength=len(classes))
+    if bool((counts == 0).any()):
+        name = classes[int(counts.argmin())]
+        raise ValueError(f"a further classifier needs training patches of every class beyond the labelled ones, got none of '{name}'")
+    most, each = int(counts.max()), [others[i] for i in range(len(others))]
+    rows = [(others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most] for k in range(len(classes))]
+    items = [{"image": each[i]["image"], "label": each[i]["label"]} for i in torch.cat(rows).tolist()]
+    network = training(items, transform, len(classes), 0, "further classifier")
+    crop = CenterSpatialCrop(size)
+
+    def share(images: Tensor, labels: Tensor) -> float | None:
+        if len(images) == 0:
+            return None
+        views = torch.stack([torch.as_tensor(crop(image)) for image in images])
+        return float((predict(network, views).argmax(1) == labels).double().mean())
+
+    kept = candidates.accepted
+    return {
+        "patches": int(counts.sum()),
+        "accepted": share(candidates.images[kept], candidates.labels[kept]),
+        "candidates": share(candidates.images, candidates.labels),
+        "labelled": share(labelled.images(), labelled.labels),
+        "test": share(test.images(), test.labels),
+    }

@@ -1,0 +1,11 @@
+"""From candidates to accepted patches: the critic, its calibration, the check for copies, quotas."""
+
+from monai_histodiff.selection.candidates import Candidates as Candidates
+from monai_histodiff.selection.critic import Critic as Critic
+from monai_histodiff.selection.critic import fit_critic as fit_critic
+from monai_histodiff.selection.critic import group_folds as group_folds
+from monai_histodiff.selection.quotas import sample_candidates as sample_candidates
+from monai_histodiff.selection.quotas import tune_scale as tune_scale
+from monai_histodiff.selection.selector import CentroidSelector as CentroidSelector
+from monai_histodiff.selection.selector import Selection as Selection
+from monai_histodiff.selection.selector import Selector as Selector

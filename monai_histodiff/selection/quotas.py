@@ -1,0 +1,208 @@
+"""Sample until each class has its quota; and the guidance scale that promises to fill it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from tqdm import tqdm
+
+from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.selection.selector import ACCEPTED, Selector
+from monai_histodiff.utils.processes import candidate_seed
+
+__all__ = ["best_scale", "farthest_first", "sample_candidates", "tune_scale"]
+
+logger = logging.getLogger(__name__)
+
+
+def sample_candidates(
+    sampler: GuidedSampler,
+    selector: Selector,
+    num_classes: int,
+    quota: int,
+    max_candidates: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    surplus: float = 1.0,
+    progress: bool = True,
+) -> Candidates:
+    """Sample and select until each class has its quota or has used up its attempts; a class that falls short is warned of.
+
+    Args:
+        sampler: makes candidates. Variations of patches whose ``source_rows`` it has are judged by what has not seen them.
+        selector: judges them.
+        num_classes: classes ``0 .. num_classes - 1`` are filled.
+        quota: accepted patches wanted of each class.
+        max_candidates: candidates of each class, at the most.
+        batch_size: candidates between two judgements, shared by the classes that still need some.
+        seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
+        surplus: accepted patches to collect, as a multiple of the quota. Beyond 1, those that make up the most diverse
+            quota are kept, by :func:`farthest_first` on 8 x 8 thumbnails; at 1 the first ones are.
+        progress: show a progress bar.
+
+    Returns:
+        Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+    if min(num_classes, quota, max_candidates, batch_size) < 1 or not 1 <= surplus < math.inf:
+        numbers = (num_classes, quota, max_candidates, batch_size, surplus)
+        raise ValueError(f"classes, quota, candidates, batch and surplus must be at least 1, got {numbers}")
+    pool = math.ceil(quota * surplus)
+    made, kept = [0] * num_classes, [0] * num_classes
+    parts: list[Candidates] = []
+    start = time.perf_counter()
+    bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not progress)
+    while open_classes := [c for c in range(num_classes) if kept[c] < pool and made[c] < max_candidates]:
+        share = max(1, batch_size // len(open_classes))
+        plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]
+        labels = torch.tensor([c for c, _ in plan])
+        seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
+        images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
+        origin = sampler.origins(labels, seeds)
+        outcome = selector(images, labels, origin)
+        for i, (c, _) in enumerate(plan):
+            made[c] += 1
+            if outcome.reasons[i] == ACCEPTED:
+                kept[c] += 1
+                if kept[c] > pool:
+                    outcome.reasons[i] = "over quota"
+        judged = (outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons)
+        parts.append(Candidates(images, labels, seeds, *judged, origin=origin))
+        bar.update(len(plan))
+        bar.set_postfix(accepted=sum(min(k, quota) for k in kept))
+    bar.close()
+    images, labels, seeds, score, distance, nearest = (
+        torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "seed", "confidence", "distance", "nearest")
+    )
+    varied = [p.origin for p in parts if p.origin is not None]
+    reasons = [r for p in parts for r in p.reasons]
+    for c in range(num_classes):
+        rows = [i for i, r in enumerate(reasons) if r == ACCEPTED and labels[i] == c]
+        if len(rows) < quota:
+            rate = f"{kept[c] / made[c]:.1%}"
+            logger.warning("class %d: %d of %d patches found, with %s of %d candidates accepted", c, len(rows), quota, rate, made[c])
+        elif len(rows) > quota:
+            thumbnails = adaptive_avg_pool2d(to_unit(images[rows]), 8).flatten(1)
+            for i in set(range(len(rows))) - set(farthest_first(thumbnails, quota).tolist()):
+                reasons[rows[i]] = "over quota"
+    seconds, origin = time.perf_counter() - start, torch.cat(varied) if varied else None
+    return Candidates(images, labels, seeds, score, distance, nearest, reasons, seconds, origin)
+
+
+def tune_scale(
+    sampler: GuidedSampler,
+    selector: Selector,
+    num_classes: int,
+    scales: Sequence[float] = (1.5, 3.0, 6.0),
+    trials: int = 8,
+    quota: int = 50,
+    max_candidates: int = 100,
+    seed: int = 0,
+) -> float:
+    """Try guidance scales on a few candidates of each class, and return the best; see :func:`best_scale`.
+
+    The critic that judges the trial was calibrated on real patches that its members did not see. Every scale is tried on
+    the same seeds, which no candidate of the run has. A single scale is returned untried.
+
+    Args:
+        sampler: makes the trial, whatever its own scale.
+        selector: judges it.
+        num_classes: classes ``0 .. num_classes - 1`` are tried.
+        scales: what to choose from.
+        trials: candidates of each class at each scale.
+        quota: accepted patches that the run wants of each class.
+        max_candidates: candidates of each class in the run, at the most.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: a scale is out of range, there is none, or a number is below 1.
+    """
+    if min(len(scales), num_classes, trials, quota, max_candidates) < 1:
+        numbers = (len(scales), num_classes, trials, quota, max_candidates)
+        raise ValueError(f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}")
+    samplers = [sampler.replace(scale=float(scale)) for scale in scales]
+    if len(samplers) == 1:
+        return samplers[0].scale
+    labels = torch.arange(num_classes).repeat_interleave(trials)
+    seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
+    origins, outcomes = sampler.origins(labels, seeds), []
+    for each in tqdm(samplers, desc="guidance scale"):
+        outcomes.append(selector((each(labels, seeds) * 255).round().to(torch.uint8), labels, origins))
+    accepted, confidence = (
+        torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials) for name in ("keep", "confidence")
+    )
+    best = best_scale([each.scale for each in samplers], accepted, confidence, quota, max_candidates)
+    for each, kept, sure in zip(samplers, accepted, confidence, strict=True):
+        chosen = " (chosen)" if each.scale == best else ""
+        logger.info(
+            "scale %g: %s of %d accepted in each class, mean confidence %.2f%s",
+            each.scale,
+            kept.sum(1).tolist(),
+            trials,
+            float(sure.mean()),
+            chosen,
+        )
+    return best
+
+
+def best_scale(scales: Sequence[float], accepted: Tensor, confidence: Tensor, quota: int, max_candidates: int) -> float:
+    """The guidance scale that promises the fullest quotas, from a trial of ``n`` candidates of each class at each scale.
+
+    A class of which a share ``r`` was accepted will fill ``min(1, r * max_candidates / quota)`` of its quota. The mean over
+    the classes decides, so that what one class has beyond its quota does not make up for another that has none; among
+    equals the share accepted of all, then the mean confidence, then the lower scale.
+
+    Args:
+        scales: ``S`` scales.
+        accepted: bool, shape ``S x K x n``.
+        confidence: calibrated probability of the intended class, of the same shape; not finite counts as 0.
+        quota: accepted patches wanted of each class.
+        max_candidates: candidates of each class, at the most.
+
+    Raises:
+        ValueError: there is no scale, or the trial is not ``S x K x n``.
+    """
+    if not scales or accepted.ndim != 3 or len(accepted) != len(scales) or accepted.shape != confidence.shape or not accepted.numel():
+        shapes = f"{tuple(accepted.shape)} and {tuple(confidence.shape)}"
+        raise ValueError(f"a trial must be S x K x n for S scales, got {shapes} for {len(scales)} scales")
+    rate = accepted.double().mean(2)
+    filled = (rate * max_candidates / quota).clamp(max=1).mean(1)
+    sure = confidence.double().nan_to_num(0, 0, 0).mean((1, 2))
+    ranks = zip(filled.tolist(), rate.mean(1).tolist(), sure.tolist(), [-s for s in scales], strict=True)
+    return -max(ranks)[3]
+
+
+def farthest_first(features: Tensor, count: int) -> Tensor:
+    """Indices of the rows that cover all others best: greedy k-centre (Gonzalez 1985), from the row nearest to the mean.
+
+    Each next row is the one farthest from those chosen so far, so that of two that are alike one comes late.
+
+    Args:
+        features: shape ``N x D``.
+        count: rows wanted, from 1 to ``N``.
+
+    Returns:
+        Indices in the order of choice, int64, shape ``count``.
+
+    Raises:
+        ValueError: ``count`` is not from 1 to ``N``.
+    """
+    if not 1 <= count <= len(features):
+        raise ValueError(f"count must lie from 1 to the {len(features)} rows, got {count}")
+    chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
+    distance = torch.full((len(features),), math.inf).to(features)
+    while len(chosen) < count:
+        distance = torch.minimum(distance, (features - features[chosen[-1]]).square().sum(1))
+        distance[chosen[-1]] = -1  # twins of a chosen row remain eligible, the row itself does not
+        chosen.append(int(distance.argmax()))
+    return torch.tensor(chosen)

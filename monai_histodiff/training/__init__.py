@@ -1,0 +1,16 @@
+"""What stock MONAI trainers need to train our networks, to survive a kill, and to be watched."""
+
+from monai_histodiff.training.checkpoints import EMAHandler as EMAHandler
+from monai_histodiff.training.checkpoints import EpochSeed as EpochSeed
+from monai_histodiff.training.checkpoints import TrainingCheckpoint as TrainingCheckpoint
+from monai_histodiff.training.checkpoints import WeightsSaver as WeightsSaver
+from monai_histodiff.training.monitoring import FiniteLoss as FiniteLoss
+from monai_histodiff.training.monitoring import GradientNorm as GradientNorm
+from monai_histodiff.training.monitoring import PatchGridLogger as PatchGridLogger
+from monai_histodiff.training.monitoring import training_scalars as training_scalars
+from monai_histodiff.training.steps import AutocastInferer as AutocastInferer
+from monai_histodiff.training.steps import AutoencoderLoss as AutoencoderLoss
+from monai_histodiff.training.steps import AutoencoderPrepareBatch as AutoencoderPrepareBatch
+from monai_histodiff.training.steps import DiffusionPrepareBatch as DiffusionPrepareBatch
+from monai_histodiff.training.steps import NoisyLatentPrepareBatch as NoisyLatentPrepareBatch
+from monai_histodiff.training.steps import warmup_cosine as warmup_cosine

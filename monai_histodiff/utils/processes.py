@@ -1,0 +1,51 @@
+"""Distributed processes: who is first, what all agree on; and seeds that are mixed from whole numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+__all__ = ["candidate_seed", "first_rank", "from_first_rank", "is_distributed", "process_rank"]
+
+
+def candidate_seed(*identity: int) -> int:
+    """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``."""
+    return int(np.random.SeedSequence(identity).generate_state(1, np.uint32)[0])
+
+
+def is_distributed() -> bool:
+    """Whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def process_rank() -> int:
+    """Rank of this process: that of its process group, else the one that the launcher put into ``RANK``, else 0."""
+    return dist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
+
+
+def first_rank() -> bool:
+    """Whether this process is the first of its process group, or belongs to none."""
+    return not is_distributed() or dist.get_rank() == 0
+
+
+def from_first_rank(make: Callable[[], Any]) -> Any:
+    """What ``make`` returns on the first rank, on all ranks; an exception is raised on all ranks, too.
+
+    Without a process group it is what ``make`` returns here. The value is pickled.
+    """
+    if not is_distributed():
+        return make()
+    values: list[Any] = [None]
+    if first_rank():
+        try:
+            values = [make()]
+        except Exception as error:
+            values = [error]
+    dist.broadcast_object_list(values, src=0)
+    if isinstance(values[0], Exception):
+        raise values[0]
+    return values[0]

@@ -1,0 +1,584 @@
+"""Every shipped config is really run, on small sets and few steps, with the shipped weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, load, run
+from monai.data import set_track_meta
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from monai_histodiff import (
+    Candidates,
+    Critic,
+    GuidedSampler,
+    LatentDiffusion,
+    PatchClassifier,
+    PatchEncoder,
+    PatchSet,
+    SyntheticBank,
+)
+from monai_histodiff.bundle.stages import run_stage
+from monai_histodiff.bundle.zoo import package_bundle
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.data.pixels import appearance
+from monai_histodiff.diffusion.model import PREDICTIONS
+from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
+from monai_histodiff.evaluation.generator import denoising_error
+from monai_histodiff.utils.weights import load_weights, save_weights
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = ROOT / "bundles"
+LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
+REAL = ROOT.parent / "shared" / "data"
+SMALL_TRAIN = {
+    "guide_steps": 4,
+    "critic_steps": 4,
+    "encodings": 1,
+    "solver_steps": 2,
+    "scale_trials": 1,
+    "quota": 3,
+    "max_candidates": 6,
+}
+SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def restore_track_meta() -> Iterator[None]:
+    """The guidance configs switch MONAI's metadata off for speed; other tests want it on."""
+    yield
+    set_track_meta(True)
+
+
+def write_stripes(folder: Path, per_class: int = 6, size: int = 128, splits: tuple[str, ...] = ("train", "test")) -> Path:
+    rng = np.random.default_rng(0)
+
+    def items():
+        for k, name in enumerate(("pink", "violet")):
+            for split in splits:
+                for i in range(per_class):
+                    base = np.array([[230, 150, 190], [120, 80, 170]][k])
+                    noise = rng.integers(-40, 40, (size, size, 1))
+                    picture = (base + noise).clip(0, 255).astype(np.uint8)
+                    yield PatchRecord(f"{name}/{split}{i}.png", name, split, f"{name}_{split}_{i}"), picture
+
+    return write_patches(folder, items())
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run of bundles/finetune.json, on which several tests look."""
+    base = tmp_path_factory.mktemp("finetune")
+    data, out = write_stripes(base / "data", per_class=8), base / "out"
+    run(
+        config_file=str(BUNDLES / "finetune.json"),
+        bundle_root=str(BUNDLES),
+        dataset_dir=str(data),
+        output_dir=str(out),
+        labels_per_class=6,
+        device="cpu",
+        seeds=[0, 1],
+        arms=["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"],
+        strength=1.0,
+        train={**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
+        evaluate=SMALL_EVALUATE,
+    )
+    return out
+
+
+def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finetuned, tmp_path / "out"))
+    before, kept = json.loads((out / "results.json").read_text()), set((out / "cache").iterdir())
+    settings: dict[str, Any] = {
+        "config_file": str(GUIDANCE / "configs/evaluate.json"),
+        "bundle_root": str(GUIDANCE),
+        "dataset_dir": str(finetuned.parent / "data"),
+        "output_dir": str(out),
+        "labels_per_class": 6,
+        "device": "cpu",
+        "seeds": [0, 1],
+        "arms": ["C", "G", "G0"],
+        **SMALL_EVALUATE,
+    }
+    common = {name: settings[name] for name in ("bundle_root", "dataset_dir", "labels_per_class", "device")}
+    paper = {**SMALL_TRAIN, "batch_size": 8, "solver_steps": 3, "output_dir": str(out / "published")}
+    configs = [str(GUIDANCE / "configs" / name) for name in ("train.json", "published.json")]
+    run(config_file=configs, **common, **paper)
+    about = json.loads((out / "published/outcome.json").read_text())
+    sampling, made = about["sampling"], about["settings"]
+    told = [sampling[name] for name in ("mode", "solver", "eta", "scale", "stop")]
+    assert told == ["clean", "ddim", 1.0, 10.0, None]
+    assert about["selection"]["rule"] == "nearest centroid" and "threshold" not in about["selection"] and made["adaptation_steps"] == 0
+    assert set(about["selection"]["reasons"]) <= {"another centroid is nearer", "over quota"}
+    with pytest.raises(SystemExit, match="output_dir must be new"):
+        run_stage(**settings)
+    with pytest.raises(SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"):
+        run_stage(**{**settings, "labels_per_class": 5}, replace=True)
+    with pytest.raises(SystemExit, match=r"an option must be a key of '.*evaluate.json', got 'classifier_step'"):
+        run_stage(**settings, classifier_step=3)
+    other = write_stripes(tmp_path / "other", per_class=8, splits=("test", "train"))
+    rows = (other / "manifest.csv").read_text().replace("pink_train_1\n", "pink_test_9\n").replace("pink_test_1\n", "pink_train_1\n")
+    (other / "manifest.csv").write_text(rows)
+    with pytest.raises(SystemExit, match="must be new to the candidates, got 1 they were made with, such as 'pink_train_1'"):
+        run_stage(**{**settings, "dataset_dir": str(other), "arms": ["C"]}, replace=True)
+    run_stage(**settings, replace=True, generator_metrics=True, further_steps=3)
+    after = json.loads((out / "results.json").read_text())
+    new = {path.name[:5] for path in set((out / "cache").iterdir()) - kept}
+    assert new == {"G0-0-", "G0-1-"} and list(after["arms"]) == ["C", "G", "G0"]
+    assert {arm: after["arms"][arm] for arm in "CG"} == {arm: before["arms"][arm] for arm in "CG"}
+    assert set(after["generator"]) == {"pink", "violet"} and "G-G0" in after["claims"]
+    start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
+    run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
+    started = json.loads((out / "results.json").read_text())
+    assert (after["settings"]["backbone"], started["settings"]["backbone"]) == ("from scratch", "patch encoder")
+    assert started["arms"]["C"] != after["arms"]["C"], "another start is another training, not a cached one"
+    assert after["agreement"]["patches"] == 4 and "further classifier, fitted on 4 other" in " ".join(after["notes"])
+
+
+def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
+    results = json.loads((finetuned / "results.json").read_text())
+    required = {"dataset", "arms", "differences", "selection", "sampling", "seeds", "versions", "verdict"}
+    assert required <= set(results)
+    assert list(results["arms"]) == ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"]
+    assert all(len(v) == 2 for metrics in results["arms"].values() for v in metrics.values())
+    assert set(results["arms"]["G"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "worst_recall"}
+    assert set(results["differences"]["G-C"]["balanced_accuracy"]) == {"mean", "low", "high"}
+    paired = np.mean(np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"]))
+    assert results["differences"]["G-C"]["accuracy"]["mean"] == pytest.approx(paired)
+    room = 100 * results["differences"]["R-C"]["balanced_accuracy"]["mean"]
+    left = sum(results["dataset"]["counts"]["train"].values()) - 12
+    notes = [note for note in results["notes"] if note.startswith(f"The ceiling: the {left} training patches")]
+    assert len(notes) == 1 and f"change balanced accuracy by {room:+.1f} points" in notes[0]
+    assert results["dataset"]["counts"]["labelled"] == {"pink": 6, "violet": 6}
+    assert results["dataset"]["demo"] is False
+    selection = results["selection"]
+    assert selection["candidates"] == selection["accepted"] + sum(selection["reasons"].values())
+    assert results["sampling"]["steps"] == 2 and results["sampling"]["scale"] in (1.5, 3.0, 6.0)
+    assert "for want of seeds" in results["verdict"] or "no synthetic patch" in results["verdict"]
+    page = (finetuned / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page and "pink" in page
+
+
+def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
+    entry = [str(BUNDLES / name) for name in ("finetune.json", "thorough.json")]
+    small = {"train": {**SMALL_TRAIN, "adaptation_steps": 2, "batch_size": 8}, "evaluate": SMALL_EVALUATE}
+    less = {f"{stage}#{name}": value for stage, settings in small.items() for name, value in settings.items()}
+    data, out = write_stripes(tmp_path / "data", per_class=8), tmp_path / "out"
+    places = {"bundle_root": str(BUNDLES), "dataset_dir": str(data), "output_dir": str(out)}
+    start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
+    less |= {"train#strength": 0.5, "evaluate#classifier": start}  # what the entry sets itself, and an expression
+    run(config_file=entry, **places, labels_per_class=6, device="cpu", arms=["C", "G"], **less)
+    results = json.loads((out / "results.json").read_text())
+    assert results["seeds"] == [0, 1, 2, 3, 4] and results["selection"]["target_precision"] == 0.75
+    assert results["settings"]["classifier_steps"] == 3 and set(results["generator"]) == {"pink", "violet"}
+    assert results["sampling"]["strength"] == 0.5 and results["settings"]["backbone"] == "patch encoder"
+    for stage, settings in json.loads((BUNDLES / "thorough.json").read_text()).items():
+        if isinstance(settings, dict):
+            assert set(settings) <= set(json.loads((GUIDANCE / "configs" / f"{stage}.json").read_text()))
+
+
+def test_bank_holds_the_accepted_candidates_and_reloads(finetuned: Path) -> None:
+    bank, candidates = SyntheticBank.load(finetuned / "bank"), Candidates.load(finetuned / "candidates")
+    for k in range(2):
+        rows = candidates.accepted & (candidates.labels == k)
+        assert bank.count(k) == int(rows.sum())
+        if bank.count(k):
+            torch.testing.assert_close(bank.images[k], candidates.images[rows])
+            assert bank.seeds[k].tolist() == candidates.seed[rows].tolist()
+    assert bank.provenance["settings"]["labels_per_class"] == 6
+
+
+def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path, tmp_path: Path) -> None:
+    candidates = Candidates.load(finetuned / "candidates")
+    wanted = int((candidates.labels == 1).nonzero()[0])
+    run(
+        config_file=str(GUIDANCE / "configs" / "inference.json"),
+        bundle_root=str(GUIDANCE),
+        ldm_dir=str(LDM),
+        weights_dir=str(finetuned / "models"),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        seeds=[int(candidates.seed[wanted])],
+        accepted_only=False,
+        solver_steps=2,
+        **{"class": "violet"},
+    )
+    sampled = PatchSet.open(tmp_path / "out" / "samples")
+    assert sampled.records[0].label == "violet"
+    difference = (sampled.images()[0].int() - candidates.images[wanted].int()).abs()
+    assert int(difference.max()) <= 3  # the saved weights are float16
+    assert float(sampled.records[0].extra["confidence"]) == pytest.approx(float(candidates.confidence[wanted]), abs=0.02)
+
+
+def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same seed, the same source, judged by the same member; and more of them, at the settings of the run."""
+    common = {"bundle_root": str(GUIDANCE), "device": "cpu"}
+    settings = {
+        **SMALL_TRAIN,
+        "adaptation_steps": 0,
+        "target_precision": 0.5,
+        "guidance_scales": [3.0],
+        "labels_per_class": 6,
+        "critic_steps": 12,
+    }
+    data, run_dir = str(finetuned.parent / "data"), tmp_path / "run"
+    train = str(GUIDANCE / "configs" / "train.json")
+    run_stage(train, ldm_dir=str(LDM), dataset_dir=data, output_dir=str(run_dir), strength=0.6, **common, **settings)
+    candidates = Candidates.load(run_dir / "candidates")
+    wanted = (candidates.labels == 1).nonzero()[:, 0]
+    assert candidates.origin is not None and len(wanted) >= 3
+    told, kept = json.loads((run_dir / "outcome.json").read_text())["selection"], candidates.accepted
+    assert told["sources"] == len(set(candidates.origin[kept].tolist())) == sum(c["sources"] for c in told["per_class"].values())
+    critic = Critic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
+    critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
+    critic.save(run_dir / "models" / "critic.pt")
+    inference: dict[str, Any] = {
+        **{"config_file": str(GUIDANCE / "configs" / "inference.json"), "ldm_dir": str(LDM), **common},
+        **{"weights_dir": str(run_dir / "models"), "class": "violet"},
+        **{"seeds": candidates.seed[wanted].tolist(), "accepted_only": False},
+    }
+    run(output_dir=str(tmp_path / "out"), **inference)
+    sampled = PatchSet.open(tmp_path / "out" / "samples")
+    difference = (sampled.images().int() - candidates.images[wanted].int()).abs()
+    assert int(difference.max()) <= 3  # the saved weights are float16
+    scores = torch.tensor([float(record.extra["confidence"]) for record in sampled.records])
+    unseen, everyone = (critic.probabilities(sampled.images(), o)[:, 1] for o in (candidates.origin[wanted], None))
+    assert float((scores - unseen).abs().max()) < 0.2 * float((scores - everyone).abs().max())
+    run(output_dir=str(tmp_path / "noise"), strength=1.0, **inference)
+    other = (PatchSet.open(tmp_path / "noise" / "samples").images().int() - candidates.images[wanted].int()).abs()
+    assert float(other.float().mean()) > 4 * float(difference.float().mean())
+
+    for name, target in (("bundles", BUNDLES), ("out", run_dir), ("my_patches.zip", Path(data))):
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tmp_path / "here" / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path / "here")
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "transform.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(next(block for block in code if "ConfigParser" in block), "transform.md", "exec"), names)
+    bank = names["bank"]
+    bank.options |= {"quota": 2, "max_candidates": 2}
+    names["selector"].threshold = 0.0
+    assert bank.refresh() and len(bank) == 4 and names["sampler"].strength == 0.6
+    bank.close()
+
+
+def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> None:
+    before = (finetuned / "outcome.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit, match="output_dir must be new, got .* which holds 'candidates' already"):
+        run_stage(GUIDANCE / "configs" / "train.json", bundle_root=str(GUIDANCE), dataset_dir="nowhere", output_dir=str(finetuned))
+    assert (finetuned / "outcome.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset_dir": "nowhere"}, "dataset_dir must exist, got 'nowhere'"),
+        ({"dataset_dir": "EMPTY"}, "must hold a manifest.csv or class folders"),
+        ({"labels_per_class": 7}, "labels_per_class is 7, but class 'pink' has 6 patches"),
+        ({"critic_folds": 7}, "each class needs at least 7 patches for 7 folds, got 6"),
+        ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
+        ({"patch_size": 256}, "patches must be at least 256 x 256"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path: Path, change: dict, message: str) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    data = write_stripes(tmp_path / "data")
+    options = {"dataset_dir": str(data), "labels_per_class": 6, "device": "cpu", **change}
+    if options["dataset_dir"] == "EMPTY":
+        options["dataset_dir"] = str(tmp_path / "EMPTY")
+    with pytest.raises(SystemExit, match=message) as caught:
+        run_stage(
+            GUIDANCE / "configs" / "train.json",
+            bundle_root=str(GUIDANCE),
+            ldm_dir=str(LDM),
+            output_dir=str(tmp_path / "out"),
+            **options,
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLES / "finetune.json")]
+    options = ["--bundle_root", str(BUNDLES), "--dataset_dir", "nowhere", "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == "Error: dataset_dir must exist, got 'nowhere'"
+
+
+def pretraining_sets(folder: Path) -> list[str]:
+    for name in ("a", "b"):
+        write_stripes(folder / name, per_class=12, splits=("train",))
+        rows = (folder / name / "manifest.csv").read_text().replace("pink_", f"{name}_pink_").replace("violet_", f"{name}_violet_")
+        (folder / name / "manifest.csv").write_text(rows)
+    return ["a", "b"]
+
+
+def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
+    sources = pretraining_sets(tmp_path / "data")
+    common = {"dataset_dir": str(tmp_path / "data"), "sources": sources, "device": "$torch.device('cpu')", "held_out": 0.25}
+    small = {"steps": 2, "batch_size": 4, "epoch_length": 2}
+    autoencoder, diffusion = tmp_path / "autoencoder", tmp_path / "diffusion"
+    run(config_file=str(LDM / "configs/train_autoencoder.json"), output_dir=str(autoencoder), **common, **small)
+    run(
+        config_file=str(LDM / "configs/train_diffusion.json"),
+        output_dir=str(diffusion),
+        autoencoder_weights=str(autoencoder / "model.pt"),
+        **common,
+        **small,
+        encodings=1,
+    )
+    first, second = (torch.load(f / "model.pt", weights_only=True) for f in (autoencoder, diffusion))
+    assert all(torch.equal(first[k], second[k]) for k in first if k.startswith("autoencoder."))
+    assert any(not torch.equal(first[k], second[k]) for k in first if k.startswith("unet."))
+    assert not torch.equal(first["latent_std"], second["latent_std"])
+    kept = torch.load(diffusion / "latents.pt", weights_only=True)
+    assert len(kept["image"]) == 36  # three quarters of 48, encoded once
+    other = {"network_def#prediction": "flow", "network_def#schedule": "flow", "autoencoder_weights": str(diffusion / "model.pt")}
+    again = {"config_file": str(LDM / "configs/train_diffusion.json"), **common, **small, "encodings": 1}
+    run(output_dir=str(tmp_path / "flow"), **again, **other)
+    run(output_dir=str(tmp_path / "on"), **again, initial_weights=str(diffusion / "model.pt"), learning_rate=0.0)
+    third, fourth = (torch.load(tmp_path / f / "model.pt", weights_only=True) for f in ("flow", "on"))
+    assert int(third["prediction_code"]) == PREDICTIONS.index("flow") != int(second["prediction_code"])
+    assert bool(third["schedule.is_flow"]) and not bool(second["schedule.is_flow"])
+    assert all(torch.equal(second[k], third[k]) for k in second if k.startswith("autoencoder."))
+    assert any(not torch.equal(second[k], third[k]) for k in second if k.startswith("unet."))
+    assert [k for k in second if not torch.equal(second[k], fourth[k])] == [], "a whole model keeps its latent statistics"
+
+
+def test_training_resumes_and_draws_its_curves(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    options = {"dataset_dir": str(tmp_path / "data"), "sources": pretraining_sets(tmp_path / "data"), "held_out": 0.25}
+    options |= {"device": "$torch.device('cpu')", "batch_size": 2, "epoch_length": 1, "output_dir": str(tmp_path / "out")}
+    options["train#handlers#1#iteration_log"] = True
+    run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=3, **options)
+    assert not (tmp_path / "out" / "tensorboard").exists()
+    run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=5, tensorboard=True, accumulation_steps=2, **options)
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "gradient_norm"}
+    assert [e.step for e in events.Scalars("loss")] == [4, 5]  # what was left
+    assert not [w for w in recwarn if "non-scalar" in str(w.message)]  # StatsHandler logs the loss
+    assert all(0 < e.value < 100 for e in events.Scalars("gradient_norm"))
+    grid = Image.open(io.BytesIO(events.Images("patches")[0].encoded_image_string))
+    assert grid.size == (8 * 130 + 2, 2 * 130 + 2)  # eight held-out patches above their reconstructions
+
+
+def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(LDM / "configs" / "train_autoencoder.json"),
+        workflow_type="train",
+        logging_file=False,
+        tracking="mlflow",
+        bundle_root=str(tmp_path),
+    )
+    assert workflow.parser["train#handlers"][-1]["_target_"] == "MLFlowHandler"
+    assert workflow.parser["train#trainer#train_handlers"] == "@train::handlers"  # as MONAI writes it
+
+
+def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
+    run(
+        config_file=str(LDM / "configs/train_encoder.json"),
+        output_dir=str(tmp_path / "out"),
+        dataset_dir=str(tmp_path / "data"),
+        sources=pretraining_sets(tmp_path / "data"),
+        device="$torch.device('cpu')",
+        held_out=0.25,
+        steps=3,
+        batch_size=4,
+        epoch_length=3,
+    )
+    trained = load_weights(PatchEncoder(), tmp_path / "out" / "encoder.pt")
+    assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
+    assert int(trained.state_dict()["resnet.bn1.num_batches_tracked"]) == 3
+
+
+def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
+    """As the configs of the unconditional bundle sample."""
+    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.25)
+
+
+def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
+    run(
+        config_file=str(LDM / "configs/inference.json"),
+        bundle_root=str(LDM),
+        output_dir=str(tmp_path / "out"),
+        seeds=[3, 5],
+        solver_steps=3,
+        device="cpu",
+    )
+    sampled = PatchSet.open(tmp_path / "out" / "samples")
+    with open(tmp_path / "out" / "samples" / "manifest.csv") as stream:
+        assert [row["seed"] for row in csv.DictReader(stream)] == ["3", "5"]
+    expected = ldm_sampler(LatentDiffusion.from_bundle(LDM), 3)(None, [3, 5])
+    assert int((sampled.images().int() - (expected * 255).round().int()).abs().max()) <= 1
+    assert (tmp_path / "out" / "samples.png").is_file()
+
+
+def as_items(patches: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    return [{"image": patch} for patch in patches]
+
+
+def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path) -> None:
+    sources = pretraining_sets(tmp_path / "data")
+    write_stripes(tmp_path / "data" / "labelled")
+    bundle = tmp_path / "bundle"
+    shutil.copytree(LDM, bundle)
+    torch.manual_seed(0)
+    save_weights(bundle / "models" / "encoder.pt", PatchEncoder().state_dict())
+    run(
+        config_file=str(LDM / "configs/evaluate.json"),
+        bundle_root=str(bundle),
+        output_dir=str(tmp_path / "out"),
+        dataset_dir=str(tmp_path / "data"),
+        sources=sources,
+        labelled="labelled",
+        held_out=0.25,
+        num_samples=6,
+        solver_steps=2,
+        device="cpu",
+    )
+    rows = dict(line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
+    held_out = PatchSet.open([tmp_path / "data" / s for s in sources]).hold_out(0.25, seed=0)[1]
+    model = LatentDiffusion.from_bundle(LDM)
+    x = held_out.images().float() / 255
+    with torch.no_grad():
+        rebuilt = model.decode(model.encode(x))
+    error = (rebuilt - x).square().mean((1, 2, 3))
+    assert float(rows["psnr"]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
+    assert 0 < float(rows["ssim"]) <= 1
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["reconstruction"] == pytest.approx({k: float(v) for k, v in rows.items()}, abs=1e-3)
+    encoder = PatchEncoder.from_bundle(bundle)
+    samples = (ldm_sampler(model, 2)(None, range(6)) * 255).round() / 255
+    expected = compare_features(encoder.features(x), encoder.features(samples))
+    deviation = appearance(x).std(0).clamp(min=1 / 255)
+    expected["appearance"] = frechet_distance(appearance(x) / deviation, appearance(samples) / deviation)
+    assert found["generator"]["samples"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert found["denoising"]["mean"] == pytest.approx(denoising_error(model, as_items(x))["mean"], rel=1e-3)
+    assert found["generator"]["numbers"] == {"samples": 6, "floor": 6, "held_out": len(held_out), "train": 48 - len(held_out)}
+    assert found["generator"]["floor"]["fid"] < found["generator"]["samples"]["fid"]
+    assert found["probe"]["accuracy"] == 1.0  # two plain colours
+    assert (tmp_path / "out" / "samples.png").is_file()
+
+
+@pytest.mark.parametrize(("bundle", "config"), [(LDM, "train_diffusion"), (GUIDANCE, "train")])
+def test_training_workflows_have_the_required_properties(bundle: Path, config: str, tmp_path: Path) -> None:
+    sources = pretraining_sets(tmp_path / "data")
+    if bundle == LDM:
+        data = {"dataset_dir": str(tmp_path / "data"), "sources": sources, "autoencoder_weights": str(LDM / "models" / "model.pt")}
+    else:
+        data = {"dataset_dir": str(write_stripes(tmp_path / "stripes")), "labels_per_class": 6, "encodings": 1}
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / f"{config}.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        output_dir=str(tmp_path / "out"),
+        **data,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("bundle", [LDM, GUIDANCE])
+def test_inference_workflows_have_the_required_properties(bundle: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="inference",
+        bundle_root=str(bundle),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_demo_set_is_synthetic_grouped_and_balanced() -> None:
+    demo = PatchSet.open(GUIDANCE / "data" / "demo.zip")
+    assert all(r.extra["synthetic"] == "true" for r in demo.records)
+    for split in ("train", "test"):
+        assert len(set(demo.select(split).counts().values())) == 1
+    assert not set(demo.select("train").groups) & set(demo.select("test").groups)
+    assert demo.images().shape[1:] == (3, 128, 128)
+
+
+def test_shipped_samples_look_like_tissue_by_their_statistics() -> None:
+    model = LatentDiffusion.from_bundle(LDM)
+    patches = GuidedSampler(model, steps=12)(None, range(8))
+    mean = patches.mean((0, 2, 3))
+    assert mean[0] > mean[1] and mean[2] > mean[1]  # haematoxylin and eosin absorb green most
+    assert float(patches.std((2, 3)).mean()) > 0.04
+
+
+def test_metadata_names_the_latent_of_the_network() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(LDM / "configs" / "inference.json"))
+    shape = parser.get_parsed_content("network_def").latent_shape
+    for bundle in (LDM, GUIDANCE):
+        about = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+        assert (about["num_channels"], *about["spatial_shape"]) == shape
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real H&E data")
+def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
+    run(
+        config_file=str(BUNDLES / "finetune.json"),
+        bundle_root=str(BUNDLES),
+        dataset_dir=str(REAL / "colorectal_ebhi_192.zip"),
+        output_dir=str(tmp_path / "out"),
+        labels_per_class=25,
+        device="cpu",
+        seeds=[0],
+        arms=["C", "G"],
+        train={**SMALL_TRAIN, "adaptation_steps": 0},
+        evaluate=SMALL_EVALUATE,
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25)
+    assert sum(results["dataset"]["counts"]["test"].values()) == 444
+
+
+def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path) -> None:
+    archive = package_bundle(LDM, tmp_path / "dist")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "dist"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        bundles = tmp_path / "bundles"
+        download = ["download", "--name", "histopathology_ldm", "--url", url, "--bundle_dir", str(bundles)]
+        subprocess.run([sys.executable, "-m", "monai.bundle", *download], check=True, cwd=tmp_path, capture_output=True)
+        server.shutdown()
+    network = load("histopathology_ldm", bundle_dir=str(bundles), workflow_type="inference", device="cpu")
+    own = LatentDiffusion.from_bundle(LDM)
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in own.state_dict().items())
+    options = [
+        "--config_file",
+        "configs/inference.json",
+        "--seeds",
+        "[1]",
+        "--solver_steps",
+        "2",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
+    subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
+    expected = ldm_sampler(own, 2)(None, [1])
+    assert int((PatchSet.open(tmp_path / "out" / "samples").images().int() - (expected * 255).round().int()).abs().max()) <= 1
