@@ -1,4 +1,5 @@
-"""Class-guided latent diffusion of histopathology patches for MONAI, with an honest verdict on whether it helps.
+"""Class-guided latent diffusion of histopathology patches for MONAI, with an honest verdict on
+whether it helps.
 
 The pipeline in ten lines::
 
@@ -48,12 +49,37 @@ if TYPE_CHECKING:
     from monai_histodiff.selection import fit_critic as fit_critic
     from monai_histodiff.selection import sample_candidates as sample_candidates
 
-ROOMS = ("utils", "data", "diffusion", "training", "classifiers", "selection", "augmentation", "evaluation", "report", "bundle")
+ROOMS = (
+    "utils",
+    "data",
+    "diffusion",
+    "training",
+    "classifiers",
+    "selection",
+    "augmentation",
+    "evaluation",
+    "report",
+    "bundle",
+)
 
-# What a name is imported from when it is first asked for: the transforms then pull in neither the generator nor a trainer.
+# What a name is imported from when it is first asked for: the transforms then pull in neither the
+# generator nor a trainer.
 WINGS = {
-    "data": ("SyntheticBank", "PatchSet", "RandHEJitter", "RandHEJitterD", "RandHEJitterd", "RandHEJitterDict"),
-    "diffusion": ("PatchAutoencoder", "LatentClassifier", "LatentDiffusion", "GuidedSampler", "FineUNet"),
+    "data": (
+        "SyntheticBank",
+        "PatchSet",
+        "RandHEJitter",
+        "RandHEJitterD",
+        "RandHEJitterd",
+        "RandHEJitterDict",
+    ),
+    "diffusion": (
+        "PatchAutoencoder",
+        "LatentClassifier",
+        "LatentDiffusion",
+        "GuidedSampler",
+        "FineUNet",
+    ),
     "classifiers": ("ClassifierTraining", "PatchClassifier", "PatchEncoder"),
     "selection": ("Candidates", "Critic", "fit_critic", "sample_candidates", "Selector"),
     "augmentation": (

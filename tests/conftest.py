@@ -1,4 +1,6 @@
-"""Small things that the tests share: coloured patches, patch sets made of them, and tiny networks with random weights."""
+"""Small things that the tests share: coloured patches, patch sets made of them, and tiny networks
+with random weights.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ import pytest
 import torch
 from monai.networks.nets import DiffusionModelUNet
 
-from monai_histodiff import Candidates, LatentClassifier, LatentDiffusion, PatchAutoencoder, PatchSet
+from monai_histodiff import (
+    Candidates,
+    LatentClassifier,
+    LatentDiffusion,
+    PatchAutoencoder,
+    PatchSet,
+)
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 # many tiny tensors: one thread is faster than two, here and in the processes that tests start
@@ -28,7 +36,9 @@ WritePatchSet = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def draw_patches() -> DrawPatches:
-    """Draw uint8 patches ``N x H x W x 3`` of a class: its colour, blobs of another size in each patch, and pixel noise."""
+    """Draw uint8 patches ``N x H x W x 3`` of a class: its colour, blobs of another size in each
+    patch, and pixel noise.
+    """
 
     def draw(label: int, count: int, side: int = 32, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng((seed, label))
@@ -41,7 +51,9 @@ def draw_patches() -> DrawPatches:
 
 @pytest.fixture(scope="session")
 def write_patch_set(draw_patches: DrawPatches) -> WritePatchSet:
-    """Write a patch set: ``per_class`` patches of each class, ``group_size`` to a group, one column beyond the required."""
+    """Write a patch set: ``per_class`` patches of each class, ``group_size`` to a group, one
+    column beyond the required.
+    """
 
     def write(
         folder: Path,
@@ -56,14 +68,23 @@ def write_patch_set(draw_patches: DrawPatches) -> WritePatchSet:
         for label, name in enumerate(classes):
             for i, patch in enumerate(draw_patches(label, per_class, side, seed)):
                 group = f"{split}{seed}-{name}-{i // group_size}"
-                items.append((PatchRecord(f"{name}/{seed}-{i}.png", name, split, group, {"stain": f"H&E {i}"}), patch))
+                items.append(
+                    (
+                        PatchRecord(
+                            f"{name}/{seed}-{i}.png", name, split, group, {"stain": f"H&E {i}"}
+                        ),
+                        patch,
+                    )
+                )
         return write_patches(folder, items)
 
     return write
 
 
 @pytest.fixture(scope="session")
-def patch_set(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
+def patch_set(
+    write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactory
+) -> PatchSet:
     """Three classes of six patches 32 x 32, two to a group, without a split."""
     return PatchSet.open(write_patch_set(tmp_path_factory.mktemp("patches") / "set"))
 
@@ -71,21 +92,42 @@ def patch_set(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def candidates(draw_patches: DrawPatches) -> Candidates:
     """Six candidates 32 x 32 of each class, of which the first and the third were accepted."""
-    images = torch.from_numpy(np.concatenate([draw_patches(k, 6, 32, seed=50) for k in range(3)])).permute(0, 3, 1, 2)
-    reasons = ["accepted", "low confidence", "accepted", "low confidence", "low confidence", "near copy"]
+    images = torch.from_numpy(
+        np.concatenate([draw_patches(k, 6, 32, seed=50) for k in range(3)])
+    ).permute(0, 3, 1, 2)
+    reasons = [
+        "accepted",
+        "low confidence",
+        "accepted",
+        "low confidence",
+        "low confidence",
+        "near copy",
+    ]
     confidence = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.3, 0.95]).repeat(3)
     labels, n = torch.arange(3).repeat_interleave(6), 18
-    return Candidates(images, labels, torch.arange(n), confidence, torch.ones(n), torch.zeros(n, dtype=torch.long), reasons * 3)
+    return Candidates(
+        images,
+        labels,
+        torch.arange(n),
+        confidence,
+        torch.ones(n),
+        torch.zeros(n, dtype=torch.long),
+        reasons * 3,
+    )
 
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., LatentDiffusion]:
-    """Make a latent diffusion model of 32 x 32 patches and 4 x 8 x 8 latents, in which no weight is zero."""
+    """Make a latent diffusion model of 32 x 32 patches and 4 x 8 x 8 latents, in which no weight
+    is zero.
+    """
 
     def make(seed: int = 0, **options: Any) -> LatentDiffusion:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            autoencoder = PatchAutoencoder(channels=(32, 32), num_res_blocks=(1, 1), latent_channels=4, stem=2)
+            autoencoder = PatchAutoencoder(
+                channels=(32, 32), num_res_blocks=(1, 1), latent_channels=4, stem=2
+            )
             unet = DiffusionModelUNet(
                 spatial_dims=2,
                 in_channels=4,
@@ -98,7 +140,9 @@ def make_model() -> Callable[..., LatentDiffusion]:
             )
             model = LatentDiffusion(autoencoder, unet, **{"patch_size": 32, **options})
             for parameter in model.parameters():
-                if not parameter.any():  # MONAI and we start some layers at zero, which would hide errors
+                if (
+                    not parameter.any()
+                ):  # MONAI and we start some layers at zero, which would hide errors
                     parameter.normal_(0, 0.05)
             model.latent_mean.normal_()
             model.latent_std.uniform_(0.5, 2)

@@ -15,7 +15,9 @@ def amplitudes(schedule: NoiseSchedule, z: Tensor, t: Tensor) -> tuple[Tensor, T
     return alpha.view(shape), sigma.view(shape)
 
 
-def gaussian_denoiser(schedule: NoiseSchedule, mean: float | Tensor, std: float | Tensor) -> Denoiser:
+def gaussian_denoiser(
+    schedule: NoiseSchedule, mean: float | Tensor, std: float | Tensor
+) -> Denoiser:
     """The exact denoiser of data ``N(mean, std^2)``."""
 
     def denoise(z: Tensor, t: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Stand-ins for a sampler and a selector, as fast as a test needs: a patch is one colour that tells seed and class."""
+"""Stand-ins for a sampler and a selector, as fast as a test needs: a patch is one colour that
+tells seed and class.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SIDE = 8
 
 
 class Painter:
-    """Stands for a sampler: red tells the seed (modulo 251), green the class. It samples only while ``gate`` is set."""
+    """Stands for a sampler: red tells the seed (modulo 251), green the class. It samples only
+    while ``gate`` is set.
+    """
 
     guide = weak = None
     progress = False
@@ -43,7 +47,9 @@ class Painter:
 
 
 class Judge:
-    """Stands for a selector: accepts patches whose red is not a multiple of three, of all classes but ``never``."""
+    """Stands for a selector: accepts patches whose red is not a multiple of three, of all classes
+    but ``never``.
+    """
 
     critic = None
     settings = {"threshold": 0.5}
@@ -53,6 +59,10 @@ class Judge:
 
     def __call__(self, images: Tensor, labels: Tensor, origins: None = None) -> Selection:
         red = images[:, 0, 0, 0].long()
-        keep = (red % 3 != 0) & (labels != self.never if self.never is not None else torch.ones_like(red, dtype=torch.bool))
+        keep = (red % 3 != 0) & (
+            labels != self.never
+            if self.never is not None
+            else torch.ones_like(red, dtype=torch.bool)
+        )
         reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]
         return Selection(keep, red.float() / 255, red.float(), red, reasons)

@@ -1,4 +1,6 @@
-"""The shape of the package, read from its source: who may import whom, sizes, docstrings, and what must not be there."""
+"""The shape of the package, read from its source: who may import whom, sizes, docstrings, and what
+must not be there.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,34 @@ import monai_histodiff
 
 NAME = "monai_histodiff"
 PACKAGE = Path(monai_histodiff.__file__).parent
-WINGS = ("utils", "data", "diffusion", "training", "classifiers", "selection", "augmentation", "evaluation", "bundle")
+WINGS = (
+    "utils",
+    "data",
+    "diffusion",
+    "training",
+    "classifiers",
+    "selection",
+    "augmentation",
+    "evaluation",
+    "bundle",
+)
 NUMERICS = {
     "data.pixels",
     *(f"diffusion.{name}" for name in ("schedules", "solvers", "guidance", "settings")),
     *(f"selection.{name}" for name in ("calibration", "copies")),
     *(f"evaluation.{name}" for name in ("metrics", "statistics", "feature_metrics")),
 }
-LIBRARIES = {"__future__", "collections", "dataclasses", "enum", "math", "numpy", "statistics", "torch", "typing"}
+LIBRARIES = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "enum",
+    "math",
+    "numpy",
+    "statistics",
+    "torch",
+    "typing",
+}
 MAY_PRINT = ("bundle.",)
 LONGEST = 300
 
@@ -53,11 +75,17 @@ def imports(name: str) -> set[str]:
 
 
 def own_imports(name: str) -> set[str]:
-    return {found.removeprefix(NAME).removeprefix(".") for found in imports(name) if found.split(".")[0] == NAME}
+    return {
+        found.removeprefix(NAME).removeprefix(".")
+        for found in imports(name)
+        if found.split(".")[0] == NAME
+    }
 
 
 def run_fresh(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -74,28 +102,47 @@ def test_a_wing_imports_only_from_wings_before_it() -> None:
         allowed = ("utils", "report") if wing == "report" else WINGS[: WINGS.index(wing) + 1]
         if wing == "bundle":
             allowed = (*allowed, "report")
-        wrong = sorted(found for found in own_imports(name) if found.split(".")[0] not in (*allowed, "_version"))
+        wrong = sorted(
+            found
+            for found in own_imports(name)
+            if found.split(".")[0] not in (*allowed, "_version")
+        )
         assert not wrong, f"{name} imports {wrong}"
 
 
 def test_imports_name_modules_and_make_no_circle() -> None:
     graph = {name: own_imports(name) - {"_version"} for name in MODULES}
-    doors = {name: [found for found in modules if "." not in found] for name, modules in graph.items()}
-    assert not {name: found for name, found in doors.items() if found}, "a module imports modules, not doors"
-    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(MODULES)  # raises CycleError, naming the circle
+    doors = {
+        name: [found for found in modules if "." not in found] for name, modules in graph.items()
+    }
+    assert not {name: found for name, found in doors.items() if found}, (
+        "a module imports modules, not doors"
+    )
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(
+        MODULES
+    )  # raises CycleError, naming the circle
 
 
 def test_the_transform_needs_data_and_utils_alone() -> None:
-    assert {found.split(".")[0] for found in own_imports("augmentation.transforms")} <= {"data", "utils"}
+    assert {found.split(".")[0] for found in own_imports("augmentation.transforms")} <= {
+        "data",
+        "utils",
+    }
     code = (
         "import sys, threading; from monai_histodiff import SyntheticAugmentd, SyntheticBank; "
         f"print(*sorted(m for m in sys.modules if m.startswith('{NAME}.')), threading.active_count())"
     )
     *loaded, threads = run_fresh(code).split()
-    heavy = [name for name in loaded if name.split(".")[1] not in ("_version", "augmentation", "data", "utils")]
+    heavy = [
+        name
+        for name in loaded
+        if name.split(".")[1] not in ("_version", "augmentation", "data", "utils")
+    ]
     assert not heavy and f"{NAME}.augmentation.transforms" in loaded
     assert f"{NAME}.augmentation.filling" not in loaded
-    assert int(threads) == int(run_fresh("import monai, threading; print(threading.active_count())"))
+    assert int(threads) == int(
+        run_fresh("import monai, threading; print(threading.active_count())")
+    )
 
 
 def test_numerics_stand_on_torch_and_numpy_alone() -> None:
@@ -110,7 +157,11 @@ def test_imports_are_at_the_top_of_the_module() -> None:
     for name, tree in TREES.items():
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                own = [n for n in ast.walk(function) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith(NAME)]
+                own = [
+                    n
+                    for n in ast.walk(function)
+                    if isinstance(n, ast.ImportFrom) and (n.module or "").startswith(NAME)
+                ]
                 assert not own, f"{name}.{function.name} imports within its body"
 
 
@@ -131,7 +182,9 @@ def test_no_print_and_no_assert() -> None:
 
 
 def typed_names(door: str) -> dict[str, str]:
-    """What a door re-exports, by name: ``from module import X as X``, the form that type checkers take for a public name."""
+    """What a door re-exports, by name: ``from module import X as X``, the form that type checkers
+    take for a public name.
+    """
     found = {}
     for node in ast.walk(TREES[door]):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(NAME):

@@ -1,4 +1,6 @@
-"""The sampling benchmark compares like with like: all its samplers solve the same equation from the same noise."""
+"""The sampling benchmark compares like with like: all its samplers solve the same equation from
+the same noise.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from monai_histodiff import Critic, GuidedSampler, LatentClassifier, LatentDiffusion, PatchClassifier
+from monai_histodiff import (
+    Critic,
+    GuidedSampler,
+    LatentClassifier,
+    LatentDiffusion,
+    PatchClassifier,
+)
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        name, Path(__file__).parent / "benchmarks" / f"{name}.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
@@ -31,7 +41,9 @@ def bench() -> ModuleType:
 
 
 @pytest.mark.parametrize("scale", [0.0, 20.0])
-def test_peers_end_at_our_patches(scale: float, bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_peers_end_at_our_patches(
+    scale: float, bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     """At many steps, with neither interval nor cap, which the peers' guides have not."""
     labels, seeds = torch.tensor([0, 2]), [3, 4]
     ours = GuidedSampler(model, guide, 100, scale, (-99, 99), 1e9)(labels, seeds)
@@ -45,49 +57,89 @@ def test_peers_end_at_our_patches(scale: float, bench: ModuleType, model: Latent
         assert max(apart) < 0.2 * float((unguided - ours).abs().mean()), apart
 
 
-def test_table_has_a_row_for_each_sampler(bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_table_has_a_row_for_each_sampler(
+    bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     labels, seeds = torch.tensor([0, 1, 2, 1]), [1, 2, 3, 4]
-    entries = bench.samplers(model, guide, [{"steps": 3}, {"steps": 2, "cap": 1.0}], ddim_steps=4, dpm_steps=3, batch=3)
+    entries = bench.samplers(
+        model, guide, [{"steps": 3}, {"steps": 2, "cap": 1.0}], ddim_steps=4, dpm_steps=3, batch=3
+    )
     assert list(entries)[0] == bench.PAPER
-    assert list(entries)[-2:] == ["ours: dpmpp_2m, 3 steps, scale 3, cap 0.5", "ours: dpmpp_2m, 2 steps, scale 3, cap 1"]
+    assert list(entries)[-2:] == [
+        "ours: dpmpp_2m, 3 steps, scale 3, cap 0.5",
+        "ours: dpmpp_2m, 2 steps, scale 3, cap 1",
+    ]
     rows = bench.run(entries, labels, seeds, batch=3)
     for name, row in rows.items():
         assert [len(p) for p in row.patches] == [3, 1] and row.seconds > 0
-        assert torch.allclose(torch.cat(row.patches)[3:], entries[name](labels[3:], seeds[3:]), atol=1e-5)
+        assert torch.allclose(
+            torch.cat(row.patches)[3:], entries[name](labels[3:], seeds[3:]), atol=1e-5
+        )
     critic = Critic([PatchClassifier(3, width=8)], 3).eval()
-    confidence = critic.probabilities(torch.cat(rows[bench.PAPER].patches)).gather(1, labels[:, None])[:, 0]
+    confidence = critic.probabilities(torch.cat(rows[bench.PAPER].patches)).gather(
+        1, labels[:, None]
+    )[:, 0]
     critic.threshold.fill_(float(confidence.sort().values[2]))  # half of the paper's are accepted
     real = torch.rand(8, 3, 32, 32)
     lines = bench.table(rows, labels, critic, real, PatchEncoder(width=8).eval()).splitlines()
     assert len(lines) == 2 + len(rows) + 1 and len({line.count("|") for line in lines}) == 1
-    name, speed, share, mean, rate, ratio, _ = (cell.strip() for cell in lines[2].strip("|").split("|"))
-    assert (name, share, ratio) == (bench.PAPER, "50%", "1.0") and float(mean) == pytest.approx(float(confidence.mean()), abs=0.01)
+    name, speed, share, mean, rate, ratio, _ = (
+        cell.strip() for cell in lines[2].strip("|").split("|")
+    )
+    assert (name, share, ratio) == (bench.PAPER, "50%", "1.0") and float(mean) == pytest.approx(
+        float(confidence.mean()), abs=0.01
+    )
     assert float(rate) == pytest.approx(float(speed) / 2, abs=0.01)
 
 
 def test_flow_has_no_peer(bench: ModuleType, make_model) -> None:
-    with pytest.raises(ValueError, match="need a schedule that preserves the variance, got a flow"):
+    with pytest.raises(
+        ValueError, match="need a schedule that preserves the variance, got a flow"
+    ):
         bench.signal_power(make_model(schedule="flow"))
 
 
-def test_the_command_prints_a_table(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
     names = [(k, i) for k in ("lung_aca", "lung_n", "lung_scc") for i in range(4)]
-    pictures = ((PatchRecord(f"{k}/{i}.png", k, "train", f"{k}{i}"), rng.integers(0, 256, (128, 128, 3), np.uint8)) for k, i in names)
+    pictures = (
+        (
+            PatchRecord(f"{k}/{i}.png", k, "train", f"{k}{i}"),
+            rng.integers(0, 256, (128, 128, 3), np.uint8),
+        )
+        for k, i in names
+    )
     write_patches(tmp_path / "real", pictures)
     few = ["--patches", "4", "--ddim_steps", "1", "--dpm_steps", "1"]
     ours = ["--ours", '{"steps": 2, "stop": 3, "bfloat16": true, "autoguidance": 2.0}']
     bench.main([*few, *ours, "--device", "cpu", "--dataset_dir", str(tmp_path / "real")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("| KID |") and lines[-1].startswith("| real, one half to the other |")
-    assert lines[-2].startswith("| ours: dpmpp_2m, 2 steps, scale 3, cap 0.5, stop 3, autoguidance 2, bfloat16 |")
+    assert lines[-2].startswith(
+        "| ours: dpmpp_2m, 2 steps, scale 3, cap 0.5, stop 3, autoguidance 2, bfloat16 |"
+    )
 
 
-def test_the_profile_counts_every_call(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_profile_counts_every_call(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     gradient = torch.autograd.grad
-    load("profile_sampling").main(["--patches", "3", "--device", "cpu", "--ours", '{"steps": 12, "autoguidance": 2.0}'])
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[5:]]
+    load("profile_sampling").main(
+        ["--patches", "3", "--device", "cpu", "--ours", '{"steps": 12, "autoguidance": 2.0}']
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in capsys.readouterr().out.splitlines()[5:]
+    ]
     calls = {name: count for name, _, count in rows}
     assert calls.pop("the rest") == "" and torch.autograd.grad is gradient
-    assert calls == {"UNet": "12", "UNet, weak": "7", "guide, forward": "7", "guide, backward": "7", "decoder": "1"}
+    assert calls == {
+        "UNet": "12",
+        "UNet, weak": "7",
+        "guide, forward": "7",
+        "guide, backward": "7",
+        "decoder": "1",
+    }
     assert sum(float(share.rstrip("%")) for _, share, _ in rows) == pytest.approx(100, abs=0.5)

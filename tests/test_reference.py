@@ -1,7 +1,9 @@
-"""A small frozen run: the same seeds give the same patches, the same selection and the same arms as the version that froze it.
+"""A small frozen run: the same seeds give the same patches, the same selection and the same arms
+as the version that froze it.
 
-``python tests/test_reference.py`` prints the run as it is now, for ``tests/reference.json``, with SHA-256 of every exact value. The
-test compares with a tolerance, since processors round differently.
+``python tests/test_reference.py`` prints the run as it is now, for ``tests/reference.json``, with
+SHA-256 of every exact value. The test compares with a tolerance, since processors round
+differently.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, RandAxisFlipd, RandSpatialCropd, ScaleIntensityRanged, ToTensord
+from monai.transforms import (
+    Compose,
+    RandAxisFlipd,
+    RandSpatialCropd,
+    ScaleIntensityRanged,
+    ToTensord,
+)
 
 import monai_histodiff as mh
 
@@ -26,20 +34,52 @@ def digest(value: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
 
 
-def run(patches: mh.PatchSet, model: mh.LatentDiffusion, guide: mh.LatentClassifier) -> dict[str, Any]:
+def run(
+    patches: mh.PatchSet, model: mh.LatentDiffusion, guide: mh.LatentClassifier
+) -> dict[str, Any]:
     """Sample, judge, and train two arms, all of it tiny."""
     torch.manual_seed(0)
     labelled, test = patches.hold_out(0.4, seed=3)
     scale = [ScaleIntensityRanged("image", 0, 255, 0.0, 1.0), ToTensord("image", track_meta=False)]
-    crop, flip = RandSpatialCropd("image", (32, 32), random_size=False), RandAxisFlipd("image", prob=0.5)
+    crop, flip = (
+        RandSpatialCropd("image", (32, 32), random_size=False),
+        RandAxisFlipd("image", prob=0.5),
+    )
     training = mh.ClassifierTraining(steps=6, batch_size=6)
-    critic = mh.fit_critic(labelled, training, Compose([crop, flip, *scale]), size=32, folds=2, target_precision=0.5, seed=1)
+    critic = mh.fit_critic(
+        labelled,
+        training,
+        Compose([crop, flip, *scale]),
+        size=32,
+        folds=2,
+        target_precision=0.5,
+        seed=1,
+    )
     selector = mh.Selector(critic, labelled.images(), labelled.groups, threshold=0.33)
     unguided = mh.GuidedSampler(model, steps=4, progress=False)(None, range(4))
     sampler = mh.GuidedSampler(model, guide, steps=4, scale=4.0, progress=False)
-    found = mh.sample_candidates(sampler, selector, 3, quota=3, max_candidates=6, batch_size=9, seed=7, surplus=1.5, progress=False)
+    found = mh.sample_candidates(
+        sampler,
+        selector,
+        3,
+        quota=3,
+        max_candidates=6,
+        batch_size=9,
+        seed=7,
+        surplus=1.5,
+        progress=False,
+    )
     evaluation = mh.Evaluation(
-        labelled, test, found, training, crop, Compose([flip, *scale]), Compose(scale), ("C", "F"), (0,), size=32
+        labelled,
+        test,
+        found,
+        training,
+        crop,
+        Compose([flip, *scale]),
+        Compose(scale),
+        ("C", "F"),
+        (0,),
+        size=32,
     )
     arms = {arm: runs[0] for arm, runs in evaluation.run().items()}
     exact = {"patches": unguided.numpy(), "candidates": found.images.numpy(), **arms}
@@ -53,9 +93,13 @@ def run(patches: mh.PatchSet, model: mh.LatentDiffusion, guide: mh.LatentClassif
     }
 
 
-def test_the_same_seeds_give_what_they_gave(write_patch_set: Any, make_model: Any, guide: mh.LatentClassifier, tmp_path: Path) -> None:
+def test_the_same_seeds_give_what_they_gave(
+    write_patch_set: Any, make_model: Any, guide: mh.LatentClassifier, tmp_path: Path
+) -> None:
     frozen = json.loads(FILE.read_text())
-    now = run(mh.PatchSet.open(write_patch_set(tmp_path / "set", per_class=12)), make_model(), guide)
+    now = run(
+        mh.PatchSet.open(write_patch_set(tmp_path / "set", per_class=12)), make_model(), guide
+    )
     np.testing.assert_allclose(now["patches"], frozen["patches"], atol=1e-3)
     np.testing.assert_allclose(now["candidates"], frozen["candidates"], atol=0.5)  # of 255
     np.testing.assert_allclose(now["confidence"], frozen["confidence"], atol=5e-3)
@@ -74,5 +118,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         draw = called(conftest.draw_patches)()
         written = called(conftest.write_patch_set)(draw)(Path(folder) / "set", per_class=12)
-        run_now = run(mh.PatchSet.open(written), called(conftest.make_model)()(), called(conftest.guide)())
+        run_now = run(
+            mh.PatchSet.open(written), called(conftest.make_model)()(), called(conftest.guide)()
+        )
     json.dump(run_now, sys.stdout, indent=1)

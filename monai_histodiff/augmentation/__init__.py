@@ -1,4 +1,5 @@
-"""Synthetic patches in the training Dataset: the transforms, and banks that renew themselves while a network trains.
+"""Synthetic patches in the training Dataset: the transforms, and banks that renew themselves while
+a network trains.
 
 The transforms alone are light; the live bank, which samples, is imported when it is asked for.
 """

@@ -1,4 +1,6 @@
-"""``Filling``: one refresh of a live bank, sampled in a thread; and the agreement of distributed processes on it."""
+"""``Filling``: one refresh of a live bank, sampled in a thread; and the agreement of distributed
+processes on it.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,25 @@ from monai_histodiff.selection.selector import Selector
 
 __all__ = ["Filling", "Fresh"]
 
-# Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay locked in the child.
+# Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay
+# locked in the child.
 _sampling = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_sampling.acquire, after_in_parent=_sampling.release, after_in_child=_sampling.release)
+    os.register_at_fork(
+        before=_sampling.acquire,
+        after_in_parent=_sampling.release,
+        after_in_child=_sampling.release,
+    )
 
 
 class Fresh(NamedTuple):
     """The accepted patches of a refresh.
 
     Attributes:
-        patches: for each class its ``images`` (uint8 ``N x 3 x H x W``), ``confidence`` and ``seeds``.
+        patches: for each class its ``images`` (uint8 ``N x 3 x H x W``), ``confidence`` and
+            ``seeds``.
         about: plain values: number of candidates and seconds.
     """
 
@@ -43,7 +51,8 @@ class Filling:
     """A thread that samples and selects the patches of one refresh.
 
     Args:
-        sampler: makes the candidates. On a CUDA device it works on a stream of its own, beside the training.
+        sampler: makes the candidates. On a CUDA device it works on a stream of its own, beside the
+            training.
         selector: judges them.
         num_classes: classes to fill.
         options: further arguments of :func:`monai_histodiff.sample_candidates`.
@@ -52,10 +61,21 @@ class Filling:
         result: the future :class:`Fresh`.
     """
 
-    def __init__(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        sampler: GuidedSampler,
+        selector: Selector,
+        num_classes: int,
+        options: Mapping[str, Any],
+    ) -> None:
         self.result: Future[Fresh] = Future()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(sampler, selector, num_classes, options), name="LiveBank", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(sampler, selector, num_classes, options),
+            name="LiveBank",
+            daemon=True,
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,21 +83,42 @@ class Filling:
         self._stopped.set()
         self._thread.join()
 
-    def _run(self, sampler: GuidedSampler, selector: Selector, num_classes: int, options: Mapping[str, Any]) -> None:
+    def _run(
+        self,
+        sampler: GuidedSampler,
+        selector: Selector,
+        num_classes: int,
+        options: Mapping[str, Any],
+    ) -> None:
         try:
             with _own_stream(sampler.device):
-                guarded: list[Any] = [_Guarded(part, self._stopped) for part in (sampler, selector)]
-                judged = sample_candidates(guarded[0], guarded[1], num_classes, progress=False, **options)
-            rows = [(judged.accepted & (judged.labels == k)).nonzero()[:, 0] for k in range(num_classes)]
-            columns = {"images": judged.images, "confidence": judged.confidence, "seeds": judged.seed}
+                guarded: list[Any] = [
+                    _Guarded(part, self._stopped) for part in (sampler, selector)
+                ]
+                judged = sample_candidates(
+                    guarded[0], guarded[1], num_classes, progress=False, **options
+                )
+            rows = [
+                (judged.accepted & (judged.labels == k)).nonzero()[:, 0]
+                for k in range(num_classes)
+            ]
+            columns = {
+                "images": judged.images,
+                "confidence": judged.confidence,
+                "seeds": judged.seed,
+            }
             patches = [{name: column[i] for name, column in columns.items()} for i in rows]
-            self.result.set_result(Fresh(patches, {"candidates": len(judged.labels), "seconds": judged.seconds}))
+            self.result.set_result(
+                Fresh(patches, {"candidates": len(judged.labels), "seconds": judged.seconds})
+            )
         except BaseException as error:
             self.result.set_exception(error)
 
 
 class _Guarded:
-    """A sampler or selector, no call of which is under way while the process is forked, nor begins once it is stopped."""
+    """A sampler or selector, no call of which is under way while the process is forked, nor begins
+    once it is stopped.
+    """
 
     def __init__(self, function: Callable[..., Any], stopped: threading.Event) -> None:
         self.function, self.stopped = function, stopped

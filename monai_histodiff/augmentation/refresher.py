@@ -11,33 +11,52 @@ __all__ = ["BankRefresher"]
 
 
 class BankRefresher:
-    """Fills a live bank before training and renews it between epochs, with the next patches sampled ahead of need.
+    """Fills a live bank before training and renews it between epochs, with the next patches
+    sampled ahead of need.
 
-    While the trainer runs, a thread samples the next refresh. It is published at the start of an epoch, once it is due
-    by either rule. In distributed training every rank attaches the handler, and the first rank decides.
+    While the trainer runs, a thread samples the next refresh. It is published at the start of an
+    epoch, once it is due by either rule. In distributed training every rank attaches the handler,
+    and the first rank decides.
 
     Args:
         bank: the live bank.
         refresh_every: due after so many epochs; ``None``: never by this rule.
-        max_reuse: due once synthetic patches were shown so many times, on average over the bank; after one
-            epoch, if nothing was accepted. The items of the trainer's batches must hold ``synthetic``. With several distributed
-            processes, those that the first rank has shown count. ``None``: never by this rule.
-        wait: wait for a refresh that is due and not ready, so that training is reproducible whatever the speed; else
-            training goes on with the old patches, and the refresh is published at the next epoch after it is ready.
+        max_reuse: due once synthetic patches were shown so many times, on average over the bank;
+            after one epoch, if nothing was accepted. The items of the trainer's batches must hold
+            ``synthetic``. With several distributed processes, those that the first rank has shown
+            count. ``None``: never by this rule.
+        wait: wait for a refresh that is due and not ready, so that training is reproducible
+            whatever the speed; else training goes on with the old patches, and the refresh is
+            published at the next epoch after it is ready.
 
     Raises:
         ValueError: a rule is not positive, or both are ``None``.
     """
 
-    def __init__(self, bank: LiveBank, refresh_every: int | None = 1, max_reuse: float | None = None, wait: bool = False) -> None:
+    def __init__(
+        self,
+        bank: LiveBank,
+        refresh_every: int | None = 1,
+        max_reuse: float | None = None,
+        wait: bool = False,
+    ) -> None:
         rules = [rule for rule in (refresh_every, max_reuse) if rule is not None]
         if not rules or min(rules) <= 0:
-            raise ValueError(f"refresh_every or max_reuse must be given, and positive, got {refresh_every} and {max_reuse}")
-        self.bank, self.refresh_every, self.max_reuse, self.wait = bank, refresh_every, max_reuse, wait
+            raise ValueError(
+                f"refresh_every or max_reuse must be given, and positive, got {refresh_every} and {max_reuse}"
+            )
+        self.bank, self.refresh_every, self.max_reuse, self.wait = (
+            bank,
+            refresh_every,
+            max_reuse,
+            wait,
+        )
         self._epochs = self._shown = 0
 
     def attach(self, engine: Engine) -> None:
-        """Follow a trainer's epochs and, for ``max_reuse``, its batches; stop sampling when it has completed."""
+        """Follow a trainer's epochs and, for ``max_reuse``, its batches; stop sampling when it has
+        completed.
+        """
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_epoch)
@@ -63,7 +82,9 @@ class BankRefresher:
             KeyError: the batch does not tell which they are.
         """
         if "synthetic" not in engine.state.batch:
-            raise KeyError(f"max_reuse needs 'synthetic' in the trainer's batches, got {sorted(map(str, engine.state.batch))}")
+            raise KeyError(
+                f"max_reuse needs 'synthetic' in the trainer's batches, got {sorted(map(str, engine.state.batch))}"
+            )
         self._shown += int(sum(engine.state.batch["synthetic"]))
 
     def end_epoch(self, engine: Engine) -> None:
@@ -76,5 +97,9 @@ class BankRefresher:
 
     def _due(self) -> bool:
         old = self.refresh_every is not None and self._epochs >= self.refresh_every
-        worn = self.max_reuse is not None and self._epochs > 0 and self._shown >= self.max_reuse * len(self.bank)
+        worn = (
+            self.max_reuse is not None
+            and self._epochs > 0
+            and self._shown >= self.max_reuse * len(self.bank)
+        )
         return old or worn

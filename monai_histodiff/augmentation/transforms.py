@@ -1,4 +1,6 @@
-"""``SyntheticAugment`` and ``SyntheticAugmentd``: replace a patch by an accepted synthetic one of its class."""
+"""``SyntheticAugment`` and ``SyntheticAugmentd``: replace a patch by an accepted synthetic one of
+its class.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,22 @@ from torch.utils.data import get_worker_info
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
 from monai_histodiff.utils.processes import candidate_seed, process_rank
 
-__all__ = ["SyntheticAugment", "SyntheticAugmentD", "SyntheticAugmentDict", "SyntheticAugmentd", "even_weights"]
+__all__ = [
+    "SyntheticAugment",
+    "SyntheticAugmentD",
+    "SyntheticAugmentDict",
+    "SyntheticAugmentd",
+    "even_weights",
+]
 
 
 def even_weights(counts: Sequence[int], prob: float) -> list[float]:
-    """The ``balance`` of :class:`SyntheticAugment` that makes the classes as even as ``prob`` allows.
+    """The ``balance`` of :class:`SyntheticAugment` that makes the classes as even as ``prob``
+    allows.
 
-    Items of class ``c`` have the frequency ``(1 - prob) counts[c] / sum(counts) + prob w[c]``. The weights ``w`` raise
-    the rarest classes to one common level; where ``prob`` is large enough, all classes reach ``1 / len(counts)``.
+    Items of class ``c`` have the frequency ``(1 - prob) counts[c] / sum(counts) + prob w[c]``. The
+    weights ``w`` raise the rarest classes to one common level; where ``prob`` is large enough, all
+    classes reach ``1 / len(counts)``.
 
     Args:
         counts: real items of each class.
@@ -45,7 +55,9 @@ def even_weights(counts: Sequence[int], prob: float) -> list[float]:
         raise ValueError(f"counts must not be negative, nor all zero, got {list(counts)}")
     real *= (1 - prob) / real.sum()
     rising = np.sort(real)
-    levels = (prob + rising.cumsum()) / np.arange(1, len(real) + 1)  # if the k rarest classes share all of prob
+    levels = (prob + rising.cumsum()) / np.arange(
+        1, len(real) + 1
+    )  # if the k rarest classes share all of prob
     level = levels[np.flatnonzero(levels > rising)[-1]]
     return [float(w) for w in (level - real).clip(min=0) / prob]
 
@@ -53,12 +65,14 @@ def even_weights(counts: Sequence[int], prob: float) -> list[float]:
 class SyntheticAugment(RandomizableTransform):
     """With probability ``prob``, replace a patch by a synthetic one from a bank.
 
-    Place it after cropping and before intensity and geometric augmentation, so that real and synthetic patches are
-    augmented alike. It reads shared memory only: it is safe in forked and spawned workers, and costs a copy.
+    Place it after cropping and before intensity and geometric augmentation, so that real and
+    synthetic patches are augmented alike. It reads shared memory only: it is safe in forked and
+    spawned workers, and costs a copy.
 
-    A class with few patches in the bank is replaced less often, since few patches shown often are learnt by heart: with
-    ``n`` patches of the class, the probability is ``prob * min(1, n / full_prob_at)``. With ``prob`` up to 0.5 and
-    ``full_prob_at`` the number of real patches of the class, no synthetic patch is shown more often than a real one.
+    A class with few patches in the bank is replaced less often, since few patches shown often are
+    learnt by heart: with ``n`` patches of the class, the probability is
+    ``prob * min(1, n / full_prob_at)``. With ``prob`` up to 0.5 and ``full_prob_at`` the number of
+    real patches of the class, no synthetic patch is shown more often than a real one.
 
     Of several distributed processes that are given the same seed, each draws for itself.
 
@@ -66,15 +80,19 @@ class SyntheticAugment(RandomizableTransform):
         bank: a :class:`~monai_histodiff.SyntheticBank`, the folder of a saved one, or a
             :class:`~monai_histodiff.LiveBank`.
         prob: probability of a replacement.
-        balance: weights of the classes, from which the class of the replacement is drawn (and then becomes the label),
-            see :func:`even_weights`; ``None`` keeps the class of the patch. A class without accepted patches is never
-            drawn, and a patch of such a class is left as it is.
-        full_prob_at: patches of a class in the bank from which on the probability is ``prob``; 1 switches the rule off.
-        classes: the names of your class indices, in order, to be compared with the bank's; ``None`` compares nothing.
+        balance: weights of the classes, from which the class of the replacement is drawn (and then
+            becomes the label), see :func:`even_weights`; ``None`` keeps the class of the patch. A
+            class without accepted patches is never drawn, and a patch of such a class is left as
+            it is.
+        full_prob_at: patches of a class in the bank from which on the probability is ``prob``; 1
+            switches the rule off.
+        classes: the names of your class indices, in order, to be compared with the bank's;
+            ``None`` compares nothing.
 
     Raises:
-        ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; ``balance`` is negative or gives no weight
-            to any class in the bank; ``classes`` are not those of the bank, in their order.
+        ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; ``balance`` is
+            negative or gives no weight to any class in the bank; ``classes`` are not those of the
+            bank, in their order.
         FileNotFoundError: the folder holds no bank.
     """
 
@@ -93,16 +111,22 @@ class SyntheticAugment(RandomizableTransform):
         if full_prob_at < 1:
             raise ValueError(f"full_prob_at must be at least 1, got {full_prob_at}")
         super().__init__(prob)
-        self.bank: Bank = SyntheticBank.load(bank) if isinstance(bank, (str, os.PathLike)) else bank
+        self.bank: Bank = (
+            SyntheticBank.load(bank) if isinstance(bank, (str, os.PathLike)) else bank
+        )
         if classes is not None and tuple(classes) != tuple(self.bank.classes):
-            raise ValueError(f"classes must be the bank's, {list(self.bank.classes)}, in this order, got {list(classes)}")
+            raise ValueError(
+                f"classes must be the bank's, {list(self.bank.classes)}, in this order, got {list(classes)}"
+            )
         self.full_prob_at = full_prob_at
         self.balance = None if balance is None else np.asarray(balance, dtype=float)
         if self.balance is not None:
             fixed = isinstance(self.bank, SyntheticBank)  # another bank may still be filled
             possible = self._usable_balance() if fixed else self.balance[: self.bank.num_classes]
             if not (self.balance.min(initial=0) >= 0 and possible.sum() > 0):
-                raise ValueError(f"balance must not be negative and must favour a class in the bank, got {self.balance.tolist()}")
+                raise ValueError(
+                    f"balance must not be negative and must favour a class in the bank, got {self.balance.tolist()}"
+                )
         self._drawn: BankPatch | None = None
         self._process = os.getpid()
 
@@ -126,20 +150,30 @@ class SyntheticAugment(RandomizableTransform):
                 self._drawn = self.bank.draw(label, patch_draw)
 
     def _usable_balance(self) -> np.ndarray:
-        return np.array([weight if self.bank.count(k) else 0.0 for k, weight in enumerate(self.balance)])  # type: ignore[arg-type]
+        return np.array(
+            [weight if self.bank.count(k) else 0.0 for k, weight in enumerate(self.balance)]
+        )  # type: ignore[arg-type]
 
     def _draw_class(self, position: float) -> int:
         edges = self._usable_balance().cumsum()
-        return int(np.searchsorted(edges, position * edges[-1], side="right").clip(max=len(edges) - 1))
+        return int(
+            np.searchsorted(edges, position * edges[-1], side="right").clip(max=len(edges) - 1)
+        )
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SyntheticAugment:
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> SyntheticAugment:
         rank = process_rank()
-        super().set_random_state(candidate_seed(seed, rank) if seed is not None and rank else seed, state)
+        super().set_random_state(
+            candidate_seed(seed, rank) if seed is not None and rank else seed, state
+        )
         self._process = os.getpid()
         return self
 
     def _seed_plain_worker(self) -> None:
-        """Workers of a plain torch loader all inherit one random state: give each its own (MONAI's loader seeds its own)."""
+        """Workers of a plain torch loader all inherit one random state: give each its own (MONAI's
+        loader seeds its own).
+        """
         info = get_worker_info()
         if info is not None and self._process != os.getpid():
             self.set_random_state(seed=info.seed % 2**32)
@@ -148,8 +182,8 @@ class SyntheticAugment(RandomizableTransform):
         """Maybe replace one patch.
 
         Args:
-            img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1] (up to what interpolation
-                overshoots). The replacement has the same type.
+            img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1] (up
+                to what interpolation overshoots). The replacement has the same type.
             label: its class index.
             randomize: draw anew.
 
@@ -157,8 +191,8 @@ class SyntheticAugment(RandomizableTransform):
             The patch and its label; :attr:`record` tells what was done.
 
         Raises:
-            ValueError: the patch, which would be replaced, has another size than those of the bank, another type than these, or
-                values that are far from [0, 1].
+            ValueError: the patch, which would be replaced, has another size than those of the
+                bank, another type than these, or values that are far from [0, 1].
         """
         if randomize:
             self.randomize(label)
@@ -166,24 +200,34 @@ class SyntheticAugment(RandomizableTransform):
             return img, label
         patch, new_label = self._drawn.image, self._drawn.label
         if tuple(img.shape) != tuple(patch.shape):
-            raise ValueError(f"a patch must have the size of the bank's, {tuple(patch.shape)}, got {tuple(img.shape)}: crop before")
+            raise ValueError(
+                f"a patch must have the size of the bank's, {tuple(patch.shape)}, got {tuple(img.shape)}: crop before"
+            )
         _check_values(img)
         if not isinstance(img, torch.Tensor):
-            return patch.numpy().copy() if img.dtype == np.uint8 else (patch.numpy() / 255).astype(img.dtype), new_label
+            return patch.numpy().copy() if img.dtype == np.uint8 else (patch.numpy() / 255).astype(
+                img.dtype
+            ), new_label
         patch = patch.clone() if img.dtype == torch.uint8 else (patch.float() / 255).to(img.dtype)
         patch = patch.to(img.device)
-        return (MetaTensor(patch, meta=dict(img.meta)) if isinstance(img, MetaTensor) else patch), new_label
+        return (
+            MetaTensor(patch, meta=dict(img.meta)) if isinstance(img, MetaTensor) else patch
+        ), new_label
 
     @property
     def record(self) -> dict[str, Any]:
-        """``synthetic`` (bool), ``confidence`` (NaN for a real patch) and ``seed`` (-1 for a real patch) of the last call."""
+        """``synthetic`` (bool), ``confidence`` (NaN for a real patch) and ``seed`` (-1 for a real
+        patch) of the last call.
+        """
         if self._drawn is None:
             return {"synthetic": False, "confidence": float("nan"), "seed": -1}
         return {"synthetic": True, "confidence": self._drawn.confidence, "seed": self._drawn.seed}
 
 
 def _check_values(img: Any) -> None:
-    """Patches of 0 to 255 in floating point, as MONAI's ``LoadImage`` reads them, would get replacements that are nearly black."""
+    """Patches of 0 to 255 in floating point, as MONAI's ``LoadImage`` reads them, would get
+    replacements that are nearly black.
+    """
     if str(img.dtype).removeprefix("torch.") == "uint8":
         return
     if "float" not in str(img.dtype):
@@ -195,28 +239,34 @@ def _check_values(img: Any) -> None:
 
 
 def soft_label(label: int, confidence: float, num_classes: int) -> Tensor:
-    """float32 of shape ``num_classes``: the confidence at the label, the rest spread evenly over the other classes.
+    """float32 of shape ``num_classes``: the confidence at the label, the rest spread evenly over
+    the other classes.
 
     Raises:
         ValueError: the label is not a class.
     """
     if not 0 <= label < num_classes:
-        raise ValueError(f"the class of a soft label must lie from 0 to {num_classes - 1}, got {label}")
+        raise ValueError(
+            f"the class of a soft label must lie from 0 to {num_classes - 1}, got {label}"
+        )
     out = torch.full((num_classes,), (1 - confidence) / max(num_classes - 1, 1))
     out[label] = confidence
     return out
 
 
 class SyntheticAugmentd(RandomizableTransform, MapTransform):
-    """Dictionary version of :class:`SyntheticAugment`, for MONAI's ``Compose`` and every MONAI dataset.
+    """Dictionary version of :class:`SyntheticAugment`, for MONAI's ``Compose`` and every MONAI
+    dataset.
 
-    It replaces the patch, sets the label where ``balance`` drew another class, and records ``synthetic``,
-    ``confidence`` and ``seed`` in the item, for real and synthetic patches alike, so that batches collate. The input
-    dictionary and its tensors are not changed.
+    It replaces the patch, sets the label where ``balance`` drew another class, and records
+    ``synthetic``, ``confidence`` and ``seed`` in the item, for real and synthetic patches alike,
+    so that batches collate. The input dictionary and its tensors are not changed.
 
-    A synthetic patch is of its class with a probability, the confidence of the critic. A loss can take that into
-    account: by a weight, 1 for a real patch and the confidence for a synthetic one, or by a soft label, float32 of shape
-    ``num_classes``, with the confidence at the class and the rest spread evenly over the others.
+    A synthetic patch is of its class with a probability, the confidence of the critic. A loss can
+    take that into
+    account: by a weight, 1 for a real patch and the confidence for a synthetic one, or by a soft
+    label, float32 of shape ``num_classes``, with the confidence at the class and the rest spread
+    evenly over the others.
 
     Args:
         keys: the key of the patch.
@@ -252,12 +302,20 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         if len(self.keys) != 1:
-            raise ValueError(f"an item has one patch, to which its label and its record belong, got keys {list(self.keys)}")
+            raise ValueError(
+                f"an item has one patch, to which its label and its record belong, got keys {list(self.keys)}"
+            )
         RandomizableTransform.__init__(self, 1.0)
         self.augment = SyntheticAugment(bank, prob, balance, full_prob_at, classes)
-        self.label_key, self.weight_key, self.soft_label_key = label_key, weight_key, soft_label_key
+        self.label_key, self.weight_key, self.soft_label_key = (
+            label_key,
+            weight_key,
+            soft_label_key,
+        )
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SyntheticAugmentd:
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> SyntheticAugmentd:
         super().set_random_state(seed, state)
         self.augment.set_random_state(seed, state)
         return self
@@ -266,20 +324,28 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             if self.label_key not in d:
-                raise KeyError(f"the class of a patch must be under '{self.label_key}', got keys {sorted(map(str, d))}")
+                raise KeyError(
+                    f"the class of a patch must be under '{self.label_key}', got keys {sorted(map(str, d))}"
+                )
             label = d[self.label_key]
             number = int(label.item() if isinstance(label, (Tensor, np.ndarray)) else label)
             d[key], drawn = self.augment(d[key], number)
             if drawn != number:
                 full_like: Any = torch.full_like if isinstance(label, Tensor) else np.full_like
-                d[self.label_key] = full_like(label, drawn) if isinstance(label, (Tensor, np.ndarray)) else type(label)(drawn)
+                d[self.label_key] = (
+                    full_like(label, drawn)
+                    if isinstance(label, (Tensor, np.ndarray))
+                    else type(label)(drawn)
+                )
             record = self.augment.record
             d.update(record)
             confidence = record["confidence"] if record["synthetic"] else 1.0
             if self.weight_key is not None:
                 d[self.weight_key] = confidence
             if self.soft_label_key is not None:
-                d[self.soft_label_key] = soft_label(drawn, confidence, self.augment.bank.num_classes)
+                d[self.soft_label_key] = soft_label(
+                    drawn, confidence, self.augment.bank.num_classes
+                )
         return d
 
 

@@ -1,4 +1,6 @@
-"""What the bundles and the command line call: stages, the folder of a run, results, inference, packing."""
+"""What the bundles and the command line call: stages, the folder of a run, results, inference,
+packing.
+"""
 
 from monai_histodiff.bundle.demo import write_demo as write_demo
 from monai_histodiff.bundle.inference import PatchWriter as PatchWriter

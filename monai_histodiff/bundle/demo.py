@@ -1,4 +1,6 @@
-"""The embedded demonstration set: patches sampled from our own model, so that the first run needs no data."""
+"""The embedded demonstration set: patches sampled from our own model, so that the first run needs
+no data.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,15 @@ def write_demo(
     test_per_class: int = 60,
     seed: int = 0,
 ) -> Path:
-    """Write candidates whose critic agrees with the intended class as a labelled patch set in a zip.
+    """Write candidates whose critic agrees with the intended class as a labelled patch set in a
+    zip.
 
-    Every patch is its own group (its seed), and the column ``synthetic`` says ``true``: a verdict on such a set is a
-    demonstration, and the report says so.
+    Every patch is its own group (its seed), and the column ``synthetic`` says ``true``: a verdict
+    on such a set is a demonstration, and the report says so.
 
     Args:
-        candidates: candidates of all classes; those with a confidence of at least one half are used.
+        candidates: candidates of all classes; those with a confidence of at least one half are
+            used.
         classes: class names.
         path: the zip to write.
         train_per_class: training patches of each class.
@@ -44,20 +48,37 @@ def write_demo(
     """
     rng, rows = np.random.default_rng(seed), []
     for k, name in enumerate(classes):
-        usable = ((candidates.labels == k) & (candidates.confidence >= 0.5)).nonzero()[:, 0].numpy()
+        usable = (
+            ((candidates.labels == k) & (candidates.confidence >= 0.5)).nonzero()[:, 0].numpy()
+        )
         if len(usable) < train_per_class + test_per_class:
-            raise ValueError(f"class '{name}' needs {train_per_class + test_per_class} usable candidates, got {len(usable)}")
+            raise ValueError(
+                f"class '{name}' needs {train_per_class + test_per_class} usable candidates, got {len(usable)}"
+            )
         chosen = rng.permutation(usable)[: train_per_class + test_per_class]
-        rows += [(k, int(i), "train" if n < train_per_class else "test") for n, i in enumerate(chosen)]
+        rows += [
+            (k, int(i), "train" if n < train_per_class else "test") for n, i in enumerate(chosen)
+        ]
 
     def items() -> list[tuple[PatchRecord, bytes]]:
         out = []
         for k, i, split in rows:
             stream = io.BytesIO()
-            Image.fromarray(candidates.images[i].permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=90, subsampling=0)
-            extra = {"seed": str(int(candidates.seed[i])), "synthetic": "true", "source": "monai-histodiff histopathology_ldm"}
+            Image.fromarray(candidates.images[i].permute(1, 2, 0).numpy()).save(
+                stream, "JPEG", quality=90, subsampling=0
+            )
+            extra = {
+                "seed": str(int(candidates.seed[i])),
+                "synthetic": "true",
+                "source": "monai-histodiff histopathology_ldm",
+            }
             group = f"synthetic_{int(candidates.seed[i])}"
-            out.append((PatchRecord(f"{classes[k]}/{i:05d}.jpg", classes[k], split, group, extra), stream.getvalue()))
+            out.append(
+                (
+                    PatchRecord(f"{classes[k]}/{i:05d}.jpg", classes[k], split, group, extra),
+                    stream.getvalue(),
+                )
+            )
         return out
 
     target = Path(path)
@@ -67,6 +88,8 @@ def write_demo(
         draft = Path(scratch) / target.name
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-                archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
+                archive.writestr(
+                    zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes()
+                )
         draft.replace(target)
     return target

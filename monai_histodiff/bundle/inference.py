@@ -1,4 +1,6 @@
-"""The seams between our sampler and MONAI's stock ``SupervisedEvaluator``: seeds in, patches out and onto disk."""
+"""The seams between our sampler and MONAI's stock ``SupervisedEvaluator``: seeds in, patches out
+and onto disk.
+"""
 
 from __future__ import annotations
 
@@ -19,40 +21,67 @@ from monai_histodiff.data.pixels import patch_grid
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.critic import Critic
 
-__all__ = ["PatchWriter", "ReconstructionInferer", "SamplingInferer", "SeedPrepareBatch", "seed_items"]
+__all__ = [
+    "PatchWriter",
+    "ReconstructionInferer",
+    "SamplingInferer",
+    "SeedPrepareBatch",
+    "seed_items",
+]
 
 
 def seed_items(seeds: Sequence[int], label: int | None = None) -> list[dict[str, Any]]:
-    """Dataset items for :class:`SamplingInferer`: one seed each, of one class (``None``: unconditional)."""
+    """Dataset items for :class:`SamplingInferer`: one seed each, of one class (``None``:
+    unconditional).
+    """
     return [{"image": int(s), "label": -1 if label is None else int(label)} for s in seeds]
 
 
 class SeedPrepareBatch:
     """``prepare_batch`` that passes seeds as inputs and labels beside them; there is no target."""
 
-    def __call__(self, batchdata: Mapping[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, tuple[Tensor], dict[str, Any]]:
-        return torch.as_tensor(batchdata[CommonKeys.IMAGE]), None, (torch.as_tensor(batchdata[CommonKeys.LABEL]),), {}
+    def __call__(
+        self, batchdata: Mapping[str, Any], *_: Any, **__: Any
+    ) -> tuple[Tensor, None, tuple[Tensor], dict[str, Any]]:
+        return (
+            torch.as_tensor(batchdata[CommonKeys.IMAGE]),
+            None,
+            (torch.as_tensor(batchdata[CommonKeys.LABEL]),),
+            {},
+        )
 
 
 class SamplingInferer(Inferer):
     """MONAI ``Inferer`` around a :class:`~monai_histodiff.GuidedSampler`.
 
     Args:
-        sampler: makes the patches. The network that the engine passes is the sampler's own and is not used again.
+        sampler: makes the patches. The network that the engine passes is the sampler's own and is
+            not used again.
     """
 
     def __init__(self, sampler: GuidedSampler) -> None:
         super().__init__()
         self.sampler = sampler
 
-    def __call__(self, inputs: Tensor, network: nn.Module, labels: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        """Patches ``N x 3 x H x W`` in [0, 1] from seeds of shape ``N``; labels below 0 mean unconditional."""
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: nn.Module,
+        labels: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Patches ``N x 3 x H x W`` in [0, 1] from seeds of shape ``N``; labels below 0 mean
+        unconditional.
+        """
         wanted = None if labels is None or int(labels.max()) < 0 else labels
         return self.sampler(wanted, inputs)
 
 
 class ReconstructionInferer(Inferer):
-    """MONAI ``Inferer`` that encodes and decodes patches with a :class:`~monai_histodiff.LatentDiffusion`."""
+    """MONAI ``Inferer`` that encodes and decodes patches with a
+    :class:`~monai_histodiff.LatentDiffusion`.
+    """
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstructions of patches ``N x 3 x H x W`` in [0, 1]."""
@@ -61,14 +90,16 @@ class ReconstructionInferer(Inferer):
 
 
 class PatchWriter:
-    """Ignite handler that writes an evaluator's patches (``decollate=False``) as a patch set, with a sample grid beside it.
+    """Ignite handler that writes an evaluator's patches (``decollate=False``) as a patch set, with
+    a sample grid beside it.
 
     Args:
         output_dir: receives ``samples/`` (PNG and manifest) and ``samples.png``.
         classes: class names, by label.
         critic: where given, judges each patch.
         accepted_only: leave out patches below the critic's threshold.
-        sampler: what made the patches; variations whose ``source_rows`` it has are judged by what has not seen their sources.
+        sampler: what made the patches; variations whose ``source_rows`` it has are judged by what
+            has not seen their sources.
     """
 
     def __init__(
@@ -79,7 +110,12 @@ class PatchWriter:
         accepted_only: bool = False,
         sampler: GuidedSampler | None = None,
     ) -> None:
-        self.root, self.classes, self.critic, self.accepted_only = Path(output_dir), tuple(classes), critic, accepted_only
+        self.root, self.classes, self.critic, self.accepted_only = (
+            Path(output_dir),
+            tuple(classes),
+            critic,
+            accepted_only,
+        )
         self.sampler = sampler
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -92,7 +128,11 @@ class PatchWriter:
         """Keep one batch: patches, seeds and labels."""
         output, batch = engine.state.output, engine.state.batch
         self._parts.append(
-            (output[CommonKeys.PRED].cpu(), torch.as_tensor(batch[CommonKeys.IMAGE]), torch.as_tensor(batch[CommonKeys.LABEL]))
+            (
+                output[CommonKeys.PRED].cpu(),
+                torch.as_tensor(batch[CommonKeys.IMAGE]),
+                torch.as_tensor(batch[CommonKeys.LABEL]),
+            )
         )
 
     def write(self) -> Path:
@@ -109,12 +149,26 @@ class PatchWriter:
             scores = self.critic.probabilities(patches, origins).gather(1, labels[:, None])[:, 0]
             if self.accepted_only:
                 keep = scores >= float(self.critic.threshold)
-                patches, seeds, labels, scores = patches[keep], seeds[keep], labels[keep], scores[keep]
+                patches, seeds, labels, scores = (
+                    patches[keep],
+                    seeds[keep],
+                    labels[keep],
+                    scores[keep],
+                )
         names = [self.classes[y] if y >= 0 and self.classes else "" for y in labels.tolist()]
         pictures = (patches * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         rows = zip(names, seeds.tolist(), scores.tolist(), pictures, strict=True)
         items = (
-            (PatchRecord(f"{i:06d}.png", name, "", f"synthetic/{seed}", {"seed": str(seed), "confidence": repr(score)}), picture)
+            (
+                PatchRecord(
+                    f"{i:06d}.png",
+                    name,
+                    "",
+                    f"synthetic/{seed}",
+                    {"seed": str(seed), "confidence": repr(score)},
+                ),
+                picture,
+            )
             for i, (name, seed, score, picture) in enumerate(rows)
         )
         target = write_patches(self.root / "samples", items)

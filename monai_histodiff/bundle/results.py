@@ -35,14 +35,16 @@ def run_and_report(
     features: Callable[[Tensor], Tensor] | None = None,
     further: ClassifierTraining | None = None,
 ) -> Path:
-    """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its candidates.
+    """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its
+    candidates.
 
     Args:
         evaluation: what to run.
         patches: the whole real patch set, for its counts.
         dataset_dir: where it came from; only its name is kept.
         output_dir: holds ``outcome.json`` of the selection.
-        further: recipe of a further classifier, for :func:`~monai_histodiff.evaluation.synthetic.label_agreement`; ``None`` asks none.
+        further: recipe of a further classifier, for
+            :func:`~monai_histodiff.evaluation.synthetic.label_agreement`; ``None`` asks none.
         features: of patches, for figures of the generator class by class, see
             :func:`~monai_histodiff.evaluation.synthetic.class_fidelity`; ``None`` leaves them out.
 
@@ -51,14 +53,26 @@ def run_and_report(
     """
     root = Path(output_dir)
     outcome = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
-    made = outcome["settings"]  # with these patches, in this order, the selection compared the candidates
-    known = evaluation.labelled.extend(patches.select("train"), made.get("unlabelled_patches", 0), seed=made.get("draw", 0))
+    made = outcome[
+        "settings"
+    ]  # with these patches, in this order, the selection compared the candidates
+    known = evaluation.labelled.extend(
+        patches.select("train"), made.get("unlabelled_patches", 0), seed=made.get("draw", 0)
+    )
     evaluation.run()
-    fitted = sum(second for runs in evaluation.seconds.values() for second in runs)  # of cached runs, the time they once took
+    fitted = sum(
+        second for runs in evaluation.seconds.values() for second in runs
+    )  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
     training = evaluation.training
-    recipe: dict[str, Any] = {"classifier_steps": training.steps, "classifier_batch_size": training.batch_size}
-    recipe |= {"synthetic_probability": evaluation.prob, "full_probability_at": evaluation.full_prob_at}
+    recipe: dict[str, Any] = {
+        "classifier_steps": training.steps,
+        "classifier_batch_size": training.batch_size,
+    }
+    recipe |= {
+        "synthetic_probability": evaluation.prob,
+        "full_probability_at": evaluation.full_prob_at,
+    }
     recipe["backbone"] = getattr(training.network, "backbone", "from scratch")
     results = {
         **evaluation.results(),
@@ -71,27 +85,42 @@ def run_and_report(
     }
     if further is not None:
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
-    results["notes"] = _notes(outcome, evaluation, results["differences"], results.get("agreement"))
+    results["notes"] = _notes(
+        outcome, evaluation, results["differences"], results.get("agreement")
+    )
     if features is not None:
         train, size = patches.select("train"), evaluation.size
-        results["generator"] = class_fidelity(evaluation.candidates, train, known, evaluation.test, features, size)
+        results["generator"] = class_fidelity(
+            evaluation.candidates, train, known, evaluation.test, features, size
+        )
     write_json(root / "results.json", results)
-    report = write_report(root / "report.html", results, gallery(evaluation.candidates, known, evaluation.size))
+    report = write_report(
+        root / "report.html", results, gallery(evaluation.candidates, known, evaluation.size)
+    )
     print(f"{results['verdict']}\nReport: {report}")
     return report
 
 
 def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
-    """Tiles for the report: of each class the most confident accepted candidates, and rejected ones of every reason."""
+    """Tiles for the report: of each class the most confident accepted candidates, and rejected
+    ones of every reason.
+    """
     crop, tiles, varied = CenterSpatialCrop(size), [], candidates.origin is not None
-    beside = candidates.nearest if candidates.origin is None else candidates.origin  # labelled patches come first in known
+    beside = (
+        candidates.nearest if candidates.origin is None else candidates.origin
+    )  # labelled patches come first in known
     for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
         accepted = [i for i in rows if candidates.reasons[i] == ACCEPTED]
         rejected = [i for i in rows if candidates.reasons[i] not in (ACCEPTED, "over quota")]
-        step = max(1, len(accepted) // per_class)  # over the whole range of accepted confidences, not the best only
-        for i in [*accepted[::step][:per_class], *rejected[:: max(1, len(rejected) // per_class)][:per_class]]:
+        step = max(
+            1, len(accepted) // per_class
+        )  # over the whole range of accepted confidences, not the best only
+        for i in [
+            *accepted[::step][:per_class],
+            *rejected[:: max(1, len(rejected) // per_class)][:per_class],
+        ]:
             real = torch.as_tensor(crop(known[int(beside[i])]["image"])).permute(1, 2, 0).numpy()
             reason = candidates.reasons[i]
             tiles.append(
@@ -110,7 +139,11 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
 
 
 def _dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]:
-    parts = {"train": patches.select("train"), "labelled": labelled, "test": patches.select("test")}
+    parts = {
+        "train": patches.select("train"),
+        "labelled": labelled,
+        "test": patches.select("test"),
+    }
     return {
         "path": Path(path).name,
         "classes": list(patches.classes),
@@ -121,20 +154,42 @@ def _dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]
 
 
 def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("monai-histodiff", "monai", "torch", "numpy", "pytorch-ignite")}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
-    return {**found, "python": platform.python_version(), "machine": f"{platform.machine()}, {device}"}
+    found = {
+        name: version(name)
+        for name in ("monai-histodiff", "monai", "torch", "numpy", "pytorch-ignite")
+    }
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{os.cpu_count()} CPU cores, no GPU"
+    )
+    return {
+        **found,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {device}",
+    }
 
 
-def _agreement(evaluation: Evaluation, train: PatchSet, further: ClassifierTraining) -> dict[str, Any]:
+def _agreement(
+    evaluation: Evaluation, train: PatchSet, further: ClassifierTraining
+) -> dict[str, Any]:
     transform, labelled = Compose([evaluation.crop, evaluation.classical]), evaluation.labelled
     return label_agreement(
-        evaluation.candidates, train.without(labelled), labelled, evaluation.test, further, transform, evaluation.size
+        evaluation.candidates,
+        train.without(labelled),
+        labelled,
+        evaluation.test,
+        further,
+        transform,
+        evaluation.size,
     )
 
 
 def _notes(
-    outcome: Mapping[str, Any], evaluation: Evaluation, differences: Mapping[str, Any], agreement: Mapping[str, Any] | None
+    outcome: Mapping[str, Any],
+    evaluation: Evaluation,
+    differences: Mapping[str, Any],
+    agreement: Mapping[str, Any] | None,
 ) -> Sequence[str]:
     selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
     notes = [
@@ -157,7 +212,9 @@ def _notes(
             "was off. They are a learned augmentation, not new tissue."
         )
     if (sources := selection.get("sources")) is not None:
-        notes.append(f"The accepted variations come from {sources} of the {len(evaluation.labelled)} labelled patches.")
+        notes.append(
+            f"The accepted variations come from {sources} of the {len(evaluation.labelled)} labelled patches."
+        )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
             f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out real patches at any threshold, "
@@ -168,14 +225,20 @@ def _notes(
             found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
             notes.append(f"Class {name} is short of its quota: {found}.")
     if len(set(evaluation.labelled.groups)) == len(evaluation.labelled):
-        notes.append("Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow.")
+        notes.append(
+            "Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow."
+        )
     return notes
 
 
 def _carried_over(agreement: Mapping[str, Any] | None) -> str:
     if agreement is None:
         return "how well it carries over to synthetic ones is not measured here."
-    shares = {name: "-" if value is None else f"{value:.0%}" for name, value in agreement.items() if name != "patches"}
+    shares = {
+        name: "-" if value is None else f"{value:.0%}"
+        for name, value in agreement.items()
+        if name != "patches"
+    }
     return (
         f"a further classifier, fitted on {agreement['patches']} other real training patches, gives their class to "
         f"{shares['accepted']} of the accepted candidates and {shares['candidates']} of all, to {shares['labelled']} of the labelled "

@@ -1,4 +1,6 @@
-"""The folder of a run: what it holds, and which patches were used for what, so that nothing that made its candidates is tested on."""
+"""The folder of a run: what it holds, and which patches were used for what, so that nothing that
+made its candidates is tested on.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,28 @@ FILE = "split.csv"
 SEEN = ("labelled", "unlabelled")
 
 
-def write_split(output_dir: str | os.PathLike[str], known: PatchSet, labelled: PatchSet, test: PatchSet) -> Path:
+def write_split(
+    output_dir: str | os.PathLike[str], known: PatchSet, labelled: PatchSet, test: PatchSet
+) -> Path:
     """Write the columns ``path,label,group,role``, one row for each patch.
 
     Args:
         output_dir: where ``split.csv`` goes.
-        known: what the generator was adapted to: the labelled patches (role ``labelled``) and others, whose labels were not read
-            (``unlabelled``).
+        known: what the generator was adapted to: the labelled patches (role ``labelled``) and
+            others, whose labels were not read (``unlabelled``).
         labelled: what guide and critic were fitted on.
         test: what they must not see (``test``).
     """
     parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
-    with whole_file(Path(output_dir) / FILE) as draft, open(draft, "w", newline="", encoding="utf-8") as stream:
+    with (
+        whole_file(Path(output_dir) / FILE) as draft,
+        open(draft, "w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(["path", "label", "group", "role"])
-        writer.writerows([r.path, r.label, r.group, role] for role, part in parts.items() for r in part.records)
+        writer.writerows(
+            [r.path, r.label, r.group, role] for role, part in parts.items() for r in part.records
+        )
     return Path(output_dir) / FILE
 
 
@@ -55,18 +64,27 @@ def check_split(output_dir: str | os.PathLike[str], labelled: PatchSet, test: Pa
     """
     path = Path(output_dir) / FILE
     if not path.is_file():
-        raise FileNotFoundError(f"the training stage must have written '{FILE}', got none in '{output_dir}'")
+        raise FileNotFoundError(
+            f"the training stage must have written '{FILE}', got none in '{output_dir}'"
+        )
     with open(path, newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     seen = {row["group"] for row in rows if row["role"] in SEEN}
     if leaked := sorted(seen & set(test.groups)):
-        raise ValueError(f"test groups must be new to the candidates, got {len(leaked)} they were made with, such as '{leaked[0]}'")
+        raise ValueError(
+            f"test groups must be new to the candidates, got {len(leaked)} they were made with, such as '{leaked[0]}'"
+        )
     made_with = {(row["path"], row["label"]) for row in rows if row["role"] == "labelled"}
     if other := sorted({(r.path, r.label) for r in labelled.records} ^ made_with):
-        raise ValueError(f"labelled patches must be those of the candidates, got {len(other)} that differ, such as '{other[0][0]}'")
+        raise ValueError(
+            f"labelled patches must be those of the candidates, got {len(other)} that differ, such as '{other[0][0]}'"
+        )
 
 
-def check_new(output_dir: str | os.PathLike[str], names: Sequence[str] = ("candidates", "bank", "outcome.json")) -> None:
+def check_new(
+    output_dir: str | os.PathLike[str],
+    names: Sequence[str] = ("candidates", "bank", "outcome.json"),
+) -> None:
     """Refuse an output folder that holds results already, before any work is done.
 
     Raises:
@@ -74,7 +92,9 @@ def check_new(output_dir: str | os.PathLike[str], names: Sequence[str] = ("candi
     """
     for name in names:
         if (Path(output_dir) / name).exists():
-            raise FileExistsError(f"output_dir must be new, got '{output_dir}', which holds '{name}' already")
+            raise FileExistsError(
+                f"output_dir must be new, got '{output_dir}', which holds '{name}' already"
+            )
 
 
 def save_outcome(
@@ -85,29 +105,44 @@ def save_outcome(
     sampler: GuidedSampler,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``candidates/``, ``bank/`` (the accepted ones) and ``outcome.json`` (counts, thresholds, speed, settings).
+    """Write ``candidates/``, ``bank/`` (the accepted ones) and ``outcome.json`` (counts,
+    thresholds, speed, settings).
 
     Args:
         output_dir: where they go.
         candidates: with their outcome.
         classes: class names.
-        selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``, that judged them.
+        selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``, that
+            judged them.
         sampler: made them.
         settings: further plain values.
 
     Returns:
-        The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report repeats.
+        The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
+        repeats.
     """
     root, accepted = Path(output_dir), candidates.accepted
     counts = candidates.counts(torch.ones_like(accepted))
     chosen, made = counts["accepted"], counts["candidates"]
-    calibrated = {"target_precision": selector.critic.target_precision, "reached_precision": selector.critic.precision}
+    calibrated = {
+        "target_precision": selector.critic.target_precision,
+        "reached_precision": selector.critic.precision,
+    }
     rule = {**calibrated, **selector.settings}
     selection = {
         **counts,
-        "per_class": {name: candidates.counts(candidates.labels == k) for k, name in enumerate(classes)},
-        **{name: value if isinstance(value, str) else round(float(value), 6) for name, value in rule.items()},
-        "reasons": {r: candidates.reasons.count(r) for r in sorted(set(candidates.reasons)) if r != ACCEPTED},
+        "per_class": {
+            name: candidates.counts(candidates.labels == k) for k, name in enumerate(classes)
+        },
+        **{
+            name: value if isinstance(value, str) else round(float(value), 6)
+            for name, value in rule.items()
+        },
+        "reasons": {
+            r: candidates.reasons.count(r)
+            for r in sorted(set(candidates.reasons))
+            if r != ACCEPTED
+        },
     }
     sampling = {
         **sampler.settings,
@@ -123,20 +158,27 @@ def save_outcome(
 
 
 def check_stage(output_dir: str | os.PathLike[str], **settings: Any) -> None:
-    """Refuse to judge candidates by other patches than those they were made for, before any work is done.
+    """Refuse to judge candidates by other patches than those they were made for, before any work
+    is done.
 
     Args:
         output_dir: holds ``outcome.json`` of the training stage.
-        settings: what must be as it was there: those that decide which patches are labelled, and which are for test.
+        settings: what must be as it was there: those that decide which patches are labelled, and
+            which are for test.
 
     Raises:
         FileNotFoundError: there is no ``outcome.json``.
-        ValueError: a setting differs: patches that the generator, guide or critic saw could be among the test patches.
+        ValueError: a setting differs: patches that the generator, guide or critic saw could be
+            among the test patches.
     """
     path = Path(output_dir) / "outcome.json"
     if not path.is_file():
-        raise FileNotFoundError(f"the training stage must have written 'outcome.json', got none in '{output_dir}'")
+        raise FileNotFoundError(
+            f"the training stage must have written 'outcome.json', got none in '{output_dir}'"
+        )
     made = json.loads(path.read_text(encoding="utf-8"))["settings"]
     for key, value in settings.items():
         if key in made and made[key] != value:
-            raise ValueError(f"{key} must be what the candidates were made with, {made[key]}, got {value}")
+            raise ValueError(
+                f"{key} must be what the candidates were made with, {made[key]}, got {value}"
+            )

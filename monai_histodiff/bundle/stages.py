@@ -1,4 +1,6 @@
-"""Runs the stages of ``bundles/finetune.json`` one after another; bad input ends in one clear line."""
+"""Runs the stages of ``bundles/finetune.json`` one after another; bad input ends in one clear
+line.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,19 @@ BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
 
 def run_stage(config_file: str | os.PathLike[str], **overrides: Any) -> None:
-    """Run one bundle config, as ``python -m monai.bundle run --config_file ...`` does, with overrides by config key.
+    """Run one bundle config, as ``python -m monai.bundle run --config_file ...`` does, with
+    overrides by config key.
 
     Args:
         config_file: a config of a bundle.
         overrides: values by key, such as ``seeds=[0, 1]``.
 
     Raises:
-        SystemExit: the input is bad (a value out of range, a file that is missing or that is there already). The
-            message is that of the first error, without the chain of the configuration that led to it. An override must
-            be of a key that the config has: MONAI itself takes any, and a misspelt one would change nothing.
+        SystemExit: the input is bad (a value out of range, a file that is missing or that is there
+            already). The message is that of the first error, without the chain of the
+            configuration that led to it. An override must
+            be of a key that the config has: MONAI itself takes any, and a misspelt one would
+            change nothing.
     """
     try:
         parser = ConfigParser()

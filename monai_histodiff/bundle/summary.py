@@ -11,8 +11,12 @@ from monai_histodiff.report.summary import to_html, to_markdown
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the Markdown of several results, and write the page if asked to."""
-    parser = argparse.ArgumentParser("histodiff-summary", description="Combine several results.json into one table.")
-    parser.add_argument("results", nargs="+", help="results.json files: other draws, other label counts")
+    parser = argparse.ArgumentParser(
+        "histodiff-summary", description="Combine several results.json into one table."
+    )
+    parser.add_argument(
+        "results", nargs="+", help="results.json files: other draws, other label counts"
+    )
     parser.add_argument("--html", help="a page to write")
     args = parser.parse_args(argv)
     try:

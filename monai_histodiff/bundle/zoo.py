@@ -1,10 +1,12 @@
-"""Check a bundle by the rules of MONAI's Model Zoo, and pack it into the zip that ``monai.bundle download`` reads.
+"""Check a bundle by the rules of MONAI's Model Zoo, and pack it into the zip that
+``monai.bundle download`` reads.
 
 From a shell::
 
     histodiff-zoo bundles/histopathology_ldm dist
 
-The same bundle gives the same bytes on any machine: sorted names, fixed times and permissions, no compression.
+The same bundle gives the same bytes on any machine: sorted names, fixed times and permissions, no
+compression.
 """
 
 from __future__ import annotations
@@ -34,12 +36,25 @@ TARGET_PACKAGES = ("monai", "monai_histodiff", "torch", "ignite")
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
 LARGE = 25_000_000  # bytes; the Zoo says 25 MB
 METADATA_REQUIRED: dict[str, type] = {
-    **dict.fromkeys(("schema", "version", "monai_version", "pytorch_version", "numpy_version"), str),
+    **dict.fromkeys(
+        ("schema", "version", "monai_version", "pytorch_version", "numpy_version"), str
+    ),
     **dict.fromkeys(("task", "description", "authors", "copyright"), str),
     **dict.fromkeys(("required_packages_version", "changelog", "network_data_format"), dict),
 }
 METADATA_OPTIONAL: dict[str, type] = {
-    **dict.fromkeys(("name", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use"), str),
+    **dict.fromkeys(
+        (
+            "name",
+            "data_source",
+            "data_type",
+            "image_classes",
+            "label_classes",
+            "pred_classes",
+            "intended_use",
+        ),
+        str,
+    ),
     **dict.fromkeys(("eval_metrics", "supported_apps"), dict),
     "references": list,
 }
@@ -47,9 +62,11 @@ TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "valu
 
 
 def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
-    """Problems that the Model Zoo would find in a bundle with JSON configs, and those that break it elsewhere.
+    """Problems that the Model Zoo would find in a bundle with JSON configs, and those that break
+    it elsewhere.
 
-    Code of the packages named by ``_target_`` is imported, and the weights are read; nothing of the bundle is run.
+    Code of the packages named by ``_target_`` is imported, and the weights are read; nothing of
+    the bundle is run.
 
     Args:
         bundle_dir: the folder, which carries the bundle's name.
@@ -64,7 +81,9 @@ def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
     files = _files(root)
     problems = [f"a bundle must hold '{name}'" for name in REQUIRED_FILES if name not in files]
     if any(name.startswith("scripts/") for name in files):
-        problems.append("code must come from an installed package, got 'scripts/', which is found from one folder only")
+        problems.append(
+            "code must come from an installed package, got 'scripts/', which is found from one folder only"
+        )
     for name in files:
         if re.fullmatch(r"configs/[^/]+\.json", name):
             try:
@@ -75,7 +94,11 @@ def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
             if not isinstance(content, dict):
                 problems.append(f"'{name}' must be a JSON object, got {type(content).__name__}")
             else:
-                problems += _metadata_problems(content) if name == METADATA else _config_problems(name, content)
+                problems += (
+                    _metadata_problems(content)
+                    if name == METADATA
+                    else _config_problems(name, content)
+                )
     for name in files:
         if re.fullmatch(r"models/[^/]+\.pt", name):
             problems += _weights_problems(name, root / name)
@@ -83,9 +106,11 @@ def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
 
 
 def package_bundle(bundle_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> Path:
-    """Check a bundle and write ``<name>_v<version>.zip``, whose one top folder is the bundle's name.
+    """Check a bundle and write ``<name>_v<version>.zip``, whose one top folder is the bundle's
+    name.
 
-    ``output/``, ``__pycache__`` and hidden files are left out. The zip appears complete or not at all.
+    ``output/``, ``__pycache__`` and hidden files are left out. The zip appears complete or not at
+    all.
 
     Args:
         bundle_dir: the folder, which carries the bundle's name.
@@ -96,20 +121,31 @@ def package_bundle(bundle_dir: str | os.PathLike[str], output_dir: str | os.Path
 
     Raises:
         FileNotFoundError: there is no such bundle folder.
-        ValueError: the bundle is not valid (all its problems are listed), or ``output_dir`` lies inside it.
+        ValueError: the bundle is not valid (all its problems are listed), or ``output_dir`` lies
+            inside it.
     """
     root, target = _folder(bundle_dir), Path(output_dir).resolve()
     if target.is_relative_to(root):
         raise ValueError(f"output_dir must lie outside the bundle, got '{output_dir}' in '{root}'")
     problems = check_bundle(root)
     if problems:
-        raise ValueError("\n  ".join([f"the bundle '{root.name}' must be valid, got {len(problems)} problem(s):", *problems]))
+        raise ValueError(
+            "\n  ".join(
+                [
+                    f"the bundle '{root.name}' must be valid, got {len(problems)} problem(s):",
+                    *problems,
+                ]
+            )
+        )
     version = json.loads((root / METADATA).read_text(encoding="utf-8"))["version"]
     path = Path(output_dir) / f"{root.name}_v{version}.zip"
     with whole_file(path) as draft, zipfile.ZipFile(draft, "w") as archive:
         for name in _files(root):
             entry = zipfile.ZipInfo(f"{root.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system, entry.external_attr = 3, 0o100644 << 16  # as on Unix, whatever this machine is
+            entry.create_system, entry.external_attr = (
+                3,
+                0o100644 << 16,
+            )  # as on Unix, whatever this machine is
             archive.writestr(entry, (root / name).read_bytes())
     return path
 
@@ -123,7 +159,12 @@ def _folder(bundle_dir: str | os.PathLike[str]) -> Path:
 def _files(root: Path) -> list[str]:
     """Sorted names of the files that belong to the bundle."""
     names = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    kept = (n for n in names if n.parts[0] != "output" and not any(p.startswith(".") or p == "__pycache__" for p in n.parts))
+    kept = (
+        n
+        for n in names
+        if n.parts[0] != "output"
+        and not any(p.startswith(".") or p == "__pycache__" for p in n.parts)
+    )
     return sorted(name.as_posix() for name in kept)
 
 
@@ -131,19 +172,29 @@ def _metadata_problems(metadata: Mapping[str, Any]) -> list[str]:
     problems = [f"metadata must have '{key}'" for key in METADATA_REQUIRED if key not in metadata]
     for key, kind in {**METADATA_REQUIRED, **METADATA_OPTIONAL}.items():
         if key in metadata and not isinstance(metadata[key], kind):
-            problems.append(f"metadata must have '{key}' of type {kind.__name__}, got {metadata[key]!r}")
+            problems.append(
+                f"metadata must have '{key}' of type {kind.__name__}, got {metadata[key]!r}"
+            )
     version, changelog = metadata.get("version"), metadata.get("changelog")
     if isinstance(version, str) and not re.fullmatch(r"\d+\.\d+\.\d+", version):
         problems.append(f"the version must be like '0.1.0', got '{version}'")
     if isinstance(changelog, dict) and isinstance(version, str) and version not in changelog:
-        problems.append(f"the changelog must name the version '{version}', got {sorted(changelog)}")
+        problems.append(
+            f"the changelog must name the version '{version}', got {sorted(changelog)}"
+        )
     for key, value in metadata.items():
         if key.endswith("_data_format") and isinstance(value, dict):
             problems += _format_problems(key, value)
     network = metadata.get("network_data_format")
     for side, tensor in (("inputs", "image"), ("outputs", "pred")):
-        if isinstance(network, dict) and isinstance(network.get(side), dict) and not isinstance(network[side].get(tensor), dict):
-            problems.append(f"network_data_format must describe the tensor '{side}#{tensor}', got {sorted(network[side])}")
+        if (
+            isinstance(network, dict)
+            and isinstance(network.get(side), dict)
+            and not isinstance(network[side].get(tensor), dict)
+        ):
+            problems.append(
+                f"network_data_format must describe the tensor '{side}#{tensor}', got {sorted(network[side])}"
+            )
     return problems
 
 
@@ -156,9 +207,13 @@ def _format_problems(name: str, described: Mapping[str, Any]) -> list[str]:
             continue
         for tensor, keys in tensors.items():
             if isinstance(keys, dict):
-                problems += [f"{name}#{side}#{tensor} {problem}" for problem in _tensor_problems(keys)]
+                problems += [
+                    f"{name}#{side}#{tensor} {problem}" for problem in _tensor_problems(keys)
+                ]
             elif not isinstance(keys, (str, int, float)):
-                problems.append(f"{name}#{side}#{tensor} must be a tensor, a number or a text, got {keys!r}")
+                problems.append(
+                    f"{name}#{side}#{tensor} must be a tensor, a number or a text, got {keys!r}"
+                )
     return problems
 
 
@@ -167,9 +222,15 @@ def _tensor_problems(keys: Mapping[str, Any]) -> list[str]:
         "type": lambda v: isinstance(v, str),
         "format": lambda v: isinstance(v, str),
         "num_channels": lambda v: _is_int(v) and v > 0,
-        "spatial_shape": lambda v: isinstance(v, list) and all(isinstance(n, str) or (_is_int(n) and n > 0) for n in v),
+        "spatial_shape": lambda v: (
+            isinstance(v, list) and all(isinstance(n, str) or (_is_int(n) and n > 0) for n in v)
+        ),
         "dtype": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, None), torch.dtype),
-        "value_range": lambda v: isinstance(v, list) and len(v) in (0, 2) and all(_is_int(n) or isinstance(n, float) for n in v),
+        "value_range": lambda v: (
+            isinstance(v, list)
+            and len(v) in (0, 2)
+            and all(_is_int(n) or isinstance(n, float) for n in v)
+        ),
         "is_patch_data": lambda v: isinstance(v, bool),
         "channel_def": lambda v: isinstance(v, dict),
     }
@@ -183,15 +244,25 @@ def _is_int(value: Any) -> bool:
 
 
 def _config_problems(name: str, config: Mapping[str, Any]) -> list[str]:
-    overlay = any(key.startswith("+") or "#" in key for key in config)  # it changes another config, and stands on that one's keys
+    overlay = any(
+        key.startswith("+") or "#" in key for key in config
+    )  # it changes another config, and stands on that one's keys
     keys = () if overlay else CONFIG_KEYS + (INFERENCE_KEYS if name == INFERENCE else ())
     problems = [f"'{name}' must define '{key}'" for key in keys if key not in config]
     targets = list(_targets(config))
     for target in (t for i, t in enumerate(targets) if t not in targets[:i]):
-        if not isinstance(target, str) or target.split(".")[0] not in TARGET_PACKAGES or "." not in target:
-            problems.append(f"'{name}' must name full paths in {', '.join(TARGET_PACKAGES)} as _target_, got {target!r}")
+        if (
+            not isinstance(target, str)
+            or target.split(".")[0] not in TARGET_PACKAGES
+            or "." not in target
+        ):
+            problems.append(
+                f"'{name}' must name full paths in {', '.join(TARGET_PACKAGES)} as _target_, got {target!r}"
+            )
         elif not _is_importable(target):
-            problems.append(f"'{name}' must name something that can be imported as _target_, got '{target}'")
+            problems.append(
+                f"'{name}' must name something that can be imported as _target_, got '{target}'"
+            )
     return problems
 
 
@@ -217,21 +288,38 @@ def _weights_problems(name: str, path: Path) -> list[str]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly anything
-        return [f"'{name}' must load with weights_only=True, got {type(error).__name__}: {str(error).split(chr(10))[0]}"]
-    return [] if isinstance(state, Mapping) else [f"'{name}' must be a state_dict, got {type(state).__name__}"]
+        return [
+            f"'{name}' must load with weights_only=True, got {type(error).__name__}: {str(error).split(chr(10))[0]}"
+        ]
+    return (
+        []
+        if isinstance(state, Mapping)
+        else [f"'{name}' must be a state_dict, got {type(state).__name__}"]
+    )
 
 
 def _large_file_problems(root: Path, files: Sequence[str]) -> list[str]:
-    text = "\n".join((root / name).read_text(encoding="utf-8", errors="replace") for name in LARGE_FILES if name in files)
-    listed = re.findall(r"""(?<![\w#])["']?path["']?\s*:\s*["']?([^"'\s,}]+)""", re.sub(r"(?m)^\s*#.*$", "", text))
+    text = "\n".join(
+        (root / name).read_text(encoding="utf-8", errors="replace")
+        for name in LARGE_FILES
+        if name in files
+    )
+    listed = re.findall(
+        r"""(?<![\w#])["']?path["']?\s*:\s*["']?([^"'\s,}]+)""", re.sub(r"(?m)^\s*#.*$", "", text)
+    )
     sizes = {name: (root / name).stat().st_size for name in files if name not in listed}
     large = {name: size for name, size in sizes.items() if size > LARGE}
-    return [f"files over 25 MB must be in '{LARGE_FILES[0]}', got '{name}' of {n / 1e6:.1f} MB" for name, n in large.items()]
+    return [
+        f"files over 25 MB must be in '{LARGE_FILES[0]}', got '{name}' of {n / 1e6:.1f} MB"
+        for name, n in large.items()
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check and pack one bundle; print the path of the zip and its SHA-256."""
-    parser = argparse.ArgumentParser("histodiff-zoo", description="Check a bundle and pack it for the Model Zoo.")
+    parser = argparse.ArgumentParser(
+        "histodiff-zoo", description="Check a bundle and pack it for the Model Zoo."
+    )
     parser.add_argument("bundle_dir", help="the bundle's folder")
     parser.add_argument("output_dir", help="where to write the zip")
     args = parser.parse_args(argv)

@@ -1,4 +1,6 @@
-"""Image classifiers: the backbone of every arm and every critic, fitted by a stock ``SupervisedTrainer``."""
+"""Image classifiers: the backbone of every arm and every critic, fitted by a stock
+``SupervisedTrainer``.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
 
 
 class PatchClassifier(nn.Module):
-    """MONAI's ``ResNet`` for RGB patches in [0, 1], shape ``N x 3 x H x W``, to logits ``N x num_classes``.
+    """MONAI's ``ResNet`` for RGB patches in [0, 1], shape ``N x 3 x H x W``, to logits
+    ``N x num_classes``.
 
     Args:
         num_classes: number of classes.
@@ -37,25 +40,37 @@ class PatchClassifier(nn.Module):
         blocks: basic residual blocks of each level.
     """
 
-    def __init__(self, num_classes: int, width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)) -> None:
+    def __init__(
+        self, num_classes: int, width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)
+    ) -> None:
         super().__init__()
         planes = [width * 2**i for i in range(4)]
-        options = {"spatial_dims": 2, "n_input_channels": 3, "conv1_t_stride": 2, "num_classes": num_classes}
+        options = {
+            "spatial_dims": 2,
+            "n_input_channels": 3,
+            "conv1_t_stride": 2,
+            "num_classes": num_classes,
+        }
         self.resnet = ResNet("basic", list(blocks), planes, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnet(x * 4 - 2)
 
 
-def mix_batch(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup (arXiv:1710.09412) or, as often, CutMix (arXiv:1905.04899) of a batch with a permutation of itself.
+def mix_batch(
+    images: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mixup (arXiv:1710.09412) or, as often, CutMix (arXiv:1905.04899) of a batch with a
+    permutation of itself.
 
-    MONAI's ``MixUp`` and ``CutMix`` mix pictures with pictures; class targets, which they do not take, follow the area here.
+    MONAI's ``MixUp`` and ``CutMix`` mix pictures with pictures; class targets, which they do not
+    take, follow the area here.
 
     Args:
         images: ``N x 3 x H x W``.
         targets: class probabilities ``N x K``.
-        alpha: the share of the first of each pair is drawn from Beta(alpha, alpha), once for the batch.
+        alpha: the share of the first of each pair is drawn from Beta(alpha, alpha), once for the
+            batch.
         rng: of the draws.
 
     Returns:
@@ -66,7 +81,10 @@ def mix_batch(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Gene
     """
     if alpha <= 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
-    share, order = float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    share, order = (
+        float(rng.beta(alpha, alpha)),
+        torch.from_numpy(rng.permutation(len(images))).to(images.device),
+    )
     if rng.random() < 0.5:
         mixed = share * images + (1 - share) * images[order]
     else:
@@ -74,7 +92,9 @@ def mix_batch(images: Tensor, targets: Tensor, alpha: float, rng: np.random.Gene
         high, wide = (round(side * (1 - share) ** 0.5) for side in (h, w))
         top, left = int(rng.integers(h - high + 1)), int(rng.integers(w - wide + 1))
         mixed, share = images.clone(), 1 - high * wide / (h * w)
-        mixed[..., top : top + high, left : left + wide] = images[order][..., top : top + high, left : left + wide]
+        mixed[..., top : top + high, left : left + wide] = images[order][
+            ..., top : top + high, left : left + wide
+        ]
     return mixed, share * targets + (1 - share) * targets[order]
 
 
@@ -84,9 +104,13 @@ class _MixPrepareBatch:
     def __init__(self, num_classes: int, alpha: float, seed: int) -> None:
         self.num_classes, self.alpha, self.rng = num_classes, alpha, np.random.default_rng(seed)
 
-    def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **options: Any) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, batchdata: Any, device: Any = None, non_blocking: bool = False, **options: Any
+    ) -> tuple[Tensor, Tensor]:
         image, label = default_prepare_batch(batchdata, device, non_blocking, **options)
-        return mix_batch(image, functional.one_hot(label, self.num_classes).float(), self.alpha, self.rng)
+        return mix_batch(
+            image, functional.one_hot(label, self.num_classes).float(), self.alpha, self.rng
+        )
 
 
 @dataclass(frozen=True)
@@ -116,13 +140,19 @@ class ClassifierTraining:
     num_workers: int = 0
 
     def __call__(
-        self, data: Sequence[Mapping[str, Any]], transform: Compose, num_classes: int, seed: int, name: str = "fit"
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Compose,
+        num_classes: int,
+        seed: int,
+        name: str = "fit",
     ) -> nn.Module:
         """Fit a fresh classifier.
 
         Args:
             data: items with ``"image"`` and ``"label"``.
-            transform: makes an item's image a floating-point patch in [0, 1]; its random state is set from ``seed``.
+            transform: makes an item's image a floating-point patch in [0, 1]; its random state is
+                set from ``seed``.
             num_classes: number of classes.
             seed: seed of initialisation, order and augmentation.
             name: shown by the progress bar.
@@ -136,20 +166,34 @@ class ClassifierTraining:
         set_determinism(seed)
         transform.set_random_state(seed)
         network = self.network(num_classes=num_classes).to(self.device)
-        optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.steps, min(20, self.steps // 5 + 1)))
-        sampler = RandomSampler(range(len(data)), replacement=True, num_samples=self.steps * self.batch_size)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), self.learning_rate, weight_decay=self.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, warmup_cosine(self.steps, min(20, self.steps // 5 + 1))
+        )
+        sampler = RandomSampler(
+            range(len(data)), replacement=True, num_samples=self.steps * self.batch_size
+        )
         trainer = SupervisedTrainer(
             device=torch.device(self.device),
             max_epochs=1,
             train_data_loader=DataLoader(
-                Dataset(data, transform), batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers
+                Dataset(data, transform),
+                batch_size=self.batch_size,
+                sampler=sampler,
+                num_workers=self.num_workers,
             ),
             network=network,
             optimizer=optimizer,
-            prepare_batch=_MixPrepareBatch(num_classes, self.mixing, seed) if self.mixing else default_prepare_batch,
+            prepare_batch=_MixPrepareBatch(num_classes, self.mixing, seed)
+            if self.mixing
+            else default_prepare_batch,
             loss_function=nn.CrossEntropyLoss(label_smoothing=self.label_smoothing),
-            train_handlers=[LrScheduleHandler(schedule, print_lr=False, epoch_level=False), FiniteLoss()],
+            train_handlers=[
+                LrScheduleHandler(schedule, print_lr=False, epoch_level=False),
+                FiniteLoss(),
+            ],
             amp=torch.device(self.device).type == "cuda",
         )
         trainer.logger.setLevel(logging.WARNING)
@@ -161,6 +205,10 @@ class ClassifierTraining:
 
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Logits, float32 on the CPU, of patches ``N x 3 x H x W`` (uint8, or floating point in [0, 1])."""
+    """Logits, float32 on the CPU, of patches ``N x 3 x H x W`` (uint8, or floating point in [0,
+    1]).
+    """
     device = next(network.parameters()).device
-    return torch.cat([network(to_unit(part).to(device)).float().cpu() for part in images.split(batch_size)])
+    return torch.cat(
+        [network(to_unit(part).to(device)).float().cpu() for part in images.split(batch_size)]
+    )

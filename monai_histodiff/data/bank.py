@@ -1,4 +1,6 @@
-"""``SyntheticBank``: accepted patches of each class in shared memory, filled by the sampler, read by any worker."""
+"""``SyntheticBank``: accepted patches of each class in shared memory, filled by the sampler, read
+by any worker.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class BankPatch(NamedTuple):
 
 
 class Bank(Protocol):
-    """Synthetic patches by class, which a :class:`~monai_histodiff.SyntheticAugment` draws from."""
+    """Synthetic patches by class, which a :class:`~monai_histodiff.SyntheticAugment` draws
+    from.
+    """
 
     @property
     def classes(self) -> Sequence[str]:
@@ -52,17 +56,20 @@ class Bank(Protocol):
         """Number of patches of a class; 0 for a class that the bank does not know."""
 
     def draw(self, label: int, position: float) -> BankPatch | None:
-        """The patch of a class at a position in [0, 1) of its list; ``None`` where the class has no patch."""
+        """The patch of a class at a position in [0, 1) of its list; ``None`` where the class has
+        no patch.
+        """
 
 
 class SyntheticBank:
     """Synthetic patches by class, as uint8 tensors in shared memory.
 
-    Workers, forked or spawned, read the same memory; no model is needed to read. Each patch has a confidence and the
-    seed that reproduces it. The bank holds a copy of what it is made of.
+    Workers, forked or spawned, read the same memory; no model is needed to read. Each patch has a
+    confidence and the seed that reproduces it. The bank holds a copy of what it is made of.
 
     Args:
-        images: class index to uint8 tensor ``N x 3 x H x W``; an empty class is allowed and says so when drawn from.
+        images: class index to uint8 tensor ``N x 3 x H x W``; an empty class is allowed and says
+            so when drawn from.
         confidence: class index to float tensor, shape ``N``; ones by default.
         seeds: class index to int64 tensor, shape ``N``; -1 by default.
         classes: names, by class index; optional.
@@ -84,9 +91,13 @@ class SyntheticBank:
             raise ValueError("a bank needs at least one class, got none")
         for label, stack in images.items():
             if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:
-                raise ValueError(f"a bank holds uint8 patches N x 3 x H x W, got {stack.dtype} {tuple(stack.shape)} for class {label}")
+                raise ValueError(
+                    f"a bank holds uint8 patches N x 3 x H x W, got {stack.dtype} {tuple(stack.shape)} for class {label}"
+                )
         if classes and max(images) >= len(classes):
-            raise ValueError(f"each class of a bank needs its name, got {len(classes)} names and class {max(images)}")
+            raise ValueError(
+                f"each class of a bank needs its name, got {len(classes)} names and class {max(images)}"
+            )
         sizes = {tuple(stack.shape[2:]) for stack in images.values() if len(stack)}
         if len(sizes) > 1:
             raise ValueError(f"all patches of a bank must have one size, got {sorted(sizes)}")
@@ -99,19 +110,28 @@ class SyntheticBank:
         memory = SharedTensors({key: (v.shape, v.dtype) for key, v in content.items()})
         for key, value in content.items():
             memory[key].copy_(value)
-        self.__setstate__({"memory": memory, "classes": tuple(classes), "provenance": dict(provenance or {})})
+        self.__setstate__(
+            {"memory": memory, "classes": tuple(classes), "provenance": dict(provenance or {})}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"memory": self._memory, "classes": self.classes, "provenance": self.provenance}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._memory, self.classes, self.provenance = state["memory"], state["classes"], state["provenance"]
+        self._memory, self.classes, self.provenance = (
+            state["memory"],
+            state["classes"],
+            state["provenance"],
+        )
         self.images, self.confidence, self.seeds = (
-            {k: v for (column, k), v in self._memory.items() if column == name} for name in ("images", "confidence", "seeds")
+            {k: v for (column, k), v in self._memory.items() if column == name}
+            for name in ("images", "confidence", "seeds")
         )
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[int, np.ndarray], classes: Sequence[str] = ()) -> SyntheticBank:
+    def from_arrays(
+        cls, arrays: Mapping[int, np.ndarray], classes: Sequence[str] = ()
+    ) -> SyntheticBank:
         """A bank of uint8 arrays ``{class_index: N x H x W x 3}``.
 
         Raises:
@@ -119,8 +139,13 @@ class SyntheticBank:
         """
         for label, array in arrays.items():
             if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
-                raise ValueError(f"a bank is made of uint8 arrays N x H x W x 3, got {array.dtype} {array.shape} for class {label}")
-        return cls({k: torch.from_numpy(v).permute(0, 3, 1, 2) for k, v in arrays.items()}, classes=classes)
+                raise ValueError(
+                    f"a bank is made of uint8 arrays N x H x W x 3, got {array.dtype} {array.shape} for class {label}"
+                )
+        return cls(
+            {k: torch.from_numpy(v).permute(0, 3, 1, 2) for k, v in arrays.items()},
+            classes=classes,
+        )
 
     def __len__(self) -> int:
         return sum(len(v) for v in self.images.values())
@@ -135,12 +160,19 @@ class SyntheticBank:
         return len(self.classes) or max(self.images) + 1
 
     def draw(self, label: int, position: float) -> BankPatch | None:
-        """The patch of a class at a position in [0, 1) of its list; ``None`` where the class has no patch."""
+        """The patch of a class at a position in [0, 1) of its list; ``None`` where the class has
+        no patch.
+        """
         count = self.count(label)
         if not count:
             return None
         i = min(int(position * count), count - 1)
-        return BankPatch(self.images[label][i].clone(), label, float(self.confidence[label][i]), int(self.seeds[label][i]))
+        return BankPatch(
+            self.images[label][i].clone(),
+            label,
+            float(self.confidence[label][i]),
+            int(self.seeds[label][i]),
+        )
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -148,7 +180,8 @@ class SyntheticBank:
         return next(((v.shape[2], v.shape[3]) for v in self.images.values() if len(v)), None)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the bank as a patch set of PNG files, with its provenance; the folder appears complete or not at all.
+        """Write the bank as a patch set of PNG files, with its provenance; the folder appears
+        complete or not at all.
 
         Raises:
             FileExistsError: the folder exists and is not empty.
@@ -160,10 +193,16 @@ class SyntheticBank:
                 for i, patch in enumerate(stack):
                     seed, score = int(self.seeds[label][i]), float(self.confidence[label][i])
                     extra = {"index": str(label), "seed": str(seed), "confidence": repr(score)}
-                    record = PatchRecord(f"{label}/{i:06d}.png", name, "", f"synthetic/{label}/{i}", extra)
+                    record = PatchRecord(
+                        f"{label}/{i:06d}.png", name, "", f"synthetic/{label}/{i}", extra
+                    )
                     yield record, patch.permute(1, 2, 0).numpy()
 
-        about = {"classes": list(self.classes), "indices": sorted(self.images), "provenance": self.provenance}
+        about = {
+            "classes": list(self.classes),
+            "indices": sorted(self.images),
+            "provenance": self.provenance,
+        }
         return write_patches(folder, items(), {PROVENANCE: json.dumps(about, indent=1)})
 
     @classmethod
@@ -179,9 +218,16 @@ class SyntheticBank:
         about = json.loads(about_file.read_text())
         if not any(Path(folder).glob("*/*.png")):
             empty = torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-            return cls({i: empty for i in about["indices"]}, classes=about["classes"], provenance=about["provenance"])
+            return cls(
+                {i: empty for i in about["indices"]},
+                classes=about["classes"],
+                provenance=about["provenance"],
+            )
         patches = PatchSet.open(folder)
-        images, indices = patches.images(), torch.tensor([int(r.extra["index"]) for r in patches.records])
+        images, indices = (
+            patches.images(),
+            torch.tensor([int(r.extra["index"]) for r in patches.records]),
+        )
         score = torch.tensor([float(r.extra["confidence"]) for r in patches.records])
         seeds = torch.tensor([int(r.extra["seed"]) for r in patches.records])
         parts = [{i: v[indices == i] for i in about["indices"]} for v in (images, score, seeds)]
@@ -189,14 +235,23 @@ class SyntheticBank:
 
 
 def _column(
-    values: Mapping[int, Tensor] | None, images: Mapping[int, Tensor], default: float, dtype: torch.dtype
+    values: Mapping[int, Tensor] | None,
+    images: Mapping[int, Tensor],
+    default: float,
+    dtype: torch.dtype,
 ) -> dict[int, Tensor]:
     out = {}
     for label, stack in images.items():
         if values is not None and label not in values:
             raise ValueError(f"each patch needs one value, got none for class {label}")
-        column = torch.full((len(stack),), default, dtype=dtype) if values is None else torch.as_tensor(values[label]).to(dtype)
+        column = (
+            torch.full((len(stack),), default, dtype=dtype)
+            if values is None
+            else torch.as_tensor(values[label]).to(dtype)
+        )
         if column.shape != (len(stack),):
-            raise ValueError(f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}")
+            raise ValueError(
+                f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}"
+            )
         out[int(label)] = column
     return out

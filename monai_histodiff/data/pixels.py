@@ -1,4 +1,6 @@
-"""Pixels of patches: ranges, crops, thumbnails, colour and contrast, JPEG, grids. Tensors are ``N x 3 x H x W``."""
+"""Pixels of patches: ranges, crops, thumbnails, colour and contrast, JPEG, grids. Tensors are
+``N x 3 x H x W``.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +19,48 @@ OCTAVES = 5
 
 
 def to_unit(patches: Tensor) -> Tensor:
-    """uint8 patches to float32 in [0, 1]; floating-point patches are taken to be in [0, 1] already."""
+    """uint8 patches to float32 in [0, 1]; floating-point patches are taken to be in [0, 1]
+    already.
+    """
     return patches.float() / 255 if patches.dtype == torch.uint8 else patches.float()
 
 
 def thumbnails(patches: Tensor) -> Tensor:
-    """16 x 16 thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x 16 x 16``. Those of thumbnails are the thumbnails."""
+    """16 x 16 thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x 16 x 16``. Those of
+    thumbnails are the thumbnails.
+    """
     return F.adaptive_avg_pool2d(to_unit(patches), THUMBNAIL)
 
 
 def appearance(patches: Tensor) -> Tensor:
-    """Colour and contrast of patches, which features that were trained on jittered stains leave out.
+    """Colour and contrast of patches, which features that were trained on jittered stains leave
+    out.
 
     Args:
         patches: ``N x 3 x H x W``, uint8 or in [0, 1].
 
     Returns:
-        ``N x 11``: mean and standard deviation of each colour, and the standard deviation of the brightness in each of five
-        octaves of spatial frequency, from the finest (details of 1 pixel, absent at 2) to the coarsest (16, absent at 32);
-        fewer octaves, where height or width cannot be halved so often.
+        ``N x 11``: mean and standard deviation of each colour, and the standard deviation of the
+        brightness in each of five octaves of spatial frequency, from the finest (details of 1
+        pixel, absent at 2) to the coarsest (16, absent at 32); fewer octaves, where height or
+        width cannot be halved so often.
     """
     x = to_unit(patches)
     level = x.mean(1, keepdim=True)
     bands: list[Tensor] = []
     while len(bands) < OCTAVES and not any(side % 2 for side in level.shape[2:]):
         coarse = F.avg_pool2d(level, 2)
-        bands.append((level - F.interpolate(coarse, scale_factor=2)).square().mean((1, 2, 3)).sqrt())
+        bands.append(
+            (level - F.interpolate(coarse, scale_factor=2)).square().mean((1, 2, 3)).sqrt()
+        )
         level = coarse
     return torch.cat([x.mean((2, 3)), x.std((2, 3)), *(band[:, None] for band in bands)], 1)
 
 
 def recompressed(images: Tensor, quality: int = 90) -> Tensor:
-    """Patches through JPEG, ``N x 3 x H x W`` uint8: real and synthetic ones then carry the same traces of compression."""
+    """Patches through JPEG, ``N x 3 x H x W`` uint8: real and synthetic ones then carry the same
+    traces of compression.
+    """
 
     def once(image: np.ndarray) -> np.ndarray:
         stream = io.BytesIO()
@@ -60,12 +72,18 @@ def recompressed(images: Tensor, quality: int = 90) -> Tensor:
 
 
 def five_crops(images: Tensor, size: int) -> Tensor:
-    """Centre and corner crops ``5 x N x 3 x size x size``; the images themselves, ``1 x N x ...``, if they have that size."""
+    """Centre and corner crops ``5 x N x 3 x size x size``; the images themselves, ``1 x N x ...``,
+    if they have that size.
+    """
     h, w = images.shape[2:]
     if (h, w) == (size, size):
         return images[None]
-    corners = [images[..., i : i + size, j : j + size] for i in (0, h - size) for j in (0, w - size)]
-    middle = images[..., (h - size) // 2 : (h - size) // 2 + size, (w - size) // 2 : (w - size) // 2 + size]
+    corners = [
+        images[..., i : i + size, j : j + size] for i in (0, h - size) for j in (0, w - size)
+    ]
+    middle = images[
+        ..., (h - size) // 2 : (h - size) // 2 + size, (w - size) // 2 : (w - size) // 2 + size
+    ]
     return torch.stack([middle, *corners])
 
 
@@ -75,7 +93,9 @@ def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
     columns = min(columns, n)
     rows = -(-n // columns)
     canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), 255, dtype=np.uint8)
-    for i, patch in enumerate((patches.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()):
+    for i, patch in enumerate(
+        (patches.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    ):
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         canvas[y : y + h, x : x + w] = patch
     return canvas

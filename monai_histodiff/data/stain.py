@@ -1,4 +1,6 @@
-"""Stain jitter: the classical colour augmentation for H&E (Tellez et al. 2019, arXiv:1902.06543), on tensors, any device."""
+"""Stain jitter: the classical colour augmentation for H&E (Tellez et al. 2019, arXiv:1902.06543),
+on tensors, any device.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,20 @@ from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-__all__ = ["RandHEJitter", "RandHEJitterD", "RandHEJitterDict", "RandHEJitterd", "jitter_stains", "shift_stains"]
+__all__ = [
+    "RandHEJitter",
+    "RandHEJitterD",
+    "RandHEJitterDict",
+    "RandHEJitterd",
+    "jitter_stains",
+    "shift_stains",
+]
 
-# Optical density of haematoxylin, eosin and the residual, one stain a row (Ruifrok & Johnston 2001).
-STAINS = torch.nn.functional.normalize(torch.tensor([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)]), dim=1)
+# Optical density of haematoxylin, eosin and the residual, one stain a row (Ruifrok & Johnston
+# 2001).
+STAINS = torch.nn.functional.normalize(
+    torch.tensor([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)]), dim=1
+)
 UNMIX = torch.linalg.inv(STAINS)
 
 
@@ -24,8 +36,8 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     """Multiply the stain concentrations of an RGB patch by ``gain`` and add ``offset``.
 
     Args:
-        image: RGB, ``3 x H x W``; floating point in [0, 1] or uint8. Values beyond [0, 1] by up to 0.5, as interpolation
-            makes them, are accepted; the result is in [0, 1].
+        image: RGB, ``3 x H x W``; floating point in [0, 1] or uint8. Values beyond [0, 1] by up to
+            0.5, as interpolation makes them, are accepted; the result is in [0, 1].
         gain: one factor for each of haematoxylin, eosin, residual; ones change nothing.
         offset: one offset for each, in optical density (natural logarithm); zeros change nothing.
 
@@ -42,17 +54,25 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     if not byte and x.numel():
         low, high = (float(v) for v in x.aminmax())
         if low < -0.5 or high > 1.5:
-            raise ValueError(f"a patch that is not uint8 must have values in [0, 1], got {low:g} to {high:g}: scale it before")
+            raise ValueError(
+                f"a patch that is not uint8 must have values in [0, 1], got {low:g} to {high:g}: scale it before"
+            )
     out = shift_stains(x, gain, offset)
     return (out * 255).round().to(torch.uint8) if byte else out.to(image.dtype)
 
 
 def shift_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """As :func:`jitter_stains` for a floating-point patch, without checks, which ``torch.vmap`` could not pass."""
+    """As :func:`jitter_stains` for a floating-point patch, without checks, which ``torch.vmap``
+    could not pass.
+    """
     x, stains = image.flatten(1), STAINS.to(image)
     mix = UNMIX.to(x) @ (gain.to(x)[:, None] * stains)
     log_intensity = torch.log(x.clamp(min=1 / 512))
-    return torch.exp(torch.addmm(-(offset.to(x) @ stains)[:, None], mix.T, log_intensity)).clamp(0, 1).view(image.shape)
+    return (
+        torch.exp(torch.addmm(-(offset.to(x) @ stains)[:, None], mix.T, log_intensity))
+        .clamp(0, 1)
+        .view(image.shape)
+    )
 
 
 class RandHEJitter(RandomizableTransform):
@@ -61,7 +81,8 @@ class RandHEJitter(RandomizableTransform):
     Args:
         prob: probability of a change.
         gain: each stain's factor is uniform in ``[1 - gain, 1 + gain]``.
-        offset: each stain's offset is uniform in ``[-offset, offset]``, in optical density (natural logarithm).
+        offset: each stain's offset is uniform in ``[-offset, offset]``, in optical density
+            (natural logarithm).
 
     Raises:
         ValueError: ``gain`` is not in [0, 1) or ``offset`` is negative.
@@ -72,17 +93,24 @@ class RandHEJitter(RandomizableTransform):
     def __init__(self, prob: float = 0.5, gain: float = 0.15, offset: float = 0.03) -> None:
         super().__init__(prob)
         if not 0 <= gain < 1 or offset < 0:
-            raise ValueError(f"gain must lie in [0, 1) and offset must not be negative, got {gain} and {offset}")
+            raise ValueError(
+                f"gain must lie in [0, 1) and offset must not be negative, got {gain} and {offset}"
+            )
         self.gain, self.offset = gain, offset
         self._drawn = (np.ones(3), np.zeros(3))
 
     def randomize(self, data: Any = None) -> None:
         super().randomize(None)
         if self._do_transform:
-            self._drawn = (1 + self.R.uniform(-self.gain, self.gain, 3), self.R.uniform(-self.offset, self.offset, 3))
+            self._drawn = (
+                1 + self.R.uniform(-self.gain, self.gain, 3),
+                self.R.uniform(-self.offset, self.offset, 3),
+            )
 
     def __call__(self, img: NdarrayOrTensor, randomize: bool = True) -> NdarrayOrTensor:
-        """Jitter one patch: RGB ``3 x H x W``, floating point in [0, 1] or uint8, array or tensor; returns the same kind."""
+        """Jitter one patch: RGB ``3 x H x W``, floating point in [0, 1] or uint8, array or tensor;
+        returns the same kind.
+        """
         if randomize:
             self.randomize()
         if not self._do_transform:
@@ -98,13 +126,20 @@ class RandHEJitterd(RandomizableTransform, MapTransform):
     backend = RandHEJitter.backend
 
     def __init__(
-        self, keys: KeysCollection, prob: float = 0.5, gain: float = 0.15, offset: float = 0.03, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        prob: float = 0.5,
+        gain: float = 0.15,
+        offset: float = 0.03,
+        allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.jitter = RandHEJitter(prob=1.0, gain=gain, offset=offset)
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandHEJitterd:
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandHEJitterd:
         super().set_random_state(seed, state)
         self.jitter.set_random_state(seed, state)
         return self

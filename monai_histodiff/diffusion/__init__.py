@@ -1,4 +1,6 @@
-"""The generator: latents, noise, denoisers, guidance, solvers, and the sampler that puts them together."""
+"""The generator: latents, noise, denoisers, guidance, solvers, and the sampler that puts them
+together.
+"""
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder as PatchAutoencoder
 from monai_histodiff.diffusion.guide import LatentClassifier as LatentClassifier

@@ -1,9 +1,11 @@
 """The patch autoencoder: linear on the way in, learned on the way out.
 
-The encoder is fixed: the principal components of 8 x 8 blocks (the Karhunen-Loeve transform). Their statistics are those of an
-image: smooth, strong components first. The latent of a learned encoder can be as white as noise, which a diffusion model is
-slow to learn (compare Skorokhodov et al. 2025, arXiv:2502.14831). The decoder adds to the linear inverse what a convolutional
-network can tell of the rest. Measured quality: ``docs/training.md``.
+The encoder is fixed: the principal components of 8 x 8 blocks (the Karhunen-Loeve transform).
+Their statistics are those of an
+image: smooth, strong components first. The latent of a learned encoder can be as white as noise,
+which a diffusion model is slow to learn (compare Skorokhodov et al. 2025, arXiv:2502.14831). The
+decoder adds to the linear inverse what a convolutional network can tell of the rest. Measured
+quality: ``docs/training.md``.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ __all__ = ["PatchAutoencoder"]
 
 
 class PatchAutoencoder(nn.Module):
-    """Principal components of blocks as encoder, and a convolutional decoder that restores what they leave out.
+    """Principal components of blocks as encoder, and a convolutional decoder that restores what
+    they leave out.
 
     Args:
         channels: widths of the decoder at the reductions ``stem``, ``2 * stem``, ...
         num_res_blocks: residual blocks of each level.
         latent_channels: number of principal components.
-        stem: pixel-shuffle factor of the last layer. The total reduction is ``stem * 2 ** (len(channels) - 1)``.
-        noise: standard deviation of the noise added to the latent in training, which the decoder learns to bear.
+        stem: pixel-shuffle factor of the last layer. The total reduction is
+            ``stem * 2 ** (len(channels) - 1)``.
+        noise: standard deviation of the noise added to the latent in training, which the decoder
+            learns to bear.
 
     Raises:
         ValueError: there are more components than values in a block.
@@ -50,14 +55,22 @@ class PatchAutoencoder(nn.Module):
         self.latent_channels = latent_channels
         self.noise = noise
         if not 1 <= latent_channels <= 3 * self.factor**2:
-            raise ValueError(f"latent_channels must lie from 1 to {3 * self.factor**2}, the values of a block, got {latent_channels}")
+            raise ValueError(
+                f"latent_channels must lie from 1 to {3 * self.factor**2}, the values of a block, got {latent_channels}"
+            )
         self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
-        self.register_buffer("basis", nn.init.orthogonal_(torch.empty(latent_channels, 3, self.factor, self.factor)))
+        self.register_buffer(
+            "basis", nn.init.orthogonal_(torch.empty(latent_channels, 3, self.factor, self.factor))
+        )
         self.register_buffer("scale", torch.ones(latent_channels, 1, 1))
         up: list[nn.Module] = []
         width = 3
         for i, (channel, blocks) in enumerate(zip(channels, num_res_blocks, strict=True)):
-            up = [*(_ResidualBlock(channel) for _ in range(blocks)), _Upsample(channel, width, stem if i == 0 else 2), *up]
+            up = [
+                *(_ResidualBlock(channel) for _ in range(blocks)),
+                _Upsample(channel, width, stem if i == 0 else 2),
+                *up,
+            ]
             width = channel
         self.decoder = nn.Sequential(nn.Conv2d(latent_channels, width, 3, padding=1), *up)
         for parameter in up[-1].parameters():  # a fresh decoder is the linear inverse
@@ -67,8 +80,9 @@ class PatchAutoencoder(nn.Module):
     def fit(self, patches: Tensor) -> PatchAutoencoder:
         """Set the components from patches, and return the autoencoder.
 
-        Each component is divided by the square root of its standard deviation. This is half a whitening: components stay in
-        the order of their strength, so that a diffusion model makes colour and layout before detail, and detail still counts.
+        Each component is divided by the square root of its standard deviation. This is half a
+        whitening: components stay in the order of their strength, so that a diffusion model makes
+        colour and layout before detail, and detail still counts.
 
         Args:
             patches: uint8 or floating-point patches in [0, 1], ``N x 3 x H x W``.
@@ -78,32 +92,49 @@ class PatchAutoencoder(nn.Module):
         """
         x = to_unit(patches).to(self.mean)
         mean = x.mean((0, 2, 3)).view(3, 1, 1)
-        blocks = F.pixel_unshuffle(self._checked(x) - mean, self.factor).permute(0, 2, 3, 1).flatten(0, 2).double()
+        blocks = (
+            F.pixel_unshuffle(self._checked(x) - mean, self.factor)
+            .permute(0, 2, 3, 1)
+            .flatten(0, 2)
+            .double()
+        )
         variance, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
         std = variance.flip(0)[: self.latent_channels].clamp(min=0).sqrt()
         if len(blocks) < self.latent_channels or float(std[-1]) < 1e-6:
-            raise ValueError(f"{self.latent_channels} components need as many blocks that differ, got {len(blocks)}")
+            raise ValueError(
+                f"{self.latent_channels} components need as many blocks that differ, got {len(blocks)}"
+            )
         self.mean.copy_(mean)
-        self.basis.copy_(vectors.flip(1).T[: self.latent_channels].unflatten(1, (3, self.factor, self.factor)))
+        self.basis.copy_(
+            vectors.flip(1).T[: self.latent_channels].unflatten(1, (3, self.factor, self.factor))
+        )
         self.scale.copy_((std * std.mean()).sqrt().view(-1, 1, 1))
         return self
 
     def _checked(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ValueError(f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, got {tuple(x.shape)}")
+            raise ValueError(
+                f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, got {tuple(x.shape)}"
+            )
         return x
 
     def encode(self, x: Tensor) -> Tensor:
-        """Patches in [0, 1], ``N x 3 x H x W``, to the raw latent, of zero mean and unit mean variance.
+        """Patches in [0, 1], ``N x 3 x H x W``, to the raw latent, of zero mean and unit mean
+        variance.
 
         Raises:
-            ValueError: the patches are not ``N x 3 x H x W`` with H and W divisible by the reduction factor.
+            ValueError: the patches are not ``N x 3 x H x W`` with H and W divisible by the
+                reduction factor.
         """
         return F.conv2d(self._checked(x) - self.mean, self.basis, stride=self.factor) / self.scale
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw latent to patches, about [0, 1] and not clamped."""
-        return F.conv_transpose2d(raw * self.scale, self.basis, stride=self.factor) + self.mean + self.decoder(raw)
+        return (
+            F.conv_transpose2d(raw * self.scale, self.basis, stride=self.factor)
+            + self.mean
+            + self.decoder(raw)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction from the noisy latent (for training)."""
@@ -112,7 +143,9 @@ class PatchAutoencoder(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """``x + conv(silu(conv(x)))``, the identity at the start; no normalisation, so that intensities pass (Lim et al. 2017)."""
+    """``x + conv(silu(conv(x)))``, the identity at the start; no normalisation, so that
+    intensities pass (Lim et al. 2017).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,15 +1,19 @@
 r"""Guidance: a denoiser around a denoiser.
 
-Classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) samples from :math:`p(z) p(y | z)^s` by
+Classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233) samples from :math:`p(z) p(y | z)^s`
+by
 
 .. math:: \hat\epsilon = \epsilon - s\, \sigma_t \nabla_{z_t} \log p(y | z_t, t)
-   \quad\Longleftrightarrow\quad \hat z_0 = z_0 + s\, \frac{\sigma_t^2}{\alpha_t} \nabla_{z_t} \log p(y | z_t, t).
+   \quad\Longleftrightarrow\quad \hat z_0 = z_0 + s\, \frac{\sigma_t^2}{\alpha_t} \nabla_{z_t} \log
+   p(y | z_t, t).
 
-The three modes differ only in the log-probability: at the noisy latent (``noisy``), at the predicted clean latent
-(``x0``), or by a classifier that never saw noise (``clean``, as in HistoDiffusion, arXiv:2308.04020).
+The three modes differ only in the log-probability: at the noisy latent (``noisy``), at the
+predicted clean latent (``x0``), or by a classifier that never saw noise (``clean``, as in
+HistoDiffusion, arXiv:2308.04020).
 
-Autoguidance (Karras et al. 2024, arXiv:2406.02507) leads samples away from what a worse model of the same data makes of
-them. It needs no class, and is itself a denoiser that classifier guidance can wrap.
+Autoguidance (Karras et al. 2024, arXiv:2406.02507) leads samples away from what a worse model of
+the same data makes of them. It needs no class, and is itself a denoiser that classifier guidance
+can wrap.
 """
 
 from __future__ import annotations
@@ -30,19 +34,26 @@ LogProb = Callable[[Tensor, Tensor], Tensor]
 
 
 def class_log_prob(
-    classifier: nn.Module, labels: Tensor, mode: str = "noisy", denoise: Denoiser | None = None, temperature: float = 1.0
+    classifier: nn.Module,
+    labels: Tensor,
+    mode: str = "noisy",
+    denoise: Denoiser | None = None,
+    temperature: float = 1.0,
 ) -> LogProb:
-    """The log-probability ``(z_t, t) -> log p(y | z_t, t)``, shape ``N``, of each sample's own label.
+    """The log-probability ``(z_t, t) -> log p(y | z_t, t)``, shape ``N``, of each sample's own
+    label.
 
     Args:
         classifier: ``(z_t, t) -> logits``.
         labels: class indices, shape ``N``.
-        mode: ``"noisy"``, ``"x0"`` (needs ``denoise``; the gradient passes through it) or ``"clean"``.
+        mode: ``"noisy"``, ``"x0"`` (needs ``denoise``; the gradient passes through it) or
+            ``"clean"``.
         denoise: the unguided denoiser, for ``"x0"``.
         temperature: divides the logits.
 
     Raises:
-        ValueError: the mode is unknown, ``"x0"`` has no denoiser, or the temperature is not positive and finite.
+        ValueError: the mode is unknown, ``"x0"`` has no denoiser, or the temperature is not
+            positive and finite.
     """
     check_guidance(temperature=temperature, mode=mode)
     if mode == "x0" and denoise is None:
@@ -65,20 +76,21 @@ def autoguide(
     schedule: NoiseSchedule,
     interval: tuple[float, float] = (-math.inf, math.inf),
 ) -> Denoiser:
-    r"""Extrapolate from a weak denoiser through a better one (Karras et al. 2024, arXiv:2406.02507, eq. 6).
+    r"""Extrapolate from a weak denoiser through a better one (Karras et al. 2024,
+    arXiv:2406.02507, eq. 6).
 
     .. math:: \hat z_0 = z_0^{weak} + w\, (z_0 - z_0^{weak})
 
-    Both learn the same distribution and err in the same way, the weak one more: their difference points to where the data
-    are. Each step within the interval evaluates both.
+    Both learn the same distribution and err in the same way, the weak one more: their difference
+    points to where the data are. Each step within the interval evaluates both.
 
     Args:
         denoise: the denoiser.
         weak: one that was trained less, or is smaller, for the same latents.
         weight: :math:`w`; 1 changes nothing, and the weak denoiser is then not evaluated.
         schedule: gives the log-SNR.
-        interval: log-SNR range, both ends included, outside which the weak denoiser is not evaluated
-            (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+        interval: log-SNR range, both ends included, outside which the weak denoiser is not
+            evaluated (Kynkäänniemi et al. 2024, arXiv:2404.07724).
 
     Raises:
         ValueError: the weight is below 1 or not finite, or the interval is empty.
@@ -91,7 +103,9 @@ def autoguide(
         z0, active = denoise(z, t), in_interval(schedule, t, interval)
         if not bool(active.any()):
             return z0
-        return z0 + active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1)) * (weight - 1) * (z0 - weak(z, t))
+        return z0 + active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1)) * (
+            weight - 1
+        ) * (z0 - weak(z, t))
 
     return extrapolated
 
@@ -113,11 +127,13 @@ def guide(
         scale: the exponent :math:`s`; 0 changes nothing.
         interval: log-SNR range, both ends included, outside which the guide is not evaluated
             (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-        cap: the largest change of each sample's predicted noise, as a fraction of that noise's norm.
+        cap: the largest change of each sample's predicted noise, as a fraction of that noise's
+            norm.
 
     Returns:
-        The guided denoiser. The gradient is taken in float32, also under autocast. Where schedule and times are on the
-        CPU and the latents are not, as in :class:`~monai_histodiff.GuidedSampler`, no step waits for the device.
+        The guided denoiser. The gradient is taken in float32, also under autocast. Where schedule
+        and times are on the CPU and the latents are not, as in
+        :class:`~monai_histodiff.GuidedSampler`, no step waits for the device.
 
     Raises:
         ValueError: a setting is out of range, see :func:`check_guidance`.
@@ -134,7 +150,10 @@ def guide(
             leaf = z.detach().float().requires_grad_()
             gradient = torch.autograd.grad(log_prob(leaf, t).sum(), leaf)[0]
         shape = (-1, *[1] * (z.ndim - 1))
-        alpha, sigma, inside = (v.to(z.device, non_blocking=True).view(shape) for v in (*schedule.alpha_sigma(t), active))
+        alpha, sigma, inside = (
+            v.to(z.device, non_blocking=True).view(shape)
+            for v in (*schedule.alpha_sigma(t), active)
+        )
         change = scale * sigma * gradient
         if math.isfinite(cap):
             eps = (z - alpha * z0) / sigma
@@ -145,7 +164,9 @@ def guide(
 
 
 def in_interval(schedule: NoiseSchedule, t: Tensor, interval: tuple[float, float]) -> Tensor:
-    """Whether the log-SNR at times ``t`` lies in an interval, both ends included: bool, of the shape of ``t``."""
+    """Whether the log-SNR at times ``t`` lies in an interval, both ends included: bool, of the
+    shape of ``t``.
+    """
     ratio = schedule.log_snr(t)
     return (ratio >= interval[0]) & (ratio <= interval[1])
 
@@ -155,7 +176,9 @@ def _norm(x: Tensor) -> Tensor:
 
 
 class Watched:
-    """A denoiser that notes for each step which samples are finite, without waiting for the device to tell."""
+    """A denoiser that notes for each step which samples are finite, without waiting for the device
+    to tell.
+    """
 
     def __init__(self, denoise: Denoiser) -> None:
         self.denoise = denoise
@@ -169,7 +192,8 @@ class Watched:
         return z0
 
     def check(self, labels: Tensor | None) -> None:
-        """Refuse a trajectory of samples of the classes ``labels`` (shape ``N``, or ``None``) in which a value was not finite.
+        """Refuse a trajectory of samples of the classes ``labels`` (shape ``N``, or ``None``) in
+        which a value was not finite.
 
         Raises:
             FloatingPointError: it names the first such step, its time and the class.
@@ -179,4 +203,6 @@ class Watched:
             step, row = wrong.nonzero()[0].tolist()
             where = f"step {step + 1} of {len(wrong)}, t = {float(self.times[step]):.4f}"
             what = "unconditional" if labels is None else f"class {int(labels[row])}"
-            raise FloatingPointError(f"the denoised latent must be finite, got a value that is not at {where}, {what}")
+            raise FloatingPointError(
+                f"the denoised latent must be finite, got a value that is not at {where}, {what}"
+            )

@@ -12,9 +12,11 @@ __all__ = ["LatentClassifier"]
 
 
 class LatentClassifier(nn.Module):
-    """The guide: class logits of a noisy latent, for any spatial size (Dhariwal & Nichol 2021, arXiv:2105.05233).
+    """The guide: class logits of a noisy latent, for any spatial size (Dhariwal & Nichol 2021,
+    arXiv:2105.05233).
 
-    A residual convolutional network whose blocks are scaled and shifted by an embedding of the time.
+    A residual convolutional network whose blocks are scaled and shifted by an embedding of the
+    time.
 
     Args:
         in_channels: channels of the latent.
@@ -25,28 +27,47 @@ class LatentClassifier(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, in_channels: int, num_classes: int, channels: Sequence[int] = (64, 96, 128), dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: Sequence[int] = (64, 96, 128),
+        dropout: float = 0.2,
+    ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got {num_classes}")
         self.in_channels = in_channels
         self.num_classes = num_classes
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, 6.2, 32)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(torch.linspace(0, 6.2, 32)), persistent=False
+        )
         self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
         self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1)
         widths = list(zip([channels[0], *channels[:-1]], channels, strict=True))
-        self.blocks = nn.ModuleList(_TimeBlock(a, b, 128, down=i > 0) for i, (a, b) in enumerate(widths))
-        self.head = nn.Sequential(nn.GroupNorm(8, channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
+        self.blocks = nn.ModuleList(
+            _TimeBlock(a, b, 128, down=i > 0) for i, (a, b) in enumerate(widths)
+        )
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, channels[-1]),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
         self.logits = nn.Linear(channels[-1], num_classes)
 
     def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
-        """Logits, shape ``N x num_classes``, of normalised latents ``z_t`` at times ``t`` in [0, 1]; clean ones by default.
+        """Logits, shape ``N x num_classes``, of normalised latents ``z_t`` at times ``t`` in [0,
+        1]; clean ones by default.
 
         Raises:
             ValueError: the latents have another number of channels.
         """
         if z.ndim != 4 or z.shape[1] != self.in_channels:
-            raise ValueError(f"the guide reads latents N x {self.in_channels} x h x w, got {tuple(z.shape)}")
+            raise ValueError(
+                f"the guide reads latents N x {self.in_channels} x h x w, got {tuple(z.shape)}"
+            )
         t = torch.zeros(len(z), device=z.device) if t is None else t
         angles = t.float()[:, None] * self.frequencies
         emb = self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(z.dtype))

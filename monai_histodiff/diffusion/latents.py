@@ -31,7 +31,8 @@ def encode_latents(
     num_workers: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Encode every item of a dataset once, or ``repeats`` times under its random transforms, for latent training.
+    """Encode every item of a dataset once, or ``repeats`` times under its random transforms, for
+    latent training.
 
     Args:
         model: its autoencoder encodes, where it is; latents are normalised by its statistics.
@@ -39,12 +40,13 @@ def encode_latents(
         repeats: encodings of each item; use more than one where the dataset augments.
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
-        cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used again only for the same
-            autoencoder, statistics, files, transform and repeats. In a distributed training one process encodes and all read it.
+        cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used
+            again only for the same autoencoder, statistics, files, transform and repeats. In a
+            distributed training one process encodes and all read it.
 
     Returns:
-        A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU; ``row`` is the item's place in the
-        dataset.
+        A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU;
+        ``row`` is the item's place in the dataset.
 
     Raises:
         ValueError: latents that are not those of a ``PatchSet`` are to be kept.
@@ -52,7 +54,9 @@ def encode_latents(
     if cache is None:
         return _items(*_encode(model, patches, repeats, batch_size, num_workers), repeats)
     key = _key(model, patches, repeats)
-    if idist.get_rank() == 0 and not (Path(cache).is_file() and torch.load(cache, weights_only=True)["key"] == key):
+    if idist.get_rank() == 0 and not (
+        Path(cache).is_file() and torch.load(cache, weights_only=True)["key"] == key
+    ):
         latents, labels = _encode(model, patches, repeats, batch_size, num_workers)
         write_state(cache, {"key": key, "image": latents, "label": labels})
     idist.barrier()
@@ -62,18 +66,25 @@ def encode_latents(
 
 def _items(latents: Tensor, labels: Tensor, repeats: int) -> list[dict[str, Any]]:
     count = len(labels) // repeats
-    return [{"image": z, "label": int(y), "row": i % count} for i, (z, y) in enumerate(zip(latents, labels, strict=True))]
+    return [
+        {"image": z, "label": int(y), "row": i % count}
+        for i, (z, y) in enumerate(zip(latents, labels, strict=True))
+    ]
 
 
 @torch.no_grad()
-def _encode(model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: int, num_workers: int) -> tuple[Tensor, Tensor]:
+def _encode(
+    model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: int, num_workers: int
+) -> tuple[Tensor, Tensor]:
     model = model.eval()
     latents, labels = [], []
     loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
     with tqdm(total=repeats * len(loader), desc="encode latents") as bar:
         for _ in range(repeats):
             for batch in loader:
-                image = convert_to_tensor(batch["image"], track_meta=False).to(model.latent_mean.device)
+                image = convert_to_tensor(batch["image"], track_meta=False).to(
+                    model.latent_mean.device
+                )
                 latents.append(model.encode(image).half().cpu())
                 labels.append(torch.as_tensor(batch["label"]))
                 bar.update()
@@ -83,15 +94,21 @@ def _encode(model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: 
 def _key(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
     data = getattr(patches, "data", patches)
     if not isinstance(data, PatchSet):
-        raise ValueError(f"only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, got {type(patches).__name__}")
+        raise ValueError(
+            f"only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, got {type(patches).__name__}"
+        )
     encoder = (model.autoencoder.state_dict(), model.latent_mean, model.latent_std)
     return fingerprint(encoder, data.digest(), getattr(patches, "transform", None), repeats)
 
 
-def fit_latent_statistics(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Set the model's latent mean and scale from latents encoded so far, and return them normalised anew.
+def fit_latent_statistics(
+    model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Set the model's latent mean and scale from latents encoded so far, and return them
+    normalised anew.
 
-    The mean is that of each channel, the scale one for all: the autoencoder's own order of channels is kept.
+    The mean is that of each channel, the scale one for all: the autoencoder's own order of
+    channels is kept.
     """
     old_mean, old_std = (v.cpu().view(-1, 1, 1) for v in (model.latent_mean, model.latent_std))
     raw = torch.stack([item["image"] for item in latents]).float() * old_std + old_mean

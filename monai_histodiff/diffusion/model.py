@@ -1,8 +1,8 @@
 """The networks: the latent diffusion model and the noise-aware latent classifier that guides it.
 
 Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are
-normalised (zero mean in each channel, unit variance over all of them), shape ``N x C x H/8 x W/8``; times ``t`` are in [0, 1],
-shape ``N``.
+normalised (zero mean in each channel, unit variance over all of them), shape ``N
+x C x H/8 x W/8``; times ``t`` are in [0, 1], shape ``N``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
 
 
 class LatentDiffusion(nn.Module):
-    """A latent diffusion model in one module and one checkpoint: no scale factor is ever lost or guessed.
+    """A latent diffusion model in one module and one checkpoint: no scale factor is ever lost or
+    guessed.
 
-    Autoencoder, UNet, latent statistics, noise schedule and prediction type all live in the ``state_dict``.
+    Autoencoder, UNet, latent statistics, noise schedule and prediction type all live in the
+    ``state_dict``.
 
     Args:
         autoencoder: encodes patches; see :class:`PatchAutoencoder`.
         unet: the network ``(z, timesteps in [0, 1000]) -> prediction`` of the shape of ``z``.
         schedule: ``"cosine"``, ``"flow"``, or a :class:`NoiseSchedule`.
-        prediction: what the UNet predicts: ``"epsilon"``, ``"velocity"`` (alpha eps - sigma z0, Salimans & Ho 2022),
-            ``"sample"`` (z0) or ``"flow"`` (eps - z0).
+        prediction: what the UNet predicts: ``"epsilon"``, ``"velocity"`` (alpha eps - sigma z0,
+            Salimans & Ho 2022), ``"sample"`` (z0) or ``"flow"`` (eps - z0).
         patch_size: height and width of the patches that it was trained on, in pixels.
     """
 
@@ -80,12 +82,14 @@ class LatentDiffusion(nn.Module):
         device: str | torch.device = "cpu",
         weights: str | os.PathLike[str] | None = None,
     ) -> LatentDiffusion:
-        """Build the network of a bundle (``network_def`` of ``configs/inference.json``) with its weights.
+        """Build the network of a bundle (``network_def`` of ``configs/inference.json``) with its
+        weights.
 
         Args:
             bundle_dir: the bundle.
             device: where to put the network.
-            weights: an adapted model's file, used if it exists; the bundle's ``models/model.pt`` otherwise.
+            weights: an adapted model's file, used if it exists; the bundle's ``models/model.pt``
+                otherwise.
 
         Raises:
             FileNotFoundError: the folder is not a bundle.
@@ -96,10 +100,14 @@ class LatentDiffusion(nn.Module):
         return cls._configured(config, chosen, device)
 
     @classmethod
-    def weak_from_bundle(cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu") -> LatentDiffusion:
-        """The weak model of a bundle, ``models/weak.pt``: an earlier state of the same training, for autoguidance.
+    def weak_from_bundle(
+        cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu"
+    ) -> LatentDiffusion:
+        """The weak model of a bundle, ``models/weak.pt``: an earlier state of the same training,
+        for autoguidance.
 
-        It is the network ``weak_def`` of ``configs/inference.json``, or, where that has none, ``network_def``.
+        It is the network ``weak_def`` of ``configs/inference.json``, or, where that has none,
+        ``network_def``.
 
         Raises:
             FileNotFoundError: the folder is not a bundle, or has no weak model.
@@ -109,7 +117,9 @@ class LatentDiffusion(nn.Module):
         return cls._configured(config, weak, device, "weak_def")
 
     @classmethod
-    def _configured(cls, config: Path, weights: Path, device: str | torch.device, name: str = "network_def") -> LatentDiffusion:
+    def _configured(
+        cls, config: Path, weights: Path, device: str | torch.device, name: str = "network_def"
+    ) -> LatentDiffusion:
         parser = ConfigParser()
         parser.read_config(str(config))
         network = parser.get_parsed_content(name if name in parser else "network_def")
@@ -117,32 +127,46 @@ class LatentDiffusion(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to normalised latents."""
-        return (self.autoencoder.encode(x) - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
+        return (
+            self.autoencoder.encode(x) - self.latent_mean.view(-1, 1, 1)
+        ) / self.latent_std.view(-1, 1, 1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Normalised latents to patches in [0, 1]."""
-        return self.autoencoder.decode(z * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)).clamp(0, 1)
+        return self.autoencoder.decode(
+            z * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
+        ).clamp(0, 1)
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``."""
         alpha, sigma = (v.view(-1, *[1] * (z.ndim - 1)) for v in self.schedule.alpha_sigma(t))
         power = alpha**2 + sigma**2
-        # z0 = a z + b out: a pair for each of PREDICTIONS, looked up by tensor, so that no step waits for the device
+        # z0 = a z + b out: a pair for each of PREDICTIONS, looked up by tensor, so that no step
+        # waits for the device
         a = torch.stack([1 / alpha, alpha / power, torch.zeros_like(alpha), 1 / (alpha + sigma)])
-        b = torch.stack([-sigma / alpha, -sigma / power, torch.ones_like(alpha), -sigma / (alpha + sigma)])
+        b = torch.stack(
+            [-sigma / alpha, -sigma / power, torch.ones_like(alpha), -sigma / (alpha + sigma)]
+        )
         code = self.prediction_code.view(1)
         return a.index_select(0, code)[0] * z + b.index_select(0, code)[0] * self.unet(z, t * 1000)
 
     def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent ``z_t`` and what the UNet must predict from it."""
         alpha, sigma = (v.view(-1, *[1] * (z0.ndim - 1)) for v in self.schedule.alpha_sigma(t))
-        targets = {"epsilon": noise, "velocity": alpha * noise - sigma * z0, "sample": z0, "flow": noise - z0}
+        targets = {
+            "epsilon": noise,
+            "velocity": alpha * noise - sigma * z0,
+            "sample": z0,
+            "flow": noise - z0,
+        }
         return alpha * z0 + sigma * noise, targets[self.prediction]
 
     def forward(self, noise: Tensor) -> Tensor:
-        """One denoising step from pure noise, decoded: patches in [0, 1] from noise of shape ``N x C x h x w``.
+        """One denoising step from pure noise, decoded: patches in [0, 1] from noise of shape
+        ``N x C x h x w``.
 
-        For sampling use :class:`monai_histodiff.GuidedSampler`; this makes the module a plain network for tools.
+        For sampling use :class:`monai_histodiff.GuidedSampler`; this makes the module a plain
+        network for tools.
         """
         return self.decode(self.denoise(noise, torch.ones(len(noise), device=noise.device)))
 
@@ -155,17 +179,21 @@ def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Pa
 
 
 def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
-    """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return the model.
+    """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return
+    the model.
 
-    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of the UNet starts from. A
-    :class:`~monai_histodiff.FineUNet` is shown the autoencoder's components.
+    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of
+    the UNet starts from. A :class:`~monai_histodiff.FineUNet` is shown the autoencoder's
+    components.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a readable ``state_dict``, or its autoencoder is another.
     """
     prefix = "autoencoder."
-    state = {k.removeprefix(prefix): v for k, v in read_state(path).items() if k.startswith(prefix)}
+    state = {
+        k.removeprefix(prefix): v for k, v in read_state(path).items() if k.startswith(prefix)
+    }
     load_fitting(model.autoencoder, state, path)
     if isinstance(model.unet, FineUNet):
         model.unet.see(model.autoencoder)

@@ -1,11 +1,11 @@
 r"""Noise schedules and time grids.
 
 A noisy latent at time :math:`t \in [0, 1]` is :math:`z_t = \alpha_t z_0 + \sigma_t \epsilon`, and
-:math:`\lambda_t = \log(\alpha_t^2 / \sigma_t^2)` is its log signal-to-noise ratio, falling in :math:`t`
-(Kingma et al. 2021, arXiv:2107.00630). A schedule is a table of :math:`\lambda` at equal steps of :math:`t`,
-interpolated linearly, together with its normalisation: variance preserving (:math:`\alpha^2 + \sigma^2 = 1`) or
-straight-line flow (:math:`\alpha + \sigma = 1`). A table holds cosine, flow and any list of betas alike, and it
-travels inside the checkpoint.
+:math:`\lambda_t = \log(\alpha_t^2 / \sigma_t^2)` is its log signal-to-noise ratio, falling in
+:math:`t` (Kingma et al. 2021, arXiv:2107.00630). A schedule is a table of :math:`\lambda` at equal
+steps of :math:`t`, interpolated linearly, together with its normalisation: variance preserving
+(:math:`\alpha^2 + \sigma^2 = 1`) or straight-line flow (:math:`\alpha + \sigma = 1`). A table
+holds cosine, flow and any list of betas alike, and it travels inside the checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class NoiseSchedule(nn.Module):
     """A table of log signal-to-noise ratios.
 
     Args:
-        log_snr: 1-D tensor, strictly falling: the ratio at equally spaced times from ``t = 0`` to ``t = 1``.
+        log_snr: 1-D tensor, strictly falling: the ratio at equally spaced times from ``t = 0`` to
+            ``t = 1``.
         flow: ``alpha + sigma = 1`` (rectified flow) instead of ``alpha**2 + sigma**2 = 1``.
 
     Raises:
@@ -37,7 +38,9 @@ class NoiseSchedule(nn.Module):
     def __init__(self, log_snr: Tensor, flow: bool = False) -> None:
         super().__init__()
         if log_snr.ndim != 1 or len(log_snr) < 2:
-            raise ValueError(f"log_snr must be a table of at least 2 values, got shape {tuple(log_snr.shape)}")
+            raise ValueError(
+                f"log_snr must be a table of at least 2 values, got shape {tuple(log_snr.shape)}"
+            )
         table = log_snr.detach().to(torch.float32).clone()
         if not bool(torch.isfinite(table).all()) or not bool((table.diff() < 0).all()):
             raise ValueError("log_snr must be finite and strictly falling in t")
@@ -45,13 +48,18 @@ class NoiseSchedule(nn.Module):
         self.register_buffer("is_flow", torch.tensor(bool(flow)))
 
     @classmethod
-    def named(cls, name: str, log_snr_max: float = 12.0, log_snr_min: float = -9.0) -> NoiseSchedule:
-        r"""``"cosine"`` (Nichol & Dhariwal 2021, :math:`\lambda = -2 \log\tan(\pi t / 2)`) or ``"flow"`` (Liu et al. 2022,
-        :math:`\lambda = 2 \log((1 - t) / t)`), both cut to ``[log_snr_min, log_snr_max]`` by rescaling time.
+    def named(
+        cls, name: str, log_snr_max: float = 12.0, log_snr_min: float = -9.0
+    ) -> NoiseSchedule:
+        r"""``"cosine"`` (Nichol & Dhariwal 2021, :math:`\lambda = -2 \log\tan(\pi t / 2)`) or
+        ``"flow"`` (Liu et al. 2022, :math:`\lambda = 2 \log((1 - t) / t)`), both cut to
+        ``[log_snr_min, log_snr_max]`` by rescaling time.
         """
         lam = torch.linspace(0, 1, TABLE_SIZE, dtype=torch.float64)
         if name == "cosine":
-            low, high = (2 / math.pi * math.atan(math.exp(-v / 2)) for v in (log_snr_max, log_snr_min))
+            low, high = (
+                2 / math.pi * math.atan(math.exp(-v / 2)) for v in (log_snr_max, log_snr_min)
+            )
             table = -2 * torch.log(torch.tan(math.pi / 2 * (low + (high - low) * lam)))
         elif name == "flow":
             low, high = (1 / (1 + math.exp(v / 2)) for v in (log_snr_max, log_snr_min))
@@ -63,9 +71,13 @@ class NoiseSchedule(nn.Module):
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> NoiseSchedule:
-        """The schedule of a discrete DDPM with the given ``betas`` (each between 0 and 1): index ``i`` is ``t = i / (T - 1)``."""
+        """The schedule of a discrete DDPM with the given ``betas`` (each between 0 and 1): index
+        ``i`` is ``t = i / (T - 1)``.
+        """
         if not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas must lie between 0 and 1, got {betas.min().item()} to {betas.max().item()}")
+            raise ValueError(
+                f"betas must lie between 0 and 1, got {betas.min().item()} to {betas.max().item()}"
+            )
         return cls(torch.logit(torch.cumprod(1 - betas.double(), 0)))
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -87,13 +99,18 @@ class NoiseSchedule(nn.Module):
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise amplitudes at times ``t``, of the shape of ``t``."""
         lam = self.log_snr(t)
-        alpha, sigma = (torch.where(self.is_flow, torch.sigmoid(v / 2), torch.sigmoid(v).sqrt()) for v in (lam, -lam))
+        alpha, sigma = (
+            torch.where(self.is_flow, torch.sigmoid(v / 2), torch.sigmoid(v).sqrt())
+            for v in (lam, -lam)
+        )
         return alpha, sigma
 
     @property
     def start_std(self) -> Tensor:
-        r"""Standard deviation of :math:`z_1`, :math:`\sqrt{\alpha_1^2 + \sigma_1^2}`, for data of unit variance, such as
-        normalised latents: what unit noise must be multiplied by to start from. It is 1 where the variance is preserved.
+        r"""Standard deviation of :math:`z_1`, :math:`\sqrt{\alpha_1^2 + \sigma_1^2}`, for data of
+        unit variance, such as
+        normalised latents: what unit noise must be multiplied by to start from. It is 1 where the
+        variance is preserved.
         """
         alpha, sigma = self.alpha_sigma(torch.ones_like(self.log_snr_table[0]))
         return torch.sqrt(alpha**2 + sigma**2)
@@ -112,24 +129,40 @@ def _end(schedule: NoiseSchedule, start: float, stop: float | None) -> float:
     if not 0 < end < start:
         table = schedule.log_snr_table
         first = float(schedule.log_snr(torch.tensor(float(start), device=table.device)))
-        raise ValueError(f"stop must lie between the log-SNR of the start, {first:.2f}, and {float(table[0]):.2f}, got {stop}")
+        raise ValueError(
+            f"stop must lie between the log-SNR of the start, {first:.2f}, and {float(table[0]):.2f}, got {stop}"
+        )
     return end
 
 
-def uniform_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None) -> Tensor:
-    """``steps + 1`` times from ``start`` to 0, or to the time of the log-SNR ``stop``, equally spaced. Solver step ``i`` goes
-    from ``grid[i]`` to ``grid[i + 1]``.
+def uniform_grid(
+    schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None
+) -> Tensor:
+    """``steps + 1`` times from ``start`` to 0, or to the time of the log-SNR ``stop``, equally
+    spaced. Solver step ``i`` goes from ``grid[i]`` to ``grid[i + 1]``.
 
     Raises:
-        ValueError: ``steps`` is below 1, or ``stop`` does not lie beyond the start and within the schedule.
+        ValueError: ``steps`` is below 1, or ``stop`` does not lie beyond the start and within the
+            schedule.
     """
-    return torch.linspace(start, _end(schedule, start, stop), _checked(steps) + 1, device=schedule.log_snr_table.device)
+    return torch.linspace(
+        start,
+        _end(schedule, start, stop),
+        _checked(steps) + 1,
+        device=schedule.log_snr_table.device,
+    )
 
 
-def log_snr_grid(schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None) -> Tensor:
-    """As :func:`uniform_grid`, but equally spaced in log-SNR (Lu et al. 2022, arXiv:2211.01095)."""
+def log_snr_grid(
+    schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None
+) -> Tensor:
+    """As :func:`uniform_grid`, but equally spaced in log-SNR (Lu et al. 2022,
+    arXiv:2211.01095).
+    """
     end, device = _end(schedule, start, stop), schedule.log_snr_table.device
     first, last = schedule.log_snr(torch.tensor([start, end], device=device))
-    grid = schedule.time(first + torch.linspace(0, 1, _checked(steps) + 1, device=device) * (last - first))
+    grid = schedule.time(
+        first + torch.linspace(0, 1, _checked(steps) + 1, device=device) * (last - first)
+    )
     grid[0], grid[-1] = start, end
     return grid

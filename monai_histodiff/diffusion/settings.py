@@ -21,9 +21,9 @@ def check_guidance(
     """Check the settings of :func:`guide`, :func:`class_log_prob` and :func:`autoguide`.
 
     Raises:
-        ValueError: the scale is negative or not finite, the cap is not positive, the interval is empty, the temperature is
-            not positive and finite, the mode is unknown, or the weight of autoguidance is below 1 or not finite. NaN is
-            never in range.
+        ValueError: the scale is negative or not finite, the cap is not positive, the interval is
+            empty, the temperature is not positive and finite, the mode is unknown, or the weight
+            of autoguidance is below 1 or not finite. NaN is never in range.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"guidance scale must be at least 0 and finite, got {scale}")

@@ -1,8 +1,9 @@
 r"""Solvers: from noise to latents along an explicit grid of times.
 
-A denoiser is any callable ``(z_t, t) -> z0`` with ``t`` of shape ``N``. A solver takes the denoiser, the noise, the
-schedule and a falling grid of times, and steps from ``grid[i]`` to ``grid[i + 1]``; it never learns what the network
-predicts, nor of classifiers. Everything here is a pure function of tensors.
+A denoiser is any callable ``(z_t, t) -> z0`` with ``t`` of shape ``N``. A solver takes the
+denoiser, the noise, the schedule and a falling grid of times, and steps from ``grid[i]`` to
+``grid[i + 1]``; it never learns what the network predicts, nor of classifiers. Everything here is
+a pure function of tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def ddim(
     eta: float = 0.0,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    r"""DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12), first order, for any :math:`(\alpha, \sigma)`.
+    r"""DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12), first order, for any :math:`(\alpha,
+    \sigma)`.
 
     Args:
         denoise: estimate of ``z0`` from ``(z_t, t)``.
@@ -41,13 +43,15 @@ def ddim(
         schedule: gives the amplitudes.
         grid: strictly falling times in [0, 1].
         eta: 0 is deterministic, 1 is ancestral sampling (DDPM).
-        noise: fresh standard normal noise of the shape of ``z`` for step ``i``; needed when ``eta`` is positive.
+        noise: fresh standard normal noise of the shape of ``z`` for step ``i``; needed when
+            ``eta`` is positive.
 
     Returns:
         The latent at ``grid[-1]``.
 
     Raises:
-        ValueError: the grid does not fall, ``eta`` is not in [0, 1], or it is positive and there is no ``noise``.
+        ValueError: the grid does not fall, ``eta`` is not in [0, 1], or it is positive and there
+            is no ``noise``.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
@@ -66,13 +70,15 @@ def ddim(
 
 
 def dpmpp_2m(denoise: Denoiser, z: Tensor, schedule: NoiseSchedule, grid: Tensor) -> Tensor:
-    r"""DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, Alg. 2): second order at one evaluation a step.
+    r"""DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, Alg. 2): second order at one evaluation
+    a step.
 
     Args:
         denoise: estimate of ``z0`` from ``(z_t, t)``.
         z: latent at ``grid[0]``, shape ``N x ...``.
         schedule: gives the amplitudes.
-        grid: strictly falling times in [0, 1]; :func:`monai_histodiff.diffusion.schedules.log_snr_grid` suits it.
+        grid: strictly falling times in [0, 1];
+            :func:`monai_histodiff.diffusion.schedules.log_snr_grid` suits it.
 
     Returns:
         The latent at ``grid[-1]``.

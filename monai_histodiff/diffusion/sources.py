@@ -14,7 +14,9 @@ from monai_histodiff.utils.weights import read_state, write_state
 __all__ = ["by_class", "load_latents", "save_latents"]
 
 
-def by_class(items: Sequence[Mapping[str, Any]], num_classes: int, key: str = "image") -> list[Tensor]:
+def by_class(
+    items: Sequence[Mapping[str, Any]], num_classes: int, key: str = "image"
+) -> list[Tensor]:
     """What the items of each class hold under a key, stacked: latents ``N x C x h x w``, of which
     :class:`~monai_histodiff.GuidedSampler` makes variations, or their ``"row"``, shape ``N``.
     """
@@ -25,13 +27,18 @@ def by_class(items: Sequence[Mapping[str, Any]], num_classes: int, key: str = "i
 
 
 def save_latents(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
-    """Write the items of :func:`encode_latents` to one file. Whoever has it and the autoencoder can see the patches.
+    """Write the items of :func:`encode_latents` to one file. Whoever has it and the autoencoder
+    can see the patches.
 
     Raises:
         OSError: the file cannot be written; the previous one is kept.
     """
     write_state(
-        path, {"image": torch.stack([item["image"] for item in items]), **{k: [i[k] for i in items] for k in ("label", "row")}}
+        path,
+        {
+            "image": torch.stack([item["image"] for item in items]),
+            **{k: [i[k] for i in items] for k in ("label", "row")},
+        },
     )
 
 
@@ -44,5 +51,10 @@ def load_latents(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     state = read_state(path)
     if missing := [name for name in ("image", "label", "row") if name not in state]:
-        raise ValueError(f"a file of latents must hold image, label and row, got no {missing[0]} in '{path}'")
-    return [{"image": z, "label": y, "row": r} for z, y, r in zip(state["image"], state["label"], state["row"], strict=True)]
+        raise ValueError(
+            f"a file of latents must hold image, label and row, got no {missing[0]} in '{path}'"
+        )
+    return [
+        {"image": z, "label": y, "row": r}
+        for z, y, r in zip(state["image"], state["label"], state["row"], strict=True)
+    ]

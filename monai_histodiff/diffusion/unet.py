@@ -1,7 +1,8 @@
 """A UNet of latents that also looks at their blocks on a finer grid.
 
-One place of a latent is a block of 8 x 8 pixels, about as large as a nucleus, so that a network on the grid of the latent must learn
-an outline anew for each of its places in the block. On a finer grid a convolution learns it once.
+One place of a latent is a block of 8 x 8 pixels, about as large as a nucleus, so that a network on
+the grid of the latent must learn an outline anew for each of its places in the block. On a finer
+grid a convolution learns it once.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ EMBEDDING, GROUPS = 128, 8
 
 
 class FineUNet(nn.Module):
-    """A MONAI ``DiffusionModelUNet``, and residual blocks that correct what it predicts on a finer grid.
+    """A MONAI ``DiffusionModelUNet``, and residual blocks that correct what it predicts on a finer
+    grid.
 
-    The noisy latent and the prediction are turned into the pixels of their blocks (a 1 x 1 convolution), corrected on a grid of
-    ``factor`` x ``factor`` places for each block, and turned back. A fresh one predicts what its UNet does.
+    The noisy latent and the prediction are turned into the pixels of their blocks (a 1 x 1
+    convolution), corrected on a grid of ``factor`` x ``factor`` places for each block, and turned
+    back. A fresh one predicts what its UNet does.
 
     Args:
         unet: ``(latent, timesteps in [0, 1000]) -> prediction`` of the shape of the latent.
         block: height and width of the pixels that one place of the latent stands for.
-        factor: places of the finer grid for each of the latent, in height and in width; divides ``block``.
+        factor: places of the finer grid for each of the latent, in height and in width; divides
+            ``block``.
         channels: width of the residual blocks, a multiple of 8.
         num_res_blocks: number of residual blocks.
 
@@ -36,10 +40,19 @@ class FineUNet(nn.Module):
         ValueError: a number is out of range, or ``factor`` does not divide ``block``.
     """
 
-    def __init__(self, unet: DiffusionModelUNet, block: int = 8, factor: int = 4, channels: int = 32, num_res_blocks: int = 4) -> None:
+    def __init__(
+        self,
+        unet: DiffusionModelUNet,
+        block: int = 8,
+        factor: int = 4,
+        channels: int = 32,
+        num_res_blocks: int = 4,
+    ) -> None:
         super().__init__()
         if factor < 1 or block % factor:
-            raise ValueError(f"factor must be a divisor of the block of {block} pixels, got {factor}")
+            raise ValueError(
+                f"factor must be a divisor of the block of {block} pixels, got {factor}"
+            )
         if channels < GROUPS or channels % GROUPS:
             raise ValueError(f"channels must be a multiple of {GROUPS}, got {channels}")
         if num_res_blocks < 1:
@@ -48,7 +61,12 @@ class FineUNet(nn.Module):
         pixels, latent = 3 * block**2, unet.in_channels
         self.to_pixels = nn.Conv2d(latent, pixels, 1, bias=False)
         self.to_latent = nn.Conv2d(pixels, unet.out_channels, 1, bias=False)
-        self.embed = nn.Sequential(nn.Linear(EMBEDDING // 2, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU())
+        self.embed = nn.Sequential(
+            nn.Linear(EMBEDDING // 2, EMBEDDING),
+            nn.SiLU(),
+            nn.Linear(EMBEDDING, EMBEDDING),
+            nn.SiLU(),
+        )
         self.stem = nn.Conv2d(2 * pixels // factor**2, channels, 1)
         self.blocks = nn.ModuleList(_FineBlock(channels) for _ in range(num_res_blocks))
         self.head = nn.Conv2d(channels, pixels // factor**2, 1)
@@ -58,31 +76,48 @@ class FineUNet(nn.Module):
         self._set_scale()
 
     def _set_scale(self) -> None:
-        """Pixels of unit variance from latents of unit variance, and back by the pseudo-inverse."""
+        """Pixels of unit variance from latents of unit variance, and back by the
+        pseudo-inverse.
+        """
         with torch.no_grad():
             there = self.to_pixels.weight.flatten(1)
             there *= len(there) ** 0.5 / there.norm()
             self.to_latent.weight.copy_(torch.linalg.pinv(there)[:, :, None, None])
 
     def see(self, autoencoder: PatchAutoencoder) -> None:
-        """Let the finer grid be that of the patches: start from the components by which the autoencoder describes a block.
+        """Let the finer grid be that of the patches: start from the components by which the
+        autoencoder describes a block.
 
         Raises:
             ValueError: its latent or its blocks are of another size.
         """
-        if autoencoder.basis.shape[0] != self.to_pixels.in_channels or autoencoder.factor != self.block:
-            ours, theirs = (self.to_pixels.in_channels, self.block), (autoencoder.basis.shape[0], autoencoder.factor)
-            raise ValueError(f"autoencoder and UNet must share channels and block, got {theirs} and {ours}")
-        cells = F.pixel_unshuffle(autoencoder.basis * autoencoder.scale[..., None], self.block // self.factor)
+        if (
+            autoencoder.basis.shape[0] != self.to_pixels.in_channels
+            or autoencoder.factor != self.block
+        ):
+            ours, theirs = (
+                (self.to_pixels.in_channels, self.block),
+                (autoencoder.basis.shape[0], autoencoder.factor),
+            )
+            raise ValueError(
+                f"autoencoder and UNet must share channels and block, got {theirs} and {ours}"
+            )
+        cells = F.pixel_unshuffle(
+            autoencoder.basis * autoencoder.scale[..., None], self.block // self.factor
+        )
         with torch.no_grad():
             self.to_pixels.weight.copy_(cells.flatten(1).T[..., None, None])
         self._set_scale()
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet predicts, corrected; of the shape of ``x``, ``N x C x h x w``, at timesteps in [0, 1000], shape ``N``."""
+        """What the UNet predicts, corrected; of the shape of ``x``, ``N x C x h x w``, at
+        timesteps in [0, 1000], shape ``N``.
+        """
         coarse = self.unet(x, timesteps)
         time = self.embed(get_timestep_embedding(timesteps, EMBEDDING // 2).to(x.dtype))
-        h = self.stem(torch.cat([F.pixel_shuffle(self.to_pixels(v), self.factor) for v in (x, coarse)], 1))
+        h = self.stem(
+            torch.cat([F.pixel_shuffle(self.to_pixels(v), self.factor) for v in (x, coarse)], 1)
+        )
         for block in self.blocks:
             h = block(h, time)
         return coarse + self.to_latent(F.pixel_unshuffle(self.head(h), self.factor))

@@ -1,4 +1,6 @@
-"""Do synthetic patches help? Arms, the experiment, its statistics and verdict; and how good a generator is."""
+"""Do synthetic patches help? Arms, the experiment, its statistics and verdict; and how good a
+generator is.
+"""
 
 from monai_histodiff.evaluation.arms import ARMS as ARMS
 from monai_histodiff.evaluation.arms import COMPARISONS as COMPARISONS

@@ -12,9 +12,15 @@ __all__ = ["colour_floors"]
 
 
 def colour_floors(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int, ridge: float = 1e-2
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    num_classes: int,
+    ridge: float = 1e-2,
 ) -> dict[str, dict[str, float]]:
-    """What colour alone achieves: ridge regression on the mean colour, and on 16-bin histograms of each channel.
+    """What colour alone achieves: ridge regression on the mean colour, and on 16-bin histograms of
+    each channel.
 
     Args:
         train: uint8 patches ``N x 3 x H x W``.
@@ -33,14 +39,26 @@ def colour_floors(
 
     def histogram(x: Tensor) -> Tensor:
         bins = (x // 16).long().flatten(2)
-        return torch.zeros(*bins.shape[:2], 16).scatter_add_(2, bins, torch.ones(bins.shape)).flatten(1) / bins.shape[2]
+        return (
+            torch.zeros(*bins.shape[:2], 16)
+            .scatter_add_(2, bins, torch.ones(bins.shape))
+            .flatten(1)
+            / bins.shape[2]
+        )
 
     floors = {}
     for name, features in (("mean colour", mean), ("colour histogram", histogram)):
-        a, b = (functional.pad(v, (0, 1), value=1.0) for v in _standardised(features(train), features(test)))
+        a, b = (
+            functional.pad(v, (0, 1), value=1.0)
+            for v in _standardised(features(train), features(test))
+        )
         target = functional.one_hot(train_labels, num_classes).double()
-        weights = torch.linalg.solve(a.T @ a + ridge * len(a) * torch.eye(a.shape[1]), a.T @ target)
-        floors[name] = classification_metrics(torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy())
+        weights = torch.linalg.solve(
+            a.T @ a + ridge * len(a) * torch.eye(a.shape[1]), a.T @ target
+        )
+        floors[name] = classification_metrics(
+            torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy()
+        )
     return floors
 
 

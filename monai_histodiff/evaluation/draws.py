@@ -23,7 +23,8 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: none is given, one lacks what is combined here, the data sets differ, or a draw occurs twice.
+        ValueError: none is given, one lacks what is combined here, the data sets differ, or a draw
+            occurs twice.
     """
     if not paths:
         raise ValueError("at least one results.json is needed, got none")
@@ -33,13 +34,21 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
         if not Path(path).is_file():
             raise FileNotFoundError(f"results must be a file, got '{path}'")
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-        if missing := [key for key in ("arms", "claims", "differences", "dataset", "settings") if key not in results]:
+        if missing := [
+            key
+            for key in ("arms", "claims", "differences", "dataset", "settings")
+            if key not in results
+        ]:
             raise ValueError(f"results must hold {', '.join(missing)}, got none in '{path}'")
         if results["dataset"]["path"] != (first := (found or [results])[0]["dataset"]["path"]):
-            raise ValueError(f"results must be of one data set, got '{first}' and '{results['dataset']['path']}'")
+            raise ValueError(
+                f"results must be of one data set, got '{first}' and '{results['dataset']['path']}'"
+            )
         key = (results["settings"]["labels_per_class"], results["settings"]["draw"])
         if key in seen:
-            raise ValueError(f"each draw must occur once, got draw {key[1]} with {key[0]} labels per class twice, in '{path}'")
+            raise ValueError(
+                f"each draw must occur once, got draw {key[1]} with {key[0]} labels per class twice, in '{path}'"
+            )
         seen.add(key)
         found.append(results)
     return found
@@ -48,8 +57,9 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
 def combine(runs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
     """Differences in balanced accuracy, combined over draws of the labelled patches.
 
-    The test groups are taken to be the same in every draw, as they are where a data set comes with its split; their noise is
-    then not reduced by more draws. Where they differ, the interval is too wide. A single draw keeps interval and p of its own
+    The test groups are taken to be the same in every draw, as they are where a data set comes with
+    its split; their noise is then not reduced by more draws. Where they differ, the interval is
+    too wide. A single draw keeps interval and p of its own
     report: there is nothing to combine.
 
     Args:
@@ -60,7 +70,10 @@ def combine(runs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[
         For each comparison that all draws have: ``mean``, ``low``, ``high``, ``p`` and ``p_holm``.
     """
     names = [name for name in runs[0]["claims"] if all(name in run["claims"] for run in runs)]
-    found = {name: _over_draws(runs, name, seed) if len(runs) > 1 else _reported(runs[0], name) for name in names}
+    found = {
+        name: _over_draws(runs, name, seed) if len(runs) > 1 else _reported(runs[0], name)
+        for name in names
+    }
     adjusted = holm({name: row["p"] for name, row in found.items()})
     return {name: {**row, "p_holm": adjusted[name]} for name, row in found.items()}
 
@@ -84,5 +97,11 @@ def _over_draws(runs: Sequence[Mapping[str, Any]], name: str, seed: int) -> dict
 
 def by_label_count(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Runs by label count, from few to many, ``"all"`` last."""
-    counts = sorted({run["settings"]["labels_per_class"] for run in results}, key=lambda n: (isinstance(n, str), n))
-    return {str(n): [run for run in results if run["settings"]["labels_per_class"] == n] for n in counts}
+    counts = sorted(
+        {run["settings"]["labels_per_class"] for run in results},
+        key=lambda n: (isinstance(n, str), n),
+    )
+    return {
+        str(n): [run for run in results if run["settings"]["labels_per_class"] == n]
+        for n in counts
+    }

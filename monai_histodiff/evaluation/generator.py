@@ -1,4 +1,6 @@
-"""How good a generator is: its samples, and its autoencoder's reconstructions, beside real patches of other groups."""
+"""How good a generator is: its samples, and its autoencoder's reconstructions, beside real patches
+of other groups.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
 from monai_histodiff.data.pixels import appearance, patch_grid, thumbnails, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance, nearest_distances
+from monai_histodiff.evaluation.feature_metrics import (
+    compare_features,
+    frechet_distance,
+    nearest_distances,
+)
 from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.selection.copies import copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
@@ -35,13 +41,20 @@ class _Described(NamedTuple):
 
 
 def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> _Described:
-    """Batches of patches in [0, 1]: features, 16 x 16 thumbnails, colour and contrast, all on the CPU."""
-    parts = [(encoder.features(batch), thumbnails(batch).cpu(), appearance(batch).cpu()) for batch in batches]
+    """Batches of patches in [0, 1]: features, 16 x 16 thumbnails, colour and contrast, all on the
+    CPU.
+    """
+    parts = [
+        (encoder.features(batch), thumbnails(batch).cpu(), appearance(batch).cpu())
+        for batch in batches
+    ]
     return _Described(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _compared(real: _Described, samples: _Described) -> dict[str, float]:
-    """The figures of the features, and ``appearance``: Frechet distance of colour and contrast, in the real patches' deviations."""
+    """The figures of the features, and ``appearance``: Frechet distance of colour and contrast, in
+    the real patches' deviations.
+    """
     scale = real.appearance.std(0).clamp(min=1 / 255)
     distance = frechet_distance(real.appearance / scale, samples.appearance / scale)
     return {**compare_features(real.features, samples.features), "appearance": distance}
@@ -76,28 +89,33 @@ def evaluate_generator(
 ) -> dict[str, Any]:
     """Compare unconditional samples with real patches of groups that the generator never saw.
 
-    The same figures are taken of as many training patches, which is what a perfect generator would reach (the floor), and
-    of their reconstructions, which is what the autoencoder alone costs. Copies are looked for in the features and in
-    thumbnails (see :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set than
-    ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to ``samples.png``.
+    The same figures are taken of as many training patches, which is what a perfect generator would
+    reach (the floor), and of their reconstructions, which is what the autoencoder alone costs.
+    Copies are looked for in the features and in thumbnails (see
+    :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set
+    than ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to
+    ``samples.png``.
 
     Args:
         sampler: makes the samples, of seeds 0, 1, ...
         encoder: gives the features.
         train: the generator's training patches; items hold ``"image"``, RGB in [0, 1].
         held_out: patches of other groups, likewise.
-        weights: of each training patch in the generator's training, by which the floor's patches are drawn.
+        weights: of each training patch in the generator's training, by which the floor's patches
+            are drawn.
         output_dir: receives the grid.
-        num_samples: number of samples, and of patches of the floor, at most as many as there are training patches.
+        num_samples: number of samples, and of patches of the floor, at most as many as there are
+            training patches.
         batch_size: patches at once.
         percentile: see above.
         seed: draws the floor's patches.
 
     Returns:
         ``samples``, ``reconstructions`` and ``floor``: each with the figures of
-        :func:`~monai_histodiff.evaluation.feature_metrics.compare_features` and ``appearance``, the Frechet distance of
-        :func:`~monai_histodiff.data.pixels.appearance` in units of the held-out patches' standard deviations; ``copies``: counts
-        among the samples, and among the held-out patches, by features and by thumbnails; ``numbers`` of patches.
+        :func:`~monai_histodiff.evaluation.feature_metrics.compare_features` and ``appearance``,
+        the Frechet distance of :func:`~monai_histodiff.data.pixels.appearance` in units of the
+        held-out patches' standard deviations; ``copies``: counts among the samples, and among the
+        held-out patches, by features and by thumbnails; ``numbers`` of patches.
 
     Raises:
         ValueError: there are too few samples or patches for the figures.
@@ -105,12 +123,17 @@ def evaluate_generator(
     n = min(num_samples, len(weights))
     drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
     starts = tqdm(range(0, num_samples, batch_size), desc="sample")
-    generated = torch.cat([_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))) for i in starts])
+    generated = torch.cat(
+        [_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))) for i in starts]
+    )
     samples = _describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
     real = _describe(encoder, _images(held_out, batch_size, "held-out patches"))
     known = _describe(encoder, _images(train, batch_size, "training patches"))
     floor = Subset(train, drawn.tolist())
-    rebuilt = _describe(encoder, (_reconstruct(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")))
+    rebuilt = _describe(
+        encoder,
+        (_reconstruct(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")),
+    )
     target = Path(output_dir)
     target.mkdir(parents=True, exist_ok=True)
     Image.fromarray(patch_grid(to_unit(generated[:64]))).save(target / "samples.png")
@@ -121,7 +144,10 @@ def evaluate_generator(
     }
     for name, nearest in measures.items():
         references = getattr(known, name)
-        near, usual = nearest(getattr(samples, name), references)[0], nearest(getattr(real, name), references)[0]
+        near, usual = (
+            nearest(getattr(samples, name), references)[0],
+            nearest(getattr(real, name), references)[0],
+        )
         copies[name] = {
             "samples": int(flag_copies(near, usual, percentile).sum()),
             "held_out": int(flag_copies(usual, usual, percentile).sum()),
@@ -131,14 +157,24 @@ def evaluate_generator(
         "reconstructions": _compared(real, rebuilt),
         "floor": _compared(real, _Described(*(part[drawn] for part in known))),
         "copies": copies,
-        "numbers": {"samples": num_samples, "floor": n, "held_out": len(real.features), "train": len(known.features)},
+        "numbers": {
+            "samples": num_samples,
+            "floor": n,
+            "held_out": len(real.features),
+            "train": len(known.features),
+        },
     }
 
 
 def probe_reconstructions(
-    model: LatentDiffusion, encoder: PatchEncoder, train: Dataset, test: Dataset, batch_size: int = 64
+    model: LatentDiffusion,
+    encoder: PatchEncoder,
+    train: Dataset,
+    test: Dataset,
+    batch_size: int = 64,
 ) -> dict[str, float]:
-    """What a classifier of real patches loses on reconstructions: a linear probe on the encoder's features.
+    """What a classifier of real patches loses on reconstructions: a linear probe on the encoder's
+    features.
 
     Args:
         model: its autoencoder reconstructs.
@@ -148,15 +184,23 @@ def probe_reconstructions(
         batch_size: patches at once.
 
     Returns:
-        ``accuracy`` and ``balanced_accuracy`` on the real test patches, the same with ``_reconstructed``, and the difference
-        of each with ``_lost``.
+        ``accuracy`` and ``balanced_accuracy`` on the real test patches, the same with
+        ``_reconstructed``, and the difference of each with ``_lost``.
     """
 
     def read(dataset: Dataset, reconstruct: bool) -> tuple[Tensor, Tensor]:
         parts = []
-        for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="reconstructions" if reconstruct else "labelled patches"):
+        for batch in tqdm(
+            DataLoader(dataset, batch_size=batch_size),
+            desc="reconstructions" if reconstruct else "labelled patches",
+        ):
             image = torch.as_tensor(batch["image"])
-            parts.append((encoder.features(_reconstruct(model, image) if reconstruct else image), torch.as_tensor(batch["label"])))
+            parts.append(
+                (
+                    encoder.features(_reconstruct(model, image) if reconstruct else image),
+                    torch.as_tensor(batch["label"]),
+                )
+            )
         features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         return features, labels
 
@@ -166,7 +210,10 @@ def probe_reconstructions(
         features, labels = read(test, bool(suffix))
         found = classification_metrics(probe(features).softmax(1).double().numpy(), labels.numpy())
         results.update({name + suffix: found[name] for name in ("accuracy", "balanced_accuracy")})
-    lost = {f"{name}_lost": results[name] - results[f"{name}_reconstructed"] for name in ("accuracy", "balanced_accuracy")}
+    lost = {
+        f"{name}_lost": results[name] - results[f"{name}_reconstructed"]
+        for name in ("accuracy", "balanced_accuracy")
+    }
     return {**results, **lost}
 
 
@@ -178,12 +225,14 @@ def denoising_error(
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How well the model denoises patches, whatever it predicts: its error beside that of the best linear denoiser.
+    """How well the model denoises patches, whatever it predicts: its error beside that of the best
+    linear denoiser.
 
-    The mean squared error of the estimated ``z0`` at a log signal-to-noise ratio is, up to a known factor, what the likelihood
-    bound integrates (Kingma et al. 2021, arXiv:2107.00630, eq. 14), so models of the same latents can be compared by it. It is
-    divided by the error of the Wiener filter, the best linear denoiser that treats all places alike, given the spectrum of
-    these very latents.
+    The mean squared error of the estimated ``z0`` at a log signal-to-noise ratio is, up to a known
+    factor, what the likelihood bound integrates (Kingma et al. 2021, arXiv:2107.00630, eq. 14), so
+    models of the same latents can be compared by it. It is divided by the error of the Wiener
+    filter, the best linear denoiser that treats all places alike, given the spectrum of these very
+    latents.
 
     Args:
         model: the model.
@@ -193,17 +242,25 @@ def denoising_error(
         seed: of the noise.
 
     Returns:
-        ``log_snr``; ``relative_error`` at each, 1 for a model that does no better than the linear denoiser; their ``mean``.
+        ``log_snr``; ``relative_error`` at each, 1 for a model that does no better than the linear
+        denoiser; their ``mean``.
     """
     device = model.latent_mean.device
-    z = torch.cat([model.encode(batch.to(device)).cpu() for batch in _images(patches, batch_size, "latents")])
+    z = torch.cat(
+        [model.encode(batch.to(device)).cpu() for batch in _images(patches, batch_size, "latents")]
+    )
     spectrum = torch.fft.fft2(z, norm="ortho").abs().square().mean(0)
     generator, errors = torch.Generator().manual_seed(seed), []
     for value in tqdm(log_snr, desc="denoising error"):
         t = model.schedule.time(torch.tensor([value], device=device))
         alpha, sigma = (v.cpu() for v in model.schedule.alpha_sigma(t))
         noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator)
-        own = torch.cat([model.denoise(part.to(device), t.expand(len(part))).float().cpu() for part in noisy.split(batch_size)])
+        own = torch.cat(
+            [
+                model.denoise(part.to(device), t.expand(len(part))).float().cpu()
+                for part in noisy.split(batch_size)
+            ]
+        )
         gain = alpha * spectrum / (alpha**2 * spectrum + sigma**2)
         linear = torch.fft.ifft2(torch.fft.fft2(noisy) * gain).real
         errors.append(float((own - z).square().mean() / (linear - z).square().mean()))

@@ -1,4 +1,6 @@
-"""Metrics of a classifier, of a whole test set or of many bootstrap resamples of it at once. Pure numpy functions."""
+"""Metrics of a classifier, of a whole test set or of many bootstrap resamples of it at once. Pure
+numpy functions.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ BLOCK = 4_000_000  # weights handled at once
 
 
 def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
-    """All metrics under many weightings of the same predictions, such as the counts of bootstrap resamples.
+    """All metrics under many weightings of the same predictions, such as the counts of bootstrap
+    resamples.
 
     Args:
         probabilities: rows sum to 1, shape ``N x K``.
         labels: class indices, shape ``N``.
-        weights: not negative, shape ``D x N``. A class without weight is left out of the macro means.
+        weights: not negative, shape ``D x N``. A class without weight is left out of the macro
+            means.
 
     Returns:
         Shape ``D x len(METRICS)``, in the order of :data:`METRICS`.
@@ -29,24 +33,42 @@ def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
         ValueError: the set is empty or the shapes disagree.
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
-        raise ValueError(f"metrics need N x K probabilities and N labels, got {probabilities.shape} and {labels.shape}")
+        raise ValueError(
+            f"metrics need N x K probabilities and N labels, got {probabilities.shape} and {labels.shape}"
+        )
     if weights.ndim != 2 or weights.shape[1] != len(labels):
-        raise ValueError(f"metrics need D x N weights for {len(labels)} samples, got {weights.shape}")
+        raise ValueError(
+            f"metrics need D x N weights for {len(labels)} samples, got {weights.shape}"
+        )
     rows = max(1, BLOCK // len(labels))
-    parts = [_table(probabilities, labels, weights[i : i + rows].astype(float)) for i in range(0, len(weights), rows)]
+    parts = [
+        _table(probabilities, labels, weights[i : i + rows].astype(float))
+        for i in range(0, len(weights), rows)
+    ]
     return np.concatenate(parts) if parts else np.zeros((0, len(METRICS)))
 
 
 def _table(probabilities: Array, labels: Labels, weights: Array) -> Array:
     classes = np.arange(probabilities.shape[1])
     chosen = probabilities.argmax(1)
-    own, named = (labels[:, None] == classes).astype(float), (chosen[:, None] == classes).astype(float)
+    own, named = (
+        (labels[:, None] == classes).astype(float),
+        (chosen[:, None] == classes).astype(float),
+    )
     sizes, predicted, hits = weights @ own, weights @ named, weights @ (own * named)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / sizes  # NaN without weight
         f1 = np.where(sizes > 0, 2 * hits / (sizes + predicted), np.nan)
-        columns = [hits.sum(1) / weights.sum(1), _mean(recall), _mean(f1), _macro_auc(probabilities, own, weights)]
-        columns += [_calibration_error(probabilities.max(1), chosen == labels, weights), np.fmin.reduce(recall, axis=1)]
+        columns = [
+            hits.sum(1) / weights.sum(1),
+            _mean(recall),
+            _mean(f1),
+            _macro_auc(probabilities, own, weights),
+        ]
+        columns += [
+            _calibration_error(probabilities.max(1), chosen == labels, weights),
+            np.fmin.reduce(recall, axis=1),
+        ]
     return np.stack(columns, 1)
 
 
@@ -60,8 +82,13 @@ def _macro_auc(probabilities: Array, own: Array, weights: Array) -> Array:
     values = []
     for k in range(own.shape[1]):
         order = probabilities[:, k].argsort()
-        starts = np.flatnonzero(np.diff(probabilities[order, k], prepend=-np.inf))  # one run for each distinct score
-        positive, negative = (np.add.reduceat(weights[:, order] * side, starts, axis=1) for side in (own[order, k], 1 - own[order, k]))
+        starts = np.flatnonzero(
+            np.diff(probabilities[order, k], prepend=-np.inf)
+        )  # one run for each distinct score
+        positive, negative = (
+            np.add.reduceat(weights[:, order] * side, starts, axis=1)
+            for side in (own[order, k], 1 - own[order, k])
+        )
         below = negative.cumsum(1) - negative / 2  # Mann-Whitney U, ties counted half
         values.append((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
     return _mean(np.stack(values, 1))
@@ -79,8 +106,9 @@ def _calibration_error(confidence: Array, right: NDArray[np.bool_], weights: Arr
 def classification_metrics(probabilities: Array, labels: Labels) -> dict[str, float]:
     """The metrics of a test set, computed over the whole set at once.
 
-    Accuracy, balanced accuracy, macro-F1, macro one-against-rest AUC, expected calibration error (15 bins) and the recall
-    of the worst class. Classes without samples are left out of the macro means.
+    Accuracy, balanced accuracy, macro-F1, macro one-against-rest AUC, expected calibration error
+    (15 bins) and the recall of the worst class. Classes without samples are left out of the macro
+    means.
 
     Args:
         probabilities: rows sum to 1, shape ``N x K``.
@@ -102,15 +130,24 @@ def class_recall(probabilities: Array, labels: Labels) -> Array:
 
 
 def reliability(probabilities: Array, labels: Labels) -> list[dict[str, float]]:
-    """The reliability diagram: of each of 15 equal bins of confidence that is not empty, what was said and what was so.
+    """The reliability diagram: of each of 15 equal bins of confidence that is not empty, what was
+    said and what was so.
 
     Returns:
-        ``confidence`` (mean probability of the predicted class), ``accuracy`` (share of right predictions) and ``share`` (of
-        all samples), by rising confidence. The expected calibration error is the mean of their gap, weighted by ``share``.
+        ``confidence`` (mean probability of the predicted class), ``accuracy`` (share of right
+        predictions) and ``share`` (of all samples), by rising confidence. The expected calibration
+        error is the mean of their gap, weighted by ``share``.
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     inside = _bins(confidence)
     counts = inside.sum(0)
     rows = [k for k in range(BINS) if counts[k]]
     said, so = confidence @ inside, right @ inside
-    return [{"confidence": said[k] / counts[k], "accuracy": so[k] / counts[k], "share": counts[k] / len(labels)} for k in rows]
+    return [
+        {
+            "confidence": said[k] / counts[k],
+            "accuracy": so[k] / counts[k],
+            "share": counts[k] / len(labels),
+        }
+        for k in rows
+    ]

@@ -1,4 +1,6 @@
-"""The accepted patches of each class: how close they are to real ones, and whether their labels are right."""
+"""The accepted patches of each class: how close they are to real ones, and whether their labels
+are right.
+"""
 
 from __future__ import annotations
 
@@ -31,31 +33,39 @@ def class_fidelity(
     percentile: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Figures of the accepted patches of each class, and of as many real training patches of it: the floor.
+    """Figures of the accepted patches of each class, and of as many real training patches of it:
+    the floor.
 
-    Both are compared with the real test patches of the class, which no model has seen. The figures depend on the number of
-    patches, which is the same on both sides. All patches are cropped to ``size`` and pass through JPEG.
+    Both are compared with the real test patches of the class, which no model has seen. The figures
+    depend on the number of patches, which is the same on both sides. All patches are cropped to
+    ``size`` and pass through JPEG.
 
     Args:
         candidates: all candidates with their outcome.
-        train: all real training patches, for the floor; their labels are used here, and nowhere else.
-        labelled: those that generator, guide and critic were fitted on, and that could have been copied.
+        train: all real training patches, for the floor; their labels are used here, and nowhere
+            else.
+        labelled: those that generator, guide and critic were fitted on, and that could have been
+            copied.
         test: patches of other groups.
         features: uint8 patches ``N x 3 x size x size`` to features ``N x D``.
         size: height and width of the patches.
-        percentile: a sample is called a copy if it lies nearer to a labelled patch than all but ``percentile`` per cent of the
-            test patches do, by :func:`~monai_histodiff.selection.copies.copy_distances`.
+        percentile: a sample is called a copy if it lies nearer to a labelled patch than all but
+            ``percentile`` per cent of the test patches do, by
+            :func:`~monai_histodiff.selection.copies.copy_distances`.
         seed: draws the patches of the larger side.
 
     Returns:
         For each class: ``samples`` and ``floor``, each the figures of
-        :func:`~monai_histodiff.evaluation.feature_metrics.compare_features`, or ``None`` where a side has too few patches; ``copies``,
-        counts among ``samples`` and, by the same rule, ``held_out``; ``numbers`` of ``real``, ``compared`` and ``accepted``.
+        :func:`~monai_histodiff.evaluation.feature_metrics.compare_features`, or ``None`` where a
+        side has too few patches; ``copies``, counts among ``samples`` and, by the same rule,
+        ``held_out``; ``numbers`` of ``real``, ``compared`` and ``accepted``.
     """
     crop, generator = CenterSpatialCrop(size), torch.Generator().manual_seed(seed)
 
     def load(patches: PatchSet) -> Tensor:
-        return recompressed(torch.stack([torch.as_tensor(crop(image)) for image in patches.images(size)]))
+        return recompressed(
+            torch.stack([torch.as_tensor(crop(image)) for image in patches.images(size)])
+        )
 
     def some(x: Tensor, count: int) -> Tensor:
         return x[torch.randperm(len(x), generator=generator)[:count]]
@@ -64,16 +74,39 @@ def class_fidelity(
     usual, real = copy_distances(unseen, known)[0], features(unseen)
     found: dict[str, Any] = {}
     for k, name in enumerate(labelled.classes):
-        own, accepted = real[test.labels == k], recompressed(candidates.images[candidates.accepted & (candidates.labels == k)])
+        own, accepted = (
+            real[test.labels == k],
+            recompressed(candidates.images[candidates.accepted & (candidates.labels == k)]),
+        )
         others = train.select(label=name)
         n = min(len(accepted), len(others))
         enough = min(n, len(own)) > NEIGHBOURS
-        sides = {"samples": accepted, "floor": load(others)} if enough else {"samples": None, "floor": None}
-        copies = flag_copies(copy_distances(accepted, known)[0], usual, percentile) if len(accepted) else torch.zeros(0)
+        sides = (
+            {"samples": accepted, "floor": load(others)}
+            if enough
+            else {"samples": None, "floor": None}
+        )
+        copies = (
+            flag_copies(copy_distances(accepted, known)[0], usual, percentile)
+            if len(accepted)
+            else torch.zeros(0)
+        )
         found[name] = {
-            **{side: None if x is None else compare_features(own, features(some(x, n)), NEIGHBOURS) for side, x in sides.items()},
-            "copies": {"samples": int(copies.sum()), "held_out": int(flag_copies(usual, usual, percentile)[test.labels == k].sum())},
-            "numbers": {"real": len(own), "compared": n if enough else 0, "accepted": len(accepted)},
+            **{
+                side: None
+                if x is None
+                else compare_features(own, features(some(x, n)), NEIGHBOURS)
+                for side, x in sides.items()
+            },
+            "copies": {
+                "samples": int(copies.sum()),
+                "held_out": int(flag_copies(usual, usual, percentile)[test.labels == k].sum()),
+            },
+            "numbers": {
+                "real": len(own),
+                "compared": n if enough else 0,
+                "accepted": len(accepted),
+            },
         }
     return found
 
@@ -89,23 +122,27 @@ def label_agreement(
 ) -> dict[str, Any]:
     """How often a further classifier gives a candidate its intended class.
 
-    It reads the labels of patches that the method treats as unlabelled: a measurement for data whose labels are known, not
-    a part of the method. It is shown every class equally often: a class of which there are few other patches would else never
-    be its answer. Read the figures beside one another: what the classifier does with real patches bounds what it can say of
+    It reads the labels of patches that the method treats as unlabelled: a measurement for data
+    whose labels are known, not a part of the method. It is shown every class equally often: a
+    class of which there are few other patches would else never be its answer. Read the figures
+    beside one another: what the classifier does with real patches bounds what it can say of
     synthetic ones.
 
     Args:
         candidates: with their outcome.
-        others: real training patches that neither guide nor critic was fitted on: it is fitted on those that have a label.
+        others: real training patches that neither guide nor critic was fitted on: it is fitted on
+            those that have a label.
         labelled: the patches that guide and critic were fitted on.
         test: real patches of other groups.
         training: its recipe.
-        transform: its random transform, from whole uint8 patches to floating-point ones of ``size``.
+        transform: its random transform, from whole uint8 patches to floating-point ones of
+            ``size``.
         size: height and width that it sees; larger patches are judged by their centre.
 
     Returns:
-        ``patches`` (that it was fitted on) and the shares, in [0, 1], to which it gives their class: of the ``accepted``
-        candidates (``None`` if there are none), of all ``candidates``, of the ``labelled`` and of the ``test`` patches.
+        ``patches`` (that it was fitted on) and the shares, in [0, 1], to which it gives their
+        class: of the ``accepted`` candidates (``None`` if there are none), of all ``candidates``,
+        of the ``labelled`` and of the ``test`` patches.
 
     Raises:
         ValueError: there are no other patches, or a class of the candidates has none among them.
@@ -114,10 +151,17 @@ def label_agreement(
     counts = torch.bincount(others.labels[others.labels >= 0], minlength=len(classes))
     if bool((counts == 0).any()):
         name = classes[int(counts.argmin())]
-        raise ValueError(f"a further classifier needs training patches of every class beyond the labelled ones, got none of '{name}'")
+        raise ValueError(
+            f"a further classifier needs training patches of every class beyond the labelled ones, got none of '{name}'"
+        )
     most, each = int(counts.max()), [others[i] for i in range(len(others))]
-    rows = [(others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most] for k in range(len(classes))]
-    items = [{"image": each[i]["image"], "label": each[i]["label"]} for i in torch.cat(rows).tolist()]
+    rows = [
+        (others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most]
+        for k in range(len(classes))
+    ]
+    items = [
+        {"image": each[i]["image"], "label": each[i]["label"]} for i in torch.cat(rows).tolist()
+    ]
     network = training(items, transform, len(classes), 0, "further classifier")
     crop = CenterSpatialCrop(size)
 

@@ -1,6 +1,7 @@
 """The building blocks of a page: its style, tables, plots, pictures and numbers, as HTML text.
 
-Plots have no view box: positions are percentages, so that they fit a phone. A missing or non-finite value becomes a dash.
+Plots have no view box: positions are percentages, so that they fit a phone. A missing or
+non-finite value becomes a dash.
 """
 
 from __future__ import annotations
@@ -83,41 +84,79 @@ figure,tr,li,.verdict{break-inside:avoid}h2,h3,caption{break-after:avoid}.tiles{
 
 def pairs(caption: str, values: Mapping[str, Any]) -> str:
     """A table of names and values."""
-    rows = [[escape(k), number(v, None) if isinstance(v, float) else escape(str(v))] for k, v in values.items()]
+    rows = [
+        [escape(k), number(v, None) if isinstance(v, float) else escape(str(v))]
+        for k, v in values.items()
+    ]
     return f"<div class=side>{table(caption, ['Name', 'Value'], rows)}</div>" if rows else ""
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], css: str = "") -> str:
-    """Cells are HTML, the caption and the heads plain text; the second line of a head explains it."""
+    """Cells are HTML, the caption and the heads plain text; the second line of a head explains
+    it.
+    """
     names = [head.partition("\n") for head in heads]
-    body, top = "", "".join(f"<th scope=col>{escape(name)}<small>{escape(more)}</small></th>" for name, _, more in names)
+    body, top = (
+        "",
+        "".join(
+            f"<th scope=col>{escape(name)}<small>{escape(more)}</small></th>"
+            for name, _, more in names
+        ),
+    )
     for first, *cells in rows:
-        line = "".join(f'<td data-label="{escape(name[0])}">{cell}</td>' for name, cell in zip(names[1:], cells, strict=True))
+        line = "".join(
+            f'<td data-label="{escape(name[0])}">{cell}</td>'
+            for name, cell in zip(names[1:], cells, strict=True)
+        )
         body += f"<tr><th scope=row>{first}</th>{line}</tr>"
     return f'<table class="{css}"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def plot(label: str, span: Values, dots: Values, bar: Values = (math.nan,), inner: str = RAIL, css: str = "") -> str:
-    """Dots, and a bar from the first to the last value of ``bar``, on a line that runs over ``span``."""
+def plot(
+    label: str,
+    span: Values,
+    dots: Values,
+    bar: Values = (math.nan,),
+    inner: str = RAIL,
+    css: str = "",
+) -> str:
+    """Dots, and a bar from the first to the last value of ``bar``, on a line that runs over
+    ``span``.
+    """
     if not math.isnan(sum(bar)):
         inner += f'<line class=interval x1="{_at(bar[0], span)}" x2="{_at(bar[-1], span)}" y1="50%" y2="50%"/>'
-    inner += "".join(f'<circle class=n{i} cx="{_at(x, span)}" cy="50%" r="4.5"/>' for i, x in enumerate(dots) if math.isfinite(x))
+    inner += "".join(
+        f'<circle class=n{i} cx="{_at(x, span)}" cy="50%" r="4.5"/>'
+        for i, x in enumerate(dots)
+        if math.isfinite(x)
+    )
     return f'<svg class="{css}" role="img" aria-label="{escape(label)}">{inner}</svg>'
 
 
 def intervals(rows: Sequence[Mapping[str, Any]], caption: str, signed: bool = False) -> str:
-    """One line for each row: its ``name`` and ``note`` (HTML), a dot at its mean with a bar, and its ``words`` (HTML).
+    """One line for each row: its ``name`` and ``note`` (HTML), a dot at its mean with a bar, and
+    its ``words`` (HTML).
 
     Args:
-        rows: ``values`` is (mean, low, high), of which the last two may be NaN; ``told`` says them; ``tone`` is a colour of the
-            style, optional.
+        rows: ``values`` is (mean, low, high), of which the last two may be NaN; ``told`` says
+            them; ``tone`` is a colour of the style, optional.
         caption: below the axis.
         signed: zero is on the axis, and marked.
     """
-    low, high = span = span_of([*([0.0] if signed else []), *(v for row in rows for v in row["values"])])
-    step = next(s * 10.0**k for k in range(-6, 9) for s in (1, 2, 5) if high - low <= 6 * s * 10.0**k)
-    ticks = [(k * step, _at(k * step, span)) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    grid = "".join(f'<line class="{"tick" if t or not signed else "zero"}" x1="{x}" x2="{x}" y1="0" y2="100%"/>' for t, x in ticks)
+    low, high = span = span_of(
+        [*([0.0] if signed else []), *(v for row in rows for v in row["values"])]
+    )
+    step = next(
+        s * 10.0**k for k in range(-6, 9) for s in (1, 2, 5) if high - low <= 6 * s * 10.0**k
+    )
+    ticks = [
+        (k * step, _at(k * step, span))
+        for k in range(math.ceil(low / step), math.floor(high / step) + 1)
+    ]
+    grid = "".join(
+        f'<line class="{"tick" if t or not signed else "zero"}" x1="{x}" x2="{x}" y1="0" y2="100%"/>'
+        for t, x in ticks
+    )
     body = ""
     for row in rows:
         tone = f' style="--tone:var(--{row["tone"]})"' if row.get("tone") else ""
@@ -130,8 +169,13 @@ def intervals(rows: Sequence[Mapping[str, Any]], caption: str, signed: bool = Fa
 
 
 def reliability(name: str, rows: Sequence[Mapping[str, float]]) -> str:
-    """A reliability diagram: confidence to the right, accuracy upwards, the area of a dot the share of the patches."""
-    told = "; ".join(f"{number(100 * r['confidence'], 0)} % said, {number(100 * r['accuracy'], 0)} % so" for r in rows)
+    """A reliability diagram: confidence to the right, accuracy upwards, the area of a dot the
+    share of the patches.
+    """
+    told = "; ".join(
+        f"{number(100 * r['confidence'], 0)} % said, {number(100 * r['accuracy'], 0)} % so"
+        for r in rows
+    )
     dots = "".join(
         f'<circle cx="{100 * r["confidence"]:.1f}%" cy="{100 - 100 * r["accuracy"]:.1f}%" r="{2 + 14 * r["share"] ** 0.5:.1f}"/>'
         for r in rows
@@ -143,36 +187,49 @@ def reliability(name: str, rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def curves(name: str, labels: Sequence[str], rows: Mapping[str, Values], caption: str) -> str:
-    """Lines over equidistant labels, one for each row; the first rows stand out, and each line bears its name at its end."""
+    """Lines over equidistant labels, one for each row; the first rows stand out, and each line
+    bears its name at its end.
+    """
     span = span_of(v for values in rows.values() for v in values)
     x = [8 + 80 * i / max(len(labels) - 1, 1) for i in range(len(labels))]
     inner = ""
     for i, (row, values) in enumerate(rows.items()):
-        points = [(a, 92 - 84 * (v - span[0]) / (span[1] - span[0])) for a, v in zip(x, values, strict=True) if math.isfinite(v)]
+        points = [
+            (a, 92 - 84 * (v - span[0]) / (span[1] - span[0]))
+            for a, v in zip(x, values, strict=True)
+            if math.isfinite(v)
+        ]
         css = "main" if i < 2 else "other"
         for (a, b), (c, d) in zip(points, points[1:], strict=False):
             inner += f'<line class={css} x1="{a:.2f}%" y1="{b:.2f}%" x2="{c:.2f}%" y2="{d:.2f}%"/>'
-        inner += "".join(f'<circle class={css} cx="{a:.2f}%" cy="{b:.2f}%" r="4"/>' for a, b in points)
+        inner += "".join(
+            f'<circle class={css} cx="{a:.2f}%" cy="{b:.2f}%" r="4"/>' for a, b in points
+        )
         if points:
             inner += f'<text x="{points[-1][0] + 4:.2f}%" y="{points[-1][1]:.2f}%" dy="4">{escape(row)}</text>'
-    inner += "".join(f'<text x="{a:.2f}%" y="100%">{escape(label)}</text>' for a, label in zip(x, labels, strict=True))
+    inner += "".join(
+        f'<text x="{a:.2f}%" y="100%">{escape(label)}</text>'
+        for a, label in zip(x, labels, strict=True)
+    )
     told = "; ".join(f"{row}: {', '.join(map(number, values))}" for row, values in rows.items())
     label = escape(f"{name} at {', '.join(labels)}. {told}")
-    return (
-        f'<figure><svg class=curves role="img" aria-label="{label}">{inner}</svg><figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    return f'<figure><svg class=curves role="img" aria-label="{label}">{inner}</svg><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def share(whole: Any, part: Any) -> str:
     """A part of a whole in per cent, with a bar."""
     value = float(finite(part)[0]) / (float(finite(whole)[0]) or math.nan)
-    return f"<b>{number(100 * value)} %</b>" + plot(f"{number(100 * value)} %", (0, 1), (), (0, value), css="bar")
+    return f"<b>{number(100 * value)} %</b>" + plot(
+        f"{number(100 * value)} %", (0, 1), (), (0, value), css="bar"
+    )
 
 
 def picture(image: np.ndarray, words: str) -> str:
     """An image inside the page, uint8 ``H x W x 3``; larger ones are shrunk to 256 pixels."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"a picture must be a uint8 array H x W x 3, got {image.dtype} {image.shape}")
+        raise ValueError(
+            f"a picture must be a uint8 array H x W x 3, got {image.dtype} {image.shape}"
+        )
     small, stream = Image.fromarray(image), io.BytesIO()
     small.thumbnail((256, 256))
     small.save(stream, "JPEG", quality=90, subsampling=0)
@@ -198,7 +255,9 @@ def finite(values: Any) -> np.ndarray:
 
 
 def number(values: Any, digits: int | None = 1, sign: bool = False) -> str:
-    """Mean ± standard deviation of several values, one value, or a dash; ``digits=None``: four significant ones."""
+    """Mean ± standard deviation of several values, one value, or a dash; ``digits=None``: four
+    significant ones.
+    """
     found = finite(values)
     mean = float(found.mean()) if digits is None else round(float(found.mean()), digits) + 0.0
     text = f"{float(f'{mean:.4g}'):,.10g}" if digits is None else f"{mean:,.{digits}f}"
@@ -206,7 +265,9 @@ def number(values: Any, digits: int | None = 1, sign: bool = False) -> str:
     return text + (f"\u00a0±\u00a0{found.std(ddof=1):.{digits}f}" if found.size > 1 else "")
 
 
-def write_page(path: str | os.PathLike[str], title: str, header: str, sections: Mapping[str, str]) -> Path:
+def write_page(
+    path: str | os.PathLike[str], title: str, header: str, sections: Mapping[str, str]
+) -> Path:
     """Write a page: all of it, or nothing.
 
     Args:
@@ -215,7 +276,9 @@ def write_page(path: str | os.PathLike[str], title: str, header: str, sections: 
         header: HTML below the first heading.
         sections: HTML by heading; empty ones are left out.
     """
-    shown = [(f"s{i}", escape(name), body) for i, (name, body) in enumerate(sections.items()) if body]
+    shown = [
+        (f"s{i}", escape(name), body) for i, (name, body) in enumerate(sections.items()) if body
+    ]
     links = " ".join(f"<a href=#{key}>{name}</a>" for key, name, _ in shown)
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

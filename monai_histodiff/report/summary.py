@@ -37,11 +37,16 @@ def _scores(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[fl
 
 
 def _arms(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What each arm trains on; and in how many of the runs it is, where it is not in all: its mean is then of these alone."""
+    """What each arm trains on; and in how many of the runs it is, where it is not in all: its mean
+    is then of these alone.
+    """
     names = {arm: run.get("arm_names", {}).get(arm, "") for run in runs for arm in run["arms"]}
     present = {arm: sum(arm in run["arms"] for run in runs) for arm in names}
     return {
-        arm: words if present[arm] == len(runs) else f"{words} ({present[arm]} of {len(runs)} runs)" for arm, words in names.items()
+        arm: words
+        if present[arm] == len(runs)
+        else f"{words} ({present[arm]} of {len(runs)} runs)"
+        for arm, words in names.items()
     }
 
 
@@ -52,7 +57,9 @@ def _title(labels: str, runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _told(row: Mapping[str, float]) -> str:
-    return "{} ({} to {})".format(*(number(100 * row[key], sign=True) for key in ("mean", "low", "high")))
+    return "{} ({} to {})".format(
+        *(number(100 * row[key], sign=True) for key in ("mean", "low", "high"))
+    )
 
 
 def _data_set(by_labels: Runs) -> str:
@@ -60,7 +67,8 @@ def _data_set(by_labels: Runs) -> str:
 
 
 def to_markdown(by_labels: Runs, combined: Combined) -> str:
-    """Tables of all arms and of all differences, for each label count; the floors and what was accepted with them.
+    """Tables of all arms and of all differences, for each label count; the floors and what was
+    accepted with them.
 
     Args:
         by_labels: the runs of each label count.
@@ -73,22 +81,45 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         if chosen:
             told = ", ".join(f"{s['accepted']} of {s['candidates']}" for s in chosen)
             lines += [f"Accepted candidates, by draw: {told}.", ""]
-        lines += ["| arm | | " + " | ".join(name for name, _, _ in COLUMNS.values()) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+        lines += [
+            "| arm | | " + " | ".join(name for name, _, _ in COLUMNS.values()) + " |",
+            "|---|---|" + "---|" * len(COLUMNS),
+        ]
         for arm, words in _arms(runs).items():
-            cells = (number([f * v for v in _scores(runs, arm, m)], digits) for m, (_, f, digits) in COLUMNS.items())
+            cells = (
+                number([f * v for v in _scores(runs, arm, m)], digits)
+                for m, (_, f, digits) in COLUMNS.items()
+            )
             lines.append(f"| {arm} | {words} | {' | '.join(cells)} |")
         for floor in runs[0].get("floors", {}):
-            found = {m: [run["floors"][floor][m] for run in runs if m in run.get("floors", {}).get(floor, {})] for m in COLUMNS}
-            cells = (number([f * v for v in found[m]], digits) for m, (_, f, digits) in COLUMNS.items())
+            found = {
+                m: [
+                    run["floors"][floor][m]
+                    for run in runs
+                    if m in run.get("floors", {}).get(floor, {})
+                ]
+                for m in COLUMNS
+            }
+            cells = (
+                number([f * v for v in found[m]], digits) for m, (_, f, digits) in COLUMNS.items()
+            )
             lines.append(f"| | {floor} | {' | '.join(cells)} |")
-        lines += ["", "| difference | balanced accuracy, points (95 %) | p | p, corrected |", "|---|---|---|---|"]
+        lines += [
+            "",
+            "| difference | balanced accuracy, points (95 %) | p | p, corrected |",
+            "|---|---|---|---|",
+        ]
         for name, row in combined[labels].items():
-            lines.append(f"| {name} | {_told(row)} | {number(row['p'], 3)} | {number(row['p_holm'], 3)} |")
+            lines.append(
+                f"| {name} | {_told(row)} | {number(row['p'], 3)} | {number(row['p_holm'], 3)} |"
+            )
     return "\n".join(lines) + "\n"
 
 
 def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -> Path:
-    """Write a page: each difference over the label counts, and the arms in a table; arguments as in :func:`to_markdown`."""
+    """Write a page: each difference over the label counts, and the arms in a table; arguments as
+    in :func:`to_markdown`.
+    """
     arms = _arms([run for runs in by_labels.values() for run in runs])
     sections = {}
     for name in dict.fromkeys(name for found in combined.values() for name in found):
@@ -102,19 +133,39 @@ def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -
                 note = escape(_title(labels, by_labels[labels]).partition("(")[2].rstrip(")"))
                 told = f"{labels} labels per class: {_told(row)} points"
                 rows.append(
-                    {"name": f"{escape(labels)} labels", "note": note, "values": values, "told": told, "tone": tone, "words": words}
+                    {
+                        "name": f"{escape(labels)} labels",
+                        "note": note,
+                        "values": values,
+                        "told": told,
+                        "tone": tone,
+                        "words": words,
+                    }
                 )
         caption = "Change in balanced accuracy, in points, by labels per class: mean (dot), 95 % interval (bar)."
         sections[name.replace("-", " against ", 1)] = intervals(rows, caption, signed=True)
     cells: list[list[str]] = []
     for arm, words in arms.items():
-        means = (number([100 * v for v in _scores(runs, arm, METRIC)]) for runs in by_labels.values())
+        means = (
+            number([100 * v for v in _scores(runs, arm, METRIC)]) for runs in by_labels.values()
+        )
         cells.append([f"<b>{escape(arm)}</b><small>{escape(words)}</small>", *means])
-    scores = {a: [float(np.mean(_scores(runs, a, METRIC) or np.nan)) * 100 for runs in by_labels.values()] for a in arms}
+    scores = {
+        a: [
+            float(np.mean(_scores(runs, a, METRIC) or np.nan)) * 100 for runs in by_labels.values()
+        ]
+        for a in arms
+    }
     ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
     told = "Balanced accuracy, in %, by labels per class: mean over all draws and seeds; C and G in colour."
-    drawn = curves("Balanced accuracy, in %", list(by_labels), ranked, told) if len(by_labels) > 1 else ""
+    drawn = (
+        curves("Balanced accuracy, in %", list(by_labels), ranked, told)
+        if len(by_labels) > 1
+        else ""
+    )
     heads = ["Arm", *(f"{labels}\nlabels per class" for labels in by_labels)]
     caption = "Balanced accuracy, in %: mean ± standard deviation over all draws and seeds"
     sections["Every arm"] = drawn + table(caption, heads, cells, "wide")
-    return write_page(path, f"Evaluations on {_data_set(by_labels)}", f"<p>{escape(HOW)}</p>", sections)
+    return write_page(
+        path, f"Evaluations on {_data_set(by_labels)}", f"<p>{escape(HOW)}</p>", sections
+    )

@@ -1,4 +1,6 @@
-"""From candidates to accepted patches: the critic, its calibration, the check for copies, quotas."""
+"""From candidates to accepted patches: the critic, its calibration, the check for copies,
+quotas.
+"""
 
 from monai_histodiff.selection.candidates import Candidates as Candidates
 from monai_histodiff.selection.critic import Critic as Critic

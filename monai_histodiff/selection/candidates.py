@@ -33,7 +33,8 @@ class Candidates:
         nearest: index of that patch.
         reasons: ``"accepted"`` or why not.
         seconds: time that sampling and judging took.
-        origin: of variations, the labelled patch that each was made from; ``None`` for patches made from noise.
+        origin: of variations, the labelled patch that each was made from; ``None`` for patches
+            made from noise.
     """
 
     images: Tensor
@@ -52,26 +53,33 @@ class Candidates:
         return torch.tensor([r == ACCEPTED for r in self.reasons], dtype=torch.bool)
 
     def counts(self, rows: Tensor) -> dict[str, int]:
-        """``candidates`` and ``accepted`` among the rows (bool mask); of variations also the ``sources`` of the accepted ones:
-        from how many labelled patches they come.
+        """``candidates`` and ``accepted`` among the rows (bool mask); of variations also the
+        ``sources`` of the accepted ones: from how many labelled patches they come.
         """
         kept = self.accepted & rows
         found = {"candidates": int(rows.sum()), "accepted": int(kept.sum())}
-        return found if self.origin is None else {**found, "sources": len(self.origin[kept].unique())}
+        return (
+            found if self.origin is None else {**found, "sources": len(self.origin[kept].unique())}
+        )
 
     def save(self, folder: str | os.PathLike[str], classes: Sequence[str]) -> Path:
-        """Write all candidates as a patch set of PNG files whose manifest tells what became of each.
+        """Write all candidates as a patch set of PNG files whose manifest tells what became of
+        each.
 
         Raises:
             FileExistsError: the folder exists and is not empty.
         """
 
         def items() -> Iterator[tuple[PatchRecord, np.ndarray]]:
-            columns = ["seed", "confidence", "distance", "nearest"] + ["origin"] * (self.origin is not None)
+            columns = ["seed", "confidence", "distance", "nearest"] + ["origin"] * (
+                self.origin is not None
+            )
             for i, label in enumerate(self.labels.tolist()):
                 row = {name: repr(getattr(self, name)[i].item()) for name in columns}
                 extra = {"index": str(label), **row, "reason": self.reasons[i]}
-                record = PatchRecord(f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra)
+                record = PatchRecord(
+                    f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra
+                )
                 yield record, self.images[i].permute(1, 2, 0).numpy()
 
         return write_patches(folder, items())
@@ -85,14 +93,35 @@ class Candidates:
         """
         patches = PatchSet.open(folder)
         rows = [r.extra for r in patches.records]
-        labels, seed, nearest = (torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest"))
-        confidence, distance = (torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance"))
-        origin = torch.tensor([int(r["origin"]) for r in rows]) if rows and "origin" in rows[0] else None
-        return cls(patches.images(), labels, seed, confidence, distance, nearest, [r["reason"] for r in rows], origin=origin)
+        labels, seed, nearest = (
+            torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest")
+        )
+        confidence, distance = (
+            torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance")
+        )
+        origin = (
+            torch.tensor([int(r["origin"]) for r in rows])
+            if rows and "origin" in rows[0]
+            else None
+        )
+        return cls(
+            patches.images(),
+            labels,
+            seed,
+            confidence,
+            distance,
+            nearest,
+            [r["reason"] for r in rows],
+            origin=origin,
+        )
 
-    def bank(self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None) -> SyntheticBank:
+    def bank(
+        self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None
+    ) -> SyntheticBank:
         """The bank of the chosen candidates (bool mask or indices)."""
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
-        images, score, seeds = ({k: v[i] for k, i in rows.items()} for v in (self.images, self.confidence, self.seed))
+        images, score, seeds = (
+            {k: v[i] for k, i in rows.items()} for v in (self.images, self.confidence, self.seed)
+        )
         return SyntheticBank(images, score, seeds, classes, provenance)

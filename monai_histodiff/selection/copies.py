@@ -18,12 +18,16 @@ def _orientations(x: Tensor) -> list[Tensor]:
     return [torch.rot90(v, k, (2, 3)) for v in (x, x.flip(3)) for k in range(4)]
 
 
-def _nearest(patches: Tensor, references: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _nearest(
+    patches: Tensor, references: Tensor, excluded: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     targets = thumbnails(references).flatten(1)
     parts = []
     for rows in torch.arange(len(patches)).split(BATCH):
         turned = torch.stack([v.flatten(1) for v in _orientations(thumbnails(patches[rows]))])
-        rough = torch.cdist(turned, targets).amin(0)  # by matrix product: fast, but not exactly 0 for a copy
+        rough = torch.cdist(turned, targets).amin(
+            0
+        )  # by matrix product: fast, but not exactly 0 for a copy
         if excluded is not None:
             rough[excluded[rows]] = float("inf")
         index = rough.argmin(1)
@@ -40,8 +44,8 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
         references: ``M x 3 x H' x W'``, likewise.
 
     Returns:
-        Root-mean-square difference of 16 x 16 thumbnails (in units of the intensity range), and the index of that
-        reference; both of shape ``N``.
+        Root-mean-square difference of 16 x 16 thumbnails (in units of the intensity range), and
+        the index of that reference; both of shape ``N``.
 
     Raises:
         ValueError: there is no reference.
@@ -52,13 +56,15 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
 
 
 def copy_threshold(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> float:
-    """The distance below which a patch counts as a copy: a low percentile of real-to-real distances between groups.
+    """The distance below which a patch counts as a copy: a low percentile of real-to-real
+    distances between groups.
 
     Args:
         references: real patches, ``M x 3 x H x W``.
-        groups: the group of each; only distances to other groups count. With a single group there is no such
-            distance, and the threshold is 0: nothing is called a copy.
-        percentile: of the distances from each real patch to its nearest real patch of another group.
+        groups: the group of each; only distances to other groups count. With a single group there
+            is no such distance, and the threshold is 0: nothing is called a copy.
+        percentile: of the distances from each real patch to its nearest real patch of another
+            group.
     """
     names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
     own = torch.tensor([names[g] for g in groups])
@@ -69,12 +75,14 @@ def copy_threshold(references: Tensor, groups: Sequence[str], percentile: float 
 
 
 def flag_copies(to_train: Tensor, held_out_to_train: Tensor, percentile: float = 1.0) -> Tensor:
-    """Which samples lie nearer to the training set than nearly all patches that were kept out of it.
+    """Which samples lie nearer to the training set than nearly all patches that were kept out of
+    it.
 
     Args:
         to_train: distance of each sample to its nearest training patch, shape ``N``.
         held_out_to_train: the same for real patches of groups kept out of training.
-        percentile: of the latter, below which a sample counts as a copy; so many per cent of new real patches would.
+        percentile: of the latter, below which a sample counts as a copy; so many per cent of new
+            real patches would.
 
     Returns:
         Boolean tensor of shape ``N``.

@@ -23,15 +23,17 @@ ATTEMPTS = 100  # orders of the groups that are tried until every member sees ev
 
 
 class Critic(nn.Module):
-    """An ensemble of cross-fitted classifiers with one temperature and the threshold for a target precision.
+    """An ensemble of cross-fitted classifiers with one temperature and the threshold for a target
+    precision.
 
     Args:
         members: the classifiers, patches in [0, 1] to logits.
         num_classes: number of classes.
 
     Attributes:
-        folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold ``k``. ``None`` where that is
-            not known: it was not made by :func:`fit_critic`, or its file tells nothing of it.
+        folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
+            ``k``. ``None`` where that is not known: it was not made by :func:`fit_critic`, or its
+            file tells nothing of it.
     """
 
     folds: Tensor | None
@@ -49,35 +51,62 @@ class Critic(nn.Module):
         self.register_buffer("folds", None)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``: the members' mean."""
-        return torch.stack([torch.softmax(member(patches).float() / self.temperature, 1) for member in self.members]).mean(0)
+        """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
+        the members' mean.
+        """
+        return torch.stack(
+            [
+                torch.softmax(member(patches).float() / self.temperature, 1)
+                for member in self.members
+            ]
+        ).mean(0)
 
     @torch.no_grad()
-    def probabilities(self, patches: Tensor, origins: Tensor | None = None, batch_size: int = 64) -> Tensor:
-        """As calling the critic, in batches, on uint8 or floating-point patches; the result is on the CPU.
+    def probabilities(
+        self, patches: Tensor, origins: Tensor | None = None, batch_size: int = 64
+    ) -> Tensor:
+        """As calling the critic, in batches, on uint8 or floating-point patches; the result is on
+        the CPU.
 
         Args:
             patches: ``N x 3 x H x W``.
-            origins: where the patches are variations of those that the critic was fitted on, which one of them, shape ``N``.
-                Such a patch is judged by the one member that has not seen its origin, as the patches that calibrated the
+            origins: where the patches are variations of those that the critic was fitted on, which
+                one of them, shape ``N``. Such a patch is judged by the one member that has not
+                seen its origin, as the patches that calibrated the
                 critic were: the others know the answer by heart.
             batch_size: patches judged at once.
 
         Raises:
-            ValueError: origins are given, but the critic does not know its folds, or was fitted on fewer patches.
+            ValueError: origins are given, but the critic does not know its folds, or was fitted on
+                fewer patches.
         """
         if origins is None:
-            return torch.cat([self(to_unit(part).to(self.temperature.device)).cpu() for part in patches.split(batch_size)])
+            return torch.cat(
+                [
+                    self(to_unit(part).to(self.temperature.device)).cpu()
+                    for part in patches.split(batch_size)
+                ]
+            )
         if self.folds is None:
-            raise ValueError("to judge variations of patches the critic must know its folds (fit_critic tells them), got none")
-        if len(origins) != len(patches) or int(origins.min()) < 0 or int(origins.max()) >= len(self.folds):
+            raise ValueError(
+                "to judge variations of patches the critic must know its folds (fit_critic tells them), got none"
+            )
+        if (
+            len(origins) != len(patches)
+            or int(origins.min()) < 0
+            or int(origins.max()) >= len(self.folds)
+        ):
             span = f"{int(origins.min())} to {int(origins.max())} for {len(patches)} patches"
-            raise ValueError(f"origins must name one of the {len(self.folds)} fitted patches for each, got {len(origins)} from {span}")
+            raise ValueError(
+                f"origins must name one of the {len(self.folds)} fitted patches for each, got {len(origins)} from {span}"
+            )
         fold, found = self.folds.cpu()[origins], torch.zeros(len(patches), self.num_classes)
         for k, member in enumerate(self.members):
             own = fold == k
             if bool(own.any()):
-                found[own] = torch.softmax(predict(member, patches[own], batch_size) / self.temperature.cpu(), 1)
+                found[own] = torch.softmax(
+                    predict(member, patches[own], batch_size) / self.temperature.cpu(), 1
+                )
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -85,7 +114,13 @@ class Critic(nn.Module):
         save_weights(path, self.state_dict())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], network: Callable[..., nn.Module], num_classes: int, members: int = 3) -> Critic:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        network: Callable[..., nn.Module],
+        num_classes: int,
+        members: int = 3,
+    ) -> Critic:
         """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
 
         Raises:
@@ -100,45 +135,64 @@ class Critic(nn.Module):
 
 
 def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> Tensor:
-    """Assign patches to folds so that no group is torn and each class is spread as evenly as its groups allow.
+    """Assign patches to folds so that no group is torn and each class is spread as evenly as its
+    groups allow.
 
     Returns:
         The fold of each patch, int64.
 
     Raises:
-        ValueError: ``folds`` is below 2, or a class has fewer patches, or fewer groups, than folds, or lies in one fold alone
-            however the groups are put.
+        ValueError: ``folds`` is below 2, or a class has fewer patches, or fewer groups, than
+            folds, or lies in one fold alone however the groups are put.
     """
     if folds < 2:
         raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
     for label in sorted(set(labels)):
         own = [g for y, g in zip(labels, groups, strict=True) if y == label]
         if len(own) < folds:
-            raise ValueError(f"each class needs at least {folds} patches for {folds} folds, got {len(own)} of class {label}")
+            raise ValueError(
+                f"each class needs at least {folds} patches for {folds} folds, got {len(own)} of class {label}"
+            )
         if len(set(own)) < folds:
-            raise ValueError(f"each class needs at least {folds} groups for {folds} folds, got {len(set(own))} in class {label}")
+            raise ValueError(
+                f"each class needs at least {folds} groups for {folds} folds, got {len(set(own))} in class {label}"
+            )
     content: dict[str, Counter[int]] = {}
     for label, group in zip(labels, groups, strict=True):
         content.setdefault(group, Counter())[label] += 1
     rng, rarity = np.random.default_rng(seed), Counter(labels)
     names: list[str] = rng.permutation(sorted(content)).tolist()
-    order = sorted(names, key=lambda g: (min(rarity[y] for y in content[g]), -sum(content[g].values())))  # the hard ones first
+    order = sorted(
+        names, key=lambda g: (min(rarity[y] for y in content[g]), -sum(content[g].values()))
+    )  # the hard ones first
     for _ in range(ATTEMPTS):
         place = _fill_folds(content, order, rarity, folds)
         found = torch.tensor([place[g] for g in groups])
-        narrow = [y for y in sorted(set(labels)) if len({place[g] for g in content if content[g][y]}) < 2]
+        narrow = [
+            y for y in sorted(set(labels)) if len({place[g] for g in content if content[g][y]}) < 2
+        ]
         if not narrow:
             return found
         order = rng.permutation(names).tolist()
-    raise ValueError(f"each class must lie in at least 2 of {folds} folds, or a member would not know it, got 1 for class {narrow[0]}")
+    raise ValueError(
+        f"each class must lie in at least 2 of {folds} folds, or a member would not know it, got 1 for class {narrow[0]}"
+    )
 
 
-def _fill_folds(content: Mapping[str, Counter[int]], order: Sequence[str], rarity: Mapping[int, int], folds: int) -> dict[str, int]:
+def _fill_folds(
+    content: Mapping[str, Counter[int]],
+    order: Sequence[str],
+    rarity: Mapping[int, int],
+    folds: int,
+) -> dict[str, int]:
     """The fold of each group: in turn, the one that has least of its classes."""
     filled = [Counter[int]() for _ in range(folds)]
     place: dict[str, int] = {}
     for group in order:
-        load = [(sum(f[y] * n / rarity[y] for y, n in content[group].items()), sum(f.values())) for f in filled]
+        load = [
+            (sum(f[y] * n / rarity[y] for y, n in content[group].items()), sum(f.values()))
+            for f in filled
+        ]
         best = min(range(folds), key=lambda i: load[i])
         filled[best].update(content[group])
         place[group] = best
@@ -162,7 +216,8 @@ def fit_critic(
         transform: its random transform, from uint8 patches to floating point in [0, 1].
         size: held-out patches are judged by their centre crop of this size.
         folds: members of the ensemble.
-        target_precision: precision that the threshold aims at; see :func:`monai_histodiff.selection.calibration.precision_threshold`.
+        target_precision: precision that the threshold aims at; see
+            :func:`monai_histodiff.selection.calibration.precision_threshold`.
         seed: seed of the folds and of the fits.
 
     Raises:
@@ -174,15 +229,28 @@ def fit_critic(
     logits = torch.zeros(len(labels), classes)
     members = []
     for k in range(folds):
-        seen = [{"image": d["image"], "label": d["label"]} for d, f in zip(items, fold, strict=True) if f != k]
+        seen = [
+            {"image": d["image"], "label": d["label"]}
+            for d, f in zip(items, fold, strict=True)
+            if f != k
+        ]
         members.append(training(seen, transform, classes, seed + k, f"critic {k + 1} of {folds}"))
-        unseen = torch.stack([torch.as_tensor(crop(d["image"])) for d, f in zip(items, fold, strict=True) if f == k])
+        unseen = torch.stack(
+            [torch.as_tensor(crop(d["image"])) for d, f in zip(items, fold, strict=True) if f == k]
+        )
         logits[fold == k] = predict(members[k], unseen)
     critic = Critic(members, classes).to(training.device).eval()
     critic.folds = fold
     temperature = fit_temperature(logits, labels)
-    threshold, precision = precision_threshold(torch.softmax(logits / temperature, 1), labels, target_precision)
-    values = {"temperature": temperature, "threshold": threshold, "precision": precision, "target_precision": target_precision}
+    threshold, precision = precision_threshold(
+        torch.softmax(logits / temperature, 1), labels, target_precision
+    )
+    values = {
+        "temperature": temperature,
+        "threshold": threshold,
+        "precision": precision,
+        "target_precision": target_precision,
+    }
     for name, value in values.items():
         getattr(critic, name).fill_(value)
     return critic

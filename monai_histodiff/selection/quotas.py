@@ -34,18 +34,22 @@ def sample_candidates(
     surplus: float = 1.0,
     progress: bool = True,
 ) -> Candidates:
-    """Sample and select until each class has its quota or has used up its attempts; a class that falls short is warned of.
+    """Sample and select until each class has its quota or has used up its attempts; a class that
+    falls short is warned of.
 
     Args:
-        sampler: makes candidates. Variations of patches whose ``source_rows`` it has are judged by what has not seen them.
+        sampler: makes candidates. Variations of patches whose ``source_rows`` it has are judged by
+            what has not seen them.
         selector: judges them.
         num_classes: classes ``0 .. num_classes - 1`` are filled.
         quota: accepted patches wanted of each class.
         max_candidates: candidates of each class, at the most.
         batch_size: candidates between two judgements, shared by the classes that still need some.
-        seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever the batches.
-        surplus: accepted patches to collect, as a multiple of the quota. Beyond 1, those that make up the most diverse
-            quota are kept, by :func:`farthest_first` on 8 x 8 thumbnails; at 1 the first ones are.
+        seed: candidate ``j`` of class ``c`` has the seed ``candidate_seed(seed, c, j)``, whatever
+            the batches.
+        surplus: accepted patches to collect, as a multiple of the quota. Beyond 1, those that make
+            up the most diverse quota are kept, by :func:`farthest_first` on 8 x 8 thumbnails; at 1
+            the first ones are.
         progress: show a progress bar.
 
     Returns:
@@ -56,15 +60,23 @@ def sample_candidates(
     """
     if min(num_classes, quota, max_candidates, batch_size) < 1 or not 1 <= surplus < math.inf:
         numbers = (num_classes, quota, max_candidates, batch_size, surplus)
-        raise ValueError(f"classes, quota, candidates, batch and surplus must be at least 1, got {numbers}")
+        raise ValueError(
+            f"classes, quota, candidates, batch and surplus must be at least 1, got {numbers}"
+        )
     pool = math.ceil(quota * surplus)
     made, kept = [0] * num_classes, [0] * num_classes
     parts: list[Candidates] = []
     start = time.perf_counter()
     bar = tqdm(total=num_classes * max_candidates, desc="candidates", disable=not progress)
-    while open_classes := [c for c in range(num_classes) if kept[c] < pool and made[c] < max_candidates]:
+    while open_classes := [
+        c for c in range(num_classes) if kept[c] < pool and made[c] < max_candidates
+    ]:
         share = max(1, batch_size // len(open_classes))
-        plan = [(c, j) for c in open_classes for j in range(made[c], min(made[c] + share, max_candidates))]
+        plan = [
+            (c, j)
+            for c in open_classes
+            for j in range(made[c], min(made[c] + share, max_candidates))
+        ]
         labels = torch.tensor([c for c, _ in plan])
         seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
         images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
@@ -82,7 +94,8 @@ def sample_candidates(
         bar.set_postfix(accepted=sum(min(k, quota) for k in kept))
     bar.close()
     images, labels, seeds, score, distance, nearest = (
-        torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels", "seed", "confidence", "distance", "nearest")
+        torch.cat([getattr(p, name) for p in parts])
+        for name in ("images", "labels", "seed", "confidence", "distance", "nearest")
     )
     varied = [p.origin for p in parts if p.origin is not None]
     reasons = [r for p in parts for r in p.reasons]
@@ -90,7 +103,14 @@ def sample_candidates(
         rows = [i for i, r in enumerate(reasons) if r == ACCEPTED and labels[i] == c]
         if len(rows) < quota:
             rate = f"{kept[c] / made[c]:.1%}"
-            logger.warning("class %d: %d of %d patches found, with %s of %d candidates accepted", c, len(rows), quota, rate, made[c])
+            logger.warning(
+                "class %d: %d of %d patches found, with %s of %d candidates accepted",
+                c,
+                len(rows),
+                quota,
+                rate,
+                made[c],
+            )
         elif len(rows) > quota:
             thumbnails = adaptive_avg_pool2d(to_unit(images[rows]), 8).flatten(1)
             for i in set(range(len(rows))) - set(farthest_first(thumbnails, quota).tolist()):
@@ -109,10 +129,12 @@ def tune_scale(
     max_candidates: int = 100,
     seed: int = 0,
 ) -> float:
-    """Try guidance scales on a few candidates of each class, and return the best; see :func:`best_scale`.
+    """Try guidance scales on a few candidates of each class, and return the best; see
+    :func:`best_scale`.
 
-    The critic that judges the trial was calibrated on real patches that its members did not see. Every scale is tried on
-    the same seeds, which no candidate of the run has. A single scale is returned untried.
+    The critic that judges the trial was calibrated on real patches that its members did not see.
+    Every scale is tried on the same seeds, which no candidate of the run has. A single scale is
+    returned untried.
 
     Args:
         sampler: makes the trial, whatever its own scale.
@@ -129,7 +151,9 @@ def tune_scale(
     """
     if min(len(scales), num_classes, trials, quota, max_candidates) < 1:
         numbers = (len(scales), num_classes, trials, quota, max_candidates)
-        raise ValueError(f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}")
+        raise ValueError(
+            f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}"
+        )
     samplers = [sampler.replace(scale=float(scale)) for scale in scales]
     if len(samplers) == 1:
         return samplers[0].scale
@@ -137,11 +161,16 @@ def tune_scale(
     seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
     origins, outcomes = sampler.origins(labels, seeds), []
     for each in tqdm(samplers, desc="guidance scale"):
-        outcomes.append(selector((each(labels, seeds) * 255).round().to(torch.uint8), labels, origins))
+        outcomes.append(
+            selector((each(labels, seeds) * 255).round().to(torch.uint8), labels, origins)
+        )
     accepted, confidence = (
-        torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials) for name in ("keep", "confidence")
+        torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials)
+        for name in ("keep", "confidence")
     )
-    best = best_scale([each.scale for each in samplers], accepted, confidence, quota, max_candidates)
+    best = best_scale(
+        [each.scale for each in samplers], accepted, confidence, quota, max_candidates
+    )
     for each, kept, sure in zip(samplers, accepted, confidence, strict=True):
         chosen = " (chosen)" if each.scale == best else ""
         logger.info(
@@ -155,37 +184,54 @@ def tune_scale(
     return best
 
 
-def best_scale(scales: Sequence[float], accepted: Tensor, confidence: Tensor, quota: int, max_candidates: int) -> float:
-    """The guidance scale that promises the fullest quotas, from a trial of ``n`` candidates of each class at each scale.
+def best_scale(
+    scales: Sequence[float], accepted: Tensor, confidence: Tensor, quota: int, max_candidates: int
+) -> float:
+    """The guidance scale that promises the fullest quotas, from a trial of ``n`` candidates of
+    each class at each scale.
 
-    A class of which a share ``r`` was accepted will fill ``min(1, r * max_candidates / quota)`` of its quota. The mean over
-    the classes decides, so that what one class has beyond its quota does not make up for another that has none; among
-    equals the share accepted of all, then the mean confidence, then the lower scale.
+    A class of which a share ``r`` was accepted will fill ``min(1, r * max_candidates / quota)`` of
+    its quota. The mean over the classes decides, so that what one class has beyond its quota does
+    not make up for another that has none; among equals the share accepted of all, then the mean
+    confidence, then the lower scale.
 
     Args:
         scales: ``S`` scales.
         accepted: bool, shape ``S x K x n``.
-        confidence: calibrated probability of the intended class, of the same shape; not finite counts as 0.
+        confidence: calibrated probability of the intended class, of the same shape; not finite
+            counts as 0.
         quota: accepted patches wanted of each class.
         max_candidates: candidates of each class, at the most.
 
     Raises:
         ValueError: there is no scale, or the trial is not ``S x K x n``.
     """
-    if not scales or accepted.ndim != 3 or len(accepted) != len(scales) or accepted.shape != confidence.shape or not accepted.numel():
+    if (
+        not scales
+        or accepted.ndim != 3
+        or len(accepted) != len(scales)
+        or accepted.shape != confidence.shape
+        or not accepted.numel()
+    ):
         shapes = f"{tuple(accepted.shape)} and {tuple(confidence.shape)}"
-        raise ValueError(f"a trial must be S x K x n for S scales, got {shapes} for {len(scales)} scales")
+        raise ValueError(
+            f"a trial must be S x K x n for S scales, got {shapes} for {len(scales)} scales"
+        )
     rate = accepted.double().mean(2)
     filled = (rate * max_candidates / quota).clamp(max=1).mean(1)
     sure = confidence.double().nan_to_num(0, 0, 0).mean((1, 2))
-    ranks = zip(filled.tolist(), rate.mean(1).tolist(), sure.tolist(), [-s for s in scales], strict=True)
+    ranks = zip(
+        filled.tolist(), rate.mean(1).tolist(), sure.tolist(), [-s for s in scales], strict=True
+    )
     return -max(ranks)[3]
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:
-    """Indices of the rows that cover all others best: greedy k-centre (Gonzalez 1985), from the row nearest to the mean.
+    """Indices of the rows that cover all others best: greedy k-centre (Gonzalez 1985), from the
+    row nearest to the mean.
 
-    Each next row is the one farthest from those chosen so far, so that of two that are alike one comes late.
+    Each next row is the one farthest from those chosen so far, so that of two that are alike one
+    comes late.
 
     Args:
         features: shape ``N x D``.

@@ -1,6 +1,7 @@
 """Selectors: which candidates are kept, and why the others are not.
 
-The judge is an independent critic, never the guide, for which a guided sample is an adversarial example.
+The judge is an independent critic, never the guide, for which a guided sample is an adversarial
+example.
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ class Selection:
 
 
 def select(
-    probabilities: Tensor, labels: Tensor, distance: Tensor, nearest: Tensor, threshold: float, copy_threshold: float = 0.0
+    probabilities: Tensor,
+    labels: Tensor,
+    distance: Tensor,
+    nearest: Tensor,
+    threshold: float,
+    copy_threshold: float = 0.0,
 ) -> Selection:
     """Keep the candidates whose intended class is confident and which are no copies.
 
@@ -66,7 +72,9 @@ def select(
     def reason(c: float, d: float) -> str:
         if not math.isfinite(c + d):
             return "not finite"
-        return "low confidence" if c < threshold else "near copy" if d < copy_threshold else ACCEPTED
+        return (
+            "low confidence" if c < threshold else "near copy" if d < copy_threshold else ACCEPTED
+        )
 
     reasons = [reason(c, d) for c, d in zip(confidence.tolist(), distance.tolist(), strict=True)]
     keep = torch.tensor([r == ACCEPTED for r in reasons], dtype=torch.bool)
@@ -74,58 +82,81 @@ def select(
 
 
 class Selector:
-    """Candidates to a :class:`~monai_histodiff.selection.selector.Selection`: confident for the critic, and no copies.
+    """Candidates to a :class:`~monai_histodiff.selection.selector.Selection`: confident for the
+    critic, and no copies.
 
     Args:
         critic: judges the candidates.
-        real: real training patches, ``M x 3 x H x W``, uint8 or in [0, 1]: what must not be copied.
+        real: real training patches, ``M x 3 x H x W``, uint8 or in [0, 1]: what must not be
+            copied.
         groups: the group of each real patch, from which the copy threshold is calibrated.
         threshold: lowest accepted confidence; the critic's own by default.
-        refuse_copies: reject what is nearer to a real patch than real patches of other groups are. Variations of real
-            patches (a sampler's ``strength`` below 1) are near their sources by design, and are not refused for it.
+        refuse_copies: reject what is nearer to a real patch than real patches of other groups are.
+            Variations of real patches (a sampler's ``strength`` below 1) are near their sources by
+            design, and are not refused for it.
     """
 
     def __init__(
-        self, critic: Critic, real: Tensor, groups: Sequence[str], threshold: float | None = None, refuse_copies: bool = True
+        self,
+        critic: Critic,
+        real: Tensor,
+        groups: Sequence[str],
+        threshold: float | None = None,
+        refuse_copies: bool = True,
     ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
-        self.critic, self.real = critic, thumbnails(real)  # once: patches are compared as thumbnails
+        self.critic, self.real = (
+            critic,
+            thumbnails(real),
+        )  # once: patches are compared as thumbnails
         self.threshold = float(critic.threshold) if threshold is None else threshold
         self.copy_threshold = copy_threshold(self.real, groups) if refuse_copies else 0.0
 
-    def __call__(self, patches: Tensor, labels: Sequence[int] | Tensor, origins: Tensor | None = None) -> Selection:
+    def __call__(
+        self, patches: Tensor, labels: Sequence[int] | Tensor, origins: Tensor | None = None
+    ) -> Selection:
         """Judge candidate patches.
 
         Args:
             patches: ``N x 3 x H x W``.
             labels: their intended classes.
-            origins: of variations, see :meth:`Critic.probabilities`; ``None``: all members of the critic judge.
+            origins: of variations, see :meth:`Critic.probabilities`; ``None``: all members of the
+                critic judge.
         """
         wanted = torch.as_tensor(labels, dtype=torch.long)
         distance, nearest = copy_distances(patches, self.real)
         probabilities = self.critic.probabilities(patches, origins)
-        return select(probabilities, wanted, distance, nearest, self.threshold, self.copy_threshold)
+        return select(
+            probabilities, wanted, distance, nearest, self.threshold, self.copy_threshold
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
         """The thresholds in force."""
-        return {"threshold": self.threshold, "copy_threshold": self.copy_threshold, "temperature": float(self.critic.temperature)}
+        return {
+            "threshold": self.threshold,
+            "copy_threshold": self.copy_threshold,
+            "temperature": float(self.critic.temperature),
+        }
 
 
 class CentroidSelector:
-    """Keeps a candidate if, of all class centroids of the labelled patches, that of its own class is nearest.
+    """Keeps a candidate if, of all class centroids of the labelled patches, that of its own class
+    is nearest.
 
-    The rule of HistoDiffusion (Ye et al. 2023, arXiv:2308.04020), whose code takes L2-normalised features of a classifier
-    fitted on the labelled patches; here those of the critic's members, one after another. Where the published code sorts
-    what is left by distance and keeps a fixed number, :func:`~monai_histodiff.sample_candidates` keeps the first ones.
-    Nothing is calibrated, and near copies are not refused. In ``bundles/histopathology_guidance/configs/published.json``.
+    The rule of HistoDiffusion (Ye et al. 2023, arXiv:2308.04020), whose code takes L2-normalised
+    features of a classifier fitted on the labelled patches; here those of the critic's members,
+    one after another. Where the published code sorts what is left by distance and keeps a fixed
+    number, :func:`~monai_histodiff.sample_candidates` keeps the first ones. Nothing is calibrated,
+    and near copies are not refused. In ``bundles/histopathology_guidance/configs/published.json``.
 
     Args:
         critic: its members must be :class:`~monai_histodiff.PatchClassifier`.
         images: labelled patches, ``M x 3 x H x W``, uint8 or in [0, 1].
         labels: their classes, every class at least once.
-        size: height and width of the centre crop from which the centroids are made: that of the candidates.
+        size: height and width of the centre crop from which the centroids are made: that of the
+            candidates.
 
     Raises:
         ValueError: a class has no patch.
@@ -134,14 +165,19 @@ class CentroidSelector:
     def __init__(self, critic: Critic, images: Tensor, labels: Tensor, size: int = 128) -> None:
         counts = torch.bincount(labels, minlength=critic.num_classes)
         if bool((counts == 0).any()):
-            raise ValueError(f"a centroid needs at least one patch of its class, got none of class {int(counts.argmin())}")
+            raise ValueError(
+                f"a centroid needs at least one patch of its class, got none of class {int(counts.argmin())}"
+            )
         self.critic, self.real = critic, thumbnails(images)
         crop = CenterSpatialCrop(size)
         features = self._features(torch.stack([torch.as_tensor(crop(image)) for image in images]))
-        self.centroids = normalize(torch.stack([features[labels == k].mean(0) for k in range(critic.num_classes)]))
+        self.centroids = normalize(
+            torch.stack([features[labels == k].mean(0) for k in range(critic.num_classes)])
+        )
 
     def __call__(self, patches: Tensor, labels: Any, origins: Tensor | None = None) -> Selection:
-        """Judge candidate patches, ``N x 3 x H x W``, of the intended classes; the confidence is (1 + cosine) / 2. The published
+        """Judge candidate patches, ``N x 3 x H x W``, of the intended classes; the confidence is
+        (1 + cosine) / 2. The published
         method makes no variations: ``origins`` are not read.
         """
         wanted = torch.as_tensor(labels, dtype=torch.long)
@@ -149,7 +185,13 @@ class CentroidSelector:
         distance, nearest = copy_distances(patches, self.real)
         keep = cosine.argmax(1) == wanted
         confidence = (1 + cosine.gather(1, wanted[:, None])[:, 0]) / 2
-        return Selection(keep, confidence, distance, nearest, [ACCEPTED if k else "another centroid is nearer" for k in keep.tolist()])
+        return Selection(
+            keep,
+            confidence,
+            distance,
+            nearest,
+            [ACCEPTED if k else "another centroid is nearer" for k in keep.tolist()],
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -160,7 +202,12 @@ class CentroidSelector:
     def _features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
         found: list[Tensor] = []
         heads = [member.get_submodule("resnet.fc") for member in self.critic.members]
-        hooks = [head.register_forward_pre_hook(lambda _, inputs: found.append(normalize(inputs[0].float()).cpu())) for head in heads]
+        hooks = [
+            head.register_forward_pre_hook(
+                lambda _, inputs: found.append(normalize(inputs[0].float()).cpu())
+            )
+            for head in heads
+        ]
         try:
             parts = []
             for part in patches.split(batch_size):

@@ -1,4 +1,6 @@
-"""Weights and states of a training: moving averages, files that survive a kill, epochs that can be repeated."""
+"""Weights and states of a training: moving averages, files that survive a kill, epochs that can be
+repeated.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ __all__ = ["EMAHandler", "EpochSeed", "TrainingCheckpoint", "WeightsSaver"]
 
 
 class EpochSeed:
-    """Seeds all random numbers at the start of each epoch, as a function of the seed, the epoch and the process's rank alone.
+    """Seeds all random numbers at the start of each epoch, as a function of the seed, the epoch
+    and the process's rank alone.
 
-    A resumed training then repeats the epochs of the uninterrupted one, without a saved state of any generator, and each
-    process of a distributed training draws its own patches.
+    A resumed training then repeats the epochs of the uninterrupted one, without a saved state of
+    any generator, and each process of a distributed training draws its own patches.
 
     Args:
         seed: of the training.
@@ -41,27 +44,41 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        value = int(np.random.SeedSequence((self.seed, engine.state.epoch, idist.get_rank())).generate_state(1)[0])
+        value = int(
+            np.random.SeedSequence(
+                (self.seed, engine.state.epoch, idist.get_rank())
+            ).generate_state(1)[0]
+        )
         set_determinism(value)
-        set_rnd(getattr(engine.state.dataloader, "dataset", None), value)  # transforms that run in this process
+        set_rnd(
+            getattr(engine.state.dataloader, "dataset", None), value
+        )  # transforms that run in this process
 
 
 class TrainingCheckpoint:
-    """Saves all that a training needs at the end of an epoch, and resumes from it when the training starts again.
+    """Saves all that a training needs at the end of an epoch, and resumes from it when the
+    training starts again.
 
-    One file, ``training.pt``, replaced as a whole: a kill or a full disk while it is written leaves the previous one, which
-    MONAI's ``CheckpointSaver`` (in place, the old one removed first) would not. Every process reads it; one writes it. Use
-    with :class:`EpochSeed`, which makes the epochs that follow those of the uninterrupted training.
+    One file, ``training.pt``, replaced as a whole: a kill or a full disk while it is written
+    leaves the previous one, which MONAI's ``CheckpointSaver`` (in place, the old one removed
+    first) would not. Every process reads it; one writes it. Use with :class:`EpochSeed`, which
+    makes the epochs that follow those of the uninterrupted training.
 
     Args:
         save_dir: the folder.
-        objects: what has a ``state_dict``, by name: network, optimiser, schedule, averaged weights. The trainer, and its
-            gradient scaler if it has one, are added.
+        objects: what has a ``state_dict``, by name: network, optimiser, schedule, averaged
+            weights. The trainer, and its gradient scaler if it has one, are added.
         interval: epochs between saves.
     """
 
-    def __init__(self, save_dir: str | os.PathLike[str], objects: Mapping[str, Any], interval: int = 1) -> None:
-        self.path, self.objects, self.interval = Path(save_dir) / "training.pt", dict(objects), interval
+    def __init__(
+        self, save_dir: str | os.PathLike[str], objects: Mapping[str, Any], interval: int = 1
+    ) -> None:
+        self.path, self.objects, self.interval = (
+            Path(save_dir) / "training.pt",
+            dict(objects),
+            interval,
+        )
 
     def attach(self, engine: Engine) -> None:
         """Resume when the engine starts; save at the end of every ``interval``-th epoch."""
@@ -70,11 +87,18 @@ class TrainingCheckpoint:
 
     def _objects(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "scaler", None)
-        return {**self.objects, **({"scaler": scaler} if scaler is not None else {}), "trainer": engine}
+        return {
+            **self.objects,
+            **({"scaler": scaler} if scaler is not None else {}),
+            "trainer": engine,
+        }
 
     def __call__(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
-            write_state(self.path, {name: thing.state_dict() for name, thing in self._objects(engine).items()})
+            write_state(
+                self.path,
+                {name: thing.state_dict() for name, thing in self._objects(engine).items()},
+            )
 
     def resume(self, engine: Engine) -> None:
         """Load the checkpoint, if there is one.
@@ -85,7 +109,9 @@ class TrainingCheckpoint:
         if not self.path.is_file():
             return
         try:
-            CheckpointLoader(str(self.path), self._objects(engine), name=__name__, map_location="cpu")(engine)
+            CheckpointLoader(
+                str(self.path), self._objects(engine), name=__name__, map_location="cpu"
+            )(engine)
         except Exception as error:  # a damaged file can raise nearly anything
             raise ValueError(
                 f"the checkpoint must be one of this training, got '{self.path}' ({str(error).splitlines()[0]})"
@@ -93,7 +119,8 @@ class TrainingCheckpoint:
 
 
 class EMAHandler:
-    """Keeps an exponential moving average of a network's weights, with warm-up ``min(decay, (1 + n) / (10 + n))``.
+    """Keeps an exponential moving average of a network's weights, with warm-up
+    ``min(decay, (1 + n) / (10 + n))``.
 
     Args:
         network: the network in training.
@@ -103,13 +130,18 @@ class EMAHandler:
 
     def __init__(self, network: nn.Module, decay: float = 0.999, adopt: bool = False) -> None:
         self.network, self.decay, self.adopt = network, decay, adopt
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+        self.average = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False
+        )
 
     def attach(self, engine: Engine) -> None:
         """Update after every iteration of the trainer in which the optimiser steps."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         if self.adopt:
-            engine.add_event_handler(Events.COMPLETED, lambda: self.network.load_state_dict(self.average.module.state_dict()))
+            engine.add_event_handler(
+                Events.COMPLETED,
+                lambda: self.network.load_state_dict(self.average.module.state_dict()),
+            )
 
     def __call__(self, engine: Engine) -> None:
         if not steps_now(engine):
@@ -138,7 +170,8 @@ class EMAHandler:
 
 
 class WeightsSaver:
-    """Writes a module's ``state_dict`` atomically every few epochs and at the end; in one process of a distributed training.
+    """Writes a module's ``state_dict`` atomically every few epochs and at the end; in one process
+    of a distributed training.
 
     Args:
         network: the module to save; the network of ``ema``, or one that contains it.
@@ -147,7 +180,13 @@ class WeightsSaver:
         ema: save these averaged weights in place of the current ones.
     """
 
-    def __init__(self, network: nn.Module, path: str | os.PathLike[str], interval: int = 1, ema: EMAHandler | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str | os.PathLike[str],
+        interval: int = 1,
+        ema: EMAHandler | None = None,
+    ) -> None:
         self.network, self.path, self.interval, self.ema = network, Path(path), interval, ema
 
     def attach(self, engine: Engine) -> None:

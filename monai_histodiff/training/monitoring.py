@@ -24,7 +24,9 @@ SummaryWriter, _ = optional_import("torch.utils.tensorboard", name="SummaryWrite
 
 
 class FiniteLoss:
-    """Ignite handler that stops training at the first loss that is not finite, before it spoils a checkpoint."""
+    """Ignite handler that stops training at the first loss that is not finite, before it spoils a
+    checkpoint.
+    """
 
     def attach(self, engine: Engine) -> None:
         """Check after every iteration."""
@@ -34,11 +36,14 @@ class FiniteLoss:
         out = engine.state.output
         loss = out[0][CommonKeys.LOSS] if isinstance(out, Sequence) else out[CommonKeys.LOSS]
         if not math.isfinite(float(loss)):
-            raise RuntimeError(f"the loss must be finite, got {float(loss)} at iteration {engine.state.iteration}")
+            raise RuntimeError(
+                f"the loss must be finite, got {float(loss)} at iteration {engine.state.iteration}"
+            )
 
 
 class GradientNorm:
-    """Measures, and optionally clips, the Euclidean norm of the gradient before every optimiser step of a MONAI trainer.
+    """Measures, and optionally clips, the Euclidean norm of the gradient before every optimiser
+    step of a MONAI trainer.
 
     The norm is left in ``engine.state.output["gradient_norm"]``.
 
@@ -57,14 +62,19 @@ class GradientNorm:
         """Measure once.
 
         Raises:
-            RuntimeError: the norm is not finite. The weights are as they were after the last good step. (With a gradient
-                scaler no error is raised: it leaves such steps out.)
+            RuntimeError: the norm is not finite. The weights are as they were after the last good
+                step. (With a gradient scaler no error is raised: it leaves such steps out.)
         """
         if not steps_now(engine):
             return
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
-        parameters = [p for group in engine.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [
+            p
+            for group in engine.optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if engine.scaler is None and not math.isfinite(float(norm)):
             loss = float(engine.state.output[CommonKeys.LOSS])
@@ -77,12 +87,16 @@ class GradientNorm:
 
 
 def training_scalars(optimizer: torch.optim.Optimizer) -> Callable[[Any], dict[str, float]]:
-    """The ``output_transform`` of a ``TensorBoardStatsHandler``: loss, learning rate and, where measured, gradient norm."""
+    """The ``output_transform`` of a ``TensorBoardStatsHandler``: loss, learning rate and, where
+    measured, gradient norm.
+    """
 
     def scalars(output: Any) -> dict[str, float]:
         item = output[0] if isinstance(output, Sequence) else output
         found = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
-        return found | {name: float(item[name]) for name in (CommonKeys.LOSS, "gradient_norm") if name in item}
+        return found | {
+            name: float(item[name]) for name in (CommonKeys.LOSS, "gradient_norm") if name in item
+        }
 
     return scalars
 
@@ -91,14 +105,19 @@ class PatchGridLogger:
     """Ignite handler that writes a grid of patches to TensorBoard at the end of every few epochs.
 
     Args:
-        make: makes patches ``N x 3 x H x W`` in [0, 1], such as samples of the network in training.
+        make: makes patches ``N x 3 x H x W`` in [0, 1], such as samples of the network in
+            training.
         log_dir: TensorBoard's folder.
         interval: epochs between grids.
         ema: the network holds these averaged weights meanwhile.
     """
 
     def __init__(
-        self, make: Callable[[], Tensor], log_dir: str | os.PathLike[str], interval: int = 5, ema: EMAHandler | None = None
+        self,
+        make: Callable[[], Tensor],
+        log_dir: str | os.PathLike[str],
+        interval: int = 5,
+        ema: EMAHandler | None = None,
     ) -> None:
         self.make, self.interval, self.ema = make, interval, ema
         self.writer = SummaryWriter(log_dir=str(log_dir))
@@ -112,4 +131,6 @@ class PatchGridLogger:
     def __call__(self, engine: Engine) -> None:
         with self.ema.applied() if self.ema else nullcontext():
             patches = self.make()
-        self.writer.add_image("patches", patch_grid(patches), engine.state.epoch, dataformats="HWC")
+        self.writer.add_image(
+            "patches", patch_grid(patches), engine.state.epoch, dataformats="HWC"
+        )

@@ -25,10 +25,12 @@ __all__ = [
 
 
 class AutocastInferer(SimpleInferer):
-    """MONAI's ``SimpleInferer`` under bfloat16 autocast, on any device; what the network returns comes back as float32.
+    """MONAI's ``SimpleInferer`` under bfloat16 autocast, on any device; what the network returns
+    comes back as float32.
 
-    A trainer's own ``amp`` is float16 on CUDA alone, and needs a gradient scaler. bfloat16 has the range of float32, and on
-    processors that compute in it (AVX-512 BF16, AMX) it about doubles the speed; on others it is slower than float32.
+    A trainer's own ``amp`` is float16 on CUDA alone, and needs a gradient scaler. bfloat16 has the
+    range of float32, and on processors that compute in it (AVX-512 BF16, AMX) it about doubles the
+    speed; on others it is slower than float32.
 
     Args:
         enabled: without it, as ``SimpleInferer``.
@@ -43,7 +45,9 @@ class AutocastInferer(SimpleInferer):
             raise TypeError(f"bfloat16 must be True or False, got {enabled!r}")
         self.enabled = enabled
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.enabled):
             return super().__call__(inputs, network, *args, **kwargs).float()
 
@@ -51,7 +55,8 @@ class AutocastInferer(SimpleInferer):
 class AutoencoderLoss(nn.Module):
     """L1 on pixels, and on their differences at two scales.
 
-    The differences keep edges, which is to say nuclei, without the feature network of a perceptual loss.
+    The differences keep edges, which is to say nuclei, without the feature network of a perceptual
+    loss.
 
     Args:
         gradient_weight: weight of the L1 distance of horizontal and vertical differences.
@@ -67,7 +72,9 @@ class AutoencoderLoss(nn.Module):
         loss = F.l1_loss(out, image)
         for scale in (1, 2):
             a, b = (F.avg_pool2d(v, scale) if scale > 1 else v for v in (out, image))
-            loss = loss + self.gradient_weight * (F.l1_loss(a.diff(dim=2), b.diff(dim=2)) + F.l1_loss(a.diff(dim=3), b.diff(dim=3)))
+            loss = loss + self.gradient_weight * (
+                F.l1_loss(a.diff(dim=2), b.diff(dim=2)) + F.l1_loss(a.diff(dim=3), b.diff(dim=3))
+            )
         return loss
 
 
@@ -75,19 +82,28 @@ class AutoencoderPrepareBatch:
     """``prepare_batch`` that makes a patch its own target."""
 
     def __call__(
-        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any
+        self,
+        batchdata: Mapping[str, Any],
+        device: Any = None,
+        non_blocking: bool = False,
+        **_: Any,
     ) -> tuple[Tensor, Tensor]:
-        image = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking)
+        image = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(
+            device=device, non_blocking=non_blocking
+        )
         return image, image
 
 
 def stratified_times(n: int, device: Any) -> Tensor:
-    """``n`` times in [0, 1], one in each of ``n`` equal strata, which lowers the variance of the loss (Kingma et al. 2021)."""
+    """``n`` times in [0, 1], one in each of ``n`` equal strata, which lowers the variance of the
+    loss (Kingma et al. 2021).
+    """
     return (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
 
 
 class DiffusionPrepareBatch:
-    """``prepare_batch`` for the denoising loss: draws times and noise for cached latents (key ``"image"``).
+    """``prepare_batch`` for the denoising loss: draws times and noise for cached latents (key
+    ``"image"``).
 
     Args:
         model: gives the noise schedule and the prediction type.
@@ -97,16 +113,25 @@ class DiffusionPrepareBatch:
         self.model = model
 
     def __call__(
-        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any
+        self,
+        batchdata: Mapping[str, Any],
+        device: Any = None,
+        non_blocking: bool = False,
+        **_: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
-        z0 = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking).float()
+        z0 = (
+            torch.as_tensor(batchdata[CommonKeys.IMAGE])
+            .to(device=device, non_blocking=non_blocking)
+            .float()
+        )
         t = stratified_times(len(z0), z0.device)
         noisy, target = self.model.target(z0, torch.randn_like(z0), t)
         return noisy, target, (t * 1000,), {}
 
 
 class NoisyLatentPrepareBatch:
-    """``prepare_batch`` for the guide: cached latents are noised to random times; the target is the label.
+    """``prepare_batch`` for the guide: cached latents are noised to random times; the target is
+    the label.
 
     Args:
         model: gives the noise schedule.
@@ -117,10 +142,20 @@ class NoisyLatentPrepareBatch:
         self.model, self.clean = model, clean
 
     def __call__(
-        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **_: Any
+        self,
+        batchdata: Mapping[str, Any],
+        device: Any = None,
+        non_blocking: bool = False,
+        **_: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
-        z0 = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(device=device, non_blocking=non_blocking).float()
-        label = torch.as_tensor(batchdata[CommonKeys.LABEL]).to(device=device, non_blocking=non_blocking)
+        z0 = (
+            torch.as_tensor(batchdata[CommonKeys.IMAGE])
+            .to(device=device, non_blocking=non_blocking)
+            .float()
+        )
+        label = torch.as_tensor(batchdata[CommonKeys.LABEL]).to(
+            device=device, non_blocking=non_blocking
+        )
         t = stratified_times(len(z0), z0.device)
         if self.clean:
             return z0, label, (torch.zeros_like(t),), {}
@@ -128,14 +163,18 @@ class NoisyLatentPrepareBatch:
 
 
 def steps_now(engine: Any) -> bool:
-    """Whether a MONAI trainer's optimiser steps in this iteration: every one, unless it accumulates gradients over several."""
+    """Whether a MONAI trainer's optimiser steps in this iteration: every one, unless it
+    accumulates gradients over several.
+    """
     length, every = engine.state.epoch_length, getattr(engine, "accumulation_steps", 1)
     done = (engine.state.iteration - 1) % length + 1
     return bool(done % every == 0 or done == length)
 
 
 def warmup_cosine(steps: int, warmup: int = 100, floor: float = 0.02) -> Callable[[int], float]:
-    """Learning-rate factor by step for ``LambdaLR``: linear warm-up, then half a cosine down to ``floor``."""
+    """Learning-rate factor by step for ``LambdaLR``: linear warm-up, then half a cosine down to
+    ``floor``.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -1,4 +1,6 @@
-"""Distributed processes: who is first, what all agree on; and seeds that are mixed from whole numbers."""
+"""Distributed processes: who is first, what all agree on; and seeds that are mixed from whole
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def is_distributed() -> bool:
 
 
 def process_rank() -> int:
-    """Rank of this process: that of its process group, else the one that the launcher put into ``RANK``, else 0."""
+    """Rank of this process: that of its process group, else the one that the launcher put into
+    ``RANK``, else 0.
+    """
     return dist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
 
 
@@ -33,7 +37,8 @@ def first_rank() -> bool:
 
 
 def from_first_rank(make: Callable[[], Any]) -> Any:
-    """What ``make`` returns on the first rank, on all ranks; an exception is raised on all ranks, too.
+    """What ``make`` returns on the first rank, on all ranks; an exception is raised on all ranks,
+    too.
 
     Without a process group it is what ``make`` returns here. The value is pickled.
     """

@@ -1,4 +1,6 @@
-"""``SharedTensors``: named tensors in one block of memory that forked and spawned processes share."""
+"""``SharedTensors``: named tensors in one block of memory that forked and spawned processes
+share.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ Layout = Mapping[Hashable, tuple[Sequence[int], torch.dtype]]
 class SharedTensors(Mapping[Hashable, Tensor]):
     """Tensors, zero at first, in memory that the processes started from this one share.
 
-    The memory is an anonymous file (``memfd_create``; a deleted temporary file where the system has none). It does not
-    count against ``/dev/shm``, which is 64 MiB in many containers, and it is gone with the last process that uses it,
-    even a killed one. A process started by ``multiprocessing``, forked or spawned, gets the memory itself; a plain
-    pickle holds a copy.
+    The memory is an anonymous file (``memfd_create``; a deleted temporary file where the system
+    has none). It does not count against ``/dev/shm``, which is 64 MiB in many containers, and it
+    is gone with the last process that uses it, even a killed one. A process started by
+    ``multiprocessing``, forked or spawned, gets the memory itself; a plain pickle holds a copy.
 
     Args:
         layout: shape and dtype of each tensor.
@@ -48,7 +50,9 @@ class SharedTensors(Mapping[Hashable, Tensor]):
         self._bytes = torch.frombuffer(mmap.mmap(self._file, total), dtype=torch.uint8)
         self._tensors = {
             name: self._bytes[start : start + size].view(dtype).view(shape)
-            for (name, (shape, dtype)), start, size in zip(self._layout.items(), starts, sizes, strict=False)
+            for (name, (shape, dtype)), start, size in zip(
+                self._layout.items(), starts, sizes, strict=False
+            )
         }
 
     def __getitem__(self, name: Hashable) -> Tensor:

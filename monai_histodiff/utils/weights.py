@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from monai_histodiff.utils.files import whole_file
 
-__all__ = ["checked_device", "load_fitting", "load_weights", "read_state", "save_weights", "write_state"]
+__all__ = [
+    "checked_device",
+    "load_fitting",
+    "load_weights",
+    "read_state",
+    "save_weights",
+    "write_state",
+]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -27,22 +34,32 @@ def checked_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be there, got '{device}' ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"device must be there, got '{device}' ({str(error).splitlines()[0]})"
+        ) from error
     return found
 
 
 def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Save a ``state_dict`` by :func:`write_state`.
 
-    Floating-point tensors of two or more dimensions (weights, and the autoencoder's fixed basis) are stored in float16; vectors
-    and single values (latent statistics, tables, thresholds) keep their precision.
+    Floating-point tensors of two or more dimensions (weights, and the autoencoder's fixed basis)
+    are stored in float16; vectors and single values (latent statistics, tables, thresholds) keep
+    their precision.
     """
     tensors = {k: v.detach().cpu() for k, v in state.items()}
-    write_state(path, {k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone() for k, v in tensors.items()})
+    write_state(
+        path,
+        {
+            k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone()
+            for k, v in tensors.items()
+        },
+    )
 
 
 def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Save tensors and plain values as they are; the file appears complete, or the previous one stays.
+    """Save tensors and plain values as they are; the file appears complete, or the previous one
+    stays.
 
     Raises:
         OSError: the file cannot be written: the disk is full, or there is no permission.
@@ -50,9 +67,14 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     try:
         with whole_file(path) as draft, open(draft, "wb") as stream:
             torch.save(dict(state), stream)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch's zip writer turns a full disk into a RuntimeError
         kept = "the previous file is kept" if Path(path).is_file() else "there is no previous file"
-        raise OSError(f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}") from error
+        raise OSError(
+            f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}"
+        ) from error
 
 
 def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
@@ -78,13 +100,17 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
-        raise ValueError(f"weights must be a readable state_dict, got '{path}' ({type(error).__name__})") from error
+        raise ValueError(
+            f"weights must be a readable state_dict, got '{path}' ({type(error).__name__})"
+        ) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
     return state
 
 
-def load_fitting(network: nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def load_fitting(
+    network: nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
     """Load a state read from ``path`` into a network that has the same keys and shapes.
 
     Raises:
@@ -92,7 +118,11 @@ def load_fitting(network: nn.Module, state: Mapping[str, Any], path: str | os.Pa
     """
     own = network.state_dict()
     shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}
-    wrong = [k for k in own if shapes.get(k) != tuple(own[k].shape)] + [k for k in shapes if k not in own]
+    wrong = [k for k in own if shapes.get(k) != tuple(own[k].shape)] + [
+        k for k in shapes if k not in own
+    ]
     if wrong:
-        raise ValueError(f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'")
+        raise ValueError(
+            f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'"
+        )
     network.load_state_dict(state)

@@ -1,4 +1,6 @@
-"""A live bank shows its readers whole refreshes, in any process, repeats them by seed, and leaves nothing behind."""
+"""A live bank shows its readers whole refreshes, in any process, repeats them by seed, and leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,14 @@ from monai_histodiff.utils.processes import candidate_seed
 
 
 def live(painter: Any = None, judge: Any = None, **options: Any) -> LiveBank:
-    options = {"classes": ["a", "b", "c"], "quota": 4, "max_candidates": 24, "capacity": 10, "batch_size": 12, **options}
+    options = {
+        "classes": ["a", "b", "c"],
+        "quota": 4,
+        "max_candidates": 24,
+        "capacity": 10,
+        "batch_size": 12,
+        **options,
+    }
     return LiveBank(painter or Painter(), judge or Judge(), **options)
 
 
@@ -50,7 +59,9 @@ def seeds_of(bank: LiveBank, label: int) -> list[int]:
 
 
 def accepted_of(refresh: int, label: int, quota: int = 4, seed: int = 0) -> list[int]:
-    """The definition: candidate j of a class has the seed (seed of the refresh, class, j), and the first good ones stay."""
+    """The definition: candidate j of a class has the seed (seed of the refresh, class, j), and the
+    first good ones stay.
+    """
     seeds = [candidate_seed(candidate_seed(seed, refresh), label, j) for j in range(24)]
     return [s for s in seeds if s % 251 % 3][:quota]
 
@@ -64,7 +75,9 @@ def test_a_refresh_depends_on_seed_refresh_and_class_alone() -> None:
         bank = live(seed=seed, batch_size=batch_size, capacity=4)
         for refresh in range(3):
             assert bank.refresh() and bank.refreshes == refresh + 1
-            assert [seeds_of(bank, k) for k in range(3)] == [accepted_of(refresh, k, seed=seed) for k in range(3)]
+            assert [seeds_of(bank, k) for k in range(3)] == [
+                accepted_of(refresh, k, seed=seed) for k in range(3)
+            ]
 
 
 def test_newest_come_first_and_the_oldest_leave() -> None:
@@ -73,14 +86,23 @@ def test_newest_come_first_and_the_oldest_leave() -> None:
         bank.refresh()
         expected = [s for r in range(refresh, -1, -1) for s in accepted_of(r, 2)][:10]
         assert seeds_of(bank, 2) == expected and bank.count(2) == len(expected)
-    assert bank.count(1) == 0 and bank.draw(1, 0.5) is None and bank.count(3) == bank.count(-1) == 0 and len(bank) == 20
+    assert (
+        bank.count(1) == 0
+        and bank.draw(1, 0.5) is None
+        and bank.count(3) == bank.count(-1) == 0
+        and len(bank) == 20
+    )
 
 
 def test_of_a_surplus_the_most_diverse_stay(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the first eight good candidates of each class, the four that spread the most: what ``sample_candidates`` keeps."""
+    """Of the first eight good candidates of each class, the four that spread the most: what
+    ``sample_candidates`` keeps.
+    """
     bank = live(surplus=2.0)
     bank.refresh()
-    expected = sample_candidates(Painter(), Judge(), 3, 4, 24, 12, candidate_seed(0, 0), 2.0, progress=False)  # type: ignore[arg-type]
+    expected = sample_candidates(
+        Painter(), Judge(), 3, 4, 24, 12, candidate_seed(0, 0), 2.0, progress=False
+    )  # type: ignore[arg-type]
     kept = [expected.seed[expected.accepted & (expected.labels == k)].tolist() for k in range(3)]
     assert [seeds_of(bank, k) for k in range(3)] == kept
     assert any(set(seeds) != set(accepted_of(0, k)) for k, seeds in enumerate(kept))
@@ -94,16 +116,24 @@ def test_patches_come_with_their_own_values() -> None:
         for i in range(bank.count(label)):
             patch = bank.draw(label, i / 4)
             assert patch is not None and patch.label == label
-            assert patch.image.shape == (3, SIDE, SIDE) and bool((patch.image[0] == patch.seed % 251).all())
-            assert int(patch.image[1, 0, 0]) == label and patch.confidence == pytest.approx(patch.seed % 251 / 255)
+            assert patch.image.shape == (3, SIDE, SIDE) and bool(
+                (patch.image[0] == patch.seed % 251).all()
+            )
+            assert int(patch.image[1, 0, 0]) == label and patch.confidence == pytest.approx(
+                patch.seed % 251 / 255
+            )
             patch.image.zero_()
-    assert seeds_of(bank, 0) == accepted_of(0, 0) and int(bank.draw(0, 0.0).image[0].max()) > 0, "a drawn patch is a copy"  # type: ignore[union-attr]
+    assert seeds_of(bank, 0) == accepted_of(0, 0) and int(bank.draw(0, 0.0).image[0].max()) > 0, (
+        "a drawn patch is a copy"
+    )  # type: ignore[union-attr]
 
 
 def test_the_first_draw_fills_the_bank() -> None:
     bank = live()
     assert len(bank) == 0 == bank.refreshes
-    img, label = SyntheticAugment(bank, prob=1.0, full_prob_at=1)(torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), 2)
+    img, label = SyntheticAugment(bank, prob=1.0, full_prob_at=1)(
+        torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), 2
+    )
     assert bank.refreshes == 1 and int(img[1, 0, 0]) == label == 2
 
 
@@ -112,7 +142,11 @@ def read_for_a_while(bank: LiveBank, started: Any, bad: Any) -> None:
     while bank.refreshes < 60:
         for label in range(3):
             patch = bank.draw(label, 0.3)
-            if patch is None or bool((patch.image[0] != patch.seed % 251).any()) or int(patch.image[1, 3, 3]) != label:
+            if (
+                patch is None
+                or bool((patch.image[0] != patch.seed % 251).any())
+                or int(patch.image[1, 3, 3]) != label
+            ):
                 bad.set()
 
 
@@ -139,12 +173,16 @@ def test_preparing_goes_on_beside_and_is_published_when_asked() -> None:
     bank.prepare()
     bank.prepare()  # it is under way: nothing to do
     assert painter.inside.wait(30) and threads() == ["LiveBank"]
-    assert bank.refresh(wait=False) is False and seeds_of(bank, 0) == accepted_of(0, 0), "readers are served meanwhile"
+    assert bank.refresh(wait=False) is False and seeds_of(bank, 0) == accepted_of(0, 0), (
+        "readers are served meanwhile"
+    )
     painter.gate.set()
     while not bank.refresh(wait=False):
         time.sleep(0.01)
     assert seeds_of(bank, 0)[:4] == accepted_of(1, 0) and bank.refreshes == 2
-    assert torch.equal(torch.get_rng_state(), state), "sampling does not touch the random state of the training"
+    assert torch.equal(torch.get_rng_state(), state), (
+        "sampling does not touch the random state of the training"
+    )
 
 
 def test_an_error_of_the_sampler_is_raised_and_the_patches_stay() -> None:
@@ -223,7 +261,9 @@ def test_a_dropped_bank_gives_its_memory_back() -> None:
     assert mapped() == before and len(os.listdir("/proc/self/fd")) == files
 
 
-def test_without_memfd_a_deleted_temporary_file_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_memfd_a_deleted_temporary_file_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delattr(os, "memfd_create")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     bank = live()
@@ -253,7 +293,13 @@ def test_a_worker_reads_a_filled_bank_and_cannot_fill_one(filled: bool) -> None:
     if filled:
         assert answer == accepted_of(0, 0)[0]
     else:
-        for way in ("never filled", "LiveBank.refresh", "BankRefresher", "LiveBank.save", "its folder"):
+        for way in (
+            "never filled",
+            "LiveBank.refresh",
+            "BankRefresher",
+            "LiveBank.save",
+            "its folder",
+        ):
             assert way in answer
 
 
@@ -296,9 +342,18 @@ def test_saved_bank_tells_where_it_comes_from(tmp_path: Path) -> None:
     assert loaded.classes == ("a", "b", "c") and len(loaded) == len(bank) == 24
     assert [loaded.seeds[k].tolist() for k in range(3)] == [seeds_of(bank, k) for k in range(3)]
     about = json.loads((tmp_path / "bank" / "bank.json").read_text())["provenance"]
-    assert about["settings"] == {"quota": 4, "max_candidates": 24, "batch_size": 12, "surplus": 1.0, "capacity": 10, "seed": 5}
+    assert about["settings"] == {
+        "quota": 4,
+        "max_candidates": 24,
+        "batch_size": 12,
+        "surplus": 1.0,
+        "capacity": 10,
+        "seed": 5,
+    }
     assert about["sampling"] == painter.settings and about["selection"] == {"threshold": 0.5}
-    assert [r["accepted"] for r in about["refreshes"]] == [[4, 4, 4]] * 2 and all(r["candidates"] >= 12 for r in about["refreshes"])
+    assert [r["accepted"] for r in about["refreshes"]] == [[4, 4, 4]] * 2 and all(
+        r["candidates"] >= 12 for r in about["refreshes"]
+    )
     before = about["weights_sha256"]["model"]
     assert len(before) == 64 and bank.provenance["weights_sha256"] == {"model": before}
     with torch.no_grad():
@@ -312,17 +367,23 @@ def test_real_sampler_and_selector(model: LatentDiffusion, guide: LatentClassifi
             return x.mean((2, 3)) * 20
 
     critic = Critic([Grey()], 3)
-    real = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    real = torch.randint(
+        0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     selector = Selector(critic, real, ["p", "p", "q", "q", "r", "r", "s", "s"], threshold=0.3)
     sampler = GuidedSampler(model, guide, steps=2, progress=False)
-    bank = LiveBank(sampler, selector, ["a", "b", "c"], quota=3, max_candidates=8, capacity=6, seed=2)
+    bank = LiveBank(
+        sampler, selector, ["a", "b", "c"], quota=3, max_candidates=8, capacity=6, seed=2
+    )
     assert bank.refresh()
     expected = sample_candidates(sampler, selector, 3, 3, 8, 64, seed=candidate_seed(2, 0))
     assert 0 < len(bank) == int(expected.accepted.sum())
     snapshot = bank.snapshot()
     for k in range(3):
         rows = expected.accepted & (expected.labels == k)
-        assert torch.equal(snapshot.images[k], expected.images[rows]) and torch.equal(snapshot.seeds[k], expected.seed[rows])
+        assert torch.equal(snapshot.images[k], expected.images[rows]) and torch.equal(
+            snapshot.seeds[k], expected.seed[rows]
+        )
         torch.testing.assert_close(snapshot.confidence[k], expected.confidence[rows])
     assert set(snapshot.provenance["weights_sha256"]) == {"model", "guide", "critic"}
 
@@ -342,7 +403,8 @@ def test_live_bank_that_cannot_be(options: dict[str, Any], message: str) -> None
         live(**options)
 
 
-# ------------------------------------------------------------------------------------------------------------------ handler
+# -------------------------------------------------------------------------------------------------
+# ----------------- handler
 
 
 def run(bank: LiveBank, epochs: int, batch: Any = None, **rules: Any) -> list[int]:
@@ -363,13 +425,27 @@ def test_handler_refreshes_every_few_epochs() -> None:
 
 
 def test_handler_refreshes_when_the_patches_are_worn() -> None:
-    """Twelve patches, six synthetic ones shown in each epoch: each was shown once after two epochs, 24 of them after four."""
+    """Twelve patches, six synthetic ones shown in each epoch: each was shown once after two
+    epochs, 24 of them after four.
+    """
     batch = {"synthetic": torch.tensor([True, False, True])}
     assert run(live(), 6, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 1, 2, 2, 2, 2]
-    assert run(live(capacity=4), 6, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 1, 2, 2, 3, 3]
-    assert run(live(), 4, batch, refresh_every=1, max_reuse=100, wait=True) == [1, 2, 3, 4], "whichever comes first"
+    assert run(live(capacity=4), 6, batch, refresh_every=None, max_reuse=1, wait=True) == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
+    assert run(live(), 4, batch, refresh_every=1, max_reuse=100, wait=True) == [1, 2, 3, 4], (
+        "whichever comes first"
+    )
     nothing = live(judge=Judge(never=0), classes=["a"])
-    assert run(nothing, 3, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 2, 3] and len(nothing) == 0
+    assert (
+        run(nothing, 3, batch, refresh_every=None, max_reuse=1, wait=True) == [1, 2, 3]
+        and len(nothing) == 0
+    )
 
 
 def test_handler_does_not_wait_unless_told_to() -> None:
@@ -382,18 +458,25 @@ def test_handler_does_not_wait_unless_told_to() -> None:
     assert run(bank, 2, wait=True) == [1, 2]
 
 
-@pytest.mark.parametrize("rules", [{"refresh_every": None}, {"refresh_every": 0}, {"max_reuse": -1.0}])
+@pytest.mark.parametrize(
+    "rules", [{"refresh_every": None}, {"refresh_every": 0}, {"max_reuse": -1.0}]
+)
 def test_handler_needs_a_rule(rules: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="refresh_every or max_reuse must be given, and positive, got "):
+    with pytest.raises(
+        ValueError, match="refresh_every or max_reuse must be given, and positive, got "
+    ):
         BankRefresher(live(), **rules)
 
 
 def test_handler_needs_to_know_what_was_synthetic() -> None:
-    with pytest.raises(KeyError, match=r"max_reuse needs 'synthetic' in the trainer's batches, got \['image'\]"):
+    with pytest.raises(
+        KeyError, match=r"max_reuse needs 'synthetic' in the trainer's batches, got \['image'\]"
+    ):
         run(live(), 1, {"image": 0}, max_reuse=2)
 
 
-# ---------------------------------------------------------------------------------------------------------------- processes
+# -------------------------------------------------------------------------------------------------
+# --------------- processes
 
 
 class SlowPainter(Painter):
@@ -407,9 +490,13 @@ def train_for_ever(pipe: int) -> None:
     bank = live(SlowPainter(), quota=8, batch_size=3, max_candidates=10**6)
     bank.refresh()
     bank.options["quota"] = 10**6
-    items = [{"image": torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "label": i % 2} for i in range(8)]
+    items = [
+        {"image": torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "label": i % 2} for i in range(8)
+    ]
     data = Dataset(items, SyntheticAugmentd("image", bank, prob=1.0))
-    loader = DataLoader(data, batch_size=2, num_workers=2, persistent_workers=True, multiprocessing_context="fork")
+    loader = DataLoader(
+        data, batch_size=2, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+    )
     list(loader)
     bank.prepare()
     os.write(pipe, b"ready")
@@ -423,14 +510,18 @@ def end_of(pipe: int) -> bytes:
 
 
 def start_training(preparation: str = "pass") -> tuple[subprocess.Popen[str], int]:
-    """A fresh interpreter that trains for ever, and the pipe that it and all its processes hold open.
+    """A fresh interpreter that trains for ever, and the pipe that it and all its processes hold
+    open.
 
-    Not a fork: killed while its progress bar is written, that would keep the lock of ``tqdm`` in this process for ever.
+    Not a fork: killed while its progress bar is written, that would keep the lock of ``tqdm`` in
+    this process for ever.
     """
     reading, writing = os.pipe()
     here = f"import sys; sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}"
     script = f"{preparation}; {here}; import test_live_bank as t; t.train_for_ever({writing})"
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, pass_fds=[writing])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, pass_fds=[writing]
+    )
     os.close(writing)
     assert os.read(reading, 5) == b"ready", process.communicate()[1]
     return process, reading
@@ -446,22 +537,30 @@ def test_no_process_is_left_when_training_is_killed() -> None:
 
 
 def test_interrupting_a_script_ends_all_of_it_at_once() -> None:
-    """The interpreter shuts down while a batch is under way: no hang, no crash, nothing left in shared memory."""
+    """The interpreter shuts down while a batch is under way: no hang, no crash, nothing left in
+    shared memory.
+    """
     shared = set(os.listdir("/dev/shm"))
     # tests in the background inherit a shell's neglect of SIGINT
-    process, reading = start_training("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
+    process, reading = start_training(
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    )
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)  # a hang fails; a slow machine does not
     assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in errors
     assert end_of(reading) == b"" and "Fatal" not in errors and "leaked" not in errors
-    assert not {name for name in set(os.listdir("/dev/shm")) - shared if f"_{process.pid}_" in name}
+    assert not {
+        name for name in set(os.listdir("/dev/shm")) - shared if f"_{process.pid}_" in name
+    }
     os.close(reading)
 
 
 class DiesAtItem(Dataset):
-    """A worker that reads the item ``fatal`` is killed, at a moment when all that it sent has long been received.
+    """A worker that reads the item ``fatal`` is killed, at a moment when all that it sent has long
+    been received.
 
-    Killed in the middle of sending, it would leave half a message, for which torch's loader waits for ever.
+    Killed in the middle of sending, it would leave half a message, for which torch's loader waits
+    for ever.
     """
 
     fatal = 100
@@ -476,12 +575,31 @@ class DiesAtItem(Dataset):
 def test_a_killed_worker_is_an_error_and_the_bank_lives_on() -> None:
     bank = live()
     bank.refresh()
-    items = [{"image": torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "label": i % 2} for i in range(400)]
+    items = [
+        {"image": torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "label": i % 2}
+        for i in range(400)
+    ]
     data = SyntheticAugmentd("image", bank, prob=1.0)
-    batches = iter(DataLoader(DiesAtItem(items, data), batch_size=100, num_workers=2, multiprocessing_context="fork"))
+    batches = iter(
+        DataLoader(
+            DiesAtItem(items, data), batch_size=100, num_workers=2, multiprocessing_context="fork"
+        )
+    )
     assert len(next(batches)["label"]) == 100
     with pytest.raises(RuntimeError, match="worker .* exited unexpectedly|killed by signal"):
         next(batches)
     assert bank.refresh() and seeds_of(bank, 0)[:4] == accepted_of(1, 0)
     del batches
-    assert len(list(DataLoader(Dataset(items, data), batch_size=100, num_workers=1, multiprocessing_context="fork"))) == 4
+    assert (
+        len(
+            list(
+                DataLoader(
+                    Dataset(items, data),
+                    batch_size=100,
+                    num_workers=1,
+                    multiprocessing_context="fork",
+                )
+            )
+        )
+        == 4
+    )

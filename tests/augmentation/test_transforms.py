@@ -11,7 +11,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
-from monai.transforms import Compose, LoadImaged, MapTransform, RandomizableTransform, ScaleIntensityRanged
+from monai.transforms import (
+    Compose,
+    LoadImaged,
+    MapTransform,
+    RandomizableTransform,
+    ScaleIntensityRanged,
+)
 from PIL import Image
 
 import monai_histodiff
@@ -23,7 +29,10 @@ SIDE = 8
 @pytest.fixture
 def bank() -> SyntheticBank:
     """Patch i of class k is the constant 100 k + i, so that a value tells which patch it is."""
-    arrays = {k: np.stack([np.full((SIDE, SIDE, 3), 100 * k + i, np.uint8) for i in range(25)]) for k in range(2)}
+    arrays = {
+        k: np.stack([np.full((SIDE, SIDE, 3), 100 * k + i, np.uint8) for i in range(25)])
+        for k in range(2)
+    }
     out = SyntheticBank.from_arrays(arrays, classes=["a", "b"])
     for k in range(2):
         out.confidence[k][:] = torch.linspace(0.5, 0.9, 25)
@@ -36,8 +45,14 @@ def real(label: Any = 0) -> dict[str, Any]:
 
 
 def test_names_and_types_follow_monai() -> None:
-    assert monai_histodiff.SyntheticAugmentD is monai_histodiff.SyntheticAugmentDict is SyntheticAugmentd
-    assert issubclass(SyntheticAugmentd, RandomizableTransform) and issubclass(SyntheticAugmentd, MapTransform)
+    assert (
+        monai_histodiff.SyntheticAugmentD
+        is monai_histodiff.SyntheticAugmentDict
+        is SyntheticAugmentd
+    )
+    assert issubclass(SyntheticAugmentd, RandomizableTransform) and issubclass(
+        SyntheticAugmentd, MapTransform
+    )
     assert issubclass(SyntheticAugment, RandomizableTransform)
 
 
@@ -63,7 +78,9 @@ def test_the_input_is_not_changed_nor_the_bank(bank: SyntheticBank) -> None:
     image = item["image"]
     out = SyntheticAugmentd("image", bank, prob=1.0)(item)
     out["image"].zero_()
-    assert set(item) == {"image", "label"} and item["image"] is image and bool((image == 255).all())
+    assert (
+        set(item) == {"image", "label"} and item["image"] is image and bool((image == 255).all())
+    )
     assert sorted(int(p[0, 0, 0]) for p in bank.images[0]) == list(range(25))
 
 
@@ -77,7 +94,9 @@ def test_label_types_are_kept(bank: SyntheticBank, label: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_floating_point_patches_get_the_unit_range(bank: SyntheticBank, dtype: torch.dtype) -> None:
+def test_floating_point_patches_get_the_unit_range(
+    bank: SyntheticBank, dtype: torch.dtype
+) -> None:
     img, _ = SyntheticAugment(bank, prob=1.0)(torch.ones(3, SIDE, SIDE, dtype=dtype), 1)
     assert img.dtype == dtype and 100 / 255 - 1e-3 <= float(img.max()) <= 124 / 255 + 1e-3
 
@@ -95,13 +114,17 @@ def test_numpy_patches_stay_numpy_patches(bank: SyntheticBank, dtype: Any) -> No
     unit = 1 if dtype == np.uint8 else 255
     assert 100 / unit - 1e-6 <= out.max() <= 124 / unit + 1e-6
     out[:] = 0
-    assert sorted(int(p[0, 0, 0]) for p in bank.images[1]) == list(range(100, 125)), "the bank is not written to"
+    assert sorted(int(p[0, 0, 0]) for p in bank.images[1]) == list(range(100, 125)), (
+        "the bank is not written to"
+    )
 
 
 KINDS: dict[str, Callable[[torch.Tensor], Any]] = {
     "tensor": lambda x: x,
     "array": lambda x: x.numpy(),
-    "metatensor": lambda x: MetaTensor(x, meta={"filename_or_obj": "a.png", "affine": torch.eye(4)}),
+    "metatensor": lambda x: MetaTensor(
+        x, meta={"filename_or_obj": "a.png", "affine": torch.eye(4)}
+    ),
     "float": lambda x: x.float() / 255,
 }
 
@@ -116,15 +139,28 @@ def test_batches_of_real_and_synthetic_patches_collate(bank: SyntheticBank, kind
     for i in range(32):
         value = round(float(batch["image"][i].max()) * (255 if kind == "float" else 1))
         if batch["synthetic"][i]:
-            assert value == int(batch["seed"][i]) - 900 * (i % 2) and 0.5 <= float(batch["confidence"][i]) <= 0.9
+            assert (
+                value == int(batch["seed"][i]) - 900 * (i % 2)
+                and 0.5 <= float(batch["confidence"][i]) <= 0.9
+            )
         else:
-            assert value == 255 and int(batch["seed"][i]) == -1 and bool(torch.isnan(batch["confidence"][i]))
+            assert (
+                value == 255
+                and int(batch["seed"][i]) == -1
+                and bool(torch.isnan(batch["confidence"][i]))
+            )
 
 
 @pytest.mark.parametrize("label", [np.array(1), np.array([1]), np.int32(1)])
 def test_numpy_labels_are_kept(bank: SyntheticBank, label: Any) -> None:
     out = SyntheticAugmentd("image", bank, prob=1.0, balance=[1, 0])(real(label))["label"]
-    assert type(out) is type(label) and out.dtype == label.dtype and out.shape == label.shape and out.max() == 0 and label.max() == 1
+    assert (
+        type(out) is type(label)
+        and out.dtype == label.dtype
+        and out.shape == label.shape
+        and out.max() == 0
+        and label.max() == 1
+    )
 
 
 def values(transform: Any, n: int = 30, label: int = 0) -> list[int]:
@@ -156,20 +192,32 @@ def test_balance_draws_the_class(bank: SyntheticBank) -> None:
 
 
 def test_balance_never_draws_a_class_without_patches() -> None:
-    images = {k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8) for k, n in ((0, 1), (1, 0), (2, 1))}
-    transform = SyntheticAugmentd("image", SyntheticBank(images), prob=1.0, balance=[1, 100, 1, 100], full_prob_at=1).set_random_state(
-        0
-    )
+    images = {
+        k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8)
+        for k, n in ((0, 1), (1, 0), (2, 1))
+    }
+    transform = SyntheticAugmentd(
+        "image", SyntheticBank(images), prob=1.0, balance=[1, 100, 1, 100], full_prob_at=1
+    ).set_random_state(0)
     drawn = [transform(real(1)) for _ in range(200)]
     assert {d["label"] for d in drawn} == {0, 2} == {int(d["image"].max()) for d in drawn}
     assert 60 < sum(d["label"] == 0 for d in drawn) < 140
 
 
-@pytest.mark.parametrize(("options", "probability"), [({}, 0.5 * 3 / 25), ({"full_prob_at": 6}, 0.25), ({"full_prob_at": 3}, 0.5)])
+@pytest.mark.parametrize(
+    ("options", "probability"),
+    [({}, 0.5 * 3 / 25), ({"full_prob_at": 6}, 0.25), ({"full_prob_at": 3}, 0.5)],
+)
 @pytest.mark.parametrize("balance", [None, [1, 0]])
-def test_a_class_with_few_patches_is_replaced_less_often(options: dict[str, int], probability: float, balance: Any) -> None:
-    images = {k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8) for k, n in ((0, 3), (1, 40))}
-    transform = SyntheticAugmentd("image", SyntheticBank(images), prob=0.5, balance=balance, **options).set_random_state(0)
+def test_a_class_with_few_patches_is_replaced_less_often(
+    options: dict[str, int], probability: float, balance: Any
+) -> None:
+    images = {
+        k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8) for k, n in ((0, 3), (1, 40))
+    }
+    transform = SyntheticAugmentd(
+        "image", SyntheticBank(images), prob=0.5, balance=balance, **options
+    ).set_random_state(0)
 
     def share(label: int) -> float:
         return float(np.mean([transform(real(label))["synthetic"] for _ in range(3000)]))
@@ -179,29 +227,45 @@ def test_a_class_with_few_patches_is_replaced_less_often(options: dict[str, int]
 
 
 def test_no_synthetic_patch_is_shown_more_often_than_a_real_one() -> None:
-    """What the documentation says of ``full_prob_at``, for 10 real patches of the class and a bank of 1 to 40."""
+    """What the documentation says of ``full_prob_at``, for 10 real patches of the class and a bank
+    of 1 to 40.
+    """
     for n in (1, 4, 10, 40):
-        bank = SyntheticBank({0: torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, SIDE, SIDE)})
+        bank = SyntheticBank(
+            {0: torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, SIDE, SIDE)}
+        )
         transform = SyntheticAugment(bank, prob=0.5, full_prob_at=10).set_random_state(0)
-        drawn = [transform(torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), 0)[0] for _ in range(4000)]
+        drawn = [
+            transform(torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), 0)[0]
+            for _ in range(4000)
+        ]
         shown = np.bincount([int(img[0, 0, 0]) for img in drawn], minlength=256)
         assert shown[:n].mean() == pytest.approx(4000 * 0.5 * min(1, n / 10) / n, rel=0.2)
         assert shown[:n].mean() <= 1.1 * shown[255] / 10
 
 
 def test_even_weights_level_the_classes() -> None:
-    for counts, prob in (([50, 30, 20], 0.5), ([7, 7], 0.3), ([1, 0, 0, 9], 1.0), ([80, 15, 5], 0.9)):
+    for counts, prob in (
+        ([50, 30, 20], 0.5),
+        ([7, 7], 0.3),
+        ([1, 0, 0, 9], 1.0),
+        ([80, 15, 5], 0.9),
+    ):
         weights = even_weights(counts, prob)
         mixed = (1 - prob) * np.array(counts) / sum(counts) + prob * np.array(weights)
         assert np.allclose(mixed, 1 / len(counts)) and sum(weights) == pytest.approx(1)
     # 90 : 8 : 2 at prob 0.1: the two rare classes share 0.1 + 0.9 * 0.10 = 0.19 of the items
-    assert even_weights([90, 8, 2], 0.1) == pytest.approx([0, (0.095 - 0.072) / 0.1, (0.095 - 0.018) / 0.1])
+    assert even_weights([90, 8, 2], 0.1) == pytest.approx(
+        [0, (0.095 - 0.072) / 0.1, (0.095 - 0.018) / 0.1]
+    )
     assert even_weights([90, 8, 2], 0.01) == pytest.approx([0, 0, 1])
 
 
 def test_even_weights_even_out_what_a_loader_gives(bank: SyntheticBank) -> None:
     counts = [90, 10]
-    transform = SyntheticAugmentd("image", bank, prob=0.5, balance=even_weights(counts, 0.5)).set_random_state(0)
+    transform = SyntheticAugmentd(
+        "image", bank, prob=0.5, balance=even_weights(counts, 0.5)
+    ).set_random_state(0)
     labels = [transform(real(k))["label"] for k, n in enumerate(counts) for _ in range(20 * n)]
     assert np.mean(labels) == pytest.approx(0.5, abs=0.03)
 
@@ -221,14 +285,21 @@ def test_even_weights_of_nothing(counts: list[int], prob: float, message: str) -
 
 
 def test_loss_weight_and_soft_label_follow_the_confidence(bank: SyntheticBank) -> None:
-    transform = SyntheticAugmentd("image", bank, prob=0.5, weight_key="weight", soft_label_key="soft").set_random_state(0)
+    transform = SyntheticAugmentd(
+        "image", bank, prob=0.5, weight_key="weight", soft_label_key="soft"
+    ).set_random_state(0)
     items = [transform(real(1)) for _ in range(40)]
     assert {d["synthetic"] for d in items} == {True, False}
     for d in items:
         confidence = d["confidence"] if d["synthetic"] else 1.0
         assert d["weight"] == confidence and d["soft"].dtype == torch.float32
         assert d["soft"].tolist() == pytest.approx([1 - confidence, confidence])
-    three = SyntheticAugmentd("image", SyntheticBank(bank.images, bank.confidence, classes="abc"), prob=1.0, soft_label_key="soft")
+    three = SyntheticAugmentd(
+        "image",
+        SyntheticBank(bank.images, bank.confidence, classes="abc"),
+        prob=1.0,
+        soft_label_key="soft",
+    )
     soft = three(real(0))
     rest = (1 - soft["confidence"]) / 2
     assert soft["soft"].tolist() == pytest.approx([soft["confidence"], rest, rest])
@@ -237,7 +308,9 @@ def test_loss_weight_and_soft_label_follow_the_confidence(bank: SyntheticBank) -
         transform(real(7))
 
 
-def test_ranks_with_one_seed_draw_differently(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_with_one_seed_draw_differently(
+    bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = {}
     for rank in ("", "0", "1", "2"):
         if rank:
@@ -247,7 +320,9 @@ def test_ranks_with_one_seed_draw_differently(bank: SyntheticBank, monkeypatch: 
 
 
 def test_an_empty_bank_changes_nothing() -> None:
-    transform = SyntheticAugmentd("image", SyntheticBank({0: torch.empty(0, 3, 4, 4, dtype=torch.uint8)}), prob=1.0)
+    transform = SyntheticAugmentd(
+        "image", SyntheticBank({0: torch.empty(0, 3, 4, 4, dtype=torch.uint8)}), prob=1.0
+    )
     item = real(0)
     assert transform(item)["image"] is item["image"]
 
@@ -271,10 +346,16 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
         ({"prob": 1.5}, "prob must lie in"),
         ({"balance": [-1, 2]}, "balance must not be negative"),
         ({"balance": [0, 0, 1]}, "must favour a class"),
-        ({"balance": np.array([0.0, 0.0, 1.0])}, r"must favour a class in the bank, got \[0.0, 0.0, 1.0\]"),
+        (
+            {"balance": np.array([0.0, 0.0, 1.0])},
+            r"must favour a class in the bank, got \[0.0, 0.0, 1.0\]",
+        ),
         ({"balance": [float("nan"), 1]}, r"balance must not be negative .*, got \[nan, 1.0\]"),
         ({"full_prob_at": 0}, "full_prob_at must be at least 1, got 0"),
-        ({"classes": ["b", "a"]}, r"classes must be the bank's, \['a', 'b'\], in this order, got \['b', 'a'\]"),
+        (
+            {"classes": ["b", "a"]},
+            r"classes must be the bank's, \['a', 'b'\], in this order, got \['b', 'a'\]",
+        ),
     ],
 )
 def test_bad_options(bank: SyntheticBank, options: dict[str, Any], message: str) -> None:
@@ -284,13 +365,17 @@ def test_bad_options(bank: SyntheticBank, options: dict[str, Any], message: str)
 
 def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:
     transform = SyntheticAugmentd("image", bank, prob=1.0)
-    with pytest.raises(ValueError, match=r"must have the size of the bank's, \(3, 8, 8\), got \(3, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"must have the size of the bank's, \(3, 8, 8\), got \(3, 4, 4\)"
+    ):
         transform({"image": torch.zeros(3, 4, 4), "label": 0})
     with pytest.raises(KeyError, match="under 'label'"):
         transform({"image": torch.zeros(3, SIDE, SIDE)})
     with pytest.raises(KeyError):
         transform({"label": 0})
-    assert SyntheticAugmentd("image", bank, prob=1.0, allow_missing_keys=True)({"label": 0}) == {"label": 0}
+    assert SyntheticAugmentd("image", bank, prob=1.0, allow_missing_keys=True)({"label": 0}) == {
+        "label": 0
+    }
     with pytest.raises(FileNotFoundError, match="bank.json"):
         SyntheticAugment(tmp_path)
 
@@ -299,13 +384,19 @@ def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "dtype", "message"),
     [
-        (200, np.float32, r"a floating-point patch must lie in \[0, 1\] \(or load it as uint8.*\), got 200 to 200"),
+        (
+            200,
+            np.float32,
+            r"a floating-point patch must lie in \[0, 1\] \(or load it as uint8.*\), got 200 to 200",
+        ),
         (-1.8, np.float64, r"must lie in \[0, 1\].*, got -1.8 to -1.8"),
         (float("nan"), np.float32, r"must lie in \[0, 1\].*, got nan to nan"),
         (200, np.int16, r"a patch must be uint8 or floating point, got (torch\.)?int16"),
     ],
 )
-def test_patches_of_another_range_are_refused(bank: SyntheticBank, make: Any, value: float, dtype: Any, message: str) -> None:
+def test_patches_of_another_range_are_refused(
+    bank: SyntheticBank, make: Any, value: float, dtype: Any, message: str
+) -> None:
     item = {"image": make(np.full((3, SIDE, SIDE), value, dtype)), "label": 0}
     with pytest.raises(ValueError, match=message):
         SyntheticAugmentd("image", bank, prob=1.0)(item)
@@ -315,17 +406,30 @@ def test_patches_of_another_range_are_refused(bank: SyntheticBank, make: Any, va
 
 def test_what_monai_loads_is_refused_as_floats_and_taken_as_uint8(tmp_path: Path) -> None:
     Image.fromarray(np.full((SIDE, SIDE, 3), 180, np.uint8)).save(tmp_path / "patch.png")
-    bank = SyntheticBank.from_arrays({0: np.full((30, SIDE, SIDE, 3), 90, np.uint8)}, classes=["a"])
+    bank = SyntheticBank.from_arrays(
+        {0: np.full((30, SIDE, SIDE, 3), 90, np.uint8)}, classes=["a"]
+    )
     item = {"image": str(tmp_path / "patch.png"), "label": 0}
-    rest = [SyntheticAugmentd("image", bank, prob=1.0, classes=["a"]), ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)]
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\] .*dtype=np.uint8.*, got 180 to 180"):
-        SyntheticAugmentd("image", bank, prob=1.0)(LoadImaged("image", ensure_channel_first=True)(item))
+    rest = [
+        SyntheticAugmentd("image", bank, prob=1.0, classes=["a"]),
+        ScaleIntensityRanged("image", 0, 255, 0.0, 1.0),
+    ]
+    with pytest.raises(
+        ValueError, match=r"must lie in \[0, 1\] .*dtype=np.uint8.*, got 180 to 180"
+    ):
+        SyntheticAugmentd("image", bank, prob=1.0)(
+            LoadImaged("image", ensure_channel_first=True)(item)
+        )
     out = Compose([LoadImaged("image", ensure_channel_first=True, dtype=np.uint8), *rest])(item)
-    assert out["synthetic"] is True and float(out["image"].min()) == float(out["image"].max()) == pytest.approx(90 / 255)
+    assert out["synthetic"] is True and float(out["image"].min()) == float(
+        out["image"].max()
+    ) == pytest.approx(90 / 255)
 
 
 def test_two_patches_of_one_item_are_refused(bank: SyntheticBank) -> None:
-    with pytest.raises(ValueError, match=r"an item has one patch, .*, got keys \['image', 'other'\]"):
+    with pytest.raises(
+        ValueError, match=r"an item has one patch, .*, got keys \['image', 'other'\]"
+    ):
         SyntheticAugmentd(["image", "other"], bank)
 
 
@@ -348,7 +452,9 @@ def test_copies_of_an_unseeded_transform_go_on_drawing(bank: SyntheticBank) -> N
 
 
 def test_threaded_call_of_a_pipeline_draws_on_a_copy(bank: SyntheticBank) -> None:
-    """``threading=True`` copies every random transform for every call: it draws what the next plain call will draw."""
+    """``threading=True`` copies every random transform for every call: it draws what the next
+    plain call will draw.
+    """
     pipeline = Compose([SyntheticAugmentd("image", bank, prob=1.0)]).set_random_state(3)
     for _ in range(5):
         ahead = pipeline(real(0), threading=True)
@@ -377,7 +483,12 @@ def test_cache_dataset_caches_nothing_random(bank: SyntheticBank) -> None:
 
 def test_it_works_from_a_config_with_a_saved_bank(bank: SyntheticBank, tmp_path: Path) -> None:
     bank.save(tmp_path / "bank")
-    config = {"_target_": "monai_histodiff.SyntheticAugmentd", "keys": "image", "bank": str(tmp_path / "bank"), "prob": 1.0}
+    config = {
+        "_target_": "monai_histodiff.SyntheticAugmentd",
+        "keys": "image",
+        "bank": str(tmp_path / "bank"),
+        "prob": 1.0,
+    }
     transform = ConfigParser({"transform": config}).get_parsed_content("transform")
     out = transform(real(1))
     assert out["synthetic"] is True and int(out["image"][0, 0, 0]) == 100 + out["seed"] - 1000

@@ -1,11 +1,13 @@
-"""Guided samplers side by side, on the same networks, labels and seeds: patches and accepted patches per second.
+"""Guided samplers side by side, on the same networks, labels and seeds: patches and accepted
+patches per second.
 
-    python tests/benchmarks/bench_sampling.py --patches 192 --dataset_dir lung_lc25000_128.zip --ours '{}' '{"steps": 12}'
+    python tests/benchmarks/bench_sampling.py --patches 192 --dataset_dir lung_lc25000_128.zip
+    --ours '{}' '{"steps": 12}'
 
-The samplers take turns at every batch, so that whatever else the machine does slows all of them. Accepted are the patches
-whose intended class the bundle's critic gives at least its threshold. With a dataset of the same classes, and an encoder in
-the bundle of the diffusion model, the kernel distance (KID) to its patches is printed beside that of one half of them to
-the other.
+The samplers take turns at every batch, so that whatever else the machine does slows all of them.
+Accepted are the patches whose intended class the bundle's critic gives at least its threshold.
+With a dataset of the same classes, and an encoder in the bundle of the diffusion model, the kernel
+distance (KID) to its patches is printed beside that of one half of them to the other.
 """
 
 from __future__ import annotations
@@ -51,9 +53,13 @@ class Row:
 
 
 class GuidedNoise(nn.Module):
-    """What a user of MONAI or diffusers writes by hand: the predicted noise, less the guide's gradient at every step."""
+    """What a user of MONAI or diffusers writes by hand: the predicted noise, less the guide's
+    gradient at every step.
+    """
 
-    def __init__(self, model: LatentDiffusion, guide: LatentClassifier, labels: Tensor, scale: float) -> None:
+    def __init__(
+        self, model: LatentDiffusion, guide: LatentClassifier, labels: Tensor, scale: float
+    ) -> None:
         super().__init__()
         self.model, self.guide, self.labels, self.scale = model, guide, labels, scale
 
@@ -70,19 +76,34 @@ class GuidedNoise(nn.Module):
 
 def noise(model: LatentDiffusion, seeds: Sequence[int]) -> Tensor:
     """The noise that our sampler starts from."""
-    drawn = [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+    drawn = [
+        torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(int(s)))
+        for s in seeds
+    ]
     return torch.stack(drawn).to(model.latent_mean.device)
 
 
 def signal_power(model: LatentDiffusion) -> Tensor:
-    """``alpha^2`` at the 1000 times of a discrete scheduler, for a schedule that preserves the variance."""
+    """``alpha^2`` at the 1000 times of a discrete scheduler, for a schedule that preserves the
+    variance.
+    """
     if bool(model.schedule.is_flow):
-        raise ValueError("the peers' schedulers need a schedule that preserves the variance, got a flow")
-    return model.schedule.alpha_sigma(torch.arange(1000, device=model.latent_mean.device) / 1000)[0].square().cpu()
+        raise ValueError(
+            "the peers' schedulers need a schedule that preserves the variance, got a flow"
+        )
+    return (
+        model.schedule.alpha_sigma(torch.arange(1000, device=model.latent_mean.device) / 1000)[0]
+        .square()
+        .cpu()
+    )
 
 
-def monai_ddim(model: LatentDiffusion, guide: LatentClassifier, steps: int, scale: float) -> Sample:
-    """MONAI's ``LatentDiffusionInferer`` and ``DDIMScheduler``, with our schedule and a guide written by hand."""
+def monai_ddim(
+    model: LatentDiffusion, guide: LatentClassifier, steps: int, scale: float
+) -> Sample:
+    """MONAI's ``LatentDiffusionInferer`` and ``DDIMScheduler``, with our schedule and a guide
+    written by hand.
+    """
     scheduler = DDIMScheduler(num_train_timesteps=1000, clip_sample=False)
     scheduler.alphas_cumprod = signal_power(model)
     scheduler.set_timesteps(steps)
@@ -91,19 +112,30 @@ def monai_ddim(model: LatentDiffusion, guide: LatentClassifier, steps: int, scal
 
     def sample(labels: Tensor, seeds: Sequence[int]) -> Tensor:
         network = GuidedNoise(model, guide, labels.to(model.latent_mean.device), scale)
-        return inferer.sample(noise(model, seeds), autoencoder, network, scheduler, verbose=False).float().cpu()
+        return (
+            inferer.sample(noise(model, seeds), autoencoder, network, scheduler, verbose=False)
+            .float()
+            .cpu()
+        )
 
     return sample
 
 
-def diffusers_dpm(model: LatentDiffusion, guide: LatentClassifier, steps: int, scale: float) -> Sample:
-    """diffusers' ``DPMSolverMultistepScheduler`` as it comes, with our schedule and the same guide."""
+def diffusers_dpm(
+    model: LatentDiffusion, guide: LatentClassifier, steps: int, scale: float
+) -> Sample:
+    """diffusers' ``DPMSolverMultistepScheduler`` as it comes, with our schedule and the same
+    guide.
+    """
     power = signal_power(model).double()
     betas = 1 - power / torch.cat([torch.ones(1), power[:-1]])
 
     @torch.no_grad()
     def sample(labels: Tensor, seeds: Sequence[int]) -> Tensor:
-        network, z = GuidedNoise(model, guide, labels.to(model.latent_mean.device), scale), noise(model, seeds)
+        network, z = (
+            GuidedNoise(model, guide, labels.to(model.latent_mean.device), scale),
+            noise(model, seeds),
+        )
         scheduler = DPMSolverMultistepScheduler(trained_betas=betas.tolist())
         scheduler.set_timesteps(steps)
         for t in scheduler.timesteps:
@@ -123,27 +155,47 @@ def samplers(
     batch: int = 32,
     weak: LatentDiffusion | None = None,
 ) -> dict[str, Sample]:
-    """The rows of the table: the paper's, the peers' and ours, the last one for each of some settings."""
-    paper = GuidedSampler(model, guide, 50, 10.0, (-math.inf, math.inf), math.inf, mode="clean", solver="ddim", eta=1.0)
+    """The rows of the table: the paper's, the peers' and ours, the last one for each of some
+    settings.
+    """
+    paper = GuidedSampler(
+        model,
+        guide,
+        50,
+        10.0,
+        (-math.inf, math.inf),
+        math.inf,
+        mode="clean",
+        solver="ddim",
+        eta=1.0,
+    )
     rows: dict[str, Sample] = {
         PAPER: paper,
-        f"MONAI: LatentDiffusionInferer, DDIM, {ddim_steps} steps": monai_ddim(model, guide, ddim_steps, scale),
+        f"MONAI: LatentDiffusionInferer, DDIM, {ddim_steps} steps": monai_ddim(
+            model, guide, ddim_steps, scale
+        ),
     }
     if DPMSolverMultistepScheduler is not None:
-        rows[f"diffusers: DPM-Solver++, {dpm_steps} steps"] = diffusers_dpm(model, guide, dpm_steps, scale)
+        rows[f"diffusers: DPM-Solver++, {dpm_steps} steps"] = diffusers_dpm(
+            model, guide, dpm_steps, scale
+        )
     for settings in ours:
         sampler = GuidedSampler(model, guide, weak=weak, **settings)
         lead = "" if sampler.stop is None else f", stop {sampler.stop:g}"
         lead += f", autoguidance {sampler.autoguidance:g}" if sampler.autoguidance > 1 else ""
         lead += ", bfloat16" if sampler.bfloat16 else ""
-        rows[f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}{lead}"] = sampler
+        rows[
+            f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}{lead}"
+        ] = sampler
     for row in rows.values():
         if isinstance(row, GuidedSampler):
             row.max_batch, row.progress = batch, False
     return rows
 
 
-def run(samplers: Mapping[str, Sample], labels: Tensor, seeds: Sequence[int], batch: int) -> dict[str, Row]:
+def run(
+    samplers: Mapping[str, Sample], labels: Tensor, seeds: Sequence[int], batch: int
+) -> dict[str, Row]:
     """Let the samplers take turns at every batch, after one patch each that is not timed."""
     rows = {name: Row() for name in samplers}
     for sample in samplers.values():
@@ -158,7 +210,11 @@ def run(samplers: Mapping[str, Sample], labels: Tensor, seeds: Sequence[int], ba
 
 
 def table(
-    rows: Mapping[str, Row], labels: Tensor, critic: Critic, real: Tensor | None = None, encoder: PatchEncoder | None = None
+    rows: Mapping[str, Row],
+    labels: Tensor,
+    critic: Critic,
+    real: Tensor | None = None,
+    encoder: PatchEncoder | None = None,
 ) -> str:
     """The rows as Markdown; speed and yield are also given as multiples of the paper's."""
     head = ["sampler", "patches/s", "accepted", "mean confidence", "accepted/s", "x paper"]
@@ -171,12 +227,29 @@ def table(
         speed = len(labels) / row.seconds
         base = speed * share if base is None else base
         ratio = f"{speed * share / base:.1f}" if base > 0 else "-"
-        cells = [name, f"{speed:.2f}", f"{share:.0%}", f"{float(confidence.mean()):.2f}", f"{speed * share:.2f}", ratio]
-        lines.append(cells if known is None else [*cells, f"{kid(known, encoder.features(patches))[0]:.3f}"])
+        cells = [
+            name,
+            f"{speed:.2f}",
+            f"{share:.0%}",
+            f"{float(confidence.mean()):.2f}",
+            f"{speed * share:.2f}",
+            ratio,
+        ]
+        lines.append(
+            cells if known is None else [*cells, f"{kid(known, encoder.features(patches))[0]:.3f}"]
+        )
     if known is not None:
         head.append("KID")
-        lines.append(["real, one half to the other", *["-"] * (len(head) - 2), f"{kid(known[::2], known[1::2])[0]:.3f}"])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
+        lines.append(
+            [
+                "real, one half to the other",
+                *["-"] * (len(head) - 2),
+                f"{kid(known[::2], known[1::2])[0]:.3f}",
+            ]
+        )
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]
+    )
 
 
 def add_bundle_options(parser: argparse.ArgumentParser) -> None:
@@ -190,16 +263,29 @@ def bundle_parts(options: argparse.Namespace) -> tuple[Any, ...]:
     """Model, weak model, guide, critic and class names of the bundles."""
     bundle = ConfigParser()
     bundle.read_config(str(Path(options.guidance_dir) / "configs" / "inference.json"))
-    bundle.update({"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device})
-    return tuple(bundle.get_parsed_content(name) for name in ("generator", "weak", "network", "critic", "classes"))
+    bundle.update(
+        {"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device}
+    )
+    return tuple(
+        bundle.get_parsed_content(name)
+        for name in ("generator", "weak", "network", "critic", "classes")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patches", type=int, default=96, help="of each sampler")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--ours", type=json.loads, nargs="+", default=[{}], help="settings of our sampler, as JSON, one for each row")
+    parser.add_argument(
+        "--ours",
+        type=json.loads,
+        nargs="+",
+        default=[{}],
+        help="settings of our sampler, as JSON, one for each row",
+    )
     parser.add_argument("--scale", type=float, default=3.0, help="guidance scale of the peers")
     parser.add_argument("--ddim_steps", type=int, default=50, help="of MONAI's DDIM")
     parser.add_argument("--dpm_steps", type=int, default=20, help="of diffusers' DPM-Solver++")
@@ -215,14 +301,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.dataset_dir and (Path(options.ldm_dir) / "models" / "encoder.pt").is_file():
         patches = PatchSet.open(options.dataset_dir)
         if list(patches.classes) != list(classes):
-            raise ValueError(f"the dataset must have the guide's classes {classes}, got {patches.classes}")
+            raise ValueError(
+                f"the dataset must have the guide's classes {classes}, got {patches.classes}"
+            )
         least = min(int((patches.labels == k).sum()) for k in range(len(classes)))
         real = patches.few(min(least, 200), seed=options.seed).images(model.patch_size)
         encoder = PatchEncoder.from_bundle(options.ldm_dir, options.device)
-    entries = samplers(model, guide, options.ours, options.scale, options.ddim_steps, options.dpm_steps, options.batch, weak)
+    entries = samplers(
+        model,
+        guide,
+        options.ours,
+        options.scale,
+        options.ddim_steps,
+        options.dpm_steps,
+        options.batch,
+        weak,
+    )
     rows = run(entries, labels, seeds, options.batch)
-    print(f"{options.patches} patches each, batches of {options.batch}, {options.device}, {torch.get_num_threads()} threads,")
-    print(f"{platform.machine()}, torch {torch.__version__}, critic's threshold {float(critic.threshold):.2f}\n")
+    print(
+        f"{options.patches} patches each, batches of {options.batch}, {options.device}, {torch.get_num_threads()} threads,"
+    )
+    print(
+        f"{platform.machine()}, torch {torch.__version__}, critic's threshold {float(critic.threshold):.2f}\n"
+    )
     print(table(rows, labels, critic, real, encoder))
 
 

@@ -1,10 +1,12 @@
-"""What the transform costs: epochs with and without it, side by side, a refresh under way, memory, and sampling per item.
+"""What the transform costs: epochs with and without it, side by side, a refresh under way, memory,
+and sampling per item.
 
     python tests/benchmarks/bench_transform.py --items 512 --workers 0 --device cpu
 
-The items are PNG patches of 128 pixels, decoded in every epoch, jittered in stain and flipped; a small residual network
-is trained on them. Epochs of all kinds take turns, and ratios are medians over the turns, so that whatever else the
-machine does slows all of them. The diffusion model is that of the bundle; speed does not depend on its weights.
+The items are PNG patches of 128 pixels, decoded in every epoch, jittered in stain and flipped; a
+small residual network is trained on them. Epochs of all kinds take turns, and ratios are medians
+over the turns, so that whatever else the machine does slows all of them. The diffusion model is
+that of the bundle; speed does not depend on its weights.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ class Decode:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         patch = decode_patch(Path(item["image"]).read_bytes(), item["image"])
-        return {"image": torch.from_numpy(patch).permute(2, 0, 1).contiguous(), "label": item["label"]}
+        return {
+            "image": torch.from_numpy(patch).permute(2, 0, 1).contiguous(),
+            "label": item["label"],
+        }
 
 
 class Scale:
@@ -62,7 +67,9 @@ def write_items(folder: Path, count: int, side: int) -> list[dict[str, Any]]:
     out = []
     for i in range(count):
         coarse = rng.integers(90, 240, (side // 4, side // 4, 3)).astype(np.uint8)
-        picture = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+        picture = np.asarray(
+            Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+        )
         path = folder / f"{i}.png"
         Image.fromarray((picture + rng.integers(0, 8, picture.shape)).astype(np.uint8)).save(path)
         out.append({"image": str(path), "label": i % 2})
@@ -84,7 +91,9 @@ def trainer(device: torch.device) -> Callable[[Any], None]:
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
 
     def step(batch: Any) -> None:
-        loss = torch.nn.functional.cross_entropy(network(torch.as_tensor(batch["image"]).to(device)), batch["label"].to(device))
+        loss = torch.nn.functional.cross_entropy(
+            network(torch.as_tensor(batch["image"]).to(device)), batch["label"].to(device)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,12 +106,17 @@ def bank_memory() -> float:
     """MiB of bank memory that this process has touched."""
     lines = Path("/proc/self/smaps").read_text().splitlines()
     starts = [i for i, line in enumerate(lines) if "memfd:monai_histodiff" in line]
-    return sum(int(next(x for x in lines[i:] if x.startswith("Rss:")).split()[1]) for i in starts) / 1024
+    return (
+        sum(int(next(x for x in lines[i:] if x.startswith("Rss:")).split()[1]) for i in starts)
+        / 1024
+    )
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=512)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0)
@@ -114,11 +128,24 @@ def main() -> None:
     torch.manual_seed(0)
 
     model = LatentDiffusion.from_bundle(BUNDLE, device)
-    sampler = GuidedSampler(model, LatentClassifier(model.latent_shape[0], 2).to(device), steps=args.steps, progress=False)
+    sampler = GuidedSampler(
+        model,
+        LatentClassifier(model.latent_shape[0], 2).to(device),
+        steps=args.steps,
+        progress=False,
+    )
     critic = Critic([PatchClassifier(2, width=16)], 2).to(device).eval()
     real = torch.randint(0, 256, (8, 3, model.patch_size, model.patch_size), dtype=torch.uint8)
     selector = Selector(critic, real, list("aabbccdd"), threshold=0.0)
-    bank = LiveBank(sampler, selector, ["a", "b"], args.quota, args.quota, capacity=4 * args.quota, batch_size=args.quota)
+    bank = LiveBank(
+        sampler,
+        selector,
+        ["a", "b"],
+        args.quota,
+        args.quota,
+        capacity=4 * args.quota,
+        batch_size=args.quota,
+    )
     before = bank_memory()
     start = time.perf_counter()
     bank.refresh()
@@ -148,7 +175,9 @@ def main() -> None:
                 for name, loader in loaders.items():
                     times.setdefault((kind, name), []).append(epoch_of(loader, train))
             bank.prepare()
-            times.setdefault(("training", "sampling beside"), []).append(epoch_of(loaders["with"], step))
+            times.setdefault(("training", "sampling beside"), []).append(
+                epoch_of(loaders["with"], step)
+            )
             ready = False
             while not ready:
                 time.sleep(0.01)
@@ -166,20 +195,32 @@ def main() -> None:
         naive = (time.perf_counter() - start) / 5
 
     def ratio(kind: str, name: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[kind, name], times[kind, "without"], strict=True))
+        return statistics.median(
+            a / b for a, b in zip(times[kind, name], times[kind, "without"], strict=True)
+        )
 
     plain = min(times["training", "without"])
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{len(os.sched_getaffinity(0))} CPU cores"
+    chip = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{len(os.sched_getaffinity(0))} CPU cores"
+    )
     rows = [
         ("epoch with / without the transform, loading only", f"{ratio('loading', 'with'):.3f}"),
         ("epoch with / without the transform, training", f"{ratio('training', 'with'):.3f}"),
-        ("the same while a refresh is sampled beside", f"{ratio('training', 'sampling beside'):.2f}"),
+        (
+            "the same while a refresh is sampled beside",
+            f"{ratio('training', 'sampling beside'):.2f}",
+        ),
         ("publishing a refresh that is ready", f"{1000 * statistics.median(waits):.1f} ms"),
         (f"sampling and judging one refresh of {2 * args.quota} patches, alone", f"{fill:.1f} s"),
         ("bank memory per 1,000 patches", f"{memory:.1f} MiB"),
         ("the transform, one item", f"{1e6 * per_item:.0f} us"),
         ("naive: sampling one patch per item", f"{1000 * naive:.0f} ms"),
-        ("naive epoch, every second item sampled / epoch without", f"{1 + naive * args.items / 2 / plain:.0f}"),
+        (
+            "naive epoch, every second item sampled / epoch without",
+            f"{1 + naive * args.items / 2 / plain:.0f}",
+        ),
     ]
     setting = f"{args.items} items of {model.patch_size} pixels, {args.steps} steps, {args.workers} workers"
     print(f"\n{chip}, {platform.machine()}, torch {torch.__version__}; {setting}")

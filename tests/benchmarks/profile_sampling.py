@@ -1,9 +1,11 @@
-"""Where guided sampling spends its time: the share of each network, forward and backward, and of all that is left.
+"""Where guided sampling spends its time: the share of each network, forward and backward, and of
+all that is left.
 
-    python tests/benchmarks/profile_sampling.py --patches 64 --ours '{"steps": 12, "autoguidance": 2.0}'
+    python tests/benchmarks/profile_sampling.py --patches 64 --ours '{"steps": 12, "autoguidance":
+    2.0}'
 
-The device is waited for before and after each call, so that the time is its own. What is left is solver, noise, checks,
-transfers and Python.
+The device is waited for before and after each call, so that the time is its own. What is left is
+solver, noise, checks, transfers and Python.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ class Clock:
     """Adds up the time of calls by name. Calls within a timed call count for the outer one."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self.calls, self._inside = device, dict[str, float](), dict[str, int](), False
+        self.device, self.seconds, self.calls, self._inside = (
+            device,
+            dict[str, float](),
+            dict[str, int](),
+            False,
+        )
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, watched."""
@@ -52,9 +59,13 @@ class Clock:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patches", type=int, default=64)
-    parser.add_argument("--ours", type=json.loads, default={}, help="settings of the sampler, as JSON")
+    parser.add_argument(
+        "--ours", type=json.loads, default={}, help="settings of the sampler, as JSON"
+    )
     add_bundle_options(parser)
     options = parser.parse_args(arguments)
     model, weak, guide, _, classes = bundle_parts(options)
@@ -71,12 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         sampler(labels, range(options.patches))
         total = time.perf_counter() - start
-    rows = [*sorted(clock.seconds.items(), key=lambda row: -row[1]), ("the rest", total - sum(clock.seconds.values()))]
+    rows = [
+        *sorted(clock.seconds.items(), key=lambda row: -row[1]),
+        ("the rest", total - sum(clock.seconds.values())),
+    ]
     machine = f"{options.device}, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     print(f"{options.patches} patches, {machine}")
     print(json.dumps(sampler.settings))
     print(f"\n| | share of {total:.1f} s | calls |\n|---|---|---|")
-    print("\n".join(f"| {name} | {seconds / total:.1%} | {clock.calls.get(name, '')} |" for name, seconds in rows))
+    print(
+        "\n".join(
+            f"| {name} | {seconds / total:.1%} | {clock.calls.get(name, '')} |"
+            for name, seconds in rows
+        )
+    )
 
 
 if __name__ == "__main__":

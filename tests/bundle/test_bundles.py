@@ -66,7 +66,9 @@ def restore_track_meta() -> Iterator[None]:
     set_track_meta(True)
 
 
-def write_stripes(folder: Path, per_class: int = 6, size: int = 128, splits: tuple[str, ...] = ("train", "test")) -> Path:
+def write_stripes(
+    folder: Path, per_class: int = 6, size: int = 128, splits: tuple[str, ...] = ("train", "test")
+) -> Path:
     rng = np.random.default_rng(0)
 
     def items():
@@ -76,7 +78,10 @@ def write_stripes(folder: Path, per_class: int = 6, size: int = 128, splits: tup
                     base = np.array([[230, 150, 190], [120, 80, 170]][k])
                     noise = rng.integers(-40, 40, (size, size, 1))
                     picture = (base + noise).clip(0, 255).astype(np.uint8)
-                    yield PatchRecord(f"{name}/{split}{i}.png", name, split, f"{name}_{split}_{i}"), picture
+                    yield (
+                        PatchRecord(f"{name}/{split}{i}.png", name, split, f"{name}_{split}_{i}"),
+                        picture,
+                    )
 
     return write_patches(folder, items())
 
@@ -116,26 +121,50 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         "arms": ["C", "G", "G0"],
         **SMALL_EVALUATE,
     }
-    common = {name: settings[name] for name in ("bundle_root", "dataset_dir", "labels_per_class", "device")}
-    paper = {**SMALL_TRAIN, "batch_size": 8, "solver_steps": 3, "output_dir": str(out / "published")}
+    common = {
+        name: settings[name]
+        for name in ("bundle_root", "dataset_dir", "labels_per_class", "device")
+    }
+    paper = {
+        **SMALL_TRAIN,
+        "batch_size": 8,
+        "solver_steps": 3,
+        "output_dir": str(out / "published"),
+    }
     configs = [str(GUIDANCE / "configs" / name) for name in ("train.json", "published.json")]
     run(config_file=configs, **common, **paper)
     about = json.loads((out / "published/outcome.json").read_text())
     sampling, made = about["sampling"], about["settings"]
     told = [sampling[name] for name in ("mode", "solver", "eta", "scale", "stop")]
     assert told == ["clean", "ddim", 1.0, 10.0, None]
-    assert about["selection"]["rule"] == "nearest centroid" and "threshold" not in about["selection"] and made["adaptation_steps"] == 0
+    assert (
+        about["selection"]["rule"] == "nearest centroid"
+        and "threshold" not in about["selection"]
+        and made["adaptation_steps"] == 0
+    )
     assert set(about["selection"]["reasons"]) <= {"another centroid is nearer", "over quota"}
     with pytest.raises(SystemExit, match="output_dir must be new"):
         run_stage(**settings)
-    with pytest.raises(SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"):
+    with pytest.raises(
+        SystemExit, match="labels_per_class must be what the candidates were made with, 6, got 5"
+    ):
         run_stage(**{**settings, "labels_per_class": 5}, replace=True)
-    with pytest.raises(SystemExit, match=r"an option must be a key of '.*evaluate.json', got 'classifier_step'"):
+    with pytest.raises(
+        SystemExit, match=r"an option must be a key of '.*evaluate.json', got 'classifier_step'"
+    ):
         run_stage(**settings, classifier_step=3)
     other = write_stripes(tmp_path / "other", per_class=8, splits=("test", "train"))
-    rows = (other / "manifest.csv").read_text().replace("pink_train_1\n", "pink_test_9\n").replace("pink_test_1\n", "pink_train_1\n")
+    rows = (
+        (other / "manifest.csv")
+        .read_text()
+        .replace("pink_train_1\n", "pink_test_9\n")
+        .replace("pink_test_1\n", "pink_train_1\n")
+    )
     (other / "manifest.csv").write_text(rows)
-    with pytest.raises(SystemExit, match="must be new to the candidates, got 1 they were made with, such as 'pink_train_1'"):
+    with pytest.raises(
+        SystemExit,
+        match="must be new to the candidates, got 1 they were made with, such as 'pink_train_1'",
+    ):
         run_stage(**{**settings, "dataset_dir": str(other), "arms": ["C"]}, replace=True)
     run_stage(**settings, replace=True, generator_metrics=True, further_steps=3)
     after = json.loads((out / "results.json").read_text())
@@ -146,24 +175,53 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
     run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
     started = json.loads((out / "results.json").read_text())
-    assert (after["settings"]["backbone"], started["settings"]["backbone"]) == ("from scratch", "patch encoder")
-    assert started["arms"]["C"] != after["arms"]["C"], "another start is another training, not a cached one"
-    assert after["agreement"]["patches"] == 4 and "further classifier, fitted on 4 other" in " ".join(after["notes"])
+    assert (after["settings"]["backbone"], started["settings"]["backbone"]) == (
+        "from scratch",
+        "patch encoder",
+    )
+    assert started["arms"]["C"] != after["arms"]["C"], (
+        "another start is another training, not a cached one"
+    )
+    assert after["agreement"][
+        "patches"
+    ] == 4 and "further classifier, fitted on 4 other" in " ".join(after["notes"])
 
 
 def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     results = json.loads((finetuned / "results.json").read_text())
-    required = {"dataset", "arms", "differences", "selection", "sampling", "seeds", "versions", "verdict"}
+    required = {
+        "dataset",
+        "arms",
+        "differences",
+        "selection",
+        "sampling",
+        "seeds",
+        "versions",
+        "verdict",
+    }
     assert required <= set(results)
     assert list(results["arms"]) == ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"]
     assert all(len(v) == 2 for metrics in results["arms"].values() for v in metrics.values())
-    assert set(results["arms"]["G"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "worst_recall"}
+    assert set(results["arms"]["G"]) == {
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "auc",
+        "ece",
+        "worst_recall",
+    }
     assert set(results["differences"]["G-C"]["balanced_accuracy"]) == {"mean", "low", "high"}
-    paired = np.mean(np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"]))
+    paired = np.mean(
+        np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"])
+    )
     assert results["differences"]["G-C"]["accuracy"]["mean"] == pytest.approx(paired)
     room = 100 * results["differences"]["R-C"]["balanced_accuracy"]["mean"]
     left = sum(results["dataset"]["counts"]["train"].values()) - 12
-    notes = [note for note in results["notes"] if note.startswith(f"The ceiling: the {left} training patches")]
+    notes = [
+        note
+        for note in results["notes"]
+        if note.startswith(f"The ceiling: the {left} training patches")
+    ]
     assert len(notes) == 1 and f"change balanced accuracy by {room:+.1f} points" in notes[0]
     assert results["dataset"]["counts"]["labelled"] == {"pink": 6, "violet": 6}
     assert results["dataset"]["demo"] is False
@@ -177,24 +235,45 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
 
 def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
     entry = [str(BUNDLES / name) for name in ("finetune.json", "thorough.json")]
-    small = {"train": {**SMALL_TRAIN, "adaptation_steps": 2, "batch_size": 8}, "evaluate": SMALL_EVALUATE}
-    less = {f"{stage}#{name}": value for stage, settings in small.items() for name, value in settings.items()}
+    small = {
+        "train": {**SMALL_TRAIN, "adaptation_steps": 2, "batch_size": 8},
+        "evaluate": SMALL_EVALUATE,
+    }
+    less = {
+        f"{stage}#{name}": value
+        for stage, settings in small.items()
+        for name, value in settings.items()
+    }
     data, out = write_stripes(tmp_path / "data", per_class=8), tmp_path / "out"
     places = {"bundle_root": str(BUNDLES), "dataset_dir": str(data), "output_dir": str(out)}
     start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
-    less |= {"train#strength": 0.5, "evaluate#classifier": start}  # what the entry sets itself, and an expression
+    less |= {
+        "train#strength": 0.5,
+        "evaluate#classifier": start,
+    }  # what the entry sets itself, and an expression
     run(config_file=entry, **places, labels_per_class=6, device="cpu", arms=["C", "G"], **less)
     results = json.loads((out / "results.json").read_text())
     assert results["seeds"] == [0, 1, 2, 3, 4] and results["selection"]["target_precision"] == 0.75
-    assert results["settings"]["classifier_steps"] == 3 and set(results["generator"]) == {"pink", "violet"}
-    assert results["sampling"]["strength"] == 0.5 and results["settings"]["backbone"] == "patch encoder"
+    assert results["settings"]["classifier_steps"] == 3 and set(results["generator"]) == {
+        "pink",
+        "violet",
+    }
+    assert (
+        results["sampling"]["strength"] == 0.5
+        and results["settings"]["backbone"] == "patch encoder"
+    )
     for stage, settings in json.loads((BUNDLES / "thorough.json").read_text()).items():
         if isinstance(settings, dict):
-            assert set(settings) <= set(json.loads((GUIDANCE / "configs" / f"{stage}.json").read_text()))
+            assert set(settings) <= set(
+                json.loads((GUIDANCE / "configs" / f"{stage}.json").read_text())
+            )
 
 
 def test_bank_holds_the_accepted_candidates_and_reloads(finetuned: Path) -> None:
-    bank, candidates = SyntheticBank.load(finetuned / "bank"), Candidates.load(finetuned / "candidates")
+    bank, candidates = (
+        SyntheticBank.load(finetuned / "bank"),
+        Candidates.load(finetuned / "candidates"),
+    )
     for k in range(2):
         rows = candidates.accepted & (candidates.labels == k)
         assert bank.count(k) == int(rows.sum())
@@ -204,7 +283,9 @@ def test_bank_holds_the_accepted_candidates_and_reloads(finetuned: Path) -> None
     assert bank.provenance["settings"]["labels_per_class"] == 6
 
 
-def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path, tmp_path: Path) -> None:
+def test_guidance_inference_reproduces_a_candidate_from_its_seed(
+    finetuned: Path, tmp_path: Path
+) -> None:
     candidates = Candidates.load(finetuned / "candidates")
     wanted = int((candidates.labels == 1).nonzero()[0])
     run(
@@ -223,11 +304,17 @@ def test_guidance_inference_reproduces_a_candidate_from_its_seed(finetuned: Path
     assert sampled.records[0].label == "violet"
     difference = (sampled.images()[0].int() - candidates.images[wanted].int()).abs()
     assert int(difference.max()) <= 3  # the saved weights are float16
-    assert float(sampled.records[0].extra["confidence"]) == pytest.approx(float(candidates.confidence[wanted]), abs=0.02)
+    assert float(sampled.records[0].extra["confidence"]) == pytest.approx(
+        float(candidates.confidence[wanted]), abs=0.02
+    )
 
 
-def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same seed, the same source, judged by the same member; and more of them, at the settings of the run."""
+def test_guidance_inference_makes_the_variations_of_its_run(
+    finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same seed, the same source, judged by the same member; and more of them, at the settings
+    of the run.
+    """
     common = {"bundle_root": str(GUIDANCE), "device": "cpu"}
     settings = {
         **SMALL_TRAIN,
@@ -239,17 +326,36 @@ def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp
     }
     data, run_dir = str(finetuned.parent / "data"), tmp_path / "run"
     train = str(GUIDANCE / "configs" / "train.json")
-    run_stage(train, ldm_dir=str(LDM), dataset_dir=data, output_dir=str(run_dir), strength=0.6, **common, **settings)
+    run_stage(
+        train,
+        ldm_dir=str(LDM),
+        dataset_dir=data,
+        output_dir=str(run_dir),
+        strength=0.6,
+        **common,
+        **settings,
+    )
     candidates = Candidates.load(run_dir / "candidates")
     wanted = (candidates.labels == 1).nonzero()[:, 0]
     assert candidates.origin is not None and len(wanted) >= 3
-    told, kept = json.loads((run_dir / "outcome.json").read_text())["selection"], candidates.accepted
-    assert told["sources"] == len(set(candidates.origin[kept].tolist())) == sum(c["sources"] for c in told["per_class"].values())
+    told, kept = (
+        json.loads((run_dir / "outcome.json").read_text())["selection"],
+        candidates.accepted,
+    )
+    assert (
+        told["sources"]
+        == len(set(candidates.origin[kept].tolist()))
+        == sum(c["sources"] for c in told["per_class"].values())
+    )
     critic = Critic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
     critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
     critic.save(run_dir / "models" / "critic.pt")
     inference: dict[str, Any] = {
-        **{"config_file": str(GUIDANCE / "configs" / "inference.json"), "ldm_dir": str(LDM), **common},
+        **{
+            "config_file": str(GUIDANCE / "configs" / "inference.json"),
+            "ldm_dir": str(LDM),
+            **common,
+        },
         **{"weights_dir": str(run_dir / "models"), "class": "violet"},
         **{"seeds": candidates.seed[wanted].tolist(), "accepted_only": False},
     }
@@ -258,19 +364,31 @@ def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp
     difference = (sampled.images().int() - candidates.images[wanted].int()).abs()
     assert int(difference.max()) <= 3  # the saved weights are float16
     scores = torch.tensor([float(record.extra["confidence"]) for record in sampled.records])
-    unseen, everyone = (critic.probabilities(sampled.images(), o)[:, 1] for o in (candidates.origin[wanted], None))
+    unseen, everyone = (
+        critic.probabilities(sampled.images(), o)[:, 1] for o in (candidates.origin[wanted], None)
+    )
     assert float((scores - unseen).abs().max()) < 0.2 * float((scores - everyone).abs().max())
     run(output_dir=str(tmp_path / "noise"), strength=1.0, **inference)
-    other = (PatchSet.open(tmp_path / "noise" / "samples").images().int() - candidates.images[wanted].int()).abs()
+    other = (
+        PatchSet.open(tmp_path / "noise" / "samples").images().int()
+        - candidates.images[wanted].int()
+    ).abs()
     assert float(other.float().mean()) > 4 * float(difference.float().mean())
 
     for name, target in (("bundles", BUNDLES), ("out", run_dir), ("my_patches.zip", Path(data))):
         (tmp_path / "here").mkdir(exist_ok=True)
         (tmp_path / "here" / name).symlink_to(target)
     monkeypatch.chdir(tmp_path / "here")
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "transform.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = re.findall(
+        r"```python\n(.*?)```",
+        (ROOT / "docs" / "transform.md").read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
     names: dict[str, Any] = {}
-    exec(compile(next(block for block in code if "ConfigParser" in block), "transform.md", "exec"), names)
+    exec(
+        compile(next(block for block in code if "ConfigParser" in block), "transform.md", "exec"),
+        names,
+    )
     bank = names["bank"]
     bank.options |= {"quota": 2, "max_candidates": 2}
     names["selector"].threshold = 0.0
@@ -280,8 +398,15 @@ def test_guidance_inference_makes_the_variations_of_its_run(finetuned: Path, tmp
 
 def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> None:
     before = (finetuned / "outcome.json").stat().st_mtime_ns
-    with pytest.raises(SystemExit, match="output_dir must be new, got .* which holds 'candidates' already"):
-        run_stage(GUIDANCE / "configs" / "train.json", bundle_root=str(GUIDANCE), dataset_dir="nowhere", output_dir=str(finetuned))
+    with pytest.raises(
+        SystemExit, match="output_dir must be new, got .* which holds 'candidates' already"
+    ):
+        run_stage(
+            GUIDANCE / "configs" / "train.json",
+            bundle_root=str(GUIDANCE),
+            dataset_dir="nowhere",
+            output_dir=str(finetuned),
+        )
     assert (finetuned / "outcome.json").stat().st_mtime_ns == before
 
 
@@ -296,7 +421,9 @@ def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> N
         ({"patch_size": 256}, "patches must be at least 256 x 256"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path: Path, change: dict, message: str) -> None:
+def test_bad_input_is_one_clear_line_and_leaves_nothing(
+    tmp_path: Path, change: dict, message: str
+) -> None:
     (tmp_path / "EMPTY").mkdir()
     data = write_stripes(tmp_path / "data")
     options = {"dataset_dir": str(data), "labels_per_class": 6, "device": "cpu", **change}
@@ -315,9 +442,25 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path: Path, change: 
 
 
 def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLES / "finetune.json")]
-    options = ["--bundle_root", str(BUNDLES), "--dataset_dir", "nowhere", "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(BUNDLES / "finetune.json"),
+    ]
+    options = [
+        "--bundle_root",
+        str(BUNDLES),
+        "--dataset_dir",
+        "nowhere",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode != 0
     assert done.stderr.strip().splitlines()[-1] == "Error: dataset_dir must exist, got 'nowhere'"
 
@@ -325,17 +468,32 @@ def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> Non
 def pretraining_sets(folder: Path) -> list[str]:
     for name in ("a", "b"):
         write_stripes(folder / name, per_class=12, splits=("train",))
-        rows = (folder / name / "manifest.csv").read_text().replace("pink_", f"{name}_pink_").replace("violet_", f"{name}_violet_")
+        rows = (
+            (folder / name / "manifest.csv")
+            .read_text()
+            .replace("pink_", f"{name}_pink_")
+            .replace("violet_", f"{name}_violet_")
+        )
         (folder / name / "manifest.csv").write_text(rows)
     return ["a", "b"]
 
 
 def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     sources = pretraining_sets(tmp_path / "data")
-    common = {"dataset_dir": str(tmp_path / "data"), "sources": sources, "device": "$torch.device('cpu')", "held_out": 0.25}
+    common = {
+        "dataset_dir": str(tmp_path / "data"),
+        "sources": sources,
+        "device": "$torch.device('cpu')",
+        "held_out": 0.25,
+    }
     small = {"steps": 2, "batch_size": 4, "epoch_length": 2}
     autoencoder, diffusion = tmp_path / "autoencoder", tmp_path / "diffusion"
-    run(config_file=str(LDM / "configs/train_autoencoder.json"), output_dir=str(autoencoder), **common, **small)
+    run(
+        config_file=str(LDM / "configs/train_autoencoder.json"),
+        output_dir=str(autoencoder),
+        **common,
+        **small,
+    )
     run(
         config_file=str(LDM / "configs/train_diffusion.json"),
         output_dir=str(diffusion),
@@ -344,38 +502,82 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
         **small,
         encodings=1,
     )
-    first, second = (torch.load(f / "model.pt", weights_only=True) for f in (autoencoder, diffusion))
+    first, second = (
+        torch.load(f / "model.pt", weights_only=True) for f in (autoencoder, diffusion)
+    )
     assert all(torch.equal(first[k], second[k]) for k in first if k.startswith("autoencoder."))
     assert any(not torch.equal(first[k], second[k]) for k in first if k.startswith("unet."))
     assert not torch.equal(first["latent_std"], second["latent_std"])
     kept = torch.load(diffusion / "latents.pt", weights_only=True)
     assert len(kept["image"]) == 36  # three quarters of 48, encoded once
-    other = {"network_def#prediction": "flow", "network_def#schedule": "flow", "autoencoder_weights": str(diffusion / "model.pt")}
-    again = {"config_file": str(LDM / "configs/train_diffusion.json"), **common, **small, "encodings": 1}
+    other = {
+        "network_def#prediction": "flow",
+        "network_def#schedule": "flow",
+        "autoencoder_weights": str(diffusion / "model.pt"),
+    }
+    again = {
+        "config_file": str(LDM / "configs/train_diffusion.json"),
+        **common,
+        **small,
+        "encodings": 1,
+    }
     run(output_dir=str(tmp_path / "flow"), **again, **other)
-    run(output_dir=str(tmp_path / "on"), **again, initial_weights=str(diffusion / "model.pt"), learning_rate=0.0)
-    third, fourth = (torch.load(tmp_path / f / "model.pt", weights_only=True) for f in ("flow", "on"))
-    assert int(third["prediction_code"]) == PREDICTIONS.index("flow") != int(second["prediction_code"])
+    run(
+        output_dir=str(tmp_path / "on"),
+        **again,
+        initial_weights=str(diffusion / "model.pt"),
+        learning_rate=0.0,
+    )
+    third, fourth = (
+        torch.load(tmp_path / f / "model.pt", weights_only=True) for f in ("flow", "on")
+    )
+    assert (
+        int(third["prediction_code"])
+        == PREDICTIONS.index("flow")
+        != int(second["prediction_code"])
+    )
     assert bool(third["schedule.is_flow"]) and not bool(second["schedule.is_flow"])
     assert all(torch.equal(second[k], third[k]) for k in second if k.startswith("autoencoder."))
     assert any(not torch.equal(second[k], third[k]) for k in second if k.startswith("unet."))
-    assert [k for k in second if not torch.equal(second[k], fourth[k])] == [], "a whole model keeps its latent statistics"
+    assert [k for k in second if not torch.equal(second[k], fourth[k])] == [], (
+        "a whole model keeps its latent statistics"
+    )
 
 
-def test_training_resumes_and_draws_its_curves(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    options = {"dataset_dir": str(tmp_path / "data"), "sources": pretraining_sets(tmp_path / "data"), "held_out": 0.25}
-    options |= {"device": "$torch.device('cpu')", "batch_size": 2, "epoch_length": 1, "output_dir": str(tmp_path / "out")}
+def test_training_resumes_and_draws_its_curves(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    options = {
+        "dataset_dir": str(tmp_path / "data"),
+        "sources": pretraining_sets(tmp_path / "data"),
+        "held_out": 0.25,
+    }
+    options |= {
+        "device": "$torch.device('cpu')",
+        "batch_size": 2,
+        "epoch_length": 1,
+        "output_dir": str(tmp_path / "out"),
+    }
     options["train#handlers#1#iteration_log"] = True
     run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=3, **options)
     assert not (tmp_path / "out" / "tensorboard").exists()
-    run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=5, tensorboard=True, accumulation_steps=2, **options)
+    run(
+        config_file=str(LDM / "configs/train_autoencoder.json"),
+        steps=5,
+        tensorboard=True,
+        accumulation_steps=2,
+        **options,
+    )
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "gradient_norm"}
     assert [e.step for e in events.Scalars("loss")] == [4, 5]  # what was left
     assert not [w for w in recwarn if "non-scalar" in str(w.message)]  # StatsHandler logs the loss
     assert all(0 < e.value < 100 for e in events.Scalars("gradient_norm"))
     grid = Image.open(io.BytesIO(events.Images("patches")[0].encoded_image_string))
-    assert grid.size == (8 * 130 + 2, 2 * 130 + 2)  # eight held-out patches above their reconstructions
+    assert grid.size == (
+        8 * 130 + 2,
+        2 * 130 + 2,
+    )  # eight held-out patches above their reconstructions
 
 
 def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
@@ -387,7 +589,9 @@ def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
         bundle_root=str(tmp_path),
     )
     assert workflow.parser["train#handlers"][-1]["_target_"] == "MLFlowHandler"
-    assert workflow.parser["train#trainer#train_handlers"] == "@train::handlers"  # as MONAI writes it
+    assert (
+        workflow.parser["train#trainer#train_handlers"] == "@train::handlers"
+    )  # as MONAI writes it
 
 
 def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
@@ -409,7 +613,9 @@ def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
 
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
     """As the configs of the unconditional bundle sample."""
-    return GuidedSampler(model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.25)
+    return GuidedSampler(
+        model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.25
+    )
 
 
 def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
@@ -452,7 +658,9 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
         solver_steps=2,
         device="cpu",
     )
-    rows = dict(line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines())
+    rows = dict(
+        line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().splitlines()
+    )
     held_out = PatchSet.open([tmp_path / "data" / s for s in sources]).hold_out(0.25, seed=0)[1]
     model = LatentDiffusion.from_bundle(LDM)
     x = held_out.images().float() / 255
@@ -462,27 +670,48 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     assert float(rows["psnr"]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
     assert 0 < float(rows["ssim"]) <= 1
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert found["reconstruction"] == pytest.approx({k: float(v) for k, v in rows.items()}, abs=1e-3)
+    assert found["reconstruction"] == pytest.approx(
+        {k: float(v) for k, v in rows.items()}, abs=1e-3
+    )
     encoder = PatchEncoder.from_bundle(bundle)
     samples = (ldm_sampler(model, 2)(None, range(6)) * 255).round() / 255
     expected = compare_features(encoder.features(x), encoder.features(samples))
     deviation = appearance(x).std(0).clamp(min=1 / 255)
-    expected["appearance"] = frechet_distance(appearance(x) / deviation, appearance(samples) / deviation)
+    expected["appearance"] = frechet_distance(
+        appearance(x) / deviation, appearance(samples) / deviation
+    )
     assert found["generator"]["samples"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert found["denoising"]["mean"] == pytest.approx(denoising_error(model, as_items(x))["mean"], rel=1e-3)
-    assert found["generator"]["numbers"] == {"samples": 6, "floor": 6, "held_out": len(held_out), "train": 48 - len(held_out)}
+    assert found["denoising"]["mean"] == pytest.approx(
+        denoising_error(model, as_items(x))["mean"], rel=1e-3
+    )
+    assert found["generator"]["numbers"] == {
+        "samples": 6,
+        "floor": 6,
+        "held_out": len(held_out),
+        "train": 48 - len(held_out),
+    }
     assert found["generator"]["floor"]["fid"] < found["generator"]["samples"]["fid"]
     assert found["probe"]["accuracy"] == 1.0  # two plain colours
     assert (tmp_path / "out" / "samples.png").is_file()
 
 
 @pytest.mark.parametrize(("bundle", "config"), [(LDM, "train_diffusion"), (GUIDANCE, "train")])
-def test_training_workflows_have_the_required_properties(bundle: Path, config: str, tmp_path: Path) -> None:
+def test_training_workflows_have_the_required_properties(
+    bundle: Path, config: str, tmp_path: Path
+) -> None:
     sources = pretraining_sets(tmp_path / "data")
     if bundle == LDM:
-        data = {"dataset_dir": str(tmp_path / "data"), "sources": sources, "autoencoder_weights": str(LDM / "models" / "model.pt")}
+        data = {
+            "dataset_dir": str(tmp_path / "data"),
+            "sources": sources,
+            "autoencoder_weights": str(LDM / "models" / "model.pt"),
+        }
     else:
-        data = {"dataset_dir": str(write_stripes(tmp_path / "stripes")), "labels_per_class": 6, "encodings": 1}
+        data = {
+            "dataset_dir": str(write_stripes(tmp_path / "stripes")),
+            "labels_per_class": 6,
+            "encodings": 1,
+        }
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / f"{config}.json"),
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -531,7 +760,9 @@ def test_metadata_names_the_latent_of_the_network() -> None:
     parser.read_config(str(LDM / "configs" / "inference.json"))
     shape = parser.get_parsed_content("network_def").latent_shape
     for bundle in (LDM, GUIDANCE):
-        about = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+        about = json.loads((bundle / "configs" / "metadata.json").read_text())[
+            "network_data_format"
+        ]["inputs"]["image"]
         assert (about["num_channels"], *about["spatial_shape"]) == shape
 
 
@@ -551,7 +782,9 @@ def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
         evaluate=SMALL_EVALUATE,
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25)
+    assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(
+        ("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25
+    )
     assert sum(results["dataset"]["counts"]["test"].values()) == 444
 
 
@@ -562,10 +795,25 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         bundles = tmp_path / "bundles"
-        download = ["download", "--name", "histopathology_ldm", "--url", url, "--bundle_dir", str(bundles)]
-        subprocess.run([sys.executable, "-m", "monai.bundle", *download], check=True, cwd=tmp_path, capture_output=True)
+        download = [
+            "download",
+            "--name",
+            "histopathology_ldm",
+            "--url",
+            url,
+            "--bundle_dir",
+            str(bundles),
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "monai.bundle", *download],
+            check=True,
+            cwd=tmp_path,
+            capture_output=True,
+        )
         server.shutdown()
-    network = load("histopathology_ldm", bundle_dir=str(bundles), workflow_type="inference", device="cpu")
+    network = load(
+        "histopathology_ldm", bundle_dir=str(bundles), workflow_type="inference", device="cpu"
+    )
     own = LatentDiffusion.from_bundle(LDM)
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in own.state_dict().items())
     options = [
@@ -581,4 +829,14 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
     command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
     subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
     expected = ldm_sampler(own, 2)(None, [1])
-    assert int((PatchSet.open(tmp_path / "out" / "samples").images().int() - (expected * 255).round().int()).abs().max()) <= 1
+    assert (
+        int(
+            (
+                PatchSet.open(tmp_path / "out" / "samples").images().int()
+                - (expected * 255).round().int()
+            )
+            .abs()
+            .max()
+        )
+        <= 1
+    )

@@ -1,4 +1,6 @@
-"""The transform in every MONAI dataset and loader, in a bundle configuration, a trainer, a plain loop and two processes."""
+"""The transform in every MONAI dataset and loader, in a bundle configuration, a trainer, a plain
+loop and two processes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset, SmartCacheDataset, ThreadDataLoader
+from monai.data import (
+    CacheDataset,
+    DataLoader,
+    Dataset,
+    PersistentDataset,
+    SmartCacheDataset,
+    ThreadDataLoader,
+)
 from monai.data.utils import set_rnd
 from monai.transforms import Compose, EnsureTyped, RandFlipd
 from monai.utils import set_determinism
@@ -46,12 +55,19 @@ def live(**options: Any) -> LiveBank:
 
 
 def items(count: int = ITEMS) -> list[dict[str, Any]]:
-    return [{"image": torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), "label": i % 2} for i in range(count)]
+    return [
+        {"image": torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), "label": i % 2}
+        for i in range(count)
+    ]
 
 
 def pipeline(bank: LiveBank, prob: float = 0.6) -> Compose:
     return Compose(
-        [EnsureTyped("image", dtype=torch.uint8), SyntheticAugmentd("image", bank, prob=prob), RandFlipd("image", prob=0.5)]
+        [
+            EnsureTyped("image", dtype=torch.uint8),
+            SyntheticAugmentd("image", bank, prob=prob),
+            RandFlipd("image", prob=0.5),
+        ]
     )
 
 
@@ -59,9 +75,15 @@ DATASETS: dict[str, Callable[[Any, Path], Any]] = {
     "Dataset": lambda t, _: Dataset(items(), t),
     "CacheDataset": lambda t, _: CacheDataset(items(), t, progress=False),
     "PersistentDataset": lambda t, folder: PersistentDataset(items(), t, cache_dir=folder),
-    "SmartCacheDataset": lambda t, _: SmartCacheDataset(items(96), t, replace_rate=0.25, cache_num=ITEMS, progress=False),
+    "SmartCacheDataset": lambda t, _: SmartCacheDataset(
+        items(96), t, replace_rate=0.25, cache_num=ITEMS, progress=False
+    ),
 }
-WORKERS: dict[str, Any] = {"batch_size": BATCH, "num_workers": 2, "multiprocessing_context": "fork"}
+WORKERS: dict[str, Any] = {
+    "batch_size": BATCH,
+    "num_workers": 2,
+    "multiprocessing_context": "fork",
+}
 LOADERS: dict[str, Callable[[Any], Any]] = {
     "monai": lambda d: DataLoader(d, batch_size=BATCH),
     "monai, workers": lambda d: DataLoader(d, **WORKERS),
@@ -75,23 +97,33 @@ LOADERS: dict[str, Callable[[Any], Any]] = {
 
 
 def epoch(loader: Any, bank: LiveBank) -> list[int]:
-    """Go through a loader once, check every item, and return the seed of each (-1 for a real patch)."""
+    """Go through a loader once, check every item, and return the seed of each (-1 for a real
+    patch).
+    """
     snapshot = bank.snapshot()
     now = {int(s) for column in snapshot.seeds.values() for s in column}
     out = []
     for batch in loader:
-        for image, label, seed, synthetic in zip(batch["image"], batch["label"], batch["seed"], batch["synthetic"], strict=True):
+        for image, label, seed, synthetic in zip(
+            batch["image"], batch["label"], batch["seed"], batch["synthetic"], strict=True
+        ):
             out.append(int(seed))
             if synthetic:
-                assert int(seed) in now, "a patch of the refresh that is published, not of an earlier one"
-                assert bool((image[0] == int(seed) % 251).all()) and bool((image[1] == int(label)).all())
+                assert int(seed) in now, (
+                    "a patch of the refresh that is published, not of an earlier one"
+                )
+                assert bool((image[0] == int(seed) % 251).all()) and bool(
+                    (image[1] == int(label)).all()
+                )
             else:
                 assert int(seed) == -1 and bool((image == 255).all())
     return out
 
 
 def two_epochs(make_data: Any, make_loader: Any, folder: Path) -> list[list[int]]:
-    """Everything from one seed; the bank is renewed between the epochs, while persistent workers go on."""
+    """Everything from one seed; the bank is renewed between the epochs, while persistent workers
+    go on.
+    """
     set_determinism(3)
     bank = live()
     bank.refresh()
@@ -116,26 +148,45 @@ def test_every_dataset_in_every_loader(dataset: str, loader: str, tmp_path: Path
     for seeds in (first, second):
         assert 0.35 < sum(s != -1 for s in seeds) / ITEMS < 0.85
         batches = [seeds[i : i + BATCH] for i in range(0, ITEMS, BATCH)]
-        assert all(batches[i] != batches[i + 1] for i in range(0, len(batches), 2)), "two workers, two streams"
+        assert all(batches[i] != batches[i + 1] for i in range(0, len(batches), 2)), (
+            "two workers, two streams"
+        )
     assert [s != -1 for s in first] != [s != -1 for s in second], "two epochs, two draws"
     if dataset == "Dataset":
-        assert [first, second] == two_epochs(DATASETS[dataset], LOADERS[loader], tmp_path / "b"), "one seed, one run"
+        assert [first, second] == two_epochs(DATASETS[dataset], LOADERS[loader], tmp_path / "b"), (
+            "one seed, one run"
+        )
 
 
-SPAWNED: dict[str, Any] = {**WORKERS, "multiprocessing_context": "spawn", "persistent_workers": True}
+SPAWNED: dict[str, Any] = {
+    **WORKERS,
+    "multiprocessing_context": "spawn",
+    "persistent_workers": True,
+}
 
 
 @pytest.mark.parametrize(
-    ("dataset", "loader"), [("Dataset", ThreadDataLoader), ("CacheDataset", DataLoader), ("PersistentDataset", TorchLoader)]
+    ("dataset", "loader"),
+    [
+        ("Dataset", ThreadDataLoader),
+        ("CacheDataset", DataLoader),
+        ("PersistentDataset", TorchLoader),
+    ],
 )
 def test_spawned_workers(dataset: str, loader: Any, tmp_path: Path) -> None:
-    """``SmartCacheDataset`` is not among them: MONAI's own holds a lock, which cannot be sent to a spawned process."""
+    """``SmartCacheDataset`` is not among them: MONAI's own holds a lock, which cannot be sent to a
+    spawned process.
+    """
     bank = live()
     bank.refresh()
     spawned = loader(DATASETS[dataset](pipeline(bank), tmp_path), **SPAWNED)
     for _ in range(2):
         seeds = epoch(spawned, bank)
-        assert len(seeds) == ITEMS and seeds[:BATCH] != seeds[BATCH : 2 * BATCH] and len(set(seeds)) > 5
+        assert (
+            len(seeds) == ITEMS
+            and seeds[:BATCH] != seeds[BATCH : 2 * BATCH]
+            and len(set(seeds)) > 5
+        )
         bank.refresh()
 
 
@@ -159,12 +210,17 @@ def test_a_pickled_pipeline_holds_the_patches() -> None:
 
 def test_a_worker_that_would_need_the_model_says_what_to_do() -> None:
     loader = DataLoader(Dataset(items(), pipeline(live())), **{**WORKERS, "num_workers": 1})
-    with pytest.raises(RuntimeError, match="a worker process cannot sample(.|\n)*LiveBank.refresh(.|\n)*LiveBank.save"):
+    with pytest.raises(
+        RuntimeError,
+        match="a worker process cannot sample(.|\n)*LiveBank.refresh(.|\n)*LiveBank.save",
+    ):
         list(loader)
 
 
 def test_monai_seeds_the_transform_wherever_it_is() -> None:
-    """MONAI's ``set_rnd`` finds it through the attributes of any object, and one seed for all transforms repeats a run."""
+    """MONAI's ``set_rnd`` finds it through the attributes of any object, and one seed for all
+    transforms repeats a run.
+    """
     bank = live()
     bank.refresh()
     runs = []
@@ -190,12 +246,29 @@ def test_trainer_of_a_bundle_configuration(tmp_path: Path) -> None:
         "transform": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "monai_histodiff.SyntheticAugmentd", "keys": "image", "bank": "@bank", "weight_key": "weight"},
-                {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 255, "b_min": 0.0, "b_max": 1.0},
+                {
+                    "_target_": "monai_histodiff.SyntheticAugmentd",
+                    "keys": "image",
+                    "bank": "@bank",
+                    "weight_key": "weight",
+                },
+                {
+                    "_target_": "ScaleIntensityRanged",
+                    "keys": "image",
+                    "a_min": 0,
+                    "a_max": 255,
+                    "b_min": 0.0,
+                    "b_max": 1.0,
+                },
             ],
         },
         "items": "$[{'image': torch.full((3, 8, 8), 255, dtype=torch.uint8), 'label': i % 2} for i in range(64)]",
-        "dataset": {"_target_": "CacheDataset", "data": "@items", "transform": "@transform", "progress": False},
+        "dataset": {
+            "_target_": "CacheDataset",
+            "data": "@items",
+            "transform": "@transform",
+            "progress": False,
+        },
         "loader": {
             "_target_": "DataLoader",
             "dataset": "@dataset",
@@ -213,7 +286,14 @@ def test_trainer_of_a_bundle_configuration(tmp_path: Path) -> None:
             "network": "@network",
             "optimizer": "$torch.optim.SGD(@network.parameters(), 0.1)",
             "loss_function": "$torch.nn.CrossEntropyLoss()",
-            "train_handlers": [{"_target_": "monai_histodiff.BankRefresher", "bank": "@bank", "max_reuse": 1, "wait": True}],
+            "train_handlers": [
+                {
+                    "_target_": "monai_histodiff.BankRefresher",
+                    "bank": "@bank",
+                    "max_reuse": 1,
+                    "wait": True,
+                }
+            ],
         },
     }
     (tmp_path / "train.json").write_text(json.dumps(config))
@@ -225,12 +305,19 @@ def test_trainer_of_a_bundle_configuration(tmp_path: Path) -> None:
 
     def note(engine: Any) -> None:
         batch = engine.state.batch
-        assert torch.equal(batch["weight"], torch.where(batch["synthetic"], batch["confidence"], 1.0))
+        assert torch.equal(
+            batch["weight"], torch.where(batch["synthetic"], batch["confidence"], 1.0)
+        )
         seen[engine.state.epoch - 1] |= set(batch["seed"].tolist()) - {-1}
 
     trainer.add_event_handler(Events.ITERATION_STARTED, note)
     trainer.run()
-    assert bank.refreshes == 3 and all(len(s) > 5 for s in seen) and not seen[0] & seen[1] and not seen[1] & seen[2]
+    assert (
+        bank.refreshes == 3
+        and all(len(s) > 5 for s in seen)
+        and not seen[0] & seen[1]
+        and not seen[1] & seen[2]
+    )
     assert not [t for t in threading.enumerate() if t.name == "LiveBank"]
 
 
@@ -277,21 +364,34 @@ def train_as_rank(rank: int, folder: str, answers: Any) -> None:
         bank.refresh()
     except Exception as error:
         error_seen = type(error).__name__
-    answers.put((rank, len(painter.calls), {k: v.tolist() for k, v in snapshot.seeds.items()}, seen, message, error_seen))
+    answers.put(
+        (
+            rank,
+            len(painter.calls),
+            {k: v.tolist() for k, v in snapshot.seeds.items()},
+            seen,
+            message,
+            error_seen,
+        )
+    )
     dist.destroy_process_group()
 
 
 def test_two_processes_share_one_filling_and_draw_for_themselves(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("fork")
     answers = processes.Queue()
-    ranks = [processes.Process(target=train_as_rank, args=(r, str(tmp_path), answers)) for r in range(2)]
+    ranks = [
+        processes.Process(target=train_as_rank, args=(r, str(tmp_path), answers)) for r in range(2)
+    ]
     for process in ranks:
         process.start()
     first, second = sorted(answers.get(timeout=120) for _ in ranks)
     for process in ranks:
         process.join(60)
     assert first[1] > 0 == second[1], "the first rank samples, the second does not"
-    assert first[2] == second[2] and all(len(v) == 30 for v in first[2].values()), "both have the same patches"
+    assert first[2] == second[2] and all(len(v) == 30 for v in first[2].values()), (
+        "both have the same patches"
+    )
     assert first[3] != second[3] and first[3][0] != first[3][1], "each draws for itself"
     assert "call refresh on every rank" in first[4] and "call refresh on every rank" in second[4]
     assert first[5] == second[5] == "TypeError", "an error of the first rank ends both"
@@ -299,7 +399,11 @@ def test_two_processes_share_one_filling_and_draw_for_themselves(tmp_path: Path)
 
 def resident(process: int) -> float:
     """Resident memory of a process, in MiB."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return (
+        int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        * os.sysconf("SC_PAGE_SIZE")
+        / 2**20
+    )
 
 
 def test_ten_thousand_items_take_no_more_memory_than_a_thousand() -> None:
@@ -308,9 +412,13 @@ def test_ten_thousand_items_take_no_more_memory_than_a_thousand() -> None:
     judge: Any = Judge()
     bank = LiveBank(painter, judge, ["a", "b"], quota=32, max_candidates=64, capacity=32)
     bank.refresh()
-    data = [{"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "label": i % 2} for i in range(500)]
+    data = [
+        {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "label": i % 2} for i in range(500)
+    ]
     transform = SyntheticAugmentd("image", bank, prob=1.0)
-    loader = DataLoader(Dataset(data, transform), **{**WORKERS, "batch_size": 50}, persistent_workers=True)
+    loader = DataLoader(
+        Dataset(data, transform), **{**WORKERS, "batch_size": 50}, persistent_workers=True
+    )
     used, files = [], []
     for k in range(20):
         bank.prepare()

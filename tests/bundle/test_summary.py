@@ -15,21 +15,30 @@ from monai_histodiff.report import summary as pages
 
 def to_markdown(results: list[dict[str, Any]]) -> str:
     by_labels = by_label_count(results)
-    return pages.to_markdown(by_labels, {labels: combine(runs) for labels, runs in by_labels.items()})
+    return pages.to_markdown(
+        by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}
+    )
 
 
 def to_html(results: list[dict[str, Any]], path: Path) -> Path:
     by_labels = by_label_count(results)
-    return pages.to_html(by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}, path)
+    return pages.to_html(
+        by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}, path
+    )
 
 
-def run(draw: int = 0, labels: int | str = 25, gain: float = 0.05, error: float = 0.01, seeds: int = 3) -> dict[str, Any]:
+def run(
+    draw: int = 0, labels: int | str = 25, gain: float = 0.05, error: float = 0.01, seeds: int = 3
+) -> dict[str, Any]:
     scores = [0.5, 0.52, 0.54][:seeds]
     metrics = ("balanced_accuracy", "accuracy", "macro_f1", "auc", "ece", "worst_recall")
     mean = {"mean": gain, "low": gain - 0.03, "high": gain + 0.03}
     noise = {"group_error": error, "seed_error": 0.005, "p": 0.01, "p_holm": 0.01}
     return {
-        "arms": {"C": dict.fromkeys(metrics, scores), "G": dict.fromkeys(metrics, [s + gain for s in scores])},
+        "arms": {
+            "C": dict.fromkeys(metrics, scores),
+            "G": dict.fromkeys(metrics, [s + gain for s in scores]),
+        },
         "arm_names": {"C": "classical", "G": "selected"},
         "differences": {name: {"balanced_accuracy": mean} for name in ("G-C", "G-F")},
         "claims": dict.fromkeys(("G-C", "G-F"), noise),
@@ -52,7 +61,9 @@ def test_several_draws_are_averaged_and_their_spread_is_student_s() -> None:
     gains = [0.02, 0.05, 0.08, 0.03]
     found = combine([run(i, gain=g, error=0.0) for i, g in enumerate(gains)])["G-C"]
     half = 3.182 * np.std(gains, ddof=1) / 2  # the quantile of 97.5 % with 3 degrees of freedom
-    assert found["mean"] == pytest.approx(0.045) and found["high"] - found["mean"] == pytest.approx(half, rel=0.03)
+    assert found["mean"] == pytest.approx(0.045) and found["high"] - found[
+        "mean"
+    ] == pytest.approx(half, rel=0.03)
     assert found["p_holm"] == pytest.approx(2 * found["p"])
 
 
@@ -67,7 +78,9 @@ def test_one_draw_repeats_its_own_report() -> None:
     found = combine([alone])
     for name in ("G-C", "G-F"):
         given = alone["differences"][name]["balanced_accuracy"]
-        assert {key: found[name][key] for key in ("mean", "low", "high")} == given and found[name]["p"] == 0.01
+        assert {key: found[name][key] for key in ("mean", "low", "high")} == given and found[name][
+            "p"
+        ] == 0.01
         assert found[name]["p_holm"] == pytest.approx(0.02)
 
 
@@ -87,7 +100,10 @@ def test_markdown_has_every_label_count_arm_and_difference(tmp_path: Path) -> No
         "## 25 labels per class (2 draws, 3 seeds each)",
         "## all labels per class (1 draw, 3 seeds each)",
     ]
-    assert text.count("| G | selected | 57.0\u00a0±\u00a0") == 3 and text.count("| | mean colour | 25.0") == 3
+    assert (
+        text.count("| G | selected | 57.0\u00a0±\u00a0") == 3
+        and text.count("| | mean colour | 25.0") == 3
+    )
     assert "| G-C | +5.0 (" in text and "Accepted candidates, by draw: 7 of 60, 7 of 60." in text
     for block in text.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
@@ -102,12 +118,18 @@ def test_an_arm_that_some_runs_lack_says_of_how_many_it_is() -> None:
     assert "| S | shuffled (1 of 2 runs) | 52.0" in text and "| C | classical | 52.0" in text
 
 
-def test_the_command_prints_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_and_writes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = write(tmp_path, run(0, 5), run(0, 25))
     main([*map(str, paths), "--html", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
     assert capsys.readouterr().out == to_markdown(read_results(paths))
-    assert "<h2>G against C</h2>" in page and 'aria-label="5 labels per class: +5.0 (' in page and "http" not in page
+    assert (
+        "<h2>G against C</h2>" in page
+        and 'aria-label="5 labels per class: +5.0 (' in page
+        and "http" not in page
+    )
     assert page.count("<li class=row") == 4 and "57.0" in page
 
 
@@ -115,11 +137,23 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
     results = [run(0, 5, gain=0.1), run(0, 10, gain=0.04), run(0, 50, gain=-0.02)]
     page = to_html(results, tmp_path / "page.html").read_text()
     figure = page.split("<svg class=curves")[1].split("</svg>")[0]
-    assert "Balanced accuracy, in % at 5, 10, 50. C: 52.0, 52.0, 52.0; G: 62.0, 56.0, 50.0" in figure
-    heights = [float(y) for y in re.findall(r'<circle class=main cx="[\d.]+%" cy="([\d.]+)%"', figure)]
+    assert (
+        "Balanced accuracy, in % at 5, 10, 50. C: 52.0, 52.0, 52.0; G: 62.0, 56.0, 50.0" in figure
+    )
+    heights = [
+        float(y) for y in re.findall(r'<circle class=main cx="[\d.]+%" cy="([\d.]+)%"', figure)
+    ]
     slope, offset = np.polyfit([52, 52, 52, 62, 56, 50], heights, 1)
-    assert slope < 0 and np.allclose(slope * np.array([52, 52, 52, 62, 56, 50]) + offset, heights, atol=0.02)
-    assert figure.count("<line") == 4 and re.findall(r">(\w+)</text>", figure) == ["C", "G", "5", "10", "50"]
+    assert slope < 0 and np.allclose(
+        slope * np.array([52, 52, 52, 62, 56, 50]) + offset, heights, atol=0.02
+    )
+    assert figure.count("<line") == 4 and re.findall(r">(\w+)</text>", figure) == [
+        "C",
+        "G",
+        "5",
+        "10",
+        "50",
+    ]
     assert "class=curves" not in to_html(results[:1], tmp_path / "one.html").read_text()
 
 
@@ -127,17 +161,32 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
     ("runs", "message"),
     [
         ([], "at least one results.json is needed, got none"),
-        ([run(), run()], "each draw must occur once, got draw 0 with 25 labels per class twice, in .*1.json"),
-        ([run(), {**run(1), "dataset": {"path": "b.zip"}}], "results must be of one data set, got 'set.zip' and 'b.zip'"),
-        ([{k: v for k, v in run().items() if k != "claims"}], "results must hold claims, got none in .*0.json"),
+        (
+            [run(), run()],
+            "each draw must occur once, got draw 0 with 25 labels per class twice, in .*1.json",
+        ),
+        (
+            [run(), {**run(1), "dataset": {"path": "b.zip"}}],
+            "results must be of one data set, got 'set.zip' and 'b.zip'",
+        ),
+        (
+            [{k: v for k, v in run().items() if k != "claims"}],
+            "results must hold claims, got none in .*0.json",
+        ),
     ],
 )
-def test_what_cannot_be_combined_is_refused(tmp_path: Path, runs: list[dict[str, Any]], message: str) -> None:
+def test_what_cannot_be_combined_is_refused(
+    tmp_path: Path, runs: list[dict[str, Any]], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         read_results(write(tmp_path, *runs))
 
 
-def test_a_missing_file_ends_the_command_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_ends_the_command_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / "none.json")])
-    assert stop.value.code == 1 and capsys.readouterr().err.startswith("results must be a file, got ")
+    assert stop.value.code == 1 and capsys.readouterr().err.startswith(
+        "results must be a file, got "
+    )

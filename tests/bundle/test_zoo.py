@@ -80,7 +80,10 @@ def metadata() -> dict[str, Any]:
         "authors": "nobody",
         "copyright": "none",
         "references": [],
-        "network_data_format": {"inputs": {"image": tensor(4, 8)}, "outputs": {"pred": tensor(3, 32, value_range=[0, 1])}},
+        "network_data_format": {
+            "inputs": {"image": tensor(4, 8)},
+            "outputs": {"pred": tensor(3, 32, value_range=[0, 1])},
+        },
     }
 
 
@@ -130,7 +133,9 @@ def serve(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
     folder = tmp_path / "served"
     folder.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=str(folder))
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -143,19 +148,36 @@ def serve(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def test_a_valid_bundle_has_no_problems_and_its_metadata_tells_the_truth(bundle: Path) -> None:
     assert check_bundle(bundle) == []
-    monai.bundle.verify_net_in_out("network_def", meta_file=str(bundle / METADATA), config_file=str(bundle / INFERENCE), device="cpu")
+    monai.bundle.verify_net_in_out(
+        "network_def",
+        meta_file=str(bundle / METADATA),
+        config_file=str(bundle / INFERENCE),
+        device="cpu",
+    )
 
 
-def test_zip_holds_the_bundle_and_nothing_else_and_is_the_same_anywhere(bundle: Path, tmp_path: Path) -> None:
-    expected = sorted(f"tiny_ldm/{p.relative_to(bundle).as_posix()}" for p in bundle.rglob("*") if p.is_file())
+def test_zip_holds_the_bundle_and_nothing_else_and_is_the_same_anywhere(
+    bundle: Path, tmp_path: Path
+) -> None:
+    expected = sorted(
+        f"tiny_ldm/{p.relative_to(bundle).as_posix()}" for p in bundle.rglob("*") if p.is_file()
+    )
     first = package_bundle(bundle, tmp_path / "a")
-    for extra in ("output/diffusion/log.txt", "models/__pycache__/x.pyc", ".hidden", "docs/.cache/y", "models/.model.pt.part"):
+    for extra in (
+        "output/diffusion/log.txt",
+        "models/__pycache__/x.pyc",
+        ".hidden",
+        "docs/.cache/y",
+        "models/.model.pt.part",
+    ):
         (bundle / extra).parent.mkdir(parents=True, exist_ok=True)
         (bundle / extra).write_text("no part of the bundle")
     for path in bundle.rglob("*"):
         os.utime(path, (1e9, 1e9))
     (bundle / "LICENSE").chmod(0o600)
-    second = package_bundle(shutil.copytree(bundle, tmp_path / "elsewhere" / "tiny_ldm"), tmp_path / "b")
+    second = package_bundle(
+        shutil.copytree(bundle, tmp_path / "elsewhere" / "tiny_ldm"), tmp_path / "b"
+    )
     assert first.name == second.name == "tiny_ldm_v0.1.0.zip"
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
@@ -172,7 +194,16 @@ def test_packaged_bundle_downloads_and_loads_with_monai(
     path = package_bundle(bundle, folder)
     place = tmp_path / "user"
     place.mkdir()
-    options = ["--name", "tiny_ldm", "--url", f"{url}/{path.name}", "--bundle_dir", "models_dir", "--progress", "False"]
+    options = [
+        "--name",
+        "tiny_ldm",
+        "--url",
+        f"{url}/{path.name}",
+        "--bundle_dir",
+        "models_dir",
+        "--progress",
+        "False",
+    ]
     run = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "download", *options],
         cwd=place,
@@ -186,7 +217,9 @@ def test_packaged_bundle_downloads_and_loads_with_monai(
 
     monkeypatch.chdir(place)
     with pytest.warns(UserWarning, match="config_file"):  # MONAI: only load configs that you trust
-        network = monai.bundle.load("tiny_ldm", bundle_dir="models_dir", workflow_type="inference", device="cpu")
+        network = monai.bundle.load(
+            "tiny_ldm", bundle_dir="models_dir", workflow_type="inference", device="cpu"
+        )
     assert isinstance(network, LatentDiffusion)
     saved = torch.load(bundle / WEIGHTS, weights_only=True)
     loaded = network.state_dict()
@@ -198,17 +231,31 @@ def test_packaged_bundle_downloads_and_loads_with_monai(
 
 
 def test_command_prints_path_and_hash(bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monai_histodiff.bundle.zoo", str(bundle), str(tmp_path / "dist")]
+    command = [
+        sys.executable,
+        "-m",
+        "monai_histodiff.bundle.zoo",
+        str(bundle),
+        str(tmp_path / "dist"),
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert run.returncode == 0, run.stderr
     path = tmp_path / "dist" / "tiny_ldm_v0.1.0.zip"
-    assert run.stdout.splitlines() == [str(path), f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"]
+    assert run.stdout.splitlines() == [
+        str(path),
+        f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+    ]
 
 
-def test_command_names_problems_and_fails(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_names_problems_and_fails(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (bundle / "LICENSE").unlink()
-    for folder, message in ((bundle, "a bundle must hold 'LICENSE'"), (tmp_path / "none", "bundle_dir must be a folder")):
+    for folder, message in (
+        (bundle, "a bundle must hold 'LICENSE'"),
+        (tmp_path / "none", "bundle_dir must be a folder"),
+    ):
         with pytest.raises(SystemExit) as stop:
             main([str(folder), str(tmp_path / "dist")])
         assert stop.value.code == 1
@@ -222,10 +269,15 @@ def test_no_such_folder(tmp_path: Path) -> None:
             call(tmp_path / "none")
 
 
-def test_invalid_bundle_is_not_packaged_and_all_problems_are_listed(bundle: Path, tmp_path: Path) -> None:
+def test_invalid_bundle_is_not_packaged_and_all_problems_are_listed(
+    bundle: Path, tmp_path: Path
+) -> None:
     (bundle / "LICENSE").unlink()
     edit(bundle, METADATA, lambda m: m.pop("task"))
-    with pytest.raises(ValueError, match="(?s)'tiny_ldm' must be valid, got 2 problem.*hold 'LICENSE'.*must have 'task'"):
+    with pytest.raises(
+        ValueError,
+        match="(?s)'tiny_ldm' must be valid, got 2 problem.*hold 'LICENSE'.*must have 'task'",
+    ):
         package_bundle(bundle, tmp_path / "dist")
     assert not (tmp_path / "dist").exists()
 
@@ -236,7 +288,9 @@ def test_zip_must_not_land_in_the_bundle(bundle: Path) -> None:
             package_bundle(bundle, inside)
 
 
-def test_failed_writing_leaves_the_old_zip(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_writing_leaves_the_old_zip(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = package_bundle(bundle, tmp_path / "dist")
     before = path.read_bytes()
     (bundle / "docs" / "README.md").write_text("# changed")
@@ -251,22 +305,58 @@ def test_failed_writing_leaves_the_old_zip(bundle: Path, tmp_path: Path, monkeyp
     assert path.read_bytes() == before
 
 
-def network_tensor(meta: dict[str, Any], side: str = "inputs", name: str = "image") -> dict[str, Any]:
+def network_tensor(
+    meta: dict[str, Any], side: str = "inputs", name: str = "image"
+) -> dict[str, Any]:
     return meta["network_data_format"][side][name]
 
 
 METADATA_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    *((lambda m, k=key: m.pop(k), f"metadata must have '{key}'") for key in metadata() if key not in ("supported_apps", "references")),
-    (lambda m: m.update(monai_version=1.6), "metadata must have 'monai_version' of type str, got 1.6"),
-    (lambda m: m.update(required_packages_version=["einops"]), "'required_packages_version' of type dict, got ['einops']"),
-    (lambda m: m.update(references="a paper"), "metadata must have 'references' of type list, got 'a paper'"),
-    (lambda m: m.update(supported_apps=None), "metadata must have 'supported_apps' of type dict, got None"),
-    (lambda m: m.update(version=["0.1.0"]), "metadata must have 'version' of type str, got ['0.1.0']"),
-    (lambda m: m.update(version="0.2.0"), "the changelog must name the version '0.2.0', got ['0.1.0']"),
-    (lambda m: m.update(version="../0", changelog={"../0": ""}), "the version must be like '0.1.0', got '../0'"),
-    (lambda m: m["network_data_format"].pop("outputs"), "network_data_format must have 'outputs' of type dict, got None"),
-    (lambda m: m["network_data_format"]["inputs"].pop("image"), "must describe the tensor 'inputs#image', got []"),
-    (lambda m: m["network_data_format"]["outputs"].update(pred="patch"), "must describe the tensor 'outputs#pred', got ['pred']"),
+    *(
+        (lambda m, k=key: m.pop(k), f"metadata must have '{key}'")
+        for key in metadata()
+        if key not in ("supported_apps", "references")
+    ),
+    (
+        lambda m: m.update(monai_version=1.6),
+        "metadata must have 'monai_version' of type str, got 1.6",
+    ),
+    (
+        lambda m: m.update(required_packages_version=["einops"]),
+        "'required_packages_version' of type dict, got ['einops']",
+    ),
+    (
+        lambda m: m.update(references="a paper"),
+        "metadata must have 'references' of type list, got 'a paper'",
+    ),
+    (
+        lambda m: m.update(supported_apps=None),
+        "metadata must have 'supported_apps' of type dict, got None",
+    ),
+    (
+        lambda m: m.update(version=["0.1.0"]),
+        "metadata must have 'version' of type str, got ['0.1.0']",
+    ),
+    (
+        lambda m: m.update(version="0.2.0"),
+        "the changelog must name the version '0.2.0', got ['0.1.0']",
+    ),
+    (
+        lambda m: m.update(version="../0", changelog={"../0": ""}),
+        "the version must be like '0.1.0', got '../0'",
+    ),
+    (
+        lambda m: m["network_data_format"].pop("outputs"),
+        "network_data_format must have 'outputs' of type dict, got None",
+    ),
+    (
+        lambda m: m["network_data_format"]["inputs"].pop("image"),
+        "must describe the tensor 'inputs#image', got []",
+    ),
+    (
+        lambda m: m["network_data_format"]["outputs"].update(pred="patch"),
+        "must describe the tensor 'outputs#pred', got ['pred']",
+    ),
     (
         lambda m: m["network_data_format"]["inputs"].update(t=[0]),
         "network_data_format#inputs#t must be a tensor, a number or a text",
@@ -275,13 +365,22 @@ METADATA_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         lambda m: m["network_data_format"].update(post_processed_outputs={"pred": {}}),
         "#post_processed_outputs#pred must have 'type'",
     ),
-    (lambda m: m.update(guide_data_format={"inputs": {"z": {}}, "outputs": {}}), "guide_data_format#inputs#z must have 'dtype'"),
+    (
+        lambda m: m.update(guide_data_format={"inputs": {"z": {}}, "outputs": {}}),
+        "guide_data_format#inputs#z must have 'dtype'",
+    ),
     *(
-        (lambda m, k=key: network_tensor(m).pop(k), f"network_data_format#inputs#image must have '{key}'")
+        (
+            lambda m, k=key: network_tensor(m).pop(k),
+            f"network_data_format#inputs#image must have '{key}'",
+        )
         for key in ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
     ),
     *(
-        (lambda m, k=key, v=value: network_tensor(m).update({k: v}), f"#inputs#image must have a valid '{key}', got {value!r}")
+        (
+            lambda m, k=key, v=value: network_tensor(m).update({k: v}),
+            f"#inputs#image must have a valid '{key}', got {value!r}",
+        )
         for key, value in (
             ("type", 1),
             ("format", None),
@@ -300,8 +399,12 @@ METADATA_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "problem"), METADATA_FAULTS, ids=[f[1] for f in METADATA_FAULTS])
-def test_metadata_fault_is_named(bundle: Path, change: Callable[[dict[str, Any]], Any], problem: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "problem"), METADATA_FAULTS, ids=[f[1] for f in METADATA_FAULTS]
+)
+def test_metadata_fault_is_named(
+    bundle: Path, change: Callable[[dict[str, Any]], Any], problem: str
+) -> None:
     edit(bundle, METADATA, change)
     found = check_bundle(bundle)
     assert any(problem in text for text in found), found
@@ -312,9 +415,15 @@ CONFIG_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         (lambda c, k=key: c.pop(k), f"'{INFERENCE}' must define '{key}'")
         for key in ("bundle_root", "output_dir", "dataset_dir", "device", "network_def", "inferer")
     ),
-    (lambda c: c["inferer"].update(_target_="scripts.inferer.Inferer"), "full paths in monai, monai_histodiff, torch, ignite"),
+    (
+        lambda c: c["inferer"].update(_target_="scripts.inferer.Inferer"),
+        "full paths in monai, monai_histodiff, torch, ignite",
+    ),
     (lambda c: c["inferer"].update(_target_="SimpleInferer"), "as _target_, got 'SimpleInferer'"),
-    (lambda c: c["inferer"].update(_target_="torchvision.models.resnet18"), "as _target_, got 'torchvision.models.resnet18'"),
+    (
+        lambda c: c["inferer"].update(_target_="torchvision.models.resnet18"),
+        "as _target_, got 'torchvision.models.resnet18'",
+    ),
     (
         lambda c: c["inferer"].update(_target_=["monai.inferers.SimpleInferer"]),
         "as _target_, got ['monai.inferers.SimpleInferer']",
@@ -323,20 +432,30 @@ CONFIG_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         lambda c: c["inferer"].update(_target_="monai.inferers.NoInferer"),
         "be imported as _target_, got 'monai.inferers.NoInferer'",
     ),
-    (lambda c: c["inferer"].update(_target_="monai.inferers"), "be imported as _target_, got 'monai.inferers'"),
-    (lambda c: c.update(deep=[{"x": [{"_target_": "os.system"}]}]), "as _target_, got 'os.system'"),
+    (
+        lambda c: c["inferer"].update(_target_="monai.inferers"),
+        "be imported as _target_, got 'monai.inferers'",
+    ),
+    (
+        lambda c: c.update(deep=[{"x": [{"_target_": "os.system"}]}]),
+        "as _target_, got 'os.system'",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "problem"), CONFIG_FAULTS, ids=[f[1] for f in CONFIG_FAULTS])
-def test_config_fault_is_named(bundle: Path, change: Callable[[dict[str, Any]], Any], problem: str) -> None:
+def test_config_fault_is_named(
+    bundle: Path, change: Callable[[dict[str, Any]], Any], problem: str
+) -> None:
     edit(bundle, INFERENCE, change)
     found = check_bundle(bundle)
     assert len(found) == 1 and problem in found[0], found
 
 
 def test_every_config_is_checked(bundle: Path) -> None:
-    (bundle / "configs" / "train.json").write_text('{"bundle_root": ".", "output_dir": "o", "device": "cpu"}')
+    (bundle / "configs" / "train.json").write_text(
+        '{"bundle_root": ".", "output_dir": "o", "device": "cpu"}'
+    )
     assert check_bundle(bundle) == ["'configs/train.json' must define 'dataset_dir'"]
 
 
@@ -348,7 +467,11 @@ def test_missing_file_is_named(bundle: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [METADATA, INFERENCE])
 def test_unreadable_json_is_named(bundle: Path, name: str) -> None:
-    for content, problem in ((b"{", f"'{name}' must be JSON"), (b"\xff", f"'{name}' must be JSON"), (b"[]", "object, got list")):
+    for content, problem in (
+        (b"{", f"'{name}' must be JSON"),
+        (b"\xff", f"'{name}' must be JSON"),
+        (b"[]", "object, got list"),
+    ):
         (bundle / name).write_bytes(content)
         found = check_bundle(bundle)
         assert len(found) == 1 and problem in found[0], found
@@ -369,7 +492,9 @@ def test_weights_that_do_not_load_are_named(bundle: Path) -> None:
     for content in (b"", b"no weights", whole[: len(whole) // 2]):
         (bundle / WEIGHTS).write_bytes(content)
         found = check_bundle(bundle)
-        assert len(found) == 1 and f"'{WEIGHTS}' must load with weights_only=True" in found[0], found
+        assert len(found) == 1 and f"'{WEIGHTS}' must load with weights_only=True" in found[0], (
+            found
+        )
     torch.save({"network": Foreign()}, bundle / WEIGHTS)
     found = check_bundle(bundle)
     assert len(found) == 1 and f"'{WEIGHTS}' must load with weights_only=True" in found[0], found
@@ -378,7 +503,9 @@ def test_weights_that_do_not_load_are_named(bundle: Path) -> None:
     (bundle / WEIGHTS).write_bytes(whole)
     (bundle / "models" / "encoder.pt").write_bytes(whole[:20])
     found = check_bundle(bundle)
-    assert len(found) == 1 and "'models/encoder.pt' must load with weights_only=True" in found[0], found
+    assert (
+        len(found) == 1 and "'models/encoder.pt' must load with weights_only=True" in found[0]
+    ), found
 
 
 def test_large_files_must_be_listed(bundle: Path) -> None:
@@ -392,19 +519,36 @@ def test_large_files_must_be_listed(bundle: Path) -> None:
     problem = "files over 25 MB must be in 'large_files.yml', got 'models/bank.bin' of 25.0 MB"
     assert check_bundle(bundle) == [problem]
     listing = bundle / "large_files.yml"
-    listing.write_text('large_files:\n# - path: "models/bank.bin"\n  - path: "models/other.bin"\n    url: "https://models/bank.bin"\n')
+    listing.write_text(
+        'large_files:\n# - path: "models/bank.bin"\n  - path: "models/other.bin"\n    url: "https://models/bank.bin"\n'
+    )
     assert check_bundle(bundle) == [problem]
-    for entry in ('  - path: "models/bank.bin"', "  - path: models/bank.bin", "  - url: x\n    path: 'models/bank.bin'"):
+    for entry in (
+        '  - path: "models/bank.bin"',
+        "  - path: models/bank.bin",
+        "  - url: x\n    path: 'models/bank.bin'",
+    ):
         listing.write_text(f"large_files:\n{entry}\n    url: https://example.org\n")
         assert check_bundle(bundle) == []
     listing.unlink()
-    (bundle / "large_files.json").write_text('{"large_files": [{"path": "models/bank.bin", "url": "https://example.org"}]}')
+    (bundle / "large_files.json").write_text(
+        '{"large_files": [{"path": "models/bank.bin", "url": "https://example.org"}]}'
+    )
     assert check_bundle(bundle) == []
 
 
 TENSOR_SCHEMA = {
     "type": "object",
-    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def"],
+    "required": [
+        "type",
+        "format",
+        "num_channels",
+        "spatial_shape",
+        "dtype",
+        "value_range",
+        "is_patch_data",
+        "channel_def",
+    ],
     "properties": {
         "num_channels": {"type": "integer", "minimum": 1},
         "spatial_shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
@@ -445,8 +589,16 @@ SCHEMA = {
             "type": "object",
             "required": ["inputs", "outputs"],
             "properties": {
-                "inputs": {"type": "object", "required": ["image"], "additionalProperties": TENSOR_SCHEMA},
-                "outputs": {"type": "object", "required": ["pred"], "additionalProperties": TENSOR_SCHEMA},
+                "inputs": {
+                    "type": "object",
+                    "required": ["image"],
+                    "additionalProperties": TENSOR_SCHEMA,
+                },
+                "outputs": {
+                    "type": "object",
+                    "required": ["pred"],
+                    "additionalProperties": TENSOR_SCHEMA,
+                },
             },
         },
     },
@@ -457,7 +609,10 @@ SCHEMA = {
 def test_shipped_metadata_follows_the_schema(shipped: Path) -> None:
     meta = json.loads((shipped / METADATA).read_text())
     jsonschema.validate(meta, SCHEMA)
-    for described in (*meta["network_data_format"]["inputs"].values(), *meta["network_data_format"]["outputs"].values()):
+    for described in (
+        *meta["network_data_format"]["inputs"].values(),
+        *meta["network_data_format"]["outputs"].values(),
+    ):
         assert list(described["channel_def"]) == [str(i) for i in range(described["num_channels"])]
 
 

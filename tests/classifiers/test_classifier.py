@@ -10,7 +10,9 @@ from monai_histodiff.classifiers.classifier import mix_batch, predict
 
 
 def marked_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Four images, constant at 0, 1, 2 and 3, each its own class: a pixel tells which image it comes from."""
+    """Four images, constant at 0, 1, 2 and 3, each its own class: a pixel tells which image it
+    comes from.
+    """
     return torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 16, 12).contiguous(), torch.eye(4)
 
 
@@ -21,9 +23,15 @@ def test_targets_follow_the_area_of_what_is_mixed() -> None:
     for _ in range(60):
         mixed, share = mix_batch(images, targets, 1.0, rng)
         torch.testing.assert_close(share.sum(1), torch.ones(4))
-        # the mean of an image of constants is the mean of the marks under its target, in mixup and CutMix alike
-        torch.testing.assert_close(mixed.mean((1, 2, 3)), share @ torch.arange(4.0), atol=1e-5, rtol=1e-5)
-        cut = all(v.unique().tolist() == sorted(s.nonzero()[:, 0].tolist()) for v, s in zip(mixed, share, strict=True))
+        # the mean of an image of constants is the mean of the marks under its target, in mixup and
+        # CutMix alike
+        torch.testing.assert_close(
+            mixed.mean((1, 2, 3)), share @ torch.arange(4.0), atol=1e-5, rtol=1e-5
+        )
+        cut = all(
+            v.unique().tolist() == sorted(s.nonzero()[:, 0].tolist())
+            for v, s in zip(mixed, share, strict=True)
+        )
         kinds.append("cutmix" if cut else "mixup")
     assert 15 < kinds.count("cutmix") < 45
     assert torch.equal(images, marked_batch()[0]), "the batch itself is left alone"
@@ -37,9 +45,14 @@ def test_cutmix_pastes_one_rectangle() -> None:
         mixed, _ = mix_batch(images, targets, 1.0, rng)
         other = mixed[:, 0] != images[:, 0]
         if set(mixed.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0} and other.any():
-            rows, columns = other.any(0).any(1).nonzero()[:, 0], other.any(0).any(0).nonzero()[:, 0]
+            rows, columns = (
+                other.any(0).any(1).nonzero()[:, 0],
+                other.any(0).any(0).nonzero()[:, 0],
+            )
             inside = other[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].flatten(1)
-            assert all(bool(v.all()) or not bool(v.any()) for v in inside), "a whole rectangle, or the image itself"
+            assert all(bool(v.all()) or not bool(v.any()) for v in inside), (
+                "a whole rectangle, or the image itself"
+            )
             pasted += 1
     assert pasted > 5
 
@@ -58,8 +71,16 @@ def test_mixing_needs_a_positive_alpha() -> None:
 def test_training_with_mixing_learns_and_differs(patch_set: PatchSet) -> None:
     items = [{"image": d["image"], "label": d["label"]} for d in patch_set]
     scale = Compose([ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)])
-    recipe = {"network": lambda num_classes: PatchClassifier(num_classes, width=8), "steps": 30, "batch_size": 8}
-    plain, mixed, again = (ClassifierTraining(**recipe, mixing=m)(items, scale, 3, 0) for m in (0.0, 1.0, 1.0))
+    recipe = {
+        "network": lambda num_classes: PatchClassifier(num_classes, width=8),
+        "steps": 30,
+        "batch_size": 8,
+    }
+    plain, mixed, again = (
+        ClassifierTraining(**recipe, mixing=m)(items, scale, 3, 0) for m in (0.0, 1.0, 1.0)
+    )
     found = predict(mixed, patch_set.images())
     assert (found.argmax(1) == patch_set.labels).float().mean() > 0.9
-    assert not torch.allclose(found, predict(plain, patch_set.images())) and torch.equal(found, predict(again, patch_set.images()))
+    assert not torch.allclose(found, predict(plain, patch_set.images())) and torch.equal(
+        found, predict(again, patch_set.images())
+    )

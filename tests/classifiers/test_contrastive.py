@@ -1,4 +1,6 @@
-"""The patch encoder: its features, the views it learns from, and that learning from them separates tissues."""
+"""The patch encoder: its features, the views it learns from, and that learning from them separates
+tissues.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from monai.losses import ContrastiveLoss
 from sklearn.linear_model import LogisticRegression
 
 from monai_histodiff import PatchClassifier, PatchEncoder, PatchSet
-from monai_histodiff.classifiers.contrastive import DIHEDRAL, PairLoss, PatchViews, ViewPairPrepareBatch, projection_head
+from monai_histodiff.classifiers.contrastive import (
+    DIHEDRAL,
+    PairLoss,
+    PatchViews,
+    ViewPairPrepareBatch,
+    projection_head,
+)
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.utils.weights import save_weights
 
@@ -33,7 +41,9 @@ def test_features_do_not_depend_on_the_batch_or_the_kind_of_pixels() -> None:
 def test_the_default_encoder_is_the_backbone_of_the_classifier() -> None:
     encoder, classifier = PatchEncoder(), PatchClassifier(3)
     own = {k: v for k, v in classifier.resnet.state_dict().items() if not k.startswith("fc.")}
-    assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in encoder.resnet.state_dict().items()}
+    assert {k: v.shape for k, v in own.items()} == {
+        k: v.shape for k, v in encoder.resnet.state_dict().items()
+    }
     assert sum(p.numel() for p in encoder.parameters()) < 4_000_000
 
 
@@ -41,7 +51,9 @@ def test_from_bundle_reads_its_weights(tmp_path) -> None:
     encoder = PatchEncoder()
     save_weights(tmp_path / "models" / "encoder.pt", encoder.state_dict())
     x = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(PatchEncoder.from_bundle(tmp_path)(x), encoder.eval()(x), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        PatchEncoder.from_bundle(tmp_path)(x), encoder.eval()(x), atol=1e-2, rtol=1e-2
+    )
     with pytest.raises(FileNotFoundError, match="weights must exist, got none at"):
         PatchEncoder.from_bundle(tmp_path / "models")
 
@@ -49,8 +61,12 @@ def test_from_bundle_reads_its_weights(tmp_path) -> None:
 def test_a_view_without_change_is_one_of_the_eight_orientations_of_the_patch() -> None:
     torch.manual_seed(0)
     patch = torch.rand(1, 3, 16, 16) * 0.9 + 0.05
-    views = PatchViews(size=16, zoom=(1.0, 1.0), gain=0.0, offset=0.0)(patch.expand(64, -1, -1, -1))
-    orientations = torch.stack([torch.rot90(v, k, (1, 2)) for v in (patch[0], patch[0].flip(2)) for k in range(4)])
+    views = PatchViews(size=16, zoom=(1.0, 1.0), gain=0.0, offset=0.0)(
+        patch.expand(64, -1, -1, -1)
+    )
+    orientations = torch.stack(
+        [torch.rot90(v, k, (1, 2)) for v in (patch[0], patch[0].flip(2)) for k in range(4)]
+    )
     distance = (views[:, None] - orientations[None]).abs().amax((2, 3, 4))
     assert float(distance.amin(1).max()) < 1e-4
     assert set(distance.argmin(1).tolist()) == set(range(8))  # each of them occurs
@@ -61,7 +77,9 @@ def test_a_view_is_a_crop_at_the_asked_magnification() -> None:
     torch.manual_seed(0)
     ramp = torch.linspace(0.2, 0.8, 32).expand(3, 32, 32)
     views = PatchViews(size=8, zoom=(2.0, 2.0), gain=0.0, offset=0.0)(ramp.expand(32, -1, -1, -1))
-    slope = torch.maximum(views.diff(dim=2).abs().amax((1, 2, 3)), views.diff(dim=3).abs().amax((1, 2, 3)))
+    slope = torch.maximum(
+        views.diff(dim=2).abs().amax((1, 2, 3)), views.diff(dim=3).abs().amax((1, 2, 3))
+    )
     torch.testing.assert_close(slope, torch.full((32,), 0.6 / 31 / 2), atol=1e-5, rtol=0)
     assert float(views.mean((1, 2, 3)).std()) > 0.05  # from places all over the patch
     assert 0.2 - 1e-5 <= float(views.min()) and float(views.max()) <= 0.8 + 1e-5
@@ -80,7 +98,9 @@ def test_stain_jitter_differs_by_patch_and_is_reproducible() -> None:
 def test_views_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="zoom must be a range above 0, got \\(0, 1\\)"):
         PatchViews(zoom=(0, 1))
-    with pytest.raises(ValueError, match="patches must be at least 16 x 16 for these views, got 12"):
+    with pytest.raises(
+        ValueError, match="patches must be at least 16 x 16 for these views, got 12"
+    ):
         PatchViews(size=8, zoom=(0.5, 1.0))(torch.rand(1, 3, 12, 12))
 
 
@@ -118,10 +138,16 @@ def test_the_linear_probe_is_logistic_regression() -> None:
     torch.manual_seed(0)
     labels = torch.arange(90) % 3
     features = (
-        torch.randn(90, 5) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0]) + labels[:, None] + torch.tensor([0.0, 50.0, 0.0, 0.0, 0.0])
+        torch.randn(90, 5) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0])
+        + labels[:, None]
+        + torch.tensor([0.0, 50.0, 0.0, 0.0, 0.0])
     )
     x = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
-    expected = LogisticRegression(C=1 / (0.05 * 90), tol=1e-8, max_iter=1000).fit(x, labels.numpy()).predict_proba(x)
+    expected = (
+        LogisticRegression(C=1 / (0.05 * 90), tol=1e-8, max_iter=1000)
+        .fit(x, labels.numpy())
+        .predict_proba(x)
+    )
     found = linear_probe(features, labels, penalty=0.05)(features).softmax(1)
     torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-3, rtol=0)
 
@@ -129,7 +155,8 @@ def test_the_linear_probe_is_logistic_regression() -> None:
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 2, 2], [-1, 0, 1]])
 def test_a_linear_probe_needs_every_class(labels: list[int]) -> None:
     with pytest.raises(
-        ValueError, match=f"labels must be 0 to K - 1 with K at least 2, each present, got {re.escape(str(sorted(set(labels))))}"
+        ValueError,
+        match=f"labels must be 0 to K - 1 with K at least 2, each present, got {re.escape(str(sorted(set(labels))))}",
     ):
         linear_probe(torch.randn(3, 2), torch.tensor(labels))
 

@@ -1,4 +1,6 @@
-"""The bank keeps patches exactly and shares them between processes; candidates fill it by quota, whatever the batches."""
+"""The bank keeps patches exactly and shares them between processes; candidates fill it by quota,
+whatever the batches.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,13 @@ from monai_histodiff.utils.processes import candidate_seed
 
 
 def noise(count: int, side: int = 8, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(
+        0,
+        256,
+        (count, 3, side, side),
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.uint8,
+    )
 
 
 @pytest.fixture
@@ -41,7 +49,11 @@ def bank() -> SyntheticBank:
     return SyntheticBank(
         {0: noise(3, seed=0), 1: noise(0), 2: noise(2, seed=2)},
         {0: torch.tensor([0.1, 1 / 3, 1.0]), 1: torch.empty(0), 2: torch.tensor([0.9, 1e-7])},
-        {0: torch.tensor([5, 2**32 - 1, 2**40]), 1: torch.empty(0, dtype=torch.long), 2: torch.tensor([0, 7])},
+        {
+            0: torch.tensor([5, 2**32 - 1, 2**40]),
+            1: torch.empty(0, dtype=torch.long),
+            2: torch.tensor([0, 7]),
+        },
         ("adeno", "normal", "squamous é"),
         {"sampling": {"scale": 3.0, "interval": [-6, 6]}, "note": None},
     )
@@ -56,13 +68,18 @@ def same(a: SyntheticBank, b: SyntheticBank) -> None:
             assert value.dtype == other.dtype and torch.equal(value, other), (name, label)
 
 
-# --------------------------------------------------------------------------------------------------------------------- bank
+# -------------------------------------------------------------------------------------------------
+# -------------------- bank
 
 
 def test_saved_bank_comes_back_exactly(bank: SyntheticBank, tmp_path: Path) -> None:
     assert bank.save(tmp_path / "new" / "bank") == tmp_path / "new" / "bank"
     loaded = SyntheticBank.load(tmp_path / "new" / "bank")
-    assert len(loaded) == 5 and [loaded.count(i) for i in range(4)] == [3, 0, 2, 0] and loaded.size == (8, 8)
+    assert (
+        len(loaded) == 5
+        and [loaded.count(i) for i in range(4)] == [3, 0, 2, 0]
+        and loaded.size == (8, 8)
+    )
     same(loaded, bank)
     again = loaded.save(tmp_path / "again")
     same(SyntheticBank.load(str(again)), bank)
@@ -76,16 +93,31 @@ def test_saved_bank_is_a_patch_set(bank: SyntheticBank, tmp_path: Path) -> None:
 
 
 def test_empty_bank_comes_back(tmp_path: Path) -> None:
-    empty = SyntheticBank({0: noise(0), 3: noise(0)}, classes=["a", "b", "c", "d"], provenance={"why": "nothing accepted"})
+    empty = SyntheticBank(
+        {0: noise(0), 3: noise(0)},
+        classes=["a", "b", "c", "d"],
+        provenance={"why": "nothing accepted"},
+    )
     assert len(empty) == 0 and empty.size is None
     loaded = SyntheticBank.load(empty.save(tmp_path / "bank"))
-    assert len(loaded) == 0 and loaded.size is None and list(loaded.images) == [0, 3] and loaded.count(3) == 0
-    assert loaded.classes == ("a", "b", "c", "d") and loaded.provenance == {"why": "nothing accepted"}
+    assert (
+        len(loaded) == 0
+        and loaded.size is None
+        and list(loaded.images) == [0, 3]
+        and loaded.count(3) == 0
+    )
+    assert loaded.classes == ("a", "b", "c", "d") and loaded.provenance == {
+        "why": "nothing accepted"
+    }
 
 
 def test_bank_without_names_confidence_or_seeds(tmp_path: Path) -> None:
     bank = SyntheticBank({4: noise(2)})
-    assert bank.confidence[4].tolist() == [1.0, 1.0] and bank.seeds[4].tolist() == [-1, -1] and bank.classes == ()
+    assert (
+        bank.confidence[4].tolist() == [1.0, 1.0]
+        and bank.seeds[4].tolist() == [-1, -1]
+        and bank.classes == ()
+    )
     same(SyntheticBank.load(bank.save(tmp_path / "bank")), bank)
 
 
@@ -96,20 +128,40 @@ def test_bank_of_arrays() -> None:
     array[:] = 0
     assert torch.equal(bank.images[0], noise(4)), "the bank has its own memory"
     for bad in (array.astype(np.float32), array.transpose(0, 3, 1, 2), array[0]):
-        with pytest.raises(ValueError, match="made of uint8 arrays N x H x W x 3, got .* for class 0"):
+        with pytest.raises(
+            ValueError, match="made of uint8 arrays N x H x W x 3, got .* for class 0"
+        ):
             SyntheticBank.from_arrays({0: bad})
 
 
 BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
     (lambda: SyntheticBank({}), "at least one class, got none"),
-    (lambda: SyntheticBank({2: noise(2).float()}), r"uint8 patches N x 3 x H x W, got torch.float32 \(2, 3, 8, 8\) for class 2"),
+    (
+        lambda: SyntheticBank({2: noise(2).float()}),
+        r"uint8 patches N x 3 x H x W, got torch.float32 \(2, 3, 8, 8\) for class 2",
+    ),
     (lambda: SyntheticBank({0: noise(2)[0]}), r"got torch.uint8 \(3, 8, 8\) for class 0"),
     (lambda: SyntheticBank({0: noise(2)[:, :1]}), r"got torch.uint8 \(2, 1, 8, 8\)"),
-    (lambda: SyntheticBank({0: noise(2), 1: noise(2, 16)}), r"one size, got \[\(8, 8\), \(16, 16\)\]"),
-    (lambda: SyntheticBank({0: noise(2)}, confidence={0: torch.ones(3)}), r"one value, got \(3,\) for 2 patches of class 0"),
-    (lambda: SyntheticBank({0: noise(2)}, seeds={0: torch.ones(2, 1)}), r"one value, got \(2, 1\) for 2 patches"),
-    (lambda: SyntheticBank({0: noise(2), 1: noise(1)}, confidence={0: torch.ones(2)}), "one value, got none for class 1"),
-    (lambda: SyntheticBank({0: noise(2), 1: noise(1)}, classes=["a"]), "needs its name, got 1 names and class 1"),
+    (
+        lambda: SyntheticBank({0: noise(2), 1: noise(2, 16)}),
+        r"one size, got \[\(8, 8\), \(16, 16\)\]",
+    ),
+    (
+        lambda: SyntheticBank({0: noise(2)}, confidence={0: torch.ones(3)}),
+        r"one value, got \(3,\) for 2 patches of class 0",
+    ),
+    (
+        lambda: SyntheticBank({0: noise(2)}, seeds={0: torch.ones(2, 1)}),
+        r"one value, got \(2, 1\) for 2 patches",
+    ),
+    (
+        lambda: SyntheticBank({0: noise(2), 1: noise(1)}, confidence={0: torch.ones(2)}),
+        "one value, got none for class 1",
+    ),
+    (
+        lambda: SyntheticBank({0: noise(2), 1: noise(1)}, classes=["a"]),
+        "needs its name, got 1 names and class 1",
+    ),
 ]
 
 
@@ -120,7 +172,9 @@ def test_bank_that_cannot_be(make: Callable[[], Any], message: str) -> None:
 
 
 def test_folder_that_is_no_bank_or_is_taken(bank: SyntheticBank, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="a bank must hold 'bank.json', got none in '.*nowhere'"):
+    with pytest.raises(
+        FileNotFoundError, match="a bank must hold 'bank.json', got none in '.*nowhere'"
+    ):
         SyntheticBank.load(tmp_path / "nowhere")
     folder = bank.save(tmp_path / "bank")
     with pytest.raises(FileExistsError, match="must be written into a new folder"):
@@ -131,7 +185,9 @@ def test_folder_that_is_no_bank_or_is_taken(bank: SyntheticBank, tmp_path: Path)
         SyntheticBank.load(folder)
 
 
-def test_failing_save_leaves_nothing(bank: SyntheticBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_save_leaves_nothing(
+    bank: SyntheticBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bank.provenance["tensor"] = torch.zeros(1)
     with pytest.raises(TypeError):
         bank.save(tmp_path / "bank")
@@ -156,10 +212,15 @@ def test_processes_share_the_memory_of_a_bank(context: str, bank: SyntheticBank)
     process.start()
     process.join(120)
     assert process.exitcode == 0 and ready.is_set()
-    assert bool((bank.images[0][1] == 99).all()) and float(bank.confidence[2][0]) == 0.5 and int(bank.seeds[2][1]) == 4321
+    assert (
+        bool((bank.images[0][1] == 99).all())
+        and float(bank.confidence[2][0]) == 0.5
+        and int(bank.seeds[2][1]) == 4321
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- candidates
+# -------------------------------------------------------------------------------------------------
+# -------------- candidates
 
 
 class Painter:
@@ -193,7 +254,8 @@ class Judge:
         keep = torch.tensor([self.accepts(v, int(k)) for v, k in zip(values, labels, strict=True)])
         score = torch.tensor(values) / 255
         reasons = [
-            "accepted" if k else "near copy" if v % 3 == 1 else "low confidence" for k, v in zip(keep.tolist(), values, strict=True)
+            "accepted" if k else "near copy" if v % 3 == 1 else "low confidence"
+            for k, v in zip(keep.tolist(), values, strict=True)
         ]
         return Selection(keep, score, score + 1, torch.tensor(values), reasons)
 
@@ -202,12 +264,20 @@ def painted(accepts: Callable[[int, int], bool], **options: Any) -> tuple[Candid
     painter: Any = Painter()
     judge: Any = Judge(accepts)
     return sample_candidates(
-        painter, judge, **{"num_classes": 3, "quota": 5, "max_candidates": 40, "batch_size": 6, **options}
+        painter,
+        judge,
+        **{"num_classes": 3, "quota": 5, "max_candidates": 40, "batch_size": 6, **options},
     ), painter
 
 
 def outcomes(candidates: Candidates) -> dict[tuple[int, int], tuple[float, str]]:
-    rows = zip(candidates.labels.tolist(), candidates.seed.tolist(), candidates.confidence.tolist(), candidates.reasons, strict=True)
+    rows = zip(
+        candidates.labels.tolist(),
+        candidates.seed.tolist(),
+        candidates.confidence.tolist(),
+        candidates.reasons,
+        strict=True,
+    )
     return {(label, seed): (score, reason) for label, seed, score, reason in rows}
 
 
@@ -222,26 +292,43 @@ def test_accepted_candidates_do_not_depend_on_the_batches(batch_size: int) -> No
     expected = {}
     for c in (0, 1):
         good = [j for j in range(40) if seeds[c, j] % 251 % 3 == 0][:5]
-        expected |= {(c, seeds[c, j]): (pytest.approx(seeds[c, j] % 251 / 255), "accepted") for j in good}
+        expected |= {
+            (c, seeds[c, j]): (pytest.approx(seeds[c, j] % 251 / 255), "accepted") for j in good
+        }
     assert accepted == expected
     assert candidates.accepted.tolist() == [r == "accepted" for r in candidates.reasons]
     made = [candidates.seed[candidates.labels == c].tolist() for c in range(3)]
-    assert all(made[c] == [seeds[c, j] for j in range(len(made[c]))] for c in range(3)), "each class takes its seeds in order"
+    assert all(made[c] == [seeds[c, j] for j in range(len(made[c]))] for c in range(3)), (
+        "each class takes its seeds in order"
+    )
     assert len(made[2]) == 40, "a class without luck ends at its last candidate"
-    assert max(painter.calls) <= max(batch_size, 3) and sum(painter.calls) == len(candidates.reasons)
+    assert max(painter.calls) <= max(batch_size, 3) and sum(painter.calls) == len(
+        candidates.reasons
+    )
 
 
 def test_candidates_beyond_the_quota_say_so() -> None:
     candidates, painter = painted(lambda *_: True, batch_size=64, quota=5)
     assert painter.calls == [63], "one batch, shared by three classes, was enough"
     for c in range(3):
-        reasons = [r for r, k in zip(candidates.reasons, candidates.labels.tolist(), strict=True) if k == c]
+        reasons = [
+            r
+            for r, k in zip(candidates.reasons, candidates.labels.tolist(), strict=True)
+            if k == c
+        ]
         assert reasons == ["accepted"] * 5 + ["over quota"] * 16
 
 
 def test_filled_classes_leave_the_batch_to_the_others() -> None:
-    candidates, painter = painted(lambda _, label: label == 0, quota=2, max_candidates=10, batch_size=6)
-    assert painter.calls == [6, 6, 6, 4]  # two of each, then three of each of the two that still need some, then their last
+    candidates, painter = painted(
+        lambda _, label: label == 0, quota=2, max_candidates=10, batch_size=6
+    )
+    assert painter.calls == [
+        6,
+        6,
+        6,
+        4,
+    ]  # two of each, then three of each of the two that still need some, then their last
     assert [int((candidates.labels == c).sum()) for c in range(3)] == [2, 10, 10]
 
 
@@ -250,17 +337,21 @@ def test_every_candidate_keeps_its_row(tmp_path: Path) -> None:
     for i, seed in enumerate(candidates.seed.tolist()):
         value = seed % 251
         assert candidates.images[i, 0, 0, :2].tolist() == [value, int(candidates.labels[i])]
-        assert float(candidates.confidence[i]) == pytest.approx(value / 255) and float(candidates.distance[i]) == pytest.approx(
-            1 + value / 255
-        )
+        assert float(candidates.confidence[i]) == pytest.approx(value / 255) and float(
+            candidates.distance[i]
+        ) == pytest.approx(1 + value / 255)
         assert int(candidates.nearest[i]) == value
         rejected = "near copy" if value % 3 == 1 else "low confidence"
-        assert candidates.reasons[i] in (("accepted", "over quota") if value % 2 == 0 else (rejected,))
+        assert candidates.reasons[i] in (
+            ("accepted", "over quota") if value % 2 == 0 else (rejected,)
+        )
     assert candidates.seconds > 0
     loaded = Candidates.load(candidates.save(tmp_path / "candidates", ["a", "b", "c"]))
     assert loaded.origin is None
     varied = replace(candidates, origin=torch.arange(len(candidates.labels)) + 5)
-    assert torch.equal(Candidates.load(varied.save(tmp_path / "varied", ["a", "b", "c"])).origin, varied.origin)
+    assert torch.equal(
+        Candidates.load(varied.save(tmp_path / "varied", ["a", "b", "c"])).origin, varied.origin
+    )
     for name in ("images", "labels", "seed", "confidence", "distance", "nearest"):
         assert torch.equal(getattr(loaded, name), getattr(candidates, name)), name
     assert loaded.reasons == candidates.reasons
@@ -268,24 +359,37 @@ def test_every_candidate_keeps_its_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["num_classes", "quota", "max_candidates", "batch_size"])
 def test_numbers_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"classes, quota, candidates, batch and surplus must be at least 1, got \(.*0.*\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"classes, quota, candidates, batch and surplus must be at least 1, got \(.*0.*\)",
+    ):
         painted(lambda *_: True, **{name: 0})
 
 
 def test_bank_of_chosen_candidates() -> None:
     candidates, _ = painted(lambda value, label: value % 2 == 0 and label != 1)
     bank = candidates.bank(candidates.accepted, ["a", "b", "c"], {"from": "a test"})
-    assert [bank.count(k) for k in range(3)] == [5, 0, 5] and bank.classes == ("a", "b", "c") and bank.provenance == {"from": "a test"}
+    assert (
+        [bank.count(k) for k in range(3)] == [5, 0, 5]
+        and bank.classes == ("a", "b", "c")
+        and bank.provenance == {"from": "a test"}
+    )
     for k in (0, 2):
         rows = (candidates.accepted & (candidates.labels == k)).nonzero()[:, 0]
-        assert torch.equal(bank.images[k], candidates.images[rows]) and torch.equal(bank.seeds[k], candidates.seed[rows])
+        assert torch.equal(bank.images[k], candidates.images[rows]) and torch.equal(
+            bank.seeds[k], candidates.seed[rows]
+        )
         assert torch.equal(bank.confidence[k], candidates.confidence[rows])
     some = candidates.bank(torch.tensor([4, 0]), ["a", "b", "c"])
     assert len(some) == 2
-    assert sorted(s for v in some.seeds.values() for s in v.tolist()) == sorted(candidates.seed[[0, 4]].tolist())
+    assert sorted(s for v in some.seeds.values() for s in v.tolist()) == sorted(
+        candidates.seed[[0, 4]].tolist()
+    )
 
 
-def test_real_sampler_gives_the_same_candidates_in_any_batches(model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_real_sampler_gives_the_same_candidates_in_any_batches(
+    model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     def half(images: Tensor, labels: Tensor, origins: None) -> Selection:
         score = images.float().mean((1, 2, 3)) / 255
         keep = images[:, 0, 0, 0] > 128
@@ -294,7 +398,10 @@ def test_real_sampler_gives_the_same_candidates_in_any_batches(model: LatentDiff
 
     runs = []
     for batch_size, max_batch in ((4, 64), (9, 2)):
-        sampler, selector = GuidedSampler(model, guide, steps=2, max_batch=max_batch, progress=False), half
+        sampler, selector = (
+            GuidedSampler(model, guide, steps=2, max_batch=max_batch, progress=False),
+            half,
+        )
         runs.append(sample_candidates(sampler, selector, 3, 8, 8, batch_size, seed=1))  # type: ignore
     order = [run.seed.argsort() for run in runs]
     assert len(runs[0].seed) == 24 and torch.equal(runs[0].seed[order[0]], runs[1].seed[order[1]])
@@ -302,7 +409,8 @@ def test_real_sampler_gives_the_same_candidates_in_any_batches(model: LatentDiff
     assert int((images[0] - images[1]).abs().max()) <= 1, "the same patches, up to rounding"
 
 
-# ------------------------------------------------------------------------------------------------------------------ outcome
+# -------------------------------------------------------------------------------------------------
+# ----------------- outcome
 
 
 class Settings:
@@ -317,43 +425,74 @@ def saved(
 ) -> tuple[Candidates, dict[str, Any]]:
     candidates, _ = painted(accepts, quota=4, max_candidates=12)
     critic = Critic([torch.nn.Identity()], 3)
-    for name, value in (("threshold", 0.7), ("precision", 0.85), ("target_precision", 0.9), ("temperature", 1.5)):
+    for name, value in (
+        ("threshold", 0.7),
+        ("precision", 0.85),
+        ("target_precision", 0.9),
+        ("temperature", 1.5),
+    ):
         getattr(critic, name).fill_(value)
     sampler: Any = Settings()
-    judge: Any = SimpleNamespace(critic=critic, settings={"threshold": 0.8, "copy_threshold": 0.1, "temperature": 1.5})
+    judge: Any = SimpleNamespace(
+        critic=critic, settings={"threshold": 0.8, "copy_threshold": 0.1, "temperature": 1.5}
+    )
     path = save_outcome(root, candidates, classes, judge, sampler, {"quota": 4, "draw": 3})
     assert path == root / "outcome.json"
     return candidates, json.loads(path.read_text())
 
 
 def test_outcome_counts_what_happened(tmp_path: Path) -> None:
-    candidates, outcome = saved(tmp_path / "run", lambda value, label: value % 2 == 0 and label < 2)
+    candidates, outcome = saved(
+        tmp_path / "run", lambda value, label: value % 2 == 0 and label < 2
+    )
     selection, sampling = outcome["selection"], outcome["sampling"]
     made, kept = len(candidates.reasons), candidates.reasons.count("accepted")
     assert (selection["candidates"], selection["accepted"]) == (made, kept) and 0 < kept < made
-    assert sum(selection["reasons"].values()) == made - kept and "accepted" not in selection["reasons"]
-    assert [row["accepted"] for row in selection["per_class"].values()] == [4, 4, 0] and list(selection["per_class"]) == [
+    assert (
+        sum(selection["reasons"].values()) == made - kept
+        and "accepted" not in selection["reasons"]
+    )
+    assert [row["accepted"] for row in selection["per_class"].values()] == [4, 4, 0] and list(
+        selection["per_class"]
+    ) == [
         "a",
         "b",
         "c",
     ]
     assert sum(row["candidates"] for row in selection["per_class"].values()) == made
-    rule = {"threshold": 0.8, "copy_threshold": 0.1, "reached_precision": 0.85, "target_precision": 0.9, "temperature": 1.5}
+    rule = {
+        "threshold": 0.8,
+        "copy_threshold": 0.1,
+        "reached_precision": 0.85,
+        "target_precision": 0.9,
+        "temperature": 1.5,
+    }
     for name, value in rule.items():  # what was in force, not what the critic would have had
         assert math.isclose(selection[name], value, rel_tol=1e-6), name
     assert sampling["interval"] == [-6.0, 6.0] and math.isclose(
         sampling["candidates_per_second"] * sampling["seconds"], made, rel_tol=1e-6
     )
-    assert outcome["settings"] == {"quota": 4, "draw": 3} and sampling["network_evaluations"] == 6 * made
+    assert (
+        outcome["settings"] == {"quota": 4, "draw": 3}
+        and sampling["network_evaluations"] == 6 * made
+    )
 
-    loaded, bank = Candidates.load(tmp_path / "run" / "candidates"), SyntheticBank.load(tmp_path / "run" / "bank")
+    loaded, bank = (
+        Candidates.load(tmp_path / "run" / "candidates"),
+        SyntheticBank.load(tmp_path / "run" / "bank"),
+    )
     assert outcomes(loaded) == outcomes(candidates)
     assert [bank.count(k) for k in range(3)] == [4, 4, 0] and bank.provenance == outcome
-    assert sorted(s for v in bank.seeds.values() for s in v.tolist()) == sorted(candidates.seed[candidates.accepted].tolist())
+    assert sorted(s for v in bank.seeds.values() for s in v.tolist()) == sorted(
+        candidates.seed[candidates.accepted].tolist()
+    )
 
 
 def test_counts_of_variations_tell_from_how_many_patches_they_come() -> None:
-    labels, reasons = torch.tensor([0, 0, 0, 0, 1, 1]), ["accepted", "accepted", "accepted", "low confidence", "accepted", "near copy"]
+    labels, reasons = (
+        torch.tensor([0, 0, 0, 0, 1, 1]),
+        ["accepted", "accepted", "accepted", "low confidence", "accepted", "near copy"],
+    )
     zeros, images = torch.zeros(6), torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
     origin = torch.tensor([3, 3, 5, 7, 9, 9])
     made = Candidates(images, labels, labels, zeros, zeros, labels, reasons, origin=origin)
@@ -365,8 +504,13 @@ def test_counts_of_variations_tell_from_how_many_patches_they_come() -> None:
 
 def test_outcome_of_a_run_that_accepted_nothing(tmp_path: Path) -> None:
     _, outcome = saved(tmp_path, lambda *_: False)
-    assert outcome["selection"]["accepted"] == 0 and outcome["sampling"]["accepted_per_second"] == 0
-    assert len(SyntheticBank.load(tmp_path / "bank")) == 0 and len(Candidates.load(tmp_path / "candidates").reasons) == 36
+    assert (
+        outcome["selection"]["accepted"] == 0 and outcome["sampling"]["accepted_per_second"] == 0
+    )
+    assert (
+        len(SyntheticBank.load(tmp_path / "bank")) == 0
+        and len(Candidates.load(tmp_path / "candidates").reasons) == 36
+    )
 
 
 def test_run_that_has_results_is_not_overwritten(tmp_path: Path) -> None:
@@ -374,7 +518,9 @@ def test_run_that_has_results_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     check_new(tmp_path)
     saved(tmp_path, lambda *_: True)
-    with pytest.raises(FileExistsError, match="output_dir must be new, got '.*', which holds 'candidates' already"):
+    with pytest.raises(
+        FileExistsError, match="output_dir must be new, got '.*', which holds 'candidates' already"
+    ):
         check_new(tmp_path)
     with pytest.raises(FileExistsError, match="which holds 'outcome.json' already"):
         check_new(str(tmp_path), ["results.json", "outcome.json"])

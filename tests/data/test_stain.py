@@ -49,15 +49,28 @@ def test_no_change_is_the_identity_on_floats_above_the_floor() -> None:
 
 
 def test_black_is_lifted_to_the_floor_at_most() -> None:
-    torch.testing.assert_close(jitter_stains(torch.zeros(3, 4, 4), ONES, ZEROS), torch.full((3, 4, 4), 1 / 512), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        jitter_stains(torch.zeros(3, 4, 4), ONES, ZEROS),
+        torch.full((3, 4, 4), 1 / 512),
+        rtol=1e-4,
+        atol=0,
+    )
 
 
 def test_a_gain_multiplies_the_concentration_of_its_stain() -> None:
     h, e = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.2
     image = stained(h, e)
-    torch.testing.assert_close(jitter_stains(image, torch.tensor([1.4, 1.0, 1.0]), ZEROS), stained(1.4 * h, e), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        jitter_stains(image, torch.tensor([0.8, 1.3, 1.0]), ZEROS), stained(0.8 * h, 1.3 * e), rtol=1e-4, atol=1e-5
+        jitter_stains(image, torch.tensor([1.4, 1.0, 1.0]), ZEROS),
+        stained(1.4 * h, e),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(
+        jitter_stains(image, torch.tensor([0.8, 1.3, 1.0]), ZEROS),
+        stained(0.8 * h, 1.3 * e),
+        rtol=1e-4,
+        atol=1e-5,
     )
     residual = stained(h, e, 0.4)
     changed = jitter_stains(residual, torch.tensor([1.0, 1.0, 0.5]), ZEROS)
@@ -73,7 +86,10 @@ def test_an_offset_adds_to_the_concentration_of_its_stain() -> None:
 def test_more_haematoxylin_is_bluer_and_more_eosin_is_pinker() -> None:
     """Haematoxylin takes red light, eosin green."""
     image = patch()
-    blue, pink = (jitter_stains(image, torch.tensor(gain), ZEROS).mean((1, 2)) for gain in ([1.5, 1.0, 1.0], [1.0, 1.5, 1.0]))
+    blue, pink = (
+        jitter_stains(image, torch.tensor(gain), ZEROS).mean((1, 2))
+        for gain in ([1.5, 1.0, 1.0], [1.0, 1.5, 1.0])
+    )
     before = image.mean((1, 2))
     assert blue[2] / blue[0] > before[2] / before[0]
     assert pink[0] / pink[1] > before[0] / before[1]
@@ -82,14 +98,21 @@ def test_more_haematoxylin_is_bluer_and_more_eosin_is_pinker() -> None:
 
 @pytest.mark.parametrize("gain", [[0.5, 0.5, 0.5], [1.5, 0.7, 1.2]])
 def test_white_stays_white_without_an_offset(gain: list[float]) -> None:
-    torch.testing.assert_close(jitter_stains(torch.ones(3, 4, 4), torch.tensor(gain), ZEROS), torch.ones(3, 4, 4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        jitter_stains(torch.ones(3, 4, 4), torch.tensor(gain), ZEROS),
+        torch.ones(3, 4, 4),
+        rtol=0,
+        atol=1e-6,
+    )
     white = torch.full((3, 4, 4), 255, dtype=torch.uint8)
     assert torch.equal(jitter_stains(white, torch.tensor(gain), ZEROS), white)
 
 
 def test_the_result_stays_in_range() -> None:
     for gain, offset in ((3.0, 1.0), (0.01, -1.0)):
-        out = jitter_stains(every_byte().float() / 255, torch.full((3,), gain), torch.full((3,), offset))
+        out = jitter_stains(
+            every_byte().float() / 255, torch.full((3,), gain), torch.full((3,), offset)
+        )
         assert out.min() >= 0 and out.max() <= 1
     bright = jitter_stains(every_byte(), ONES, torch.full((3,), -5.0))
     assert (bright == 255).float().mean() > 0.9  # saturated, not wrapped
@@ -99,14 +122,22 @@ def test_bytes_and_floats_agree() -> None:
     gain, offset = torch.tensor([1.2, 0.9, 1.1]), torch.tensor([0.02, -0.03, 0.01])
     out = jitter_stains(every_byte(), gain, offset)
     assert out.dtype == torch.uint8
-    assert torch.equal(out, (jitter_stains(every_byte().float() / 255, gain, offset) * 255).round().to(torch.uint8))
+    assert torch.equal(
+        out,
+        (jitter_stains(every_byte().float() / 255, gain, offset) * 255).round().to(torch.uint8),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_kind_of_number_is_kept(dtype: torch.dtype) -> None:
     out = jitter_stains(patch().to(dtype), torch.tensor([1.2, 0.9, 1.0]), ZEROS)
     assert out.dtype == dtype
-    torch.testing.assert_close(out.float(), jitter_stains(patch(), torch.tensor([1.2, 0.9, 1.0]), ZEROS), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        out.float(),
+        jitter_stains(patch(), torch.tensor([1.2, 0.9, 1.0]), ZEROS),
+        rtol=0,
+        atol=0.01,
+    )
 
 
 def test_any_height_and_width() -> None:
@@ -127,7 +158,10 @@ def test_other_ranges_are_refused(values: tuple[float, float]) -> None:
     low, high = values
     image = patch() * (high - low) + low
     for bad in (image, image.half(), image.double()):
-        with pytest.raises(ValueError, match=r"not uint8 must have values in \[0, 1\], got -?\d.* to \d.*: scale it before"):
+        with pytest.raises(
+            ValueError,
+            match=r"not uint8 must have values in \[0, 1\], got -?\d.* to \d.*: scale it before",
+        ):
             jitter_stains(bad, ONES, ZEROS)
     jitter_stains(patch() * 1.2 - 0.1, ONES, ZEROS)  # what interpolation does
 
@@ -151,11 +185,15 @@ def test_probability_is_the_frequency_of_change() -> None:
 
 def test_no_strength_changes_nothing() -> None:
     image = every_byte()
-    assert torch.equal(RandHEJitter(prob=1.0, gain=0.0, offset=0.0).set_random_state(0)(image), image)
+    assert torch.equal(
+        RandHEJitter(prob=1.0, gain=0.0, offset=0.0).set_random_state(0)(image), image
+    )
 
 
 def test_draws_are_uniform_in_the_stated_ranges() -> None:
-    """Recovered from the patches: a change of concentration, solved for gain (by its slope) and offset."""
+    """Recovered from the patches: a change of concentration, solved for gain (by its slope) and
+    offset.
+    """
     h, e = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     image = stained(h, e, 0.5)
     transform = RandHEJitter(prob=1.0, gain=0.2, offset=0.05).set_random_state(0)
@@ -163,7 +201,9 @@ def test_draws_are_uniform_in_the_stated_ranges() -> None:
     for _ in range(200):
         concentration = torch.linalg.solve(UNIT_STAINS.T, -torch.log(transform(image)).flatten(1))
         h_after, before = concentration[0], h.flatten()
-        slope = ((h_after - h_after.mean()) * (before - before.mean())).sum() / (before - before.mean()).square().sum()
+        slope = ((h_after - h_after.mean()) * (before - before.mean())).sum() / (
+            before - before.mean()
+        ).square().sum()
         gains.append(float(slope))
         offsets.append(float(h_after.mean() - slope * before.mean()))
     assert 0.8 <= min(gains) < 0.82 and 1.18 < max(gains) <= 1.2
@@ -193,12 +233,18 @@ def test_without_randomize_the_last_draw_is_applied_again() -> None:
 def test_global_random_states_are_left_alone() -> None:
     states = np.random.get_state()[1].copy(), torch.get_rng_state()
     RandHEJitter(prob=1.0).set_random_state(0)(patch())
-    assert (np.random.get_state()[1] == states[0]).all() and torch.equal(torch.get_rng_state(), states[1])
+    assert (np.random.get_state()[1] == states[0]).all() and torch.equal(
+        torch.get_rng_state(), states[1]
+    )
 
 
-@pytest.mark.parametrize("make", [lambda x: x, lambda x: x.numpy(), lambda x: MetaTensor(x, meta={"origin": "slide 1"})])
+@pytest.mark.parametrize(
+    "make", [lambda x: x, lambda x: x.numpy(), lambda x: MetaTensor(x, meta={"origin": "slide 1"})]
+)
 @pytest.mark.parametrize("image", [patch(), every_byte()])
-def test_every_kind_of_image_gives_the_same_kind_and_values_and_is_not_changed(make: Any, image: Tensor) -> None:
+def test_every_kind_of_image_gives_the_same_kind_and_values_and_is_not_changed(
+    make: Any, image: Tensor
+) -> None:
     given = make(image.clone())
     out = RandHEJitter(prob=1.0).set_random_state(0)(given)
     expected = RandHEJitter(prob=1.0).set_random_state(0)(image)
@@ -213,14 +259,20 @@ def test_every_kind_of_image_gives_the_same_kind_and_values_and_is_not_changed(m
 def test_flipped_arrays_are_taken() -> None:
     image = patch()
     out = RandHEJitter(prob=1.0).set_random_state(0)(image.numpy()[:, ::-1])
-    np.testing.assert_allclose(out, RandHEJitter(prob=1.0).set_random_state(0)(image).numpy()[:, ::-1], rtol=1e-5)
+    np.testing.assert_allclose(
+        out, RandHEJitter(prob=1.0).set_random_state(0)(image).numpy()[:, ::-1], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "got"), [({"gain": 1.0}, "1.0 and"), ({"gain": -0.1}, "-0.1 and"), ({"offset": -0.01}, "and -0.01")]
+    ("arguments", "got"),
+    [({"gain": 1.0}, "1.0 and"), ({"gain": -0.1}, "-0.1 and"), ({"offset": -0.01}, "and -0.01")],
 )
 def test_strength_is_checked(arguments: dict[str, float], got: str) -> None:
-    with pytest.raises(ValueError, match=rf"gain must lie in \[0, 1\) and offset must not be negative, got .*{got}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"gain must lie in \[0, 1\) and offset must not be negative, got .*{got}",
+    ):
         RandHEJitter(**arguments)
     with pytest.raises(ValueError, match="gain must lie in"):
         RandHEJitterd("image", **arguments)
@@ -256,7 +308,9 @@ def test_missing_keys() -> None:
     with pytest.raises(KeyError, match="absent"):
         RandHEJitterd("absent", prob=1.0)({"image": patch()})
     data = {"image": patch()}
-    assert RandHEJitterd(["absent", "image"], prob=1.0, allow_missing_keys=True)(data).keys() == {"image"}
+    assert RandHEJitterd(["absent", "image"], prob=1.0, allow_missing_keys=True)(data).keys() == {
+        "image"
+    }
 
 
 def test_compose_seeds_the_transform() -> None:
@@ -273,7 +327,9 @@ def test_compose_seeds_the_transform() -> None:
 def test_array_version_in_compose() -> None:
     pipeline = Compose([RandHEJitter(prob=1.0)])
     first = pipeline.set_random_state(5)(patch())
-    assert torch.equal(pipeline.set_random_state(5)(patch()), first) and not torch.equal(first, patch())
+    assert torch.equal(pipeline.set_random_state(5)(patch()), first) and not torch.equal(
+        first, patch()
+    )
 
 
 def test_arrays_changed_and_unchanged_share_a_batch() -> None:
@@ -289,4 +345,6 @@ def test_copies_draw_alike(copy: Any) -> None:
     transform = RandHEJitterd("image", prob=0.8).set_random_state(0)
     other = copy(transform)
     for _ in range(4):
-        assert torch.equal(transform({"image": patch()})["image"], other({"image": patch()})["image"])
+        assert torch.equal(
+            transform({"image": patch()})["image"], other({"image": patch()})["image"]
+        )

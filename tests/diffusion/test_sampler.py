@@ -1,4 +1,6 @@
-"""A patch follows from its label and seed alone; the guide leads where it is told to; errors name step and class."""
+"""A patch follows from its label and seed alone; the guide leads where it is told to; errors name
+step and class.
+"""
 
 from __future__ import annotations
 
@@ -46,23 +48,36 @@ def weak(model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]) -> 
 
 
 @pytest.fixture
-def make_sampler(model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion) -> Callable[..., GuidedSampler]:
-    return lambda **options: GuidedSampler(model, guide, **{"steps": 4, "progress": False, "weak": weak, **options})
+def make_sampler(
+    model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion
+) -> Callable[..., GuidedSampler]:
+    return lambda **options: GuidedSampler(
+        model, guide, **{"steps": 4, "progress": False, "weak": weak, **options}
+    )
 
 
 MakeSampler = Callable[..., GuidedSampler]
 
 
-# --------------------------------------------------------------------------------------------------- a patch is its own seed
+# -------------------------------------------------------------------------------------------------
+# -- a patch is its own seed
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_patch_does_not_depend_on_its_neighbours(options: dict[str, Any], make_sampler: MakeSampler) -> None:
+def test_patch_does_not_depend_on_its_neighbours(
+    options: dict[str, Any], make_sampler: MakeSampler
+) -> None:
     truth = make_sampler(**options)(LABELS, SEEDS)
-    assert truth.shape == (7, 3, 32, 32) and truth.dtype == torch.float32 and truth.device.type == "cpu"
+    assert (
+        truth.shape == (7, 3, 32, 32)
+        and truth.dtype == torch.float32
+        and truth.device.type == "cpu"
+    )
     assert 0 <= float(truth.min()) < float(truth.max()) <= 1 and not truth.requires_grad
     for chunk in (1, 2, 3):
-        assert torch.allclose(make_sampler(max_batch=chunk, **options)(LABELS, SEEDS), truth, atol=1e-5), f"max_batch={chunk}"
+        assert torch.allclose(
+            make_sampler(max_batch=chunk, **options)(LABELS, SEEDS), truth, atol=1e-5
+        ), f"max_batch={chunk}"
     sampler, order = make_sampler(**options), [6, 2, 0, 5, 1, 4, 3]
     shuffled = sampler([LABELS[i] for i in order], [SEEDS[i] for i in order])
     assert torch.allclose(shuffled, truth[order], atol=1e-5)
@@ -94,10 +109,14 @@ def test_stochastic_steps_depend_on_the_seed_too(make_sampler: MakeSampler) -> N
 def test_seeds_and_labels_may_be_tensors(make_sampler: MakeSampler) -> None:
     sampler = make_sampler()
     assert torch.equal(sampler(torch.tensor(LABELS), torch.tensor(SEEDS)), sampler(LABELS, SEEDS))
-    assert torch.equal(sampler(torch.tensor(LABELS, dtype=torch.int32), SEEDS), sampler(LABELS, SEEDS))
+    assert torch.equal(
+        sampler(torch.tensor(LABELS, dtype=torch.int32), SEEDS), sampler(LABELS, SEEDS)
+    )
 
 
-def test_latents_are_those_of_the_patches(make_sampler: MakeSampler, model: LatentDiffusion) -> None:
+def test_latents_are_those_of_the_patches(
+    make_sampler: MakeSampler, model: LatentDiffusion
+) -> None:
     sampler = make_sampler(max_batch=3)
     latents = sampler.latents(LABELS, SEEDS)
     assert latents.shape == (7, 4, 8, 8) and not latents.requires_grad
@@ -106,14 +125,20 @@ def test_latents_are_those_of_the_patches(make_sampler: MakeSampler, model: Late
 
 
 def test_more_steps_converge(make_sampler: MakeSampler) -> None:
-    """Two solvers, one trajectory: what they share is the schedule, the grid's ends and the meaning of the prediction."""
+    """Two solvers, one trajectory: what they share is the schedule, the grid's ends and the
+    meaning of the prediction.
+    """
     many = make_sampler(steps=80).latents(None, SEEDS[:2])
     for options in ({"steps": 40}, {"steps": 80, "solver": "ddim"}):
-        assert float((make_sampler(**options).latents(None, SEEDS[:2]) - many).abs().mean()) < 0.1, options
+        assert (
+            float((make_sampler(**options).latents(None, SEEDS[:2]) - many).abs().mean()) < 0.1
+        ), options
 
 
 class Scaled(nn.Module):
-    """A UNet that predicts the sample of standard normal latents, whatever the schedule: z0 = alpha / (alpha^2 + sigma^2) z."""
+    """A UNet that predicts the sample of standard normal latents, whatever the schedule: z0 =
+    alpha / (alpha^2 + sigma^2) z.
+    """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         super().__init__()
@@ -125,28 +150,50 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "flow"])
-def test_start_has_the_standard_deviation_of_the_noisiest_latents(schedule: str, make_model: Callable[..., LatentDiffusion]) -> None:
-    """The flow keeps ``z / sqrt(alpha^2 + sigma^2)``, so standard normal latents come out as the seed's own noise."""
+def test_start_has_the_standard_deviation_of_the_noisiest_latents(
+    schedule: str, make_model: Callable[..., LatentDiffusion]
+) -> None:
+    """The flow keeps ``z / sqrt(alpha^2 + sigma^2)``, so standard normal latents come out as the
+    seed's own noise.
+    """
     model = make_model(schedule=schedule, prediction="sample")
     model.unet = Scaled(model.schedule)  # type: ignore
     noise = torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(5))
     latents = GuidedSampler(model, steps=100).latents(None, [5])[0]
-    torch.testing.assert_close(latents, noise, rtol=4e-3, atol=1e-3)  # unit noise would be 1 % off under the flow schedule
+    torch.testing.assert_close(
+        latents, noise, rtol=4e-3, atol=1e-3
+    )  # unit noise would be 1 % off under the flow schedule
 
 
-def test_no_step_waits_for_the_device(model: LatentDiffusion, guide: LatentClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device nothing can be read back, so a trajectory that runs there never asks a device for a value."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which does not know the meta device
-    schedule, (model, guide) = NoiseSchedule.named("cosine"), (net.to("meta") for net in (model, guide))
+def test_no_step_waits_for_the_device(
+    model: LatentDiffusion, guide: LatentClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device nothing can be read back, so a trajectory that runs there never asks a
+    device for a value.
+    """
+    monkeypatch.setattr(
+        torch, "autocast", lambda *_, **__: nullcontext()
+    )  # which does not know the meta device
+    schedule, (model, guide) = (
+        NoiseSchedule.named("cosine"),
+        (net.to("meta") for net in (model, guide)),
+    )
 
     def denoise(z: Tensor, t: Tensor) -> Tensor:
         return model.denoise(z, t.to("meta"))
 
     for mode in ("noisy", "x0"):
-        log_prob = class_log_prob(guide, torch.zeros(2, dtype=torch.long, device="meta"), mode, denoise)
+        log_prob = class_log_prob(
+            guide, torch.zeros(2, dtype=torch.long, device="meta"), mode, denoise
+        )
         watched = Watched(guided(denoise, log_prob, schedule, 3.0, (-6.0, 6.0), 0.5))
         for solver in (ddim, dpmpp_2m):
-            out = solver(watched, torch.empty(2, *model.latent_shape, device="meta"), schedule, log_snr_grid(schedule, 5))
+            out = solver(
+                watched,
+                torch.empty(2, *model.latent_shape, device="meta"),
+                schedule,
+                log_snr_grid(schedule, 5),
+            )
             assert out.device.type == "meta" and out.shape == (2, *model.latent_shape)
 
 
@@ -159,14 +206,19 @@ def test_sampling_works_within_inference_mode_and_leaves_no_gradient(
     model.train()
     guide.train()
     assert torch.equal(make_sampler()([0, 1], [1, 2]), truth), "dropout is off while sampling"
-    assert all(p.grad is None and p.requires_grad for net in (model, guide) for p in net.parameters())
+    assert all(
+        p.grad is None and p.requires_grad for net in (model, guide) for p in net.parameters()
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ memory and processes
+# -------------------------------------------------------------------------------------------------
+# ----- memory and processes
 
 
 class Small(nn.Module):
-    """A UNet on a device that has memory for ``room`` latents; notes the sizes of the batches it is asked for."""
+    """A UNet on a device that has memory for ``room`` latents; notes the sizes of the batches it
+    is asked for.
+    """
 
     def __init__(self, unet: nn.Module, room: int) -> None:
         super().__init__()
@@ -181,7 +233,10 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("max_batch", [None, 6])
 def test_batch_is_halved_when_memory_runs_out(
-    max_batch: int | None, make_sampler: MakeSampler, model: LatentDiffusion, caplog: pytest.LogCaptureFixture
+    max_batch: int | None,
+    make_sampler: MakeSampler,
+    model: LatentDiffusion,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     truth, unet = make_sampler()(LABELS, SEEDS), Small(model.unet, room=2)
     model.unet = unet  # type: ignore
@@ -190,17 +245,23 @@ def test_batch_is_halved_when_memory_runs_out(
     assert unet.asked[0] == (max_batch or 7) and unet.asked[1] == 3 and sampler.max_batch == 1
     assert "ran out of memory: from now on 3 patches are sampled at once" in caplog.text
     unet.asked.clear()
-    assert torch.allclose(sampler.latents(LABELS, SEEDS), make_sampler(max_batch=1).latents(LABELS, SEEDS), atol=1e-5)
+    assert torch.allclose(
+        sampler.latents(LABELS, SEEDS), make_sampler(max_batch=1).latents(LABELS, SEEDS), atol=1e-5
+    )
     assert set(unet.asked) == {1}, "the next call begins with what did fit"
 
 
-def test_memory_that_holds_no_patch_is_an_error(make_sampler: MakeSampler, model: LatentDiffusion) -> None:
+def test_memory_that_holds_no_patch_is_an_error(
+    make_sampler: MakeSampler, model: LatentDiffusion
+) -> None:
     model.unet = Small(model.unet, room=0)  # type: ignore
     with pytest.raises(torch.cuda.OutOfMemoryError):
         make_sampler()(LABELS, SEEDS)
 
 
-def test_batch_follows_from_the_free_memory(make_sampler: MakeSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_follows_from_the_free_memory(
+    make_sampler: MakeSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = make_sampler()
     assert sampler._batch_from_memory() == CPU_BATCH
     monkeypatch.setattr(GuidedSampler, "device", torch.device("cuda", 0))
@@ -217,10 +278,14 @@ def sample_into(path: str, sampler: GuidedSampler, rows: slice) -> None:
     torch.save(sampler(LABELS[rows], SEEDS[rows]), path)
 
 
-def test_processes_share_the_work_and_the_patches_are_the_same(make_sampler: MakeSampler, tmp_path: Path) -> None:
+def test_processes_share_the_work_and_the_patches_are_the_same(
+    make_sampler: MakeSampler, tmp_path: Path
+) -> None:
     sampler = make_sampler()
     context = torch.multiprocessing.get_context("spawn")
-    process = context.Process(target=sample_into, args=(str(tmp_path / "part.pt"), sampler, slice(3, 7)))
+    process = context.Process(
+        target=sample_into, args=(str(tmp_path / "part.pt"), sampler, slice(3, 7))
+    )
     process.start()
     first = sampler(LABELS[:3], SEEDS[:3])
     process.join(120)
@@ -229,21 +294,26 @@ def test_processes_share_the_work_and_the_patches_are_the_same(make_sampler: Mak
     assert torch.allclose(together, sampler(LABELS, SEEDS), atol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------------------------------- guidance
+# -------------------------------------------------------------------------------------------------
+# ---------------- guidance
 
 
 def test_unconditional_samples(model: LatentDiffusion, make_sampler: MakeSampler) -> None:
     alone = GuidedSampler(model, steps=4)
     truth = alone(None, SEEDS)
     assert torch.equal(make_sampler()(None, SEEDS), truth), "without labels the guide is not asked"
-    assert torch.allclose(make_sampler(scale=0)(LABELS, SEEDS), truth, atol=1e-6), "a scale of zero changes nothing"
+    assert torch.allclose(make_sampler(scale=0)(LABELS, SEEDS), truth, atol=1e-6), (
+        "a scale of zero changes nothing"
+    )
     assert float((make_sampler()(LABELS, SEEDS) - truth).abs().mean()) > 1e-3
     nowhere = make_sampler(interval=(20.0, 30.0))  # beyond the schedule
     assert torch.allclose(nowhere(LABELS, SEEDS), truth, atol=1e-6)
 
 
 class Zero(nn.Module):
-    """A UNet that answers zero: as a velocity, the exact denoiser of latents that are standard normal."""
+    """A UNet that answers zero: as a velocity, the exact denoiser of latents that are standard
+    normal.
+    """
 
     def forward(self, z: Tensor, timesteps: Tensor) -> Tensor:
         return torch.zeros_like(z)
@@ -265,19 +335,31 @@ def log_probabilities(guide: nn.Module, latents: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mode", ["noisy", "x0", "clean"])
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
-def test_guide_raises_the_probability_of_its_own_class(mode: str, solver: str, model: LatentDiffusion) -> None:
+def test_guide_raises_the_probability_of_its_own_class(
+    mode: str, solver: str, model: LatentDiffusion
+) -> None:
     unet, guide = Zero(), ChannelMeans()
     model.unet = unet  # type: ignore
     labels, seeds = torch.arange(12) % 3, list(range(12))
     own = []
     for scale in (0.0, 0.1, 0.5):
-        sampler = GuidedSampler(model, guide, 8, scale, (-3, 10), 1.0, mode=mode, solver=solver, progress=False)  # type: ignore
-        own.append(log_probabilities(guide, sampler.latents(labels, seeds)).gather(1, labels[:, None])[:, 0])
-    assert bool((own[1] > own[0]).all()) and bool((own[2] > own[1]).all()), "more scale, more guidance, for every sample"
+        sampler = GuidedSampler(
+            model, guide, 8, scale, (-3, 10), 1.0, mode=mode, solver=solver, progress=False
+        )  # type: ignore
+        own.append(
+            log_probabilities(guide, sampler.latents(labels, seeds)).gather(1, labels[:, None])[
+                :, 0
+            ]
+        )
+    assert bool((own[1] > own[0]).all()) and bool((own[2] > own[1]).all()), (
+        "more scale, more guidance, for every sample"
+    )
     assert float((own[2] - own[0]).mean()) > 0.05
 
 
-def test_trained_guide_leads_samples_to_their_class(model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_trained_guide_leads_samples_to_their_class(
+    model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     """A guide that learned classes from noisy latents makes an unconditional model draw them."""
     unet, judge = Zero(), ChannelMeans()
     model.unet = unet  # type: ignore
@@ -293,7 +375,9 @@ def test_trained_guide_leads_samples_to_their_class(model: LatentDiffusion, guid
     labels, seeds = torch.arange(24) % 3, list(range(24))
     hits = []
     for scale in (0.0, 6.0):
-        latents = GuidedSampler(model, guide, 8, scale, cap=1.0, progress=False).latents(labels, seeds)
+        latents = GuidedSampler(model, guide, 8, scale, cap=1.0, progress=False).latents(
+            labels, seeds
+        )
         hits.append(float((judge(latents, labels).argmax(1) == labels).float().mean()))
     assert hits[0] < 0.6 and hits[1] > 0.9
 
@@ -301,33 +385,60 @@ def test_trained_guide_leads_samples_to_their_class(model: LatentDiffusion, guid
 def test_temperature_and_cap_reach_the_guide(make_sampler: MakeSampler) -> None:
     truth = make_sampler(scale=0).latents(LABELS, SEEDS)
     moved = [
-        float((make_sampler(scale=8.0, **options).latents(LABELS, SEEDS) - truth).norm()) for options in ({}, {"temperature": 10.0})
+        float((make_sampler(scale=8.0, **options).latents(LABELS, SEEDS) - truth).norm())
+        for options in ({}, {"temperature": 10.0})
     ]
     assert 0 < moved[1] < 0.5 * moved[0], "flatter logits guide less"
-    moved = [float((make_sampler(scale=1e3, cap=cap).latents(LABELS, SEEDS) - truth).norm()) for cap in (0.01, 0.5)]
+    moved = [
+        float((make_sampler(scale=1e3, cap=cap).latents(LABELS, SEEDS) - truth).norm())
+        for cap in (0.01, 0.5)
+    ]
     assert 0 < moved[0] < 0.2 * moved[1], "a lower cap guides less"
 
 
 def test_autoguidance_leads_away_from_the_weak_model(
-    model: LatentDiffusion, weak: LatentDiffusion, guide: LatentClassifier, make_sampler: MakeSampler
+    model: LatentDiffusion,
+    weak: LatentDiffusion,
+    guide: LatentClassifier,
+    make_sampler: MakeSampler,
 ) -> None:
     plain = GuidedSampler(model, guide, steps=4, progress=False).latents(LABELS, SEEDS)
-    assert torch.equal(make_sampler().latents(LABELS, SEEDS), plain), "weight 1: as without a weak model"
+    assert torch.equal(make_sampler().latents(LABELS, SEEDS), plain), (
+        "weight 1: as without a weak model"
+    )
     itself = make_sampler(weak=model, autoguidance=3.0).latents(LABELS, SEEDS)
     assert torch.allclose(itself, plain, atol=1e-4), "a model does not lead away from itself"
     worse = GuidedSampler(weak, guide, steps=4, progress=False).latents(LABELS, SEEDS)
     away = make_sampler(autoguidance=1.3).latents(LABELS, SEEDS)
-    assert float(((away - plain) * (plain - worse)).sum()) > 0 and not torch.allclose(away, plain, atol=1e-2)
-    unconditional = [GuidedSampler(model, steps=4, progress=False, weak=weak, autoguidance=w)(None, SEEDS) for w in (1.0, 2.0)]
+    assert float(((away - plain) * (plain - worse)).sum()) > 0 and not torch.allclose(
+        away, plain, atol=1e-2
+    )
+    unconditional = [
+        GuidedSampler(model, steps=4, progress=False, weak=weak, autoguidance=w)(None, SEEDS)
+        for w in (1.0, 2.0)
+    ]
     assert not torch.allclose(*unconditional, atol=1e-2), "it needs no guide"
 
 
-def test_a_weak_model_at_work(model: LatentDiffusion, weak: LatentDiffusion, guide: LatentClassifier) -> None:
-    """The first step of autoguidance is that of the extrapolated denoiser; classifier guidance goes around it."""
-    options: dict[str, Any] = {"steps": 1, "progress": False, "scale": 4.0, "interval": (-100.0, 100.0), "cap": 1e6}
+def test_a_weak_model_at_work(
+    model: LatentDiffusion, weak: LatentDiffusion, guide: LatentClassifier
+) -> None:
+    """The first step of autoguidance is that of the extrapolated denoiser; classifier guidance
+    goes around it.
+    """
+    options: dict[str, Any] = {
+        "steps": 1,
+        "progress": False,
+        "scale": 4.0,
+        "interval": (-100.0, 100.0),
+        "cap": 1e6,
+    }
     found = GuidedSampler(model, guide, weak=weak, autoguidance=2.5, **options).latents([1], [3])
     schedule = model.schedule
-    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(3)) * schedule.start_std
+    noise = (
+        torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(3))
+        * schedule.start_std
+    )
     with torch.no_grad():
         denoise = guided(
             lambda z, t: weak.denoise(z, t) + 2.5 * (model.denoise(z, t) - weak.denoise(z, t)),
@@ -342,8 +453,13 @@ def test_a_weak_model_at_work(model: LatentDiffusion, weak: LatentDiffusion, gui
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
 def test_after_the_stop_the_estimate_is_taken(model: LatentDiffusion, solver: str) -> None:
-    found = GuidedSampler(model, steps=4, solver=solver, stop=1.5, progress=False).latents(None, [5])
-    noise = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(5)) * model.schedule.start_std
+    found = GuidedSampler(model, steps=4, solver=solver, stop=1.5, progress=False).latents(
+        None, [5]
+    )
+    noise = (
+        torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(5))
+        * model.schedule.start_std
+    )
     solve, grid = (ddim, uniform_grid) if solver == "ddim" else (dpmpp_2m, log_snr_grid)
     times = grid(model.schedule, 3, stop=1.5)
     with torch.no_grad():
@@ -351,7 +467,9 @@ def test_after_the_stop_the_estimate_is_taken(model: LatentDiffusion, solver: st
     assert torch.allclose(found, truth, atol=1e-4)
 
 
-def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion) -> None:
+def test_settings_make_the_same_sampler_again(
+    model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion
+) -> None:
     options: dict[str, Any] = {
         "steps": 3,
         "scale": 2.5,
@@ -378,8 +496,12 @@ def test_settings_make_the_same_sampler_again(model: LatentDiffusion, guide: Lat
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_bfloat16_changes_patches_by_rounding(options: dict[str, Any], make_sampler: MakeSampler) -> None:
-    full, half = (make_sampler(bfloat16=chosen, **options)(LABELS, SEEDS) for chosen in (False, True))
+def test_bfloat16_changes_patches_by_rounding(
+    options: dict[str, Any], make_sampler: MakeSampler
+) -> None:
+    full, half = (
+        make_sampler(bfloat16=chosen, **options)(LABELS, SEEDS) for chosen in (False, True)
+    )
     assert half.dtype == torch.float32 and not torch.equal(half, full)
     assert float((half - full).abs().mean()) < 0.02 * float(full.std())
 
@@ -392,9 +514,15 @@ def test_networks_see_bfloat16_where_asked(make_sampler: MakeSampler) -> None:
         assert sampler.settings["bfloat16"] is bool(chosen), "none is asked for on a CPU"
 
 
-@pytest.mark.parametrize("options", [*VARIANTS, {"mode": "x0", "autoguidance": 2.0}, {"mode": "x0", "scale": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [*VARIANTS, {"mode": "x0", "autoguidance": 2.0}, {"mode": "x0", "scale": 0.0}],
+    ids=str,
+)
 @pytest.mark.parametrize("interval", [(-3.0, 2.0), (-99.0, 99.0), (50.0, 60.0)])
-def test_evaluations_are_counted(options: dict[str, Any], interval: tuple[float, float], make_sampler: MakeSampler) -> None:
+def test_evaluations_are_counted(
+    options: dict[str, Any], interval: tuple[float, float], make_sampler: MakeSampler
+) -> None:
     sampler = make_sampler(steps=6, interval=interval, **options)
     assert len(types_of(sampler)) == sampler.network_evaluations
 
@@ -403,14 +531,18 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
     """The type of each output of a UNet while one patch is sampled."""
     assert sampler.weak is not None
     seen: list[torch.dtype] = []
-    hooks = [m.unet.register_forward_hook(lambda _, __, output: seen.append(output.dtype)) for m in (sampler.model, sampler.weak)]
+    hooks = [
+        m.unet.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+        for m in (sampler.model, sampler.weak)
+    ]
     sampler([0], [0])
     for hook in hooks:
         hook.remove()
     return seen
 
 
-# ------------------------------------------------------------------------------------------------------------------- errors
+# -------------------------------------------------------------------------------------------------
+# ------------------ errors
 
 
 @pytest.mark.parametrize(
@@ -418,12 +550,21 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
     [
         ({"steps": 0}, "steps must be at least 1, or 2 with a stop, got 0"),
         ({"steps": 1, "stop": 4.0}, "steps must be at least 1, or 2 with a stop, got 1"),
-        ({"stop": NAN}, "stop must lie between the log-SNR of the start, -9.00, and 12.00, got nan"),
-        ({"stop": 12.0}, "stop must lie between the log-SNR of the start, -9.00, and 12.00, got 12.0"),
+        (
+            {"stop": NAN},
+            "stop must lie between the log-SNR of the start, -9.00, and 12.00, got nan",
+        ),
+        (
+            {"stop": 12.0},
+            "stop must lie between the log-SNR of the start, -9.00, and 12.00, got 12.0",
+        ),
         ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
         ({"solver": "euler"}, "solver must be one of .* got 'euler'"),
         ({"mode": "latent"}, "mode must be one of .* got 'latent'"),
-        ({"eta": 0.5}, r"eta must lie in \[0, 1\], and be 0 for a deterministic solver, got 0.5 for 'dpmpp_2m'"),
+        (
+            {"eta": 0.5},
+            r"eta must lie in \[0, 1\], and be 0 for a deterministic solver, got 0.5 for 'dpmpp_2m'",
+        ),
         ({"eta": 1.5, "solver": "ddim"}, "eta must lie .* got 1.5 for 'ddim'"),
         ({"eta": NAN, "solver": "ddim"}, "eta must lie .* got nan for 'ddim'"),
         ({"scale": -1.0}, "guidance scale must be at least 0 and finite, got -1.0"),
@@ -433,17 +574,25 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
         ({"cap": NAN}, "guidance cap must be positive, got nan"),
         ({"interval": (2.0, 1.0)}, r"guidance interval must rise, got \(2.0, 1.0\)"),
         ({"interval": (NAN, 1.0)}, r"guidance interval must rise, got \(nan, 1.0\)"),
-        ({"interval": (-1.0, 0.0, 1.0)}, r"guidance interval must be two log-SNRs, got \(-1.0, 0.0, 1.0\)"),
+        (
+            {"interval": (-1.0, 0.0, 1.0)},
+            r"guidance interval must be two log-SNRs, got \(-1.0, 0.0, 1.0\)",
+        ),
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"temperature": NAN}, "temperature must be positive and finite, got nan"),
         ({"autoguidance": 0.9}, "autoguidance weight must be at least 1 and finite, got 0.9"),
         ({"autoguidance": NAN}, "autoguidance weight must be at least 1 and finite, got nan"),
         ({"autoguidance": math.inf}, "autoguidance weight must be at least 1 and finite, got inf"),
         ({"bfloat16": "yes"}, "bfloat16 must be True, False or None, got 'yes'"),
-        ({"autoguidance": 2.0, "weak": None}, "autoguidance needs a weak model, got weight 2.0 and none"),
+        (
+            {"autoguidance": 2.0, "weak": None},
+            "autoguidance needs a weak model, got weight 2.0 and none",
+        ),
     ],
 )
-def test_argument_out_of_range(options: dict[str, Any], message: str, make_sampler: MakeSampler) -> None:
+def test_argument_out_of_range(
+    options: dict[str, Any], message: str, make_sampler: MakeSampler
+) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
 
@@ -452,16 +601,26 @@ def test_argument_out_of_range(options: dict[str, Any], message: str, make_sampl
 def test_weak_model_of_other_latents_is_refused(
     other: dict[str, Any], model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]
 ) -> None:
-    with pytest.raises(ValueError, match="the weak model must have the latents and the noise schedule of the model, got others"):
+    with pytest.raises(
+        ValueError,
+        match="the weak model must have the latents and the noise schedule of the model, got others",
+    ):
         GuidedSampler(model, weak=make_model(**other))
 
 
-@pytest.mark.parametrize("name", ["latent_mean", "latent_std", "schedule.log_snr_table", "schedule.is_flow"])
-def test_weak_model_of_another_scale_or_schedule_is_refused(name: str, model: LatentDiffusion, weak: LatentDiffusion) -> None:
+@pytest.mark.parametrize(
+    "name", ["latent_mean", "latent_std", "schedule.log_snr_table", "schedule.is_flow"]
+)
+def test_weak_model_of_another_scale_or_schedule_is_refused(
+    name: str, model: LatentDiffusion, weak: LatentDiffusion
+) -> None:
     GuidedSampler(model, weak=weak)
     value = weak.get_buffer(name)
     value.copy_(~value if value.dtype == torch.bool else value * 2 + 1)
-    with pytest.raises(ValueError, match="the weak model must have the latents and the noise schedule of the model, got others"):
+    with pytest.raises(
+        ValueError,
+        match="the weak model must have the latents and the noise schedule of the model, got others",
+    ):
         GuidedSampler(model, weak=weak)
 
 
@@ -481,7 +640,9 @@ def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
         (None, [], "at least one seed is needed, got none"),
     ],
 )
-def test_labels_and_seeds_that_do_not_fit(labels: Any, seeds: list[int], message: str, make_sampler: MakeSampler) -> None:
+def test_labels_and_seeds_that_do_not_fit(
+    labels: Any, seeds: list[int], message: str, make_sampler: MakeSampler
+) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler()(labels, seeds)
 
@@ -498,7 +659,9 @@ def test_labels_need_a_guide(model: LatentDiffusion) -> None:
 
 
 class Faulty(nn.Module):
-    """A UNet whose answer for the latent at place ``row`` of a batch holds one NaN at times below 0.6."""
+    """A UNet whose answer for the latent at place ``row`` of a batch holds one NaN at times below
+    0.6.
+    """
 
     def __init__(self, unet: nn.Module, row: int) -> None:
         super().__init__()
@@ -511,36 +674,49 @@ class Faulty(nn.Module):
         return out
 
 
-def test_value_that_is_not_finite_is_named_by_step_and_class(make_sampler: MakeSampler, model: LatentDiffusion) -> None:
+def test_value_that_is_not_finite_is_named_by_step_and_class(
+    make_sampler: MakeSampler, model: LatentDiffusion
+) -> None:
     unet: Any = Faulty(model.unet, row=2)
     model.unet = unet
     sampler = make_sampler(solver="ddim", steps=4)  # at times 1, 0.75, 0.5, 0.25
-    with pytest.raises(FloatingPointError, match=r"must be finite, .* at step 3 of 4, t = 0\.5000, class 1$"):
+    with pytest.raises(
+        FloatingPointError, match=r"must be finite, .* at step 3 of 4, t = 0\.5000, class 1$"
+    ):
         sampler([0, 2, 1, 0], [1, 2, 3, 4])
     with pytest.raises(FloatingPointError, match=r"at step 3 of 4, t = 0\.5000, unconditional$"):
         sampler(None, [1, 2, 3])
 
 
-def test_guide_that_is_not_finite_is_named(make_sampler: MakeSampler, guide: LatentClassifier) -> None:
+def test_guide_that_is_not_finite_is_named(
+    make_sampler: MakeSampler, guide: LatentClassifier
+) -> None:
     with torch.no_grad():
         guide.stem.weight[0, 0, 0, 0] = float("inf")
     for cap in (0.5, float("inf")):
-        with pytest.raises(FloatingPointError, match=r"got a value that is not at step \d of 4, t = \d\.\d{4}, class 2"):
+        with pytest.raises(
+            FloatingPointError,
+            match=r"got a value that is not at step \d of 4, t = \d\.\d{4}, class 2",
+        ):
             make_sampler(cap=cap)([2, 2], [1, 2])
 
 
-# -------------------------------------------------------------------------------------------------------------------- seeds
+# -------------------------------------------------------------------------------------------------
+# ------------------- seeds
 
 
 def test_candidate_seeds_are_apart_and_stay_what_they_are() -> None:
-    seeds = {candidate_seed(run, label, j) for run in range(4) for label in range(6) for j in range(200)}
+    seeds = {
+        candidate_seed(run, label, j) for run in range(4) for label in range(6) for j in range(200)
+    }
     assert len(seeds) == 4 * 6 * 200 and all(0 <= s < 2**32 for s in seeds)
     assert candidate_seed(0, 1) != candidate_seed(1, 0)
     # banks and reports name these: they must not change between versions
     assert [candidate_seed(0, 0, 0), candidate_seed(7, 2, 31)] == [2968811710, 2031635820]
 
 
-# ---------------------------------------------------------------------------------------------------------------- variations
+# -------------------------------------------------------------------------------------------------
+# --------------- variations
 
 
 def sources(model: LatentDiffusion) -> list[Tensor]:
@@ -549,64 +725,99 @@ def sources(model: LatentDiffusion) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
-def test_a_variation_of_no_strength_is_its_source(solver: str, model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_a_variation_of_no_strength_is_its_source(
+    solver: str, model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     real = sources(model)
     sampler = GuidedSampler(model, guide, steps=2, solver=solver, strength=1e-6, sources=real)
     labels = torch.tensor([0, 1, 2, 2])
     latents = sampler.latents(labels, range(4))
     for label, z in zip(labels.tolist(), latents, strict=True):
         assert min(float((z - r).abs().max()) for r in real[label]) < 0.1, "one of its own class"
-    different = {int((sampler.latents([2], [s]) - real[2]).flatten(1).norm(dim=1).argmin()) for s in range(20)}
+    different = {
+        int((sampler.latents([2], [s]) - real[2]).flatten(1).norm(dim=1).argmin())
+        for s in range(20)
+    }
     assert different == {0, 1, 2, 3}, "the seed draws the source"
 
 
-def test_variation_depends_on_seed_and_label_alone(model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_variation_depends_on_seed_and_label_alone(
+    model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     sampler = GuidedSampler(model, guide, steps=3, strength=0.6, sources=sources(model))
     together = sampler.latents([0, 1, 2], [5, 6, 7])
-    assert torch.allclose(sampler.replace(max_batch=1).latents([2, 0], [7, 5]), together[[2, 0]], atol=1e-5)
+    assert torch.allclose(
+        sampler.replace(max_batch=1).latents([2, 0], [7, 5]), together[[2, 0]], atol=1e-5
+    )
 
 
 def test_full_strength_is_pure_noise(model: LatentDiffusion, guide: LatentClassifier) -> None:
     plain = GuidedSampler(model, guide, steps=3)
-    assert torch.equal(plain.latents([1], [3]), plain.replace(sources=sources(model)).latents([1], [3]))
+    assert torch.equal(
+        plain.latents([1], [3]), plain.replace(sources=sources(model)).latents([1], [3])
+    )
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, math.nan])
-def test_strength_out_of_range(strength: float, model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_strength_out_of_range(
+    strength: float, model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     with pytest.raises(ValueError, match=r"strength must lie in \(0, 1\], got"):
         GuidedSampler(model, guide, strength=strength, sources=sources(model))
 
 
 @pytest.mark.parametrize("counts", [[], [1, 1], [1, 0, 1]])
-def test_variations_need_sources_of_every_class(counts: list[int], model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_variations_need_sources_of_every_class(
+    counts: list[int], model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     real = [torch.zeros(n, *model.latent_shape) for n in counts]
-    with pytest.raises(ValueError, match=r"strength below 1 needs a guide and sources of each of its classes, got \["):
+    with pytest.raises(
+        ValueError,
+        match=r"strength below 1 needs a guide and sources of each of its classes, got \[",
+    ):
         GuidedSampler(model, guide, strength=0.5, sources=real)
 
 
 def test_latents_are_sorted_by_class() -> None:
-    items = [{"image": torch.full((1, 2, 2), float(i)), "label": i % 2, "row": i + 7} for i in range(5)]
+    items = [
+        {"image": torch.full((1, 2, 2), float(i)), "label": i % 2, "row": i + 7} for i in range(5)
+    ]
     first, second, none = by_class(items, 3)
-    assert first[:, 0, 0, 0].tolist() == [0, 2, 4] and second[:, 0, 0, 0].tolist() == [1, 3] and len(none) == 0
+    assert (
+        first[:, 0, 0, 0].tolist() == [0, 2, 4]
+        and second[:, 0, 0, 0].tolist() == [1, 3]
+        and len(none) == 0
+    )
     assert [rows.tolist() for rows in by_class(items, 3, "row")] == [[7, 9, 11], [8, 10], []]
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])
-def test_the_origin_of_a_variation_is_told(max_batch: int, model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_the_origin_of_a_variation_is_told(
+    max_batch: int, model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     real = sources(model)
     rows = [100 * k + torch.arange(len(v)) for k, v in enumerate(real)]
-    sampler = GuidedSampler(model, guide, steps=2, strength=1e-6, sources=real, source_rows=rows, max_batch=max_batch)
+    sampler = GuidedSampler(
+        model, guide, steps=2, strength=1e-6, sources=real, source_rows=rows, max_batch=max_batch
+    )
     labels, seeds = torch.tensor([2, 0, 1, 2, 2, 1]), [3, 4, 5, 6, 7, 3]
     found = sampler.latents(labels, seeds)
-    for origin, label, z in zip(sampler.origins(labels, seeds).tolist(), labels.tolist(), found, strict=True):
+    for origin, label, z in zip(
+        sampler.origins(labels, seeds).tolist(), labels.tolist(), found, strict=True
+    ):
         nearest = int((z - real[label]).flatten(1).norm(dim=1).argmin())
         assert origin == 100 * label + nearest
-    assert torch.equal(sampler.replace(scale=1.0).origins(labels, seeds), sampler.origins(labels, seeds))
+    assert torch.equal(
+        sampler.replace(scale=1.0).origins(labels, seeds), sampler.origins(labels, seeds)
+    )
     assert sampler.replace(strength=1.0).origins(labels, seeds) is None, "pure noise has no origin"
     assert sampler.replace(source_rows=()).origins(labels, seeds) is None
 
 
 def test_every_source_needs_its_row(model: LatentDiffusion, guide: LatentClassifier) -> None:
     rows = [torch.arange(2)] * 3
-    with pytest.raises(ValueError, match=r"source_rows must name one patch for each source, got \[2, 2, 2\] for \[2, 3, 4\] of the"):
+    with pytest.raises(
+        ValueError,
+        match=r"source_rows must name one patch for each source, got \[2, 2, 2\] for \[2, 3, 4\] of the",
+    ):
         GuidedSampler(model, guide, strength=0.5, sources=sources(model), source_rows=rows)

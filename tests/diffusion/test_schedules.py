@@ -7,7 +7,12 @@ import torch
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
-from monai_histodiff.diffusion.schedules import TABLE_SIZE, NoiseSchedule, log_snr_grid, uniform_grid
+from monai_histodiff.diffusion.schedules import (
+    TABLE_SIZE,
+    NoiseSchedule,
+    log_snr_grid,
+    uniform_grid,
+)
 
 HIGH, LOW = 12.0, -9.0
 LINEAR_BETAS = torch.linspace(1e-4, 2e-2, 1000)
@@ -38,7 +43,9 @@ def schedule(request: pytest.FixtureRequest) -> NoiseSchedule:
 
 
 def cut(name: str, t: Tensor, high: float = HIGH, low: float = LOW) -> Tensor:
-    """The closed form, with time rescaled so that t = 0 and t = 1 have the log-SNR of the two cuts."""
+    """The closed form, with time rescaled so that t = 0 and t = 1 have the log-SNR of the two
+    cuts.
+    """
     formula, inverse = CLOSED_FORMS[name]
     return formula(inverse(high) + (inverse(low) - inverse(high)) * t)
 
@@ -46,7 +53,9 @@ def cut(name: str, t: Tensor, high: float = HIGH, low: float = LOW) -> Tensor:
 @pytest.mark.parametrize("name", sorted(CLOSED_FORMS))
 def test_named_schedule_is_the_closed_form_at_the_table_s_own_times(name: str) -> None:
     t = torch.linspace(0, 1, TABLE_SIZE, dtype=torch.float64)
-    torch.testing.assert_close(NoiseSchedule.named(name).log_snr(t), cut(name, t), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        NoiseSchedule.named(name).log_snr(t), cut(name, t), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", sorted(CLOSED_FORMS))
@@ -60,7 +69,9 @@ def test_interpolation_between_the_table_s_times_is_accurate(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(CLOSED_FORMS))
 def test_cuts_are_the_log_snr_at_both_ends(name: str) -> None:
-    ends = NoiseSchedule.named(name, log_snr_max=7.0, log_snr_min=-5.0).log_snr(torch.tensor([0.0, 1.0]))
+    ends = NoiseSchedule.named(name, log_snr_max=7.0, log_snr_min=-5.0).log_snr(
+        torch.tensor([0.0, 1.0])
+    )
     torch.testing.assert_close(ends, torch.tensor([7.0, -5.0]), rtol=0, atol=1e-5)
 
 
@@ -87,23 +98,34 @@ def test_normalisation_and_ratio_of_the_amplitudes(schedule: NoiseSchedule) -> N
     alpha, sigma = schedule.alpha_sigma(t)
     total = alpha + sigma if bool(schedule.is_flow) else alpha**2 + sigma**2
     torch.testing.assert_close(total, torch.ones_like(t), rtol=0, atol=1e-6)
-    torch.testing.assert_close(2 * torch.log(alpha / sigma), schedule.log_snr(t), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        2 * torch.log(alpha / sigma), schedule.log_snr(t), rtol=1e-5, atol=1e-5
+    )
     assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow"])
 def test_start_std_is_that_of_the_noisiest_latents(name: str) -> None:
-    """alpha_1^2 + sigma_1^2 at log-SNR -3: 1 if variance preserving; alpha = 1 / (1 + e^1.5) and sigma = 1 - alpha if flow."""
+    """alpha_1^2 + sigma_1^2 at log-SNR -3: 1 if variance preserving; alpha = 1 / (1 + e^1.5) and
+    sigma = 1 - alpha if flow.
+    """
     schedule = NoiseSchedule.named(name, log_snr_min=-3.0)
     alpha = 1 / (1 + math.exp(1.5))
     expected = {"cosine": 1.0, "flow": math.sqrt(alpha**2 + (1 - alpha) ** 2)}[name]
     assert float(schedule.start_std) == pytest.approx(expected, rel=1e-5)
-    z1, noise = schedule.alpha_sigma(torch.ones(1)), torch.randn(2, 200000, generator=torch.Generator().manual_seed(0))
-    assert float((z1[0] * noise[0] + z1[1] * noise[1]).std()) == pytest.approx(float(schedule.start_std), rel=0.01)
+    z1, noise = (
+        schedule.alpha_sigma(torch.ones(1)),
+        torch.randn(2, 200000, generator=torch.Generator().manual_seed(0)),
+    )
+    assert float((z1[0] * noise[0] + z1[1] * noise[1]).std()) == pytest.approx(
+        float(schedule.start_std), rel=0.01
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (4, 1, 1, 1)])
-def test_amplitudes_have_the_shape_of_the_times(schedule: NoiseSchedule, shape: tuple[int, ...]) -> None:
+def test_amplitudes_have_the_shape_of_the_times(
+    schedule: NoiseSchedule, shape: tuple[int, ...]
+) -> None:
     t = torch.full(shape, 0.37)
     assert schedule.log_snr(t).shape == shape
     assert [v.shape for v in schedule.alpha_sigma(t)] == [shape, shape]
@@ -132,12 +154,21 @@ def test_ratios_beyond_the_table_have_the_end_times(schedule: NoiseSchedule) -> 
 
 def test_two_entries_are_enough() -> None:
     schedule = NoiseSchedule(torch.tensor([4.0, -4.0]))
-    torch.testing.assert_close(schedule.log_snr(torch.tensor([0.0, 0.25, 1.0])), torch.tensor([4.0, 2.0, -4.0]))
-    torch.testing.assert_close(schedule.time(torch.tensor([4.0, 2.0, -4.0])), torch.tensor([0.0, 0.25, 1.0]))
+    torch.testing.assert_close(
+        schedule.log_snr(torch.tensor([0.0, 0.25, 1.0])), torch.tensor([4.0, 2.0, -4.0])
+    )
+    torch.testing.assert_close(
+        schedule.time(torch.tensor([4.0, 2.0, -4.0])), torch.tensor([0.0, 0.25, 1.0])
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("linear_beta", {}), ("scaled_linear_beta", {"beta_start": 0.0015, "beta_end": 0.0195}), ("cosine", {})]
+    ("name", "arguments"),
+    [
+        ("linear_beta", {}),
+        ("scaled_linear_beta", {"beta_start": 0.0015, "beta_end": 0.0195}),
+        ("cosine", {}),
+    ],
 )
 def test_from_betas_reproduces_monai_s_scheduler(name: str, arguments: dict[str, float]) -> None:
     scheduler = DDPMScheduler(num_train_timesteps=1000, schedule=name, **arguments)
@@ -153,8 +184,13 @@ def test_from_betas_noises_latents_as_monai_does() -> None:
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     z0, noise = torch.randn(2, 5, 4, 3, 3, generator=torch.Generator().manual_seed(0)).unbind()
     steps = torch.tensor([0, 1, 250, 700, 999])
-    alpha, sigma = (v.view(-1, 1, 1, 1) for v in NoiseSchedule.from_betas(scheduler.betas).alpha_sigma(steps / 999))
-    torch.testing.assert_close(alpha * z0 + sigma * noise, scheduler.add_noise(z0, noise, steps), rtol=1e-4, atol=1e-4)
+    alpha, sigma = (
+        v.view(-1, 1, 1, 1)
+        for v in NoiseSchedule.from_betas(scheduler.betas).alpha_sigma(steps / 999)
+    )
+    torch.testing.assert_close(
+        alpha * z0 + sigma * noise, scheduler.add_noise(z0, noise, steps), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 300, 999])
@@ -168,7 +204,9 @@ def test_grids_fall_strictly_from_one_to_zero(grid, schedule: NoiseSchedule, ste
 
 @pytest.mark.parametrize("steps", [2, 7, 300])
 def test_uniform_grid_is_equally_spaced_in_time(schedule: NoiseSchedule, steps: int) -> None:
-    torch.testing.assert_close(uniform_grid(schedule, steps), 1 - torch.arange(steps + 1) / steps, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        uniform_grid(schedule, steps), 1 - torch.arange(steps + 1) / steps, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("steps", [2, 7, 20, 300])
@@ -189,21 +227,37 @@ def test_grids_need_a_step(grid, steps: int) -> None:
 def test_grids_end_at_the_log_snr_of_the_stop(schedule: NoiseSchedule, stop: float) -> None:
     for grid in (uniform_grid, log_snr_grid):
         times = grid(schedule, 6, 0.95, stop)
-        assert times.shape == (7,) and float(times[0]) == pytest.approx(0.95) and (times.diff() < 0).all()
+        assert (
+            times.shape == (7,)
+            and float(times[0]) == pytest.approx(0.95)
+            and (times.diff() < 0).all()
+        )
         assert float(schedule.log_snr(times[-1])) == pytest.approx(stop, abs=2e-3)
-    torch.testing.assert_close(uniform_grid(schedule, 6, 0.95, stop).diff(2), torch.zeros(5), rtol=0, atol=1e-5)
-    torch.testing.assert_close(schedule.log_snr(log_snr_grid(schedule, 6, 0.95, stop)).diff(2), torch.zeros(5), rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        uniform_grid(schedule, 6, 0.95, stop).diff(2), torch.zeros(5), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        schedule.log_snr(log_snr_grid(schedule, 6, 0.95, stop)).diff(2),
+        torch.zeros(5),
+        rtol=0,
+        atol=1e-2,
+    )
 
 
 @pytest.mark.parametrize("grid", [uniform_grid, log_snr_grid])
 @pytest.mark.parametrize("stop", [-1.0, 12.0, 13.0, float("nan"), float("inf"), -float("inf")])
 def test_a_stop_lies_beyond_the_start_and_within_the_schedule(grid, stop: float) -> None:
-    with pytest.raises(ValueError, match=f"stop must lie between the log-SNR of the start, 0.0., and 12.00, got {stop}"):
+    with pytest.raises(
+        ValueError,
+        match=f"stop must lie between the log-SNR of the start, 0.0., and 12.00, got {stop}",
+    ):
         grid(NoiseSchedule.named("cosine"), 3, 0.4995, stop)
 
 
 def test_a_checkpoint_carries_the_schedule(schedule: NoiseSchedule) -> None:
-    loaded = NoiseSchedule(torch.linspace(1, -1, len(schedule.log_snr_table)), flow=not bool(schedule.is_flow))
+    loaded = NoiseSchedule(
+        torch.linspace(1, -1, len(schedule.log_snr_table)), flow=not bool(schedule.is_flow)
+    )
     loaded.load_state_dict(schedule.state_dict(), strict=True)
     t = torch.linspace(0, 1, 101)
     for ours, theirs in zip(loaded.alpha_sigma(t), schedule.alpha_sigma(t), strict=True):
@@ -222,7 +276,9 @@ def test_the_table_is_a_copy_without_gradient() -> None:
 
 @pytest.mark.parametrize("table", [torch.zeros(2, 2), torch.zeros(1), torch.tensor(0.0)])
 def test_a_table_is_one_dimensional(table: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"log_snr must be a table of at least 2 values, got shape \("):
+    with pytest.raises(
+        ValueError, match=r"log_snr must be a table of at least 2 values, got shape \("
+    ):
         NoiseSchedule(table)
 
 

@@ -1,4 +1,6 @@
-"""The UNet with a finer grid: what it starts from, what its grid is, that it learns, and what it refuses."""
+"""The UNet with a finer grid: what it starts from, what its grid is, that it learns, and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Nothing(nn.Module):
 def fitted(channels: int, stem: int = 4) -> PatchAutoencoder:
     """An autoencoder of blocks of ``2 * stem`` pixels that knows random patches' components."""
     generator = torch.Generator().manual_seed(0)
-    return PatchAutoencoder((8, 8), (1, 1), channels, stem).fit(torch.rand(8, 3, 64, 64, generator=generator))
+    return PatchAutoencoder((8, 8), (1, 1), channels, stem).fit(
+        torch.rand(8, 3, 64, 64, generator=generator)
+    )
 
 
 def make(unet: nn.Module | DiffusionModelUNet, trained: bool = True, **options: int) -> FineUNet:
@@ -66,29 +70,37 @@ def test_the_finer_grid_is_that_of_the_patches(factor: int) -> None:
     own = F.pixel_shuffle(grid, 8 // factor)
     ratio = own.norm() / pixels.norm()
     assert torch.allclose(own, ratio * pixels, atol=1e-4)
-    assert float(own.detach().square().mean().sqrt()) == pytest.approx(1, abs=0.1), "unit latents make unit pixels"
+    assert float(own.detach().square().mean().sqrt()) == pytest.approx(1, abs=0.1), (
+        "unit latents make unit pixels"
+    )
     assert torch.allclose(fine.to_latent(fine.to_pixels(z)), z, atol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [1, 3, 8])
 def test_an_outline_is_corrected_alike_wherever_it_lies_in_its_block(shift: int) -> None:
-    """With all components the latent holds the patch itself; one place of the finer grid is then one pixel."""
+    """With all components the latent holds the patch itself; one place of the finer grid is then
+    one pixel.
+    """
     autoencoder, fine = fitted(192).double(), make(Nothing(192), factor=8).double()
     fine.see(autoencoder)
 
     def correction(patch: Tensor) -> Tensor:
         z = F.conv2d(patch, autoencoder.basis, stride=8) / autoencoder.scale
-        return F.conv_transpose2d(fine(z, TIMES[:1]) * autoencoder.scale, autoencoder.basis, stride=8)
+        return F.conv_transpose2d(
+            fine(z, TIMES[:1]) * autoencoder.scale, autoencoder.basis, stride=8
+        )
 
     patch = torch.zeros(1, 3, 64, 64, dtype=torch.double)
     patch[:, :, 28:34, 28:34] = torch.randn(3, 6, 6, dtype=torch.double)
     moved = correction(patch.roll(shift, 3))
     here = correction(patch)
     inner = slice(16, 48)
-    assert torch.allclose(moved.roll(-shift, 3)[..., inner, inner], here[..., inner, inner], atol=1e-5), (
-        "the components are stored in float32"
+    assert torch.allclose(
+        moved.roll(-shift, 3)[..., inner, inner], here[..., inner, inner], atol=1e-5
+    ), "the components are stored in float32"
+    assert (here[..., inner, inner] - here[..., 16:17, 16:17]).abs().max() > 1e-2, (
+        "the outline is corrected"
     )
-    assert (here[..., inner, inner] - here[..., 16:17, 16:17]).abs().max() > 1e-2, "the outline is corrected"
 
 
 def test_time_changes_the_correction() -> None:
@@ -114,11 +126,15 @@ def test_every_weight_learns(make_model: MakeModel) -> None:
         (fine(z, TIMES.repeat(2)) - target).square().mean().backward()
         optimizer.step()
     still = [name for name, p in fine.named_parameters() if torch.equal(p, before[name])]
-    assert [name for name in still if not name.startswith("unet.")] == [] and "unet.conv_in.conv.weight" not in still
+    assert [
+        name for name in still if not name.startswith("unet.")
+    ] == [] and "unet.conv_in.conv.weight" not in still
 
 
 def test_it_corrects_what_the_coarse_unet_cannot_know() -> None:
-    """Fitted to the linear denoiser of a smooth patch, which mixes the pixels of neighbouring blocks."""
+    """Fitted to the linear denoiser of a smooth patch, which mixes the pixels of neighbouring
+    blocks.
+    """
     torch.manual_seed(0)
     fine = FineUNet(Nothing(12), block=2, factor=2, channels=8, num_res_blocks=1)  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(fine.parameters(), lr=0.01)
@@ -126,7 +142,11 @@ def test_it_corrects_what_the_coarse_unet_cannot_know() -> None:
     for _ in range(150):
         x = F.avg_pool2d(torch.randn(8, 3, 20, 20), 5, 1) * 5  # 16 x 16
         clean = F.pixel_unshuffle(x, 2)
-        loss = (fine(clean + torch.randn_like(clean), torch.full((8,), 500.0)) - clean).square().mean()
+        loss = (
+            (fine(clean + torch.randn_like(clean), torch.full((8,), 500.0)) - clean)
+            .square()
+            .mean()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -148,11 +168,15 @@ def test_weights_and_averages_of_it_are_kept(make_model: MakeModel, tmp_path: Pa
     save_weights(tmp_path / "model.pt", saved.state_dict())
     load_weights(loaded, tmp_path / "model.pt")
     z = torch.randn(2, 4, 8, 8)
-    assert torch.allclose(loaded.denoise(z, TIMES / 1000), saved.denoise(z, TIMES / 1000), atol=2e-2)
+    assert torch.allclose(
+        loaded.denoise(z, TIMES / 1000), saved.denoise(z, TIMES / 1000), atol=2e-2
+    )
     assert set(EMAHandler(saved.unet).average.module.state_dict()) == set(saved.unet.state_dict())
 
 
-def test_a_training_from_an_autoencoder_alone_is_shown_its_components(make_model: MakeModel, tmp_path: Path) -> None:
+def test_a_training_from_an_autoencoder_alone_is_shown_its_components(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
     saved, model, expected = make_model(0), make_model(1), make(make_model(1).unet, block=4)
     save_weights(tmp_path / "model.pt", saved.state_dict())
     model.unet = make(model.unet, block=4)
@@ -181,7 +205,10 @@ def test_numbers_out_of_range(options: dict[str, int], message: str) -> None:
 
 
 def test_an_autoencoder_of_other_blocks_or_channels() -> None:
-    with pytest.raises(ValueError, match=r"autoencoder and UNet must share channels and block, got \(24, 8\) and \(24, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"autoencoder and UNet must share channels and block, got \(24, 8\) and \(24, 4\)",
+    ):
         make(Nothing(24), block=4).see(fitted(24))
     with pytest.raises(ValueError, match=r"got \(20, 8\) and \(24, 8\)"):
         make(Nothing(24)).see(fitted(20))

@@ -8,7 +8,14 @@ import torch
 from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
-from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, NEEDS, arm_bank, pseudo_labels, true_labels
+from monai_histodiff.evaluation.arms import (
+    ARMS,
+    COMPARISONS,
+    NEEDS,
+    arm_bank,
+    pseudo_labels,
+    true_labels,
+)
 
 
 def test_every_synthetic_arm_has_as_many_patches_as_were_accepted(candidates: Candidates) -> None:
@@ -19,13 +26,19 @@ def test_every_synthetic_arm_has_as_many_patches_as_were_accepted(candidates: Ca
     assert len(shuffled) == 6
     selected = arm_bank("G", candidates, CLASSES)
     assert selected.confidence[0].tolist() == pytest.approx([0.9, 0.8])
-    assert sorted(int(s) for k in range(3) for s in shuffled.seeds[k]) == sorted(int(s) for k in range(3) for s in selected.seeds[k])
+    assert sorted(int(s) for k in range(3) for s in shuffled.seeds[k]) == sorted(
+        int(s) for k in range(3) for s in selected.seeds[k]
+    )
     assert any(shuffled.seeds[k].tolist() != selected.seeds[k].tolist() for k in range(3))
 
 
 def test_shuffled_patches_are_the_selected_ones_under_other_labels(candidates: Candidates) -> None:
     selected, shuffled = (arm_bank(arm, candidates, CLASSES, seed=2) for arm in "GS")
-    own = {int(s): (k, v) for k in range(3) for s, v in zip(selected.seeds[k], selected.images[k], strict=True)}
+    own = {
+        int(s): (k, v)
+        for k in range(3)
+        for s, v in zip(selected.seeds[k], selected.images[k], strict=True)
+    }
     moved = 0
     for k in range(3):
         assert shuffled.count(k) == 2, "as many of each class as were accepted"
@@ -33,11 +46,19 @@ def test_shuffled_patches_are_the_selected_ones_under_other_labels(candidates: C
             assert torch.equal(image, own[seed][1])
             moved += own[seed][0] != k
     assert moved >= 2
-    assert candidates.labels.tolist() == [k for k in range(3) for _ in range(6)], "the candidates themselves keep their labels"
+    assert candidates.labels.tolist() == [k for k in range(3) for _ in range(6)], (
+        "the candidates themselves keep their labels"
+    )
 
 
 def test_classes_with_unequal_numbers_of_accepted_patches(candidates: Candidates) -> None:
-    reasons = ["accepted"] * 4 + ["near copy"] * 2 + ["low confidence"] * 6 + ["over quota"] * 5 + ["accepted"]
+    reasons = (
+        ["accepted"] * 4
+        + ["near copy"] * 2
+        + ["low confidence"] * 6
+        + ["over quota"] * 5
+        + ["accepted"]
+    )
     uneven = Candidates(**{**candidates.__dict__, "reasons": reasons})
     for arm in "FGHSI":
         bank = arm_bank(arm, uneven, CLASSES, seed=5)
@@ -46,16 +67,23 @@ def test_classes_with_unequal_numbers_of_accepted_patches(candidates: Candidates
     assert low.confidence[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.8])
 
 
-def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(candidates: Candidates) -> None:
+def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(
+    candidates: Candidates,
+) -> None:
     low = arm_bank("H", candidates, CLASSES)
     assert sorted(low.confidence[1].tolist()) == pytest.approx([0.1, 0.2])
-    draws = {tuple(arm_bank("F", candidates, CLASSES, seed=s).seeds[0].tolist()) for s in range(10)}
+    draws = {
+        tuple(arm_bank("F", candidates, CLASSES, seed=s).seeds[0].tolist()) for s in range(10)
+    }
     assert len(draws) > 3
 
 
 @pytest.mark.parametrize("arm", ["A", "C", "E", "J", "Z"])
 def test_arms_without_synthetic_patches_have_no_bank(candidates: Candidates, arm: str) -> None:
-    with pytest.raises(ValueError, match=f"an arm of synthetic patches must be one of F, G, G0, H, I, S, got '{arm}'"):
+    with pytest.raises(
+        ValueError,
+        match=f"an arm of synthetic patches must be one of F, G, G0, H, I, S, got '{arm}'",
+    ):
         arm_bank(arm, candidates, CLASSES)
 
 
@@ -74,7 +102,9 @@ def test_pseudo_labels_are_the_judge_s_and_whole_patches(patch_set: PatchSet) ->
     assert bank.classes == CLASSES and bank.size == (32, 32) and len(bank) >= 12
     images, labels = patch_set.images(), patch_set.labels
     for k in range(3):
-        for image, row, confidence in zip(bank.images[k], bank.seeds[k], bank.confidence[k], strict=True):
+        for image, row, confidence in zip(
+            bank.images[k], bank.seeds[k], bank.confidence[k], strict=True
+        ):
             assert torch.equal(image, images[row]) and labels[row] == k and confidence >= 0.9
     sure = pseudo_labels(patch_set, mean_colour, 1.1, CLASSES, size=24)
     assert len(sure) == 0 and [sure.count(k) for k in range(3)] == [0, 0, 0]
@@ -91,7 +121,9 @@ def test_the_judge_sees_centre_crops(patch_set: PatchSet) -> None:
     assert torch.equal(seen[0], patch_set.images()[..., 6:26, 6:26])
 
 
-def test_the_labels_of_the_pool_are_not_read(write_patch_set: WritePatchSet, tmp_path: Path) -> None:
+def test_the_labels_of_the_pool_are_not_read(
+    write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
     known = PatchSet.open(write_patch_set(tmp_path / "known", per_class=3, split="train"))
     turned = PatchSet(known._sources, known.records, known.classes[::-1])
     one, other = (pseudo_labels(pool, mean_colour, 0.5, CLASSES, 32) for pool in (known, turned))
@@ -99,7 +131,9 @@ def test_the_labels_of_the_pool_are_not_read(write_patch_set: WritePatchSet, tmp
 
 
 def test_an_empty_pool_is_refused(patch_set: PatchSet) -> None:
-    with pytest.raises(ValueError, match="arm E needs training patches that were not drawn as labelled, got none"):
+    with pytest.raises(
+        ValueError, match="arm E needs training patches that were not drawn as labelled, got none"
+    ):
         pseudo_labels(patch_set.without(patch_set), mean_colour, 0.5, CLASSES, 32)
 
 
@@ -113,7 +147,9 @@ def test_true_labels_are_those_of_all_whole_patches(patch_set: PatchSet) -> None
 
 
 def test_true_labels_need_a_pool(patch_set: PatchSet) -> None:
-    with pytest.raises(ValueError, match="arm R needs labels of training patches that .*, got none on 0 patches"):
+    with pytest.raises(
+        ValueError, match="arm R needs labels of training patches that .*, got none on 0 patches"
+    ):
         true_labels(patch_set.without(patch_set), CLASSES)
 
 
@@ -123,5 +159,8 @@ def test_true_labels_need_labels_and_leave_the_others_out(patch_set: PatchSet) -
     pink = CLASSES.index("pink")
     assert bank.count(pink) == 0 and len(bank) == len(patch_set) - patch_set.counts()["pink"]
     blind = PatchSet(patch_set._sources, [replace(r, label="") for r in records], CLASSES)
-    with pytest.raises(ValueError, match=f"arm R needs labels of training patches that .*, got none on {len(patch_set)} patches"):
+    with pytest.raises(
+        ValueError,
+        match=f"arm R needs labels of training patches that .*, got none on {len(patch_set)} patches",
+    ):
         true_labels(blind, CLASSES)

@@ -11,9 +11,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, COLOURS
-from monai.transforms import Compose, Identityd, RandAxisFlipd, RandSpatialCropd, ScaleIntensityRanged
+from monai.transforms import (
+    Compose,
+    Identityd,
+    RandAxisFlipd,
+    RandSpatialCropd,
+    ScaleIntensityRanged,
+)
 
-from monai_histodiff import Candidates, ClassifierTraining, Critic, Evaluation, PatchClassifier, PatchSet
+from monai_histodiff import (
+    Candidates,
+    ClassifierTraining,
+    Critic,
+    Evaluation,
+    PatchClassifier,
+    PatchSet,
+)
 from monai_histodiff.bundle.results import gallery, run_and_report
 from monai_histodiff.bundle.run_folder import check_stage
 from monai_histodiff.data.pixels import five_crops
@@ -21,7 +34,9 @@ from monai_histodiff.evaluation.arms import ARMS
 
 
 @pytest.fixture(scope="module")
-def parts(write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[PatchSet, PatchSet, PatchSet]:
+def parts(
+    write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PatchSet, PatchSet, PatchSet]:
     base = tmp_path_factory.mktemp("evaluation")
     train = write_patch_set(base / "train", per_class=6, split="train", seed=1)
     test = write_patch_set(base / "test", per_class=8, split="test", seed=2)
@@ -29,13 +44,19 @@ def parts(write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPat
     return whole, whole.select("train"), whole.select("test")
 
 
-def evaluation(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, **options: Any) -> Evaluation:
+def evaluation(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, **options: Any
+) -> Evaluation:
     scale = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
     settings: dict[str, Any] = {
         "labelled": parts[1],
         "test": parts[2],
         "candidates": candidates,
-        "training": ClassifierTraining(network=lambda num_classes: PatchClassifier(num_classes, width=8), steps=12, batch_size=8),
+        "training": ClassifierTraining(
+            network=lambda num_classes: PatchClassifier(num_classes, width=8),
+            steps=12,
+            batch_size=8,
+        ),
         "crop": Identityd("image"),
         "classical": Compose([RandAxisFlipd("image", 0.5), scale]),
         "plain": scale,
@@ -56,13 +77,27 @@ class Judge(torch.nn.Module):
         return -50 * torch.cdist(colours(patches), torch.tensor(COLOURS) / 255)
 
 
-def everything(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> dict[str, Any]:
+def everything(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> dict[str, Any]:
     """Half of the labels, and all that any arm needs."""
     critic, labelled = Critic([Judge()], 3), parts[1].few(3)
     critic.threshold.fill_(0.5)
-    published = Candidates(**{**candidates.__dict__, "images": candidates.images.flip(3), "reasons": ["accepted"] * 18})
+    published = Candidates(
+        **{
+            **candidates.__dict__,
+            "images": candidates.images.flip(3),
+            "reasons": ["accepted"] * 18,
+        }
+    )
     pool = parts[1].without(labelled)
-    return {"labelled": labelled, "pool": pool, "critic": critic, "published": published, "features": colours}
+    return {
+        "labelled": labelled,
+        "pool": pool,
+        "critic": critic,
+        "published": published,
+        "features": colours,
+    }
 
 
 def test_five_crops_cover_centre_and_corners() -> None:
@@ -72,7 +107,13 @@ def test_five_crops_cover_centre_and_corners() -> None:
     assert [int(c[0, 0, 0, 0]) for c in crops] == [14, 0, 4, 24, 28]
     assert torch.equal(five_crops(x, 6), x[None])
     oblong = five_crops(torch.arange(24.0).view(1, 1, 4, 6), 4)
-    assert oblong.shape == (5, 1, 1, 4, 4) and [int(c[0, 0, 0, 0]) for c in oblong] == [1, 0, 2, 0, 2]
+    assert oblong.shape == (5, 1, 1, 4, 4) and [int(c[0, 0, 0, 0]) for c in oblong] == [
+        1,
+        0,
+        2,
+        0,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,55 +129,95 @@ def test_five_crops_cover_centre_and_corners() -> None:
         ({"arms": ["C", "R"]}, "arm R needs pool, got no pool"),
     ],
 )
-def test_errors(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, options: dict[str, Any], message: str) -> None:
+def test_errors(
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    options: dict[str, Any],
+    message: str,
+) -> None:
     with pytest.raises(ValueError, match=message):
         evaluation(parts, candidates, **options)
 
 
-def test_patches_without_a_label_are_not_tested_on(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+def test_patches_without_a_label_are_not_tested_on(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
     for name, part in (("labelled", parts[1]), ("test", parts[2])):
-        blind = PatchSet(part._sources, [replace(r, label="") if i == 0 else r for i, r in enumerate(part.records)], part.classes)
-        with pytest.raises(ValueError, match=f"every {name} patch must have a label, got 1 of {len(part)} without"):
+        blind = PatchSet(
+            part._sources,
+            [replace(r, label="") if i == 0 else r for i, r in enumerate(part.records)],
+            part.classes,
+        )
+        with pytest.raises(
+            ValueError, match=f"every {name} patch must have a label, got 1 of {len(part)} without"
+        ):
             evaluation(parts, candidates, **{name: blind})
 
 
-def test_overlapping_groups_are_refused(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
-    with pytest.raises(ValueError, match="training and test groups must be disjoint, got 9 in both"):
+def test_overlapping_groups_are_refused(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    with pytest.raises(
+        ValueError, match="training and test groups must be disjoint, got 9 in both"
+    ):
         evaluation(parts, candidates, test=parts[1])
-    with pytest.raises(ValueError, match="training and test groups must be disjoint, got 12 in both"):
+    with pytest.raises(
+        ValueError, match="training and test groups must be disjoint, got 12 in both"
+    ):
         evaluation(parts, candidates, pool=parts[2])
 
 
-def test_all_arms_run_pair_by_seed_and_are_reproducible(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
-    first = evaluation(parts, candidates, arms=list(ARMS), seeds=[0, 1], **everything(parts, candidates))
+def test_all_arms_run_pair_by_seed_and_are_reproducible(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    first = evaluation(
+        parts, candidates, arms=list(ARMS), seeds=[0, 1], **everything(parts, candidates)
+    )
     first.run()
     results = json.loads(json.dumps(first.results(draws=20)))
-    assert list(results["arms"]) == list(ARMS) and all(len(v) == 2 for a in results["arms"].values() for v in a.values())
-    assert set(results["differences"]) == {"G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C"} == set(results["claims"])
+    assert list(results["arms"]) == list(ARMS) and all(
+        len(v) == 2 for a in results["arms"].values() for v in a.values()
+    )
+    assert (
+        set(results["differences"])
+        == {"G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C"}
+        == set(results["claims"])
+    )
     assert set(results["recall"]["C"]) == set(CLASSES)
     assert set(results["differences"]["G-C"]["auc"]) == {"mean", "low", "high"}
     for arm, runs in first.probabilities.items():
-        assert results["intervals"][arm]["accuracy"]["mean"] == pytest.approx(np.mean(results["arms"][arm]["accuracy"]))
-        assert sum(row["share"] for row in results["reliability"][arm]) == pytest.approx(1) and len(runs) == 2
+        assert results["intervals"][arm]["accuracy"]["mean"] == pytest.approx(
+            np.mean(results["arms"][arm]["accuracy"])
+        )
+        assert (
+            sum(row["share"] for row in results["reliability"][arm]) == pytest.approx(1)
+            and len(runs) == 2
+        )
     gain = np.subtract(results["arms"]["G"]["macro_f1"], results["arms"]["C"]["macro_f1"]).mean()
     assert results["differences"]["G-C"]["macro_f1"]["mean"] == pytest.approx(gain)
     assert results["outcome"] == "soft" and "for want of seeds" in results["verdict"]
     for runs in first.probabilities.values():
         for probabilities in runs:
             assert probabilities.shape == (24, 3) and np.allclose(probabilities.sum(1), 1)
-    again = evaluation(parts, candidates, arms=["C", "G"], seeds=[1], **everything(parts, candidates))
+    again = evaluation(
+        parts, candidates, arms=["C", "G"], seeds=[1], **everything(parts, candidates)
+    )
     for _ in range(2):
         again.run()
         assert len(again.probabilities["G"]) == 1, "a second run replaces the first"
     np.testing.assert_allclose(again.probabilities["G"][0], first.probabilities["G"][1], atol=1e-5)
 
 
-def test_arms_see_the_data_that_they_are_named_after(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+def test_arms_see_the_data_that_they_are_named_after(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
     seen: list[tuple[str, int, torch.Tensor]] = []
     recipes = {}
 
     class Recorder(ClassifierTraining):
-        def __call__(self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit") -> torch.nn.Module:
+        def __call__(
+            self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit"
+        ) -> torch.nn.Module:
             transform.set_random_state(seed)
             arm = name.split()[1].rstrip(",")
             recipes[arm] = (self.steps, self.mixing)
@@ -147,19 +228,48 @@ def test_arms_see_the_data_that_they_are_named_after(parts: tuple[PatchSet, Patc
 
     scale = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
     given = everything(parts, candidates)
-    run = evaluation(parts, candidates, training=Recorder(steps=50), arms=list(ARMS), seeds=[3], classical=scale, prob=0.4, **given)
+    run = evaluation(
+        parts,
+        candidates,
+        training=Recorder(steps=50),
+        arms=list(ARMS),
+        seeds=[3],
+        classical=scale,
+        prob=0.4,
+        **given,
+    )
     run.run()
     assert recipes.pop("A") == (30, 0), "as many steps as G shows real patches"
-    assert recipes.pop("D") == (50, 1) and set(recipes.values()) == {(50, 0)} and set(recipes) == set(ARMS) - {"A", "D", "J"}
-    real, pool = ({d["image"].numpy().tobytes(): d["label"] for d in part} for part in (given["labelled"], given["pool"]))
+    assert (
+        recipes.pop("D") == (50, 1)
+        and set(recipes.values()) == {(50, 0)}
+        and set(recipes) == set(ARMS) - {"A", "D", "J"}
+    )
+    real, pool = (
+        {d["image"].numpy().tobytes(): d["label"] for d in part}
+        for part in (given["labelled"], given["pool"])
+    )
     accepted = candidates.accepted.tolist()
-    made = {image.numpy().tobytes(): (int(k), ok) for image, k, ok in zip(candidates.images, candidates.labels, accepted, strict=True)}
-    other = {image.numpy().tobytes(): int(k) for image, k in zip(given["published"].images, candidates.labels, strict=True)}
+    made = {
+        image.numpy().tobytes(): (int(k), ok)
+        for image, k, ok in zip(candidates.images, candidates.labels, accepted, strict=True)
+    }
+    other = {
+        image.numpy().tobytes(): int(k)
+        for image, k in zip(given["published"].images, candidates.labels, strict=True)
+    }
     for arm in set(ARMS) - {"J"}:
         rows = [(label, image.numpy().tobytes()) for name, label, image in seen if name == arm]
         synthetic = [(label, *made[image]) for label, image in rows if image in made]
-        added = [(label, source[image]) for source in (pool, other) for label, image in rows if image in source]
-        assert len(rows) == 60 and all(label == real[image] for label, image in rows if image in real)
+        added = [
+            (label, source[image])
+            for source in (pool, other)
+            for label, image in rows
+            if image in source
+        ]
+        assert len(rows) == 60 and all(
+            label == real[image] for label, image in rows if image in real
+        )
         assert len(synthetic) + len(added) + sum(image in real for _, image in rows) == 60
         assert bool(added) == (arm in ("E", "G0", "R")) and all(label == k for label, k in added)
         if arm in ("A", "B", "C", "D", "E", "G0", "R"):
@@ -171,7 +281,9 @@ def test_arms_see_the_data_that_they_are_named_after(parts: tuple[PatchSet, Patc
         if arm in "GI":
             assert all(label == k and ok for label, k, ok in synthetic)
         if arm in "FH":
-            assert all(label == k for label, k, _ in synthetic) and not all(ok for *_, ok in synthetic)
+            assert all(label == k for label, k, _ in synthetic) and not all(
+                ok for *_, ok in synthetic
+            )
         if arm == "S":
             assert any(label != k for label, k, _ in synthetic) and all(ok for *_, ok in synthetic)
 
@@ -184,11 +296,16 @@ def test_a_class_with_few_synthetic_patches_shows_them_rarely(
     shares = {}
 
     class Recorder(ClassifierTraining):
-        def __call__(self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit") -> torch.nn.Module:
+        def __call__(
+            self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit"
+        ) -> torch.nn.Module:
             transform.set_random_state(seed)
             real = {d["image"].numpy().tobytes() for d in data}
             shown = [transform(data[i % len(data)])["image"] for i in range(300)]
-            synthetic = [(image * 255).round().to(torch.uint8).numpy().tobytes() not in real for image in shown]
+            synthetic = [
+                (image * 255).round().to(torch.uint8).numpy().tobytes() not in real
+                for image in shown
+            ]
             shares[name.split()[1].rstrip(",")] = sum(synthetic) / 300
             return PatchClassifier(num_classes, width=8).eval()
 
@@ -197,24 +314,42 @@ def test_a_class_with_few_synthetic_patches_shows_them_rarely(
     evaluation(parts, candidates, training=Recorder(), **options).run()
     accepted, classes = int(candidates.accepted.sum()), len(CLASSES)
     expected = 0.5 * min(1.0, accepted / classes / full)
-    assert shares["C"] == 0 and shares["I"] == 1 and shares["G"] == pytest.approx(expected, abs=0.08)
+    assert (
+        shares["C"] == 0 and shares["I"] == 1 and shares["G"] == pytest.approx(expected, abs=0.08)
+    )
 
 
-def test_the_probe_sees_augmented_labelled_patches(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
-    run = evaluation(parts, candidates, arms=["C", "J"], seeds=[0, 1], **everything(parts, candidates))
+def test_the_probe_sees_augmented_labelled_patches(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    run = evaluation(
+        parts, candidates, arms=["C", "J"], seeds=[0, 1], **everything(parts, candidates)
+    )
     run.run()
-    assert run.results(draws=5)["arms"]["J"]["balanced_accuracy"] == [1.0, 1.0], "colour tells these classes apart"
+    assert run.results(draws=5)["arms"]["J"]["balanced_accuracy"] == [1.0, 1.0], (
+        "colour tells these classes apart"
+    )
 
 
-def test_a_claim_is_corrected_for_the_others(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+def test_a_claim_is_corrected_for_the_others(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
     run = evaluation(parts, candidates, arms=["C", "F", "G"], seeds=[0, 1, 2])
     right = np.eye(3)[parts[2].labels]
     noise = np.random.default_rng(0).dirichlet(np.ones(3), 24)
     run.probabilities = {"C": [noise] * 3, "F": [right] * 3, "G": [right] * 3}
     found = run.results(draws=200)
-    assert found["differences"]["G-C"]["balanced_accuracy"]["low"] > 0 and found["outcome"] == "helps"
-    assert found["claims"]["G-C"]["p_holm"] == pytest.approx(2 * found["claims"]["G-C"]["p"]) and found["claims"]["G-F"]["p_holm"] == 1
-    assert found["verdict"] == found["claims"]["G-C"]["sentence"] and found["claims"]["G-F"]["outcome"] == "same"
+    assert (
+        found["differences"]["G-C"]["balanced_accuracy"]["low"] > 0 and found["outcome"] == "helps"
+    )
+    assert (
+        found["claims"]["G-C"]["p_holm"] == pytest.approx(2 * found["claims"]["G-C"]["p"])
+        and found["claims"]["G-F"]["p_holm"] == 1
+    )
+    assert (
+        found["verdict"] == found["claims"]["G-C"]["sentence"]
+        and found["claims"]["G-F"]["outcome"] == "same"
+    )
 
 
 class Counted(ClassifierTraining):
@@ -223,7 +358,9 @@ class Counted(ClassifierTraining):
     log: list[str] = []
     fail_at: int = -1
 
-    def __call__(self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit") -> torch.nn.Module:
+    def __call__(
+        self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit"
+    ) -> torch.nn.Module:
         if len(self.log) == self.fail_at:
             raise KeyboardInterrupt
         self.log.append(name)
@@ -235,12 +372,24 @@ def tiny(num_classes: int) -> torch.nn.Module:
 
 
 def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
-    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def trained(**options: Any) -> list[str]:
         monkeypatch.setattr(Counted, "log", [])
-        settings = {"training": Counted(network=tiny, steps=3, batch_size=4), "arms": ["C", "G"], "seeds": [0, 1]}
-        run = evaluation(parts, options.pop("candidates", candidates), cache_dir=tmp_path / "cache", **{**settings, **options})
+        settings = {
+            "training": Counted(network=tiny, steps=3, batch_size=4),
+            "arms": ["C", "G"],
+            "seeds": [0, 1],
+        }
+        run = evaluation(
+            parts,
+            options.pop("candidates", candidates),
+            cache_dir=tmp_path / "cache",
+            **{**settings, **options},
+        )
         run.run()
         seconds = run.seconds
         assert all(np.isfinite(s) and s > 0 for v in seconds.values() for s in v)
@@ -255,17 +404,31 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
     monkeypatch.setattr(Counted, "fail_at", -1)
     assert trained() == ["arm C, seed 1", "arm G, seed 1"]
     assert trained() == []
-    fresh = evaluation(parts, candidates, training=Counted(network=tiny, steps=3, batch_size=4), arms=["C", "G"], seeds=[0, 1])
+    fresh = evaluation(
+        parts,
+        candidates,
+        training=Counted(network=tiny, steps=3, batch_size=4),
+        arms=["C", "G"],
+        seeds=[0, 1],
+    )
     for arm, runs in fresh.run().items():
         np.testing.assert_allclose(results[-1][arm], runs, atol=1e-6)
     assert trained(arms=["C", "F", "G"]) == ["arm F, seed 0", "arm F, seed 1"]
     assert trained(seeds=[1, 2]) == ["arm C, seed 2", "arm G, seed 2"]
     fewer = Candidates(**{**candidates.__dict__, "reasons": ["accepted"] + ["near copy"] * 17})
-    assert trained(candidates=fewer, seeds=[0]) == ["arm G, seed 0"], "C does not depend on the candidates"
+    assert trained(candidates=fewer, seeds=[0]) == ["arm G, seed 0"], (
+        "C does not depend on the candidates"
+    )
     assert trained(prob=0.25, seeds=[0]) == ["arm G, seed 0"]
     for change in (
         {"training": Counted(network=tiny, steps=4, batch_size=4)},
-        {"training": Counted(network=lambda num_classes: PatchClassifier(num_classes, width=4), steps=3, batch_size=4)},
+        {
+            "training": Counted(
+                network=lambda num_classes: PatchClassifier(num_classes, width=4),
+                steps=3,
+                batch_size=4,
+            )
+        },
         {"classical": ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)},
         {"labelled": parts[1].few(4)},
         {"test": parts[2].few(7)},
@@ -276,19 +439,30 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
     assert len(trained(seeds=[0])) == 2
 
 
-def test_larger_patches_are_judged_by_five_crops(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
-    small = Candidates(**{**candidates.__dict__, "images": candidates.images[..., :24, :24].contiguous()})
+def test_larger_patches_are_judged_by_five_crops(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    small = Candidates(
+        **{**candidates.__dict__, "images": candidates.images[..., :24, :24].contiguous()}
+    )
     crop = RandSpatialCropd("image", (24, 24), random_size=False)
     run = evaluation(parts, small, crop=crop, size=24, seeds=[0], arms=["C", "G"])
     run.run()
-    assert run.results(draws=5)["floors"]["mean colour"]["accuracy"] == 1.0 and len(run.probabilities["G"][0]) == 24
+    assert (
+        run.results(draws=5)["floors"]["mean colour"]["accuracy"] == 1.0
+        and len(run.probabilities["G"][0]) == 24
+    )
 
 
 def test_classes_that_differ_in_colour_are_learned_and_shuffled_labels_hurt(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> None:
-    training = ClassifierTraining(network=lambda num_classes: PatchClassifier(num_classes, width=8), steps=40, batch_size=12)
-    shuffled = Candidates(**{**candidates.__dict__, "labels": candidates.labels.roll(6)})  # every label is wrong
+    training = ClassifierTraining(
+        network=lambda num_classes: PatchClassifier(num_classes, width=8), steps=40, batch_size=12
+    )
+    shuffled = Candidates(
+        **{**candidates.__dict__, "labels": candidates.labels.roll(6)}
+    )  # every label is wrong
     shuffled.reasons = ["accepted"] * 18
     run = evaluation(parts, shuffled, training=training, arms=["C", "I"], seeds=[0])
     run.run()
@@ -296,7 +470,9 @@ def test_classes_that_differ_in_colour_are_learned_and_shuffled_labels_hurt(
     assert arms["C"]["balanced_accuracy"][0] > 0.9 and arms["I"]["balanced_accuracy"][0] < 0.4
 
 
-def test_nothing_accepted_is_a_stated_outcome(parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates) -> None:
+def test_nothing_accepted_is_a_stated_outcome(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
     none = Candidates(**{**candidates.__dict__, "reasons": ["low confidence"] * 18})
     run = evaluation(parts, none, arms=["C", "F", "G"], seeds=[0])
     run.run()
@@ -323,7 +499,10 @@ OUTCOME = {
 
 
 def test_run_and_report_writes_results_and_a_page(
-    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
     run = evaluation(parts, candidates, seeds=[0, 1, 2], prob=0.25)
@@ -335,13 +514,19 @@ def test_run_and_report_writes_results_and_a_page(
     ]
     results = json.loads((tmp_path / "results.json").read_text())
 
-    assert results["arms"] == json.loads(json.dumps(run.results()))["arms"], "the file holds what was measured"
+    assert results["arms"] == json.loads(json.dumps(run.results()))["arms"], (
+        "the file holds what was measured"
+    )
     assert list(results["arms"]) == ["C", "F", "G"] and results["seeds"] == [0, 1, 2]
     assert results["dataset"] == {
         "path": "patches.zip",
         "classes": list(CLASSES),
         "demo": False,
-        "counts": {"train": dict.fromkeys(CLASSES, 6), "labelled": dict.fromkeys(CLASSES, 6), "test": dict.fromkeys(CLASSES, 8)},
+        "counts": {
+            "train": dict.fromkeys(CLASSES, 6),
+            "labelled": dict.fromkeys(CLASSES, 6),
+            "test": dict.fromkeys(CLASSES, 8),
+        },
         "groups": {"train": 9, "labelled": 9, "test": 12},
     }
     assert results["selection"] == OUTCOME["selection"]
@@ -360,14 +545,19 @@ def test_run_and_report_writes_results_and_a_page(
     assert results["settings"] == expected
     notes = " ".join(results["notes"])
     assert "precision of 0.80" in notes and "below the target of 0.90" in notes
-    assert all(f"Class {name} is short of its quota: 2 of 4 accepted, from 6 candidates" in notes for name in CLASSES)
+    assert all(
+        f"Class {name} is short of its quota: 2 of 4 accepted, from 6 candidates" in notes
+        for name in CLASSES
+    )
     assert "variations of the labelled patches (strength 0.4)" in notes
     assert "The accepted variations come from 5 of the 18 labelled patches." in notes
     assert "own group" not in notes, "the labelled patches are in groups of two"
 
     page = report.read_text(encoding="utf-8")
     assert escape(results["verdict"]) in page and results["verdict"] in capsys.readouterr().out
-    assert "secret" not in page and "secret" not in (tmp_path / "results.json").read_text(), "paths of the user stay private"
+    assert "secret" not in page and "secret" not in (tmp_path / "results.json").read_text(), (
+        "paths of the user stay private"
+    )
     assert all(name in page for name in CLASSES) and "near copy" in page
 
 
@@ -381,31 +571,58 @@ def test_gallery_shows_accepted_over_their_range_and_every_reason(
         assert 1 <= sum(bool(t.reason) for t in own) <= 2
         for tile in own:
             row = candidates.seed.tolist().index(tile.seed)
-            assert np.array_equal(tile.image, candidates.images[row].permute(1, 2, 0).numpy()) and int(candidates.labels[row]) == k
+            assert (
+                np.array_equal(tile.image, candidates.images[row].permute(1, 2, 0).numpy())
+                and int(candidates.labels[row]) == k
+            )
             assert tile.nearest is not None and tile.nearest.shape == (24, 24, 3)
-            centre = parts[1][int(candidates.nearest[row])]["image"][:, 4:28, 4:28].permute(1, 2, 0).numpy()
+            centre = (
+                parts[1][int(candidates.nearest[row])]["image"][:, 4:28, 4:28]
+                .permute(1, 2, 0)
+                .numpy()
+            )
             assert np.array_equal(tile.nearest, centre)
     varied = Candidates(**{**candidates.__dict__, "origin": candidates.labels * 2 + 1})
     for tile in gallery(varied, parts[1], size=24, per_class=2):
-        centre = parts[1][2 * CLASSES.index(tile.label) + 1]["image"][:, 4:28, 4:28].permute(1, 2, 0).numpy()
-        assert tile.nearest is None and np.array_equal(tile.origin, centre), "a variation is shown beside what it is made from"
+        centre = (
+            parts[1][2 * CLASSES.index(tile.label) + 1]["image"][:, 4:28, 4:28]
+            .permute(1, 2, 0)
+            .numpy()
+        )
+        assert tile.nearest is None and np.array_equal(tile.origin, centre), (
+            "a variation is shown beside what it is made from"
+        )
 
 
 def test_the_generator_is_measured_where_there_are_features(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
-    run = evaluation(parts, Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}), arms=["C"], seeds=[0])
+    run = evaluation(
+        parts,
+        Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}),
+        arms=["C"],
+        seeds=[0],
+    )
     run_and_report(run, parts[0], "patches.zip", tmp_path, colours)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["generator"]) == set(CLASSES) and results["generator"]["pink"]["numbers"]["accepted"] == 6
+    assert (
+        set(results["generator"]) == set(CLASSES)
+        and results["generator"]["pink"]["numbers"]["accepted"] == 6
+    )
     assert results["verdict"] == "Not tested: arm G was not run."
 
 
 def test_candidates_are_judged_by_the_patches_that_they_were_made_for(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="the training stage must have written 'outcome.json', got none in"):
+    with pytest.raises(
+        FileNotFoundError, match="the training stage must have written 'outcome.json', got none in"
+    ):
         check_stage(tmp_path, draw=0)
-    (tmp_path / "outcome.json").write_text(json.dumps({"settings": {"draw": 0, "labels_per_class": 25}}))
+    (tmp_path / "outcome.json").write_text(
+        json.dumps({"settings": {"draw": 0, "labels_per_class": 25}})
+    )
     check_stage(tmp_path, draw=0, labels_per_class=25, other=3)
-    with pytest.raises(ValueError, match="draw must be what the candidates were made with, 0, got 1"):
+    with pytest.raises(
+        ValueError, match="draw must be what the candidates were made with, 0, got 1"
+    ):
         check_stage(tmp_path, draw=1, labels_per_class=25)

@@ -33,7 +33,10 @@ def with_moments(mean: Tensor, cov: Tensor, n: int = 50, seed: int = 0) -> Tenso
 def test_frechet_distance_of_gaussians_has_its_closed_form() -> None:
     one, two = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 4.0, 1.0]).double()
     shift = torch.tensor([3.0, 0.0, 4.0]).double()
-    a, b = with_moments(torch.zeros(3).double(), one.diag()), with_moments(shift, two.diag(), seed=1)
+    a, b = (
+        with_moments(torch.zeros(3).double(), one.diag()),
+        with_moments(shift, two.diag(), seed=1),
+    )
     expected = 25 + float((one.sqrt() - two.sqrt()).square().sum())  # 25 + 1 + 0 + 4
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
@@ -43,7 +46,9 @@ def test_frechet_distance_agrees_with_monai() -> None:
     assert frechet_distance(a, b) == pytest.approx(float(get_fid_score(a, b)), rel=1e-6)
 
 
-def test_frechet_distance_of_fewer_features_than_dimensions_is_real_and_zero_for_a_set_and_itself() -> None:
+def test_frechet_distance_of_fewer_features_than_dimensions_is_real_and_zero_for_a_set_and_itself() -> (
+    None
+):
     a = normal(5, 12)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(a[:, :1], a[:, :1] + 2) == pytest.approx(4, rel=1e-9)
@@ -55,24 +60,34 @@ def test_kid_is_the_double_sum_over_distinct_pairs() -> None:
     def k(x: Tensor, y: Tensor) -> float:
         return float((x @ y / 3 + 1) ** 3)
 
-    own = [sum(k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j) / (len(x) * (len(x) - 1)) for x in (a, b)]
+    own = [
+        sum(k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j)
+        / (len(x) * (len(x) - 1))
+        for x in (a, b)
+    ]
     cross = sum(k(x, y) for x in a for y in b) / (len(a) * len(b))
     assert kid(a, b) == (pytest.approx(own[0] + own[1] - 2 * cross, rel=1e-9), 0.0)
 
 
 @pytest.mark.parametrize("n", [5, 40])
 def test_kid_is_zero_in_expectation_for_equal_distributions_whatever_the_size(n: int) -> None:
-    values = torch.tensor([kid(normal(n, 4, 2 * i), normal(n, 4, 2 * i + 1))[0] for i in range(400)])
+    values = torch.tensor(
+        [kid(normal(n, 4, 2 * i), normal(n, 4, 2 * i + 1))[0] for i in range(400)]
+    )
     assert abs(float(values.mean())) < 4 * float(values.std()) / math.sqrt(400)
     assert (values < 0).any()  # unbiased, so not clamped
 
 
 def test_kid_of_shifted_gaussians_has_its_closed_form_in_expectation() -> None:
-    """In one dimension the kernel gives E k = 1 + 3 m1 n1 + 3 m2 n2 + m3 n3 for moments m of x and n of y."""
+    """In one dimension the kernel gives E k = 1 + 3 m1 n1 + 3 m2 n2 + m3 n3 for moments m of x and
+    n of y.
+    """
     mean = 0.7
     moments = (0.0, 1.0, 0.0), (mean, mean**2 + 1, mean**3 + 3 * mean)
     expected = sum(w * (a - b) ** 2 for w, a, b in zip((3, 3, 1), *moments, strict=True))
-    values = torch.tensor([kid(normal(30, 1, 2 * i), normal(20, 1, 2 * i + 1) + mean)[0] for i in range(500)])
+    values = torch.tensor(
+        [kid(normal(30, 1, 2 * i), normal(20, 1, 2 * i + 1) + mean)[0] for i in range(500)]
+    )
     assert abs(float(values.mean()) - expected) < 4 * float(values.std()) / math.sqrt(500)
 
 
@@ -95,9 +110,14 @@ def test_precision_recall_density_coverage_of_a_known_set() -> None:
 
 
 def test_density_and_coverage_of_equal_distributions_have_their_expectations() -> None:
-    """Naeem et al. 2020: E density = 1; E coverage = 1 - prod over i = 1..k of (N - i) / (N + M - i)."""
+    """Naeem et al. 2020: E density = 1; E coverage = 1 - prod over i = 1..k of (N - i) / (N + M -
+    i).
+    """
     n, m, k, trials = 40, 30, 3, 150
-    found = [precision_recall_density_coverage(normal(n, 2, 2 * i), normal(m, 2, 2 * i + 1), k) for i in range(trials)]
+    found = [
+        precision_recall_density_coverage(normal(n, 2, 2 * i), normal(m, 2, 2 * i + 1), k)
+        for i in range(trials)
+    ]
     coverage = 1 - math.prod((n - i) / (n + m - i) for i in range(1, k + 1))
     for name, expected in (("density", 1.0), ("coverage", coverage)):
         values = torch.tensor([f[name] for f in found])
@@ -130,20 +150,46 @@ def test_about_a_percentile_of_new_real_patches_are_called_copies() -> None:
     distances = torch.arange(1000).double()
     assert int(flag_copies(distances, distances, 1.0).sum()) == 10
     assert flag_copies(torch.tensor([0.0, 5.0, 50.0]), distances).tolist() == [True, True, False]
-    assert not flag_copies(torch.zeros(3), torch.zeros(5)).any()  # as near as every new patch is not nearer
+    assert not flag_copies(
+        torch.zeros(3), torch.zeros(5)
+    ).any()  # as near as every new patch is not nearer
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: kid(normal(3), normal(3, 5)), r"features must be N x D and M x D, got \(3, 4\) and \(3, 5\)"),
-        (lambda: frechet_distance(normal(1), normal(3)), "each set must hold at least 2 features, got 1 and 3"),
-        (lambda: kid(normal(3) * math.nan, normal(3)), "features must be finite, got NaN or infinity"),
-        (lambda: kid(normal(3), normal(3), subsets=0), "subsets must be at least 1 and subset_size at least 2, got 0 and 500"),
-        (lambda: precision_recall_density_coverage(normal(5), normal(9)), "each set must hold at least 6 features, got 5 and 9"),
-        (lambda: precision_recall_density_coverage(normal(5), normal(9), 0), "neighbours must be at least 1, got 0"),
-        (lambda: flag_copies(torch.ones(2), torch.ones(0)), "copies need at least one held-out distance, got none"),
-        (lambda: flag_copies(torch.ones(2), torch.ones(2), 101), r"percentile must lie in \[0, 100\], got 101"),
+        (
+            lambda: kid(normal(3), normal(3, 5)),
+            r"features must be N x D and M x D, got \(3, 4\) and \(3, 5\)",
+        ),
+        (
+            lambda: frechet_distance(normal(1), normal(3)),
+            "each set must hold at least 2 features, got 1 and 3",
+        ),
+        (
+            lambda: kid(normal(3) * math.nan, normal(3)),
+            "features must be finite, got NaN or infinity",
+        ),
+        (
+            lambda: kid(normal(3), normal(3), subsets=0),
+            "subsets must be at least 1 and subset_size at least 2, got 0 and 500",
+        ),
+        (
+            lambda: precision_recall_density_coverage(normal(5), normal(9)),
+            "each set must hold at least 6 features, got 5 and 9",
+        ),
+        (
+            lambda: precision_recall_density_coverage(normal(5), normal(9), 0),
+            "neighbours must be at least 1, got 0",
+        ),
+        (
+            lambda: flag_copies(torch.ones(2), torch.ones(0)),
+            "copies need at least one held-out distance, got none",
+        ),
+        (
+            lambda: flag_copies(torch.ones(2), torch.ones(2), 101),
+            r"percentile must lie in \[0, 100\], got 101",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:

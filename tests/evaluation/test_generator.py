@@ -12,14 +12,26 @@ from torch import Tensor
 
 from monai_histodiff import PatchEncoder
 from monai_histodiff.diffusion.schedules import NoiseSchedule
-from monai_histodiff.evaluation.generator import denoising_error, evaluate_generator, probe_reconstructions, write_evaluation
+from monai_histodiff.evaluation.generator import (
+    denoising_error,
+    evaluate_generator,
+    probe_reconstructions,
+    write_evaluation,
+)
 
 
 def items(count: int, seed: int, label: int | None = None) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(count, 3, 4, 4, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    images = (
+        torch.rand(count, 3, 4, 4, generator=generator)
+        .repeat_interleave(4, 2)
+        .repeat_interleave(4, 3)
+    )
     images = (images * 255).round() / 255
-    return [{"image": x if label is None else x * 0.3 + 0.35 * label, "label": label or 0} for x in images]
+    return [
+        {"image": x if label is None else x * 0.3 + 0.35 * label, "label": label or 0}
+        for x in images
+    ]
 
 
 class Autoencoder:
@@ -55,14 +67,25 @@ def encoder() -> PatchEncoder:
 
 def evaluate(encoder: PatchEncoder, images: Tensor, folder: Path, ideal: bool = True) -> dict:
     train, held_out = items(40, 0), items(24, 1)
-    return evaluate_generator(sampler(images, ideal), encoder, train, held_out, torch.ones(40), folder, len(images), batch_size=7)
+    return evaluate_generator(
+        sampler(images, ideal),
+        encoder,
+        train,
+        held_out,
+        torch.ones(40),
+        folder,
+        len(images),
+        batch_size=7,
+    )
 
 
 def stack(patches: list[dict]) -> Tensor:
     return torch.stack([p["image"] for p in patches])
 
 
-def test_a_generator_that_repeats_the_training_set_is_caught(encoder: PatchEncoder, tmp_path: Path) -> None:
+def test_a_generator_that_repeats_the_training_set_is_caught(
+    encoder: PatchEncoder, tmp_path: Path
+) -> None:
     found = evaluate(encoder, stack(items(40, 0))[:20], tmp_path)
     assert found["copies"] == {
         "percentile": 1.0,
@@ -73,12 +96,16 @@ def test_a_generator_that_repeats_the_training_set_is_caught(encoder: PatchEncod
     assert (tmp_path / "samples.png").is_file()
 
 
-def test_turned_training_patches_are_caught_by_their_thumbnails(encoder: PatchEncoder, tmp_path: Path) -> None:
+def test_turned_training_patches_are_caught_by_their_thumbnails(
+    encoder: PatchEncoder, tmp_path: Path
+) -> None:
     found = evaluate(encoder, stack(items(40, 0)).rot90(1, (2, 3)), tmp_path)
     assert found["copies"]["thumbnails"]["samples"] == 40
 
 
-def test_a_perfect_generator_scores_as_the_floor_and_a_flat_one_does_not(encoder: PatchEncoder, tmp_path: Path) -> None:
+def test_a_perfect_generator_scores_as_the_floor_and_a_flat_one_does_not(
+    encoder: PatchEncoder, tmp_path: Path
+) -> None:
     perfect = evaluate(encoder, stack(items(40, 5)), tmp_path)
     flat = evaluate(encoder, torch.full((40, 3, 16, 16), 0.5), tmp_path)
     assert perfect["copies"]["thumbnails"]["samples"] <= 4
@@ -88,7 +115,9 @@ def test_a_perfect_generator_scores_as_the_floor_and_a_flat_one_does_not(encoder
 
 
 @pytest.mark.parametrize("ideal", [True, False])
-def test_the_cost_of_the_autoencoder_is_told_apart(encoder: PatchEncoder, tmp_path: Path, ideal: bool) -> None:
+def test_the_cost_of_the_autoencoder_is_told_apart(
+    encoder: PatchEncoder, tmp_path: Path, ideal: bool
+) -> None:
     found = evaluate(encoder, stack(items(40, 5)), tmp_path, ideal)
     assert (found["reconstructions"] == pytest.approx(found["floor"], rel=1e-4, abs=1e-6)) is ideal
 
@@ -96,22 +125,31 @@ def test_the_cost_of_the_autoencoder_is_told_apart(encoder: PatchEncoder, tmp_pa
 def test_the_probe_measures_what_reconstruction_loses(encoder: PatchEncoder) -> None:
     train, test = items(12, 0, 0) + items(12, 1, 1), items(10, 2, 0) + items(30, 3, 1)
     ideal = probe_reconstructions(Autoencoder(), encoder, train, test)
-    assert ideal["accuracy"] == 1.0 and ideal["accuracy_lost"] == ideal["balanced_accuracy_lost"] == 0.0
+    assert (
+        ideal["accuracy"] == 1.0
+        and ideal["accuracy_lost"] == ideal["balanced_accuracy_lost"] == 0.0
+    )
     flat = probe_reconstructions(Autoencoder(ideal=False), encoder, train, test)
     assert flat["accuracy"] == 1.0 and flat["balanced_accuracy_reconstructed"] == 0.5
     assert flat["accuracy_lost"] == pytest.approx(1 - flat["accuracy_reconstructed"])
 
 
-def test_a_wrong_stain_or_blur_is_seen_in_the_appearance(encoder: PatchEncoder, tmp_path: Path) -> None:
+def test_a_wrong_stain_or_blur_is_seen_in_the_appearance(
+    encoder: PatchEncoder, tmp_path: Path
+) -> None:
     perfect = evaluate(encoder, stack(items(40, 5)), tmp_path)
     pale = evaluate(encoder, 0.5 + 0.5 * stack(items(40, 5)), tmp_path)
-    smooth = evaluate(encoder, torch.nn.functional.avg_pool2d(stack(items(40, 5)), 5, 1, 2), tmp_path)
+    smooth = evaluate(
+        encoder, torch.nn.functional.avg_pool2d(stack(items(40, 5)), 5, 1, 2), tmp_path
+    )
     found = [each["samples"]["appearance"] for each in (perfect, pale, smooth)]
     assert found[0] < 3 * perfect["floor"]["appearance"] and min(found[1:]) > 10 * found[0]
 
 
 class Known(Autoencoder):
-    """The exact denoiser of independent values -1 and 1, or the best linear one, for either schedule."""
+    """The exact denoiser of independent values -1 and 1, or the best linear one, for either
+    schedule.
+    """
 
     def __init__(self, name: str, linear: bool = False) -> None:
         super().__init__()
@@ -119,12 +157,17 @@ class Known(Autoencoder):
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (v.view(-1, 1, 1, 1) for v in self.schedule.alpha_sigma(t))
-        return alpha * z / (alpha**2 + sigma**2) if self.linear else torch.tanh(alpha * z / sigma**2)
+        return (
+            alpha * z / (alpha**2 + sigma**2) if self.linear else torch.tanh(alpha * z / sigma**2)
+        )
 
 
 def signs(count: int) -> list[dict]:
     generator = torch.Generator().manual_seed(2)
-    return [{"image": torch.randint(0, 2, (3, 8, 8), generator=generator) * 2.0 - 1} for _ in range(count)]
+    return [
+        {"image": torch.randint(0, 2, (3, 8, 8), generator=generator) * 2.0 - 1}
+        for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "flow"])
@@ -136,7 +179,9 @@ def test_the_denoising_error_is_that_of_theory(schedule: str) -> None:
     for value in ratios:
         snr = torch.tensor(value, dtype=torch.float64).exp()
         exact = torch.trapezoid(density * (1 - torch.tanh(snr + snr.sqrt() * noise)) ** 2, noise)
-        expected.append(float(exact * (1 + snr)))  # beside 1 / (1 + snr), the error of the linear denoiser
+        expected.append(
+            float(exact * (1 + snr))
+        )  # beside 1 / (1 + snr), the error of the linear denoiser
     found = denoising_error(Known(schedule), signs(300), ratios, batch_size=37)
     assert found["log_snr"] == list(ratios)
     assert found["relative_error"] == pytest.approx(expected, rel=0.02)
@@ -146,7 +191,9 @@ def test_the_denoising_error_is_that_of_theory(schedule: str) -> None:
 
 
 def test_the_denoising_error_repeats_whatever_the_batches() -> None:
-    first, second = (denoising_error(Known("cosine"), signs(20), batch_size=size) for size in (3, 20))
+    first, second = (
+        denoising_error(Known("cosine"), signs(20), batch_size=size) for size in (3, 20)
+    )
     assert first["relative_error"] == pytest.approx(second["relative_error"], rel=1e-5)
     assert denoising_error(Known("cosine"), signs(20), seed=1) != second
 

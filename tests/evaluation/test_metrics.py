@@ -3,18 +3,36 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from monai_histodiff.evaluation.metrics import METRICS, class_recall, classification_metrics, metric_table, reliability
+from monai_histodiff.evaluation.metrics import (
+    METRICS,
+    class_recall,
+    classification_metrics,
+    metric_table,
+    reliability,
+)
 
 Array = NDArray[np.float64]
 
 
-def predictions(count: int, classes: int, seed: int = 0, ties: bool = False) -> tuple[Array, NDArray[np.int64]]:
+def predictions(
+    count: int, classes: int, seed: int = 0, ties: bool = False
+) -> tuple[Array, NDArray[np.int64]]:
     """Probabilities that know something of the labels; every class occurs."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), rng.integers(classes, size=count - classes)])
-    raw = rng.integers(1, 4, (count, classes)).astype(float) if ties else rng.gamma(0.7, size=(count, classes))
+    raw = (
+        rng.integers(1, 4, (count, classes)).astype(float)
+        if ties
+        else rng.gamma(0.7, size=(count, classes))
+    )
     raw[np.arange(count), labels] += rng.integers(0, 2, count)
     return raw / raw.sum(1, keepdims=True), labels
 
@@ -31,9 +49,15 @@ def test_metrics_are_scikit_learn_s(classes: int, ties: bool) -> None:
         score = probabilities[:, 1] if classes == 2 else probabilities
         assert found["accuracy"] == pytest.approx(accuracy_score(labels, chosen))
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, chosen))
-        assert found["macro_f1"] == pytest.approx(f1_score(labels, chosen, average="macro", labels=range(classes)))
-        assert found["auc"] == pytest.approx(roc_auc_score(labels, score, multi_class="ovr", average="macro"))
-        assert found["worst_recall"] == pytest.approx(min(recall_score(labels, chosen, average=None, labels=range(classes))))
+        assert found["macro_f1"] == pytest.approx(
+            f1_score(labels, chosen, average="macro", labels=range(classes))
+        )
+        assert found["auc"] == pytest.approx(
+            roc_auc_score(labels, score, multi_class="ovr", average="macro")
+        )
+        assert found["worst_recall"] == pytest.approx(
+            min(recall_score(labels, chosen, average=None, labels=range(classes)))
+        )
         assert set(found) == set(METRICS)
 
 
@@ -46,9 +70,15 @@ def test_a_class_missing_from_the_test_set_is_left_out_of_the_means() -> None:
     found = classification_metrics(probabilities, labels)
     recall = [float((chosen[labels == k] == k).mean()) for k in present]
     assert found["balanced_accuracy"] == pytest.approx(np.mean(recall))
-    assert found["macro_f1"] == pytest.approx(f1_score(labels, chosen, average="macro", labels=present))
-    assert found["auc"] == pytest.approx(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in present]))
-    np.testing.assert_allclose(class_recall(probabilities, labels), [recall[0], recall[1], np.nan, recall[2]])
+    assert found["macro_f1"] == pytest.approx(
+        f1_score(labels, chosen, average="macro", labels=present)
+    )
+    assert found["auc"] == pytest.approx(
+        np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in present])
+    )
+    np.testing.assert_allclose(
+        class_recall(probabilities, labels), [recall[0], recall[1], np.nan, recall[2]]
+    )
 
 
 def test_class_recall_by_hand() -> None:
@@ -59,12 +89,19 @@ def test_class_recall_by_hand() -> None:
 
 def test_metrics_of_perfect_useless_and_inverted_predictions() -> None:
     labels = np.arange(30) % 3
-    assert classification_metrics(np.eye(3)[labels], labels) == {**dict.fromkeys(METRICS, 1.0), "ece": 0.0}
+    assert classification_metrics(np.eye(3)[labels], labels) == {
+        **dict.fromkeys(METRICS, 1.0),
+        "ece": 0.0,
+    }
     useless = classification_metrics(np.full((30, 3), 1 / 3), labels)
     assert useless["auc"] == 0.5 and useless["balanced_accuracy"] == pytest.approx(1 / 3)
     assert useless["ece"] == pytest.approx(0.0)
     inverted = classification_metrics((1 - np.eye(3)[labels]) / 2, labels)
-    assert inverted["auc"] == 0.0 and inverted["accuracy"] == 0.0 and inverted["ece"] == pytest.approx(0.5)
+    assert (
+        inverted["auc"] == 0.0
+        and inverted["accuracy"] == 0.0
+        and inverted["ece"] == pytest.approx(0.5)
+    )
 
 
 def test_auc_is_undefined_for_a_single_class() -> None:
@@ -73,19 +110,27 @@ def test_auc_is_undefined_for_a_single_class() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Bins of 1/15: 0.55 (right) and 0.58 (wrong) share one, 0.95 and 1.0 (both right) the last, 0.7 (wrong) is alone."""
+    """Bins of 1/15: 0.55 (right) and 0.58 (wrong) share one, 0.95 and 1.0 (both right) the last,
+    0.7 (wrong) is alone.
+    """
     top = np.array([0.55, 0.58, 0.95, 1.0, 0.7])
     labels = np.array([0, 1, 0, 0, 1])
     expected = (abs(0.55 + 0.58 - 1) + abs(0.95 + 1.0 - 2) + 0.7) / 5
-    assert classification_metrics(np.stack([top, 1 - top], 1), labels)["ece"] == pytest.approx(expected)
+    assert classification_metrics(np.stack([top, 1 - top], 1), labels)["ece"] == pytest.approx(
+        expected
+    )
 
 
 def test_calibration_error_of_calibrated_and_overconfident_predictions() -> None:
     rng = np.random.default_rng(0)
     top = rng.uniform(0.5, 1, 20000)
     probabilities = np.stack([top, 1 - top], 1)
-    assert classification_metrics(probabilities, (rng.random(20000) > top).astype(int))["ece"] < 0.02
-    over = classification_metrics(probabilities, (rng.random(20000) > top - 0.1).astype(int))["ece"]
+    assert (
+        classification_metrics(probabilities, (rng.random(20000) > top).astype(int))["ece"] < 0.02
+    )
+    over = classification_metrics(probabilities, (rng.random(20000) > top - 0.1).astype(int))[
+        "ece"
+    ]
     assert over == pytest.approx(0.1, abs=0.02)
 
 
@@ -107,10 +152,15 @@ def test_a_weight_of_n_is_n_copies_and_a_weight_of_zero_is_absence() -> None:
     probabilities, labels = predictions(60, 4, seed=3, ties=True)
     weights = np.random.default_rng(0).integers(0, 4, (5, 60)).astype(float)
     weights[0, labels == 2] = 0  # a class is gone
-    for found, counts in zip(metric_table(probabilities, labels, weights), weights.astype(int), strict=True):
+    for found, counts in zip(
+        metric_table(probabilities, labels, weights), weights.astype(int), strict=True
+    ):
         copies = classification_metrics(probabilities.repeat(counts, 0), labels.repeat(counts))
         assert dict(zip(METRICS, found, strict=True)) == pytest.approx(copies)
-    np.testing.assert_allclose(metric_table(probabilities, labels, 7 * weights), metric_table(probabilities, labels, weights))
+    np.testing.assert_allclose(
+        metric_table(probabilities, labels, 7 * weights),
+        metric_table(probabilities, labels, weights),
+    )
     assert metric_table(probabilities, labels, weights[:0]).shape == (0, len(METRICS))
 
 
@@ -139,5 +189,8 @@ def test_reliability_by_hand() -> None:
 
 def test_the_calibration_error_is_the_mean_gap_of_the_reliability_diagram() -> None:
     probabilities, labels = predictions(300, 4, seed=5)
-    gap = sum(row["share"] * abs(row["confidence"] - row["accuracy"]) for row in reliability(probabilities, labels))
+    gap = sum(
+        row["share"] * abs(row["confidence"] - row["accuracy"])
+        for row in reliability(probabilities, labels)
+    )
     assert gap == pytest.approx(classification_metrics(probabilities, labels)["ece"])

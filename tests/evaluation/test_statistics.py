@@ -1,4 +1,6 @@
-"""The comparison of arms on synthetic truth: planted gains, no gain at all, and noise of known size."""
+"""The comparison of arms on synthetic truth: planted gains, no gain at all, and noise of known
+size.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from monai_histodiff.evaluation.metrics import METRICS, classification_metrics
-from monai_histodiff.evaluation.statistics import bootstrap_metrics, holm, paired_difference, summarise
+from monai_histodiff.evaluation.statistics import (
+    bootstrap_metrics,
+    holm,
+    paired_difference,
+    summarise,
+)
 from monai_histodiff.evaluation.verdict import verdict
 
 Array = NDArray[np.float64]
@@ -33,13 +40,23 @@ def test_identical_arms_differ_by_zero() -> None:
     arm = [predictions(40, 3, seed)[0] for seed in range(3)]
     labels = np.arange(40) % 3
     found = paired_difference(arm, arm, labels, [str(i // 4) for i in range(40)], draws=30)
-    same = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "detectable": 0.0, "group_error": 0.0, "seed_error": 0.0}
+    same = {
+        "mean": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "p": 1.0,
+        "detectable": 0.0,
+        "group_error": 0.0,
+        "seed_error": 0.0,
+    }
     assert found == dict.fromkeys(METRICS, same)
 
 
 def test_the_mean_is_the_mean_over_seeds_of_the_paired_differences() -> None:
     labels = predictions(60, 3)[1]
-    treated, control = ([predictions(60, 3, seed)[0] for seed in seeds] for seeds in ((0, 1, 2), (3, 4, 5)))
+    treated, control = (
+        [predictions(60, 3, seed)[0] for seed in seeds] for seeds in ((0, 1, 2), (3, 4, 5))
+    )
     found = paired_difference(treated, control, labels, [str(i) for i in range(60)], draws=5)
     for metric in METRICS:
         each = [
@@ -53,59 +70,85 @@ def test_a_planted_gain_is_found() -> None:
     """Each of three seeds is right for 80 % of the patches instead of 65 %."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 2
-    treated, control = ([correct(rng.random(600) < p, labels) for _ in range(3)] for p in (0.8, 0.65))
+    treated, control = (
+        [correct(rng.random(600) < p, labels) for _ in range(3)] for p in (0.8, 0.65)
+    )
     found = paired_difference(treated, control, labels, [str(i) for i in range(600)], draws=100)
     for metric in ("accuracy", "balanced_accuracy", "macro_f1"):
         assert 0 < found[metric]["low"] < 0.15 < found[metric]["high"] < 0.3
         assert found[metric]["low"] < found[metric]["mean"] < found[metric]["high"]
-    reversed_arms = paired_difference(control, treated, labels, [str(i) for i in range(600)], draws=100)
+    reversed_arms = paired_difference(
+        control, treated, labels, [str(i) for i in range(600)], draws=100
+    )
     assert reversed_arms["accuracy"]["mean"] == pytest.approx(-found["accuracy"]["mean"])
     assert reversed_arms["accuracy"]["high"] < 0
 
 
 def test_pairing_removes_what_both_arms_share() -> None:
-    """Both arms fail on the same hard patches: the difference is far more certain than either accuracy."""
+    """Both arms fail on the same hard patches: the difference is far more certain than either
+    accuracy.
+    """
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 2
     easy = rng.random(200) < 0.6
     gain = easy | (np.arange(200) % 10 == 0)
     groups = [str(i) for i in range(200)]
-    paired = paired_difference([correct(gain, labels)], [correct(easy, labels)], labels, groups, draws=200)["accuracy"]
-    chance = paired_difference([correct(gain, labels)], [correct(rng.permutation(easy), labels)], labels, groups, draws=200)[
-        "accuracy"
-    ]
+    paired = paired_difference(
+        [correct(gain, labels)], [correct(easy, labels)], labels, groups, draws=200
+    )["accuracy"]
+    chance = paired_difference(
+        [correct(gain, labels)],
+        [correct(rng.permutation(easy), labels)],
+        labels,
+        groups,
+        draws=200,
+    )["accuracy"]
     assert paired["high"] - paired["low"] < 0.5 * (chance["high"] - chance["low"])
     assert paired["low"] > 0
 
 
 def test_copies_within_a_group_add_no_certainty() -> None:
-    """Four copies of every patch in its own group leave every draw, and so the interval, as it was."""
+    """Four copies of every patch in its own group leave every draw, and so the interval, as it
+    was.
+    """
     labels = predictions(50, 3)[1]
-    treated, control = ([predictions(50, 3, seed)[0] for seed in seeds] for seeds in ((0, 1), (2, 3)))
+    treated, control = (
+        [predictions(50, 3, seed)[0] for seed in seeds] for seeds in ((0, 1), (2, 3))
+    )
     groups = [f"g{i:02}" for i in range(50)]
     plain = paired_difference(treated, control, labels, groups, draws=60)
     copied = paired_difference(
-        *([np.tile(p, (4, 1)) for p in arm] for arm in (treated, control)), np.tile(labels, 4), groups * 4, draws=60
+        *([np.tile(p, (4, 1)) for p in arm] for arm in (treated, control)),
+        np.tile(labels, 4),
+        groups * 4,
+        draws=60,
     )
     for metric in METRICS:
         assert copied[metric] == pytest.approx(plain[metric])
 
 
 def test_clustering_widens_the_interval_of_correlated_groups() -> None:
-    """Ten patches a group, right or wrong together: as groups they tell sqrt(10) times less than as patches."""
+    """Ten patches a group, right or wrong together: as groups they tell sqrt(10) times less than
+    as patches.
+    """
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 2
     treated, control = ([correct(np.repeat(rng.random(40) < 0.7, 10), labels)] for _ in range(2))
     groups = [str(i // 10) for i in range(400)]
     clustered, naive = (
-        paired_difference(treated, control, labels, g, draws=200)["accuracy"] for g in (groups, [str(i) for i in range(400)])
+        paired_difference(treated, control, labels, g, draws=200)["accuracy"]
+        for g in (groups, [str(i) for i in range(400)])
     )
-    assert (clustered["high"] - clustered["low"]) / (naive["high"] - naive["low"]) == pytest.approx(10**0.5, rel=0.25)
+    assert (clustered["high"] - clustered["low"]) / (
+        naive["high"] - naive["low"]
+    ) == pytest.approx(10**0.5, rel=0.25)
 
 
 @pytest.mark.parametrize(("seeds", "quantile"), [(3, 4.303), (6, 2.571)])
 def test_training_noise_widens_the_interval_as_student_s_t(seeds: int, quantile: float) -> None:
-    """With a single group only the seeds vary: the interval is the textbook one for a mean of so few values."""
+    """With a single group only the seeds vary: the interval is the textbook one for a mean of so
+    few values.
+    """
     labels = np.arange(100) % 2
     right = np.random.default_rng(0).integers(60, 80, seeds)
     treated = [correct(np.arange(100) < r, labels) for r in right]
@@ -120,12 +163,17 @@ def test_one_seed_and_one_group_have_no_spread() -> None:
     labels = np.arange(20) % 2
     treated, control = [correct(np.arange(20) < 15, labels)], [correct(np.arange(20) < 10, labels)]
     found = paired_difference(treated, control, labels, ["one"] * 20, draws=10)["accuracy"]
-    assert [found[key] for key in ("mean", "low", "high", "detectable")] == pytest.approx([0.25, 0.25, 0.25, 0])
+    assert [found[key] for key in ("mean", "low", "high", "detectable")] == pytest.approx(
+        [0.25, 0.25, 0.25, 0]
+    )
 
 
 def test_intervals_stay_within_what_a_difference_can_be() -> None:
     labels = np.arange(20) % 2
-    treated, control = ([correct(np.full(20, right), labels) for right in arm] for arm in ((True, False), (False, True)))
+    treated, control = (
+        [correct(np.full(20, right), labels) for right in arm]
+        for arm in ((True, False), (False, True))
+    )
     found = paired_difference(treated, control, labels, ["one"] * 20, draws=100)["accuracy"]
     assert (found["low"], found["mean"], found["high"]) == (-1.0, 0.0, 1.0)
 
@@ -133,28 +181,44 @@ def test_intervals_stay_within_what_a_difference_can_be() -> None:
 def test_the_level_is_the_coverage_of_the_interval() -> None:
     labels = predictions(60, 3)[1]
     arms = [[predictions(60, 3, seed)[0]] for seed in (0, 1)]
-    wide, narrow = (paired_difference(*arms, labels, [str(i) for i in range(60)], 200, level)["accuracy"] for level in (0.95, 0.5))
+    wide, narrow = (
+        paired_difference(*arms, labels, [str(i) for i in range(60)], 200, level)["accuracy"]
+        for level in (0.95, 0.5)
+    )
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
-    assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(1.96 / 0.674, rel=0.25)
+    assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(
+        1.96 / 0.674, rel=0.25
+    )
 
 
 def test_the_bootstrap_is_reproducible_and_blind_to_the_order_of_the_patches() -> None:
     labels = predictions(40, 3)[1]
-    treated, control = ([predictions(40, 3, seed)[0] for seed in seeds] for seeds in ((0, 1), (2, 3)))
+    treated, control = (
+        [predictions(40, 3, seed)[0] for seed in seeds] for seeds in ((0, 1), (2, 3))
+    )
     groups = [str(i // 4) for i in range(40)]
     first = paired_difference(treated, control, labels, groups, draws=20)
     assert paired_difference(treated, control, labels, groups, draws=20) == first
-    assert paired_difference(treated, control, labels, groups, draws=20, seed=1)["auc"]["low"] != first["auc"]["low"]
+    assert (
+        paired_difference(treated, control, labels, groups, draws=20, seed=1)["auc"]["low"]
+        != first["auc"]["low"]
+    )
     order = np.random.default_rng(0).permutation(40)
     mixed = paired_difference(
-        [p[order] for p in treated], [p[order] for p in control], labels[order], [groups[i] for i in order], draws=20
+        [p[order] for p in treated],
+        [p[order] for p in control],
+        labels[order],
+        [groups[i] for i in order],
+        draws=20,
     )
     for metric in METRICS:
         assert mixed[metric] == pytest.approx(first[metric])
 
 
 def trial(rng: np.random.Generator, gain: float, seeds: int, training: float) -> dict[str, float]:
-    """One evaluation of 60 groups of 2 patches, right or wrong by group, training and patch, whose true gain is ``gain``."""
+    """One evaluation of 60 groups of 2 patches, right or wrong by group, training and patch, whose
+    true gain is ``gain``.
+    """
     labels = np.arange(120) % 2
 
     def arm(rate: float) -> list[Array]:
@@ -165,11 +229,15 @@ def trial(rng: np.random.Generator, gain: float, seeds: int, training: float) ->
 
     treated, control = arm(0.65 + gain), arm(0.65)
     groups = [str(i // 2) for i in range(120)]
-    return paired_difference(treated, control, labels, groups, draws=150, seed=int(rng.integers(1 << 30)))["accuracy"]
+    return paired_difference(
+        treated, control, labels, groups, draws=150, seed=int(rng.integers(1 << 30))
+    )["accuracy"]
 
 
 @pytest.mark.parametrize(("seeds", "training"), [(3, 0.0), (3, 0.8), (6, 0.3)])
-def test_without_a_gain_the_interval_covers_zero_at_its_rate_and_no_gain_is_called(seeds: int, training: float) -> None:
+def test_without_a_gain_the_interval_covers_zero_at_its_rate_and_no_gain_is_called(
+    seeds: int, training: float
+) -> None:
     rng = np.random.default_rng(seeds)
     found = [trial(rng, 0.0, seeds, training) for _ in range(120)]
     covered = np.mean([f["low"] <= 0 <= f["high"] for f in found])
@@ -184,20 +252,26 @@ def test_a_planted_gain_is_found_at_its_size() -> None:
     error = np.std([f["mean"] for f in found]) / 60**0.5
     assert np.mean([f["mean"] for f in found]) == pytest.approx(0.15, abs=3 * error)
     assert np.mean([f["low"] <= 0.15 <= f["high"] for f in found]) >= 0.88
-    assert np.mean([verdict(f, 5)[0] == "helps" for f in found]) > 0.5 and not [f for f in found if f["high"] < 0]
+    assert np.mean([verdict(f, 5)[0] == "helps" for f in found]) > 0.5 and not [
+        f for f in found if f["high"] < 0
+    ]
 
 
 def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(1)
     least = float(np.mean([trial(rng, 0.0, 5, 0.1)["detectable"] for _ in range(20)]))
     assert 0.05 < least < 0.3
-    assert np.mean([trial(rng, least, 5, 0.1)["low"] > 0 for _ in range(80)]) == pytest.approx(0.8, abs=0.12)
+    assert np.mean([trial(rng, least, 5, 0.1)["low"] > 0 for _ in range(80)]) == pytest.approx(
+        0.8, abs=0.12
+    )
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 0), (1, 0)])
 def test_arms_need_the_same_seeds(counts: tuple[int, int]) -> None:
     arms = [[np.full((4, 2), 0.5)] * n for n in counts]
-    with pytest.raises(ValueError, match=f"paired arms need the same seeds, got {counts[0]} and {counts[1]}"):
+    with pytest.raises(
+        ValueError, match=f"paired arms need the same seeds, got {counts[0]} and {counts[1]}"
+    ):
         paired_difference(*arms, np.zeros(4, int), ["a"] * 4)
 
 
@@ -222,7 +296,10 @@ def test_verdict_of_a_loss() -> None:
     )
 
 
-@pytest.mark.parametrize("difference", [UNSURE, {**GAIN, "low": 0.0}, {**LOSS, "high": 0.0}, dict.fromkeys(GAIN, float("nan"))])
+@pytest.mark.parametrize(
+    "difference",
+    [UNSURE, {**GAIN, "low": 0.0}, {**LOSS, "high": 0.0}, dict.fromkeys(GAIN, float("nan"))],
+)
 def test_verdict_without_a_difference(difference: dict[str, float]) -> None:
     outcome, sentence = verdict(difference, 10)
     assert outcome == "same"
@@ -231,7 +308,9 @@ def test_verdict_without_a_difference(difference: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("difference", [GAIN, LOSS, UNSURE])
-def test_verdict_makes_no_claim_from_fewer_than_three_seeds(difference: dict[str, float], seeds: int) -> None:
+def test_verdict_makes_no_claim_from_fewer_than_three_seeds(
+    difference: dict[str, float], seeds: int
+) -> None:
     outcome, sentence = verdict(difference, seeds)
     assert outcome == "soft"
     assert sentence.startswith("No difference shown, for want of seeds: ")
@@ -241,14 +320,18 @@ def test_verdict_makes_no_claim_from_fewer_than_three_seeds(difference: dict[str
 
 def test_verdict_says_what_would_have_been_found() -> None:
     sentence = verdict({**UNSURE, "detectable": 0.043}, 5)[1]
-    assert sentence.endswith(" Only a true change of 4.3 points or more would be found four times in five.")
+    assert sentence.endswith(
+        " Only a true change of 4.3 points or more would be found four times in five."
+    )
 
 
 @pytest.mark.parametrize("difference", [GAIN, LOSS])
 def test_a_claim_must_survive_the_correction_for_the_others(difference: dict[str, float]) -> None:
     outcome, sentence = verdict(difference, 5, adjusted=0.08, claims=4)
     assert outcome == "same"
-    assert sentence.endswith("the interval excludes zero, but its p-value, corrected for 4 claims, is 0.08.")
+    assert sentence.endswith(
+        "the interval excludes zero, but its p-value, corrected for 4 claims, is 0.08."
+    )
     assert verdict(difference, 5, adjusted=0.04, claims=4) == verdict(difference, 5)
     assert verdict(difference, 5, adjusted=float("nan"), claims=4)[0] == "same"
 
@@ -258,8 +341,14 @@ def test_a_claim_must_survive_the_correction_for_the_others(difference: dict[str
 
 def test_holm_by_hand() -> None:
     found = holm({"a": 0.04, "b": 0.01, "c": float("nan"), "d": 0.03, "e": 0.9})
-    assert found == pytest.approx({"b": 0.04, "d": 0.09, "a": 0.09, "e": 0.9, "c": float("nan")}, nan_ok=True)
-    assert list(found) == ["a", "b", "c", "d", "e"] and holm({}) == {} and holm({"x": 0.6, "y": 0.7}) == {"x": 1.0, "y": 1.0}
+    assert found == pytest.approx(
+        {"b": 0.04, "d": 0.09, "a": 0.09, "e": 0.9, "c": float("nan")}, nan_ok=True
+    )
+    assert (
+        list(found) == ["a", "b", "c", "d", "e"]
+        and holm({}) == {}
+        and holm({"x": 0.6, "y": 0.7}) == {"x": 1.0, "y": 1.0}
+    )
 
 
 def test_holm_keeps_the_error_rate_of_a_family() -> None:
@@ -284,9 +373,13 @@ def test_interval_of_an_arm_is_wider_than_that_of_a_paired_difference() -> None:
     runs = [correct(hard | (rng.random(200) < 0.1), labels) for _ in range(3)]
     groups = [str(i) for i in range(200)]
     one = summarise(bootstrap_metrics(runs, labels, groups, draws=200), bounds=(0, 1))["accuracy"]
-    assert one["mean"] == pytest.approx(np.mean([classification_metrics(p, labels)["accuracy"] for p in runs]))
+    assert one["mean"] == pytest.approx(
+        np.mean([classification_metrics(p, labels)["accuracy"] for p in runs])
+    )
     assert 0 <= one["low"] < one["mean"] < one["high"] <= 1
-    pair = paired_difference(runs, [correct(hard, labels)] * 3, labels, groups, draws=200)["accuracy"]
+    pair = paired_difference(runs, [correct(hard, labels)] * 3, labels, groups, draws=200)[
+        "accuracy"
+    ]
     assert pair["high"] - pair["low"] < one["high"] - one["low"]
 
 
@@ -295,7 +388,9 @@ def test_the_first_draw_is_the_test_set_and_the_others_have_whole_groups() -> No
     table = bootstrap_metrics([probabilities], labels, ["one"] * 30, draws=4)
     assert table.shape == (1, 5, len(METRICS))
     for row in table[0]:  # the only group is drawn every time
-        assert dict(zip(METRICS, row, strict=True)) == pytest.approx(classification_metrics(probabilities, labels))
+        assert dict(zip(METRICS, row, strict=True)) == pytest.approx(
+            classification_metrics(probabilities, labels)
+        )
 
 
 def test_an_arm_needs_a_run() -> None:
@@ -305,11 +400,16 @@ def test_an_arm_needs_a_run() -> None:
 
 def test_each_patch_needs_its_group() -> None:
     arm = [np.full((4, 2), 0.5)]
-    with pytest.raises(ValueError, match="each test patch needs its group, got 3 groups for 4 patches"):
+    with pytest.raises(
+        ValueError, match="each test patch needs its group, got 3 groups for 4 patches"
+    ):
         paired_difference(arm, arm, np.arange(4) % 2, ["a", "b", "c"])
 
 
 def test_a_metric_that_is_undefined_stays_so() -> None:
     arm = [np.array([[0.9, 0.1], [0.2, 0.8]])]
     found = paired_difference(arm, arm, np.zeros(2, int), ["a", "b"], draws=10)
-    assert np.isnan([found["auc"][key] for key in ("mean", "low", "high", "p")]).all() and found["accuracy"]["mean"] == 0
+    assert (
+        np.isnan([found["auc"][key] for key in ("mean", "low", "high", "p")]).all()
+        and found["accuracy"]["mean"] == 0
+    )

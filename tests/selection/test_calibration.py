@@ -11,7 +11,9 @@ from monai_histodiff.selection.quotas import best_scale, farthest_first
 from monai_histodiff.selection.selector import ACCEPTED, select
 
 
-def calibrated(count: int, seed: int, classes: int = 4, sharpness: float = 2.5) -> tuple[Tensor, Tensor, Tensor]:
+def calibrated(
+    count: int, seed: int, classes: int = 4, sharpness: float = 2.5
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, their probabilities, and labels drawn from just these probabilities."""
     generator = torch.Generator().manual_seed(seed)
     logits = sharpness * torch.randn(count, classes, generator=generator)
@@ -84,18 +86,25 @@ def tied() -> tuple[Tensor, Tensor]:
     [(1.0, 0.9, 1.0), (0.8, 0.9, 1.0), (0.75, 0.8, 15 / 20), (0.5, 0.8, 15 / 20)],
 )
 def test_ties_stand_or_fall_together(target: float, threshold: float, precision: float) -> None:
-    assert precision_threshold(*tied(), target) == (pytest.approx(threshold), pytest.approx(precision))
+    assert precision_threshold(*tied(), target) == (
+        pytest.approx(threshold),
+        pytest.approx(precision),
+    )
 
 
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.75])
 def test_the_threshold_is_never_below_chance(target: float) -> None:
-    """A sure critic of three easy classes: even its second choices would not spoil a modest precision."""
+    """A sure critic of three easy classes: even its second choices would not spoil a modest
+    precision.
+    """
     labels = torch.arange(30) % 3
     probabilities = torch.full((30, 3), 0.01).scatter_(1, labels[:, None], 0.98)
     probabilities[:3] = torch.tensor([0.4, 0.35, 0.25])
     threshold, reached = precision_threshold(probabilities, labels, target)
     right = torch.nn.functional.one_hot(labels, 3).bool()
-    assert threshold == pytest.approx(0.35) and reached == pytest.approx(float(right[probabilities >= 0.35].double().mean()))
+    assert threshold == pytest.approx(0.35) and reached == pytest.approx(
+        float(right[probabilities >= 0.35].double().mean())
+    )
 
 
 def test_the_reached_precision_is_that_of_all_at_or_above_the_threshold() -> None:
@@ -111,7 +120,10 @@ def test_the_lowest_of_several_thresholds_is_taken() -> None:
     """Precision dips below the target and recovers: the larger set is wanted."""
     sure = torch.tensor([[0.9, 0.1]] * 4 + [[0.8, 0.2]] * 4 + [[0.7, 0.3]] * 12)
     labels = torch.tensor([0, 0, 0, 0] + [1, 1, 1, 0] + [0] * 12)
-    assert precision_threshold(sure, labels, 0.8, least=1) == (pytest.approx(0.7), pytest.approx(17 / 20))
+    assert precision_threshold(sure, labels, 0.8, least=1) == (
+        pytest.approx(0.7),
+        pytest.approx(17 / 20),
+    )
 
 
 def test_an_unreachable_target_gives_the_best_and_says_so() -> None:
@@ -127,7 +139,10 @@ def test_an_estimate_rests_on_the_least_number_of_assignments() -> None:
     probabilities = torch.tensor([[0.99, 0.01]] * 3 + [[0.6, 0.4]] * 17)
     labels = torch.tensor([0] * 3 + [0] * 12 + [1] * 5)
     assert precision_threshold(probabilities, labels, 0.9, least=3) == (pytest.approx(0.99), 1.0)
-    assert precision_threshold(probabilities, labels, 0.9, least=4) == (pytest.approx(0.6), pytest.approx(15 / 20))
+    assert precision_threshold(probabilities, labels, 0.9, least=4) == (
+        pytest.approx(0.6),
+        pytest.approx(15 / 20),
+    )
 
 
 def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
@@ -136,7 +151,9 @@ def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
     threshold, _ = precision_threshold(probabilities, labels, 0.9)
     confidence = probabilities.max(1).values
     assert (confidence == threshold).any()
-    outcome = select(probabilities, probabilities.argmax(1), torch.ones(500), torch.zeros(500), threshold)
+    outcome = select(
+        probabilities, probabilities.argmax(1), torch.ones(500), torch.zeros(500), threshold
+    )
     assert torch.equal(outcome.keep, confidence >= threshold)
 
 
@@ -158,11 +175,25 @@ def test_a_threshold_needs_samples() -> None:
 def test_every_candidate_gets_its_reason() -> None:
     nan = float("nan")
     certain = [0.9, 0.1]
-    probabilities = torch.tensor([certain, certain, [0.6, 0.4], certain, [nan, nan], certain, [0.75, 0.25], certain, certain])
+    probabilities = torch.tensor(
+        [
+            certain,
+            certain,
+            [0.6, 0.4],
+            certain,
+            [nan, nan],
+            certain,
+            [0.75, 0.25],
+            certain,
+            certain,
+        ]
+    )
     labels = torch.tensor([0, 1, 0, 0, 0, 0, 0, 0, 0])
     distance = torch.tensor([0.5, 0.5, 0.0, 0.01, 0.5, nan, 0.5, 0.125, math.inf])
     nearest = torch.arange(9)
-    outcome = select(probabilities, labels, distance, nearest, threshold=0.75, copy_threshold=0.125)
+    outcome = select(
+        probabilities, labels, distance, nearest, threshold=0.75, copy_threshold=0.125
+    )
     assert outcome.reasons == [
         ACCEPTED,
         "low confidence",  # in the intended class, whatever the critic sees in the other
@@ -176,26 +207,46 @@ def test_every_candidate_gets_its_reason() -> None:
     ]
     assert outcome.keep.dtype == torch.bool
     assert outcome.keep.tolist() == [r == ACCEPTED for r in outcome.reasons]
-    torch.testing.assert_close(outcome.confidence, torch.tensor([0.9, 0.1, 0.6, 0.9, nan, 0.9, 0.75, 0.9, 0.9]), equal_nan=True)
+    torch.testing.assert_close(
+        outcome.confidence,
+        torch.tensor([0.9, 0.1, 0.6, 0.9, nan, 0.9, 0.75, 0.9, 0.9]),
+        equal_nan=True,
+    )
     assert outcome.distance is distance and outcome.nearest is nearest
     assert outcome.counts() == {"low confidence": 2, "near copy": 1, "not finite": 3}
 
 
 def test_without_a_copy_threshold_exact_copies_pass() -> None:
-    outcome = select(torch.tensor([[0.9, 0.1]]), torch.tensor([0]), torch.tensor([0.0]), torch.tensor([3]), threshold=0.5)
+    outcome = select(
+        torch.tensor([[0.9, 0.1]]),
+        torch.tensor([0]),
+        torch.tensor([0.0]),
+        torch.tensor([3]),
+        threshold=0.5,
+    )
     assert outcome.reasons == [ACCEPTED] and outcome.counts() == {}
 
 
 def test_no_candidate_is_no_outcome() -> None:
-    outcome = select(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0), threshold=0.5)
-    assert outcome.keep.shape == (0,) and outcome.keep.dtype == torch.bool and outcome.reasons == []
+    outcome = select(
+        torch.zeros(0, 2),
+        torch.zeros(0, dtype=torch.long),
+        torch.zeros(0),
+        torch.zeros(0),
+        threshold=0.5,
+    )
+    assert (
+        outcome.keep.shape == (0,) and outcome.keep.dtype == torch.bool and outcome.reasons == []
+    )
 
 
 # --- guidance scale ---
 
 
 def trial(*counts: list[int], n: int = 8) -> tuple[Tensor, Tensor]:
-    """Accepted candidates, of ``n``, by scale and class; those accepted are certain, the others at 0.2."""
+    """Accepted candidates, of ``n``, by scale and class; those accepted are certain, the others at
+    0.2.
+    """
     accepted = torch.stack([torch.stack([torch.arange(n) < c for c in row]) for row in counts])
     return accepted, torch.where(accepted, 1.0, 0.2)
 
@@ -224,7 +275,9 @@ def test_where_nothing_is_accepted_the_mean_confidence_decides() -> None:
     confidence = torch.tensor([[[0.1, 0.2]], [[0.3, 0.4]], [[0.9, math.nan]], [[0.3, 0.4]]])
     nothing = torch.zeros(4, 1, 2, dtype=torch.bool)
     assert best_scale([1, 2, 3, 4], nothing, confidence, 5, 10) == 3
-    assert best_scale([1, 4, 9, 2], nothing[[0, 1, 1, 3]], confidence[[0, 1, 1, 3]], 5, 10) == 2, "the lowest of equals, in any order"
+    assert best_scale([1, 4, 9, 2], nothing[[0, 1, 1, 3]], confidence[[0, 1, 1, 3]], 5, 10) == 2, (
+        "the lowest of equals, in any order"
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +290,9 @@ def test_where_nothing_is_accepted_the_mean_confidence_decides() -> None:
         ([1], (1, 2, 0), (1, 2, 0)),
     ],
 )
-def test_a_trial_has_scales_classes_and_candidates(scales: list[float], shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_a_trial_has_scales_classes_and_candidates(
+    scales: list[float], shape: tuple[int, ...], other: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match=r"a trial must be S x K x n for S scales, got \("):
         best_scale(scales, torch.zeros(shape, dtype=torch.bool), torch.zeros(other), 5, 10)
 
@@ -248,19 +303,27 @@ def test_a_trial_has_scales_classes_and_candidates(scales: list[float], shape: t
 def test_farthest_first_goes_from_the_middle_to_the_ends() -> None:
     points = torch.tensor([[0.0], [1.0], [2.0], [5.0], [10.0], [10.0]])  # the mean is 4.67
     assert farthest_first(points, 5).tolist() == [3, 0, 4, 2, 1]
-    assert sorted(farthest_first(points, 6).tolist()) == [0, 1, 2, 3, 4, 5], "twins come last, but each once"
+    assert sorted(farthest_first(points, 6).tolist()) == [0, 1, 2, 3, 4, 5], (
+        "twins come last, but each once"
+    )
 
 
 def test_farthest_first_covers_within_twice_the_best_radius() -> None:
-    """Gonzalez 1985: the greedy radius is at most twice that of the best centres, here those of five tight clusters."""
+    """Gonzalez 1985: the greedy radius is at most twice that of the best centres, here those of
+    five tight clusters.
+    """
     generator = torch.Generator().manual_seed(0)
     centres = 10 * torch.eye(5)
-    points = (centres[:, None] + 0.5 * torch.randn(5, 40, 5, generator=generator).clamp(-1, 1)).flatten(0, 1)
+    points = (
+        centres[:, None] + 0.5 * torch.randn(5, 40, 5, generator=generator).clamp(-1, 1)
+    ).flatten(0, 1)
     best = torch.cdist(points, centres).amin(1).max()
     chosen = farthest_first(points, 5)
     assert sorted((chosen // 40).tolist()) == [0, 1, 2, 3, 4]
     assert torch.cdist(points, points[chosen]).amin(1).max() <= 2 * best + 1e-4
-    assert farthest_first(points, 3).tolist() == chosen[:3].tolist(), "the first ones do not depend on the count"
+    assert farthest_first(points, 3).tolist() == chosen[:3].tolist(), (
+        "the first ones do not depend on the count"
+    )
 
 
 @pytest.mark.parametrize("count", [0, 4])

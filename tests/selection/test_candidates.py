@@ -1,4 +1,6 @@
-"""What a run keeps and says: diversity, shortfall; and the trial of guidance scales: what is tried, and which wins."""
+"""What a run keeps and says: diversity, shortfall; and the trial of guidance scales: what is
+tried, and which wins.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,14 @@ class Brush:
 
 
 def judge(rates: dict[int, list[int]]) -> Any:
-    """Stands for a selector: of each class it accepts the first so many, by the scale that the patches tell."""
+    """Stands for a selector: of each class it accepts the first so many, by the scale that the
+    patches tell.
+    """
 
     def select(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
-        assert images.dtype == torch.uint8 and torch.equal(origins // 1000, labels), "each is judged with its origin"
+        assert images.dtype == torch.uint8 and torch.equal(origins // 1000, labels), (
+            "each is judged with its origin"
+        )
         keep = torch.zeros(len(labels), dtype=torch.bool)
         for label, count in enumerate(rates[int(images[0, 0, 0, 0])]):
             keep[(labels == label).nonzero()[:count, 0]] = True
@@ -66,7 +72,9 @@ def even(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
 
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_surplus_keeps_the_most_diverse(batch_size: int) -> None:
-    """Of the first 20 accepted greys the 4 kept are the middle one, the two ends and the middle of the wider gap."""
+    """Of the first 20 accepted greys the 4 kept are the middle one, the two ends and the middle of
+    the wider gap.
+    """
     painter: Any = Painter()
     found = sample_candidates(painter, even, 1, 4, 100, batch_size, seed=3, surplus=5.0)  # type: ignore
     pool = [g for g in (candidate_seed(3, 0, j) % 256 for j in range(100)) if g % 2 == 0][:20]
@@ -77,28 +85,48 @@ def test_surplus_keeps_the_most_diverse(batch_size: int) -> None:
     last = (kept - {middle, min(pool), max(pool)}).pop()
     apart = {g: min(abs(g - other) for other in (middle, min(pool), max(pool))) for g in pool}
     assert apart[last] == max(apart.values())
-    assert torch.equal(found.origin, found.labels * 1000 + found.seed % 1000), "of each, in its row"
+    assert torch.equal(found.origin, found.labels * 1000 + found.seed % 1000), (
+        "of each, in its row"
+    )
     plain = sample_candidates(painter, even, 1, 4, 100, batch_size, seed=3)  # type: ignore
-    assert [int(v) for v in plain.images[plain.accepted, 0, 0, 0]] == pool[:4], "without a surplus, the first"
+    assert [int(v) for v in plain.images[plain.accepted, 0, 0, 0]] == pool[:4], (
+        "without a surplus, the first"
+    )
 
 
-def test_class_that_falls_short_is_named_with_its_acceptance_rate(caplog: pytest.LogCaptureFixture) -> None:
+def test_class_that_falls_short_is_named_with_its_acceptance_rate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     painter: Any = Painter()
     found = sample_candidates(painter, even, 2, 10, 40, seed=3)  # type: ignore
     lucky = int((found.accepted & (found.labels == 1)).sum())
     assert 0 < lucky < 10 and int((found.accepted & (found.labels == 0)).sum()) == 10
-    assert caplog.messages == [f"class 1: {lucky} of 10 patches found, with {lucky / 40:.1%} of 40 candidates accepted"]
+    assert caplog.messages == [
+        f"class 1: {lucky} of 10 patches found, with {lucky / 40:.1%} of 40 candidates accepted"
+    ]
 
 
 def test_run_that_accepts_nothing_says_so_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     def never(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
         n = len(labels)
-        return Selection(torch.zeros(n, dtype=torch.bool), torch.zeros(n), torch.ones(n), torch.zeros(n), ["low confidence"] * n)
+        return Selection(
+            torch.zeros(n, dtype=torch.bool),
+            torch.zeros(n),
+            torch.ones(n),
+            torch.zeros(n),
+            ["low confidence"] * n,
+        )
 
     painter: Any = Painter()
     found = sample_candidates(painter, never, 2, 3, 5)  # type: ignore
-    assert len(found.reasons) == 10 and not found.accepted.any() and len(found.bank(found.accepted, ["a", "b"])) == 0
-    assert caplog.messages == [f"class {c}: 0 of 3 patches found, with 0.0% of 5 candidates accepted" for c in (0, 1)]
+    assert (
+        len(found.reasons) == 10
+        and not found.accepted.any()
+        and len(found.bank(found.accepted, ["a", "b"])) == 0
+    )
+    assert caplog.messages == [
+        f"class {c}: 0 of 3 patches found, with 0.0% of 5 candidates accepted" for c in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("surplus", [0.5, float("nan")])
@@ -110,7 +138,9 @@ def test_surplus_is_at_least_one(surplus: float) -> None:
 
 def test_every_scale_is_tried_on_the_same_seeds_which_no_candidate_has() -> None:
     brush: Any = Brush()
-    tune_scale(brush, judge({1: [0, 0], 3: [0, 0], 6: [0, 0]}), 2, scales=(1, 3, 6), trials=4, seed=7)
+    tune_scale(
+        brush, judge({1: [0, 0], 3: [0, 0], 6: [0, 0]}), 2, scales=(1, 3, 6), trials=4, seed=7
+    )
     assert [scale for scale, _, _ in brush.asked] == [1.0, 3.0, 6.0]
     assert all(labels == [0] * 4 + [1] * 4 for _, labels, _ in brush.asked)
     seeds = brush.asked[0][2]
@@ -119,12 +149,24 @@ def test_every_scale_is_tried_on_the_same_seeds_which_no_candidate_has() -> None
 
 
 def test_the_scale_that_fills_all_classes_wins(caplog: pytest.LogCaptureFixture) -> None:
-    """Six of eight and two of eight at scale 6 make more patches, but four and four at scale 3 fill both quotas."""
+    """Six of eight and two of eight at scale 6 make more patches, but four and four at scale 3
+    fill both quotas.
+    """
     brush: Any = Brush()
     with caplog.at_level(logging.INFO, "monai_histodiff"):
-        best = tune_scale(brush, judge({1: [1, 1], 3: [4, 4], 6: [8, 2]}), 2, (1, 3, 6), trials=8, quota=50, max_candidates=100)
+        best = tune_scale(
+            brush,
+            judge({1: [1, 1], 3: [4, 4], 6: [8, 2]}),
+            2,
+            (1, 3, 6),
+            trials=8,
+            quota=50,
+            max_candidates=100,
+        )
     assert best == 3.0
-    assert "scale 3: [4, 4] of 8 accepted in each class, mean confidence 0.50 (chosen)" in caplog.text
+    assert (
+        "scale 3: [4, 4] of 8 accepted in each class, mean confidence 0.50 (chosen)" in caplog.text
+    )
     assert "scale 6: [8, 2] of 8 accepted in each class, mean confidence 0.62\n" in caplog.text
 
 
@@ -133,10 +175,17 @@ def test_a_single_scale_is_not_tried() -> None:
     assert tune_scale(brush, judge({}), 2, scales=[2.5]) == 2.5 and not brush.asked
 
 
-def test_real_sampler_is_tuned_and_keeps_its_other_settings(model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_real_sampler_is_tuned_and_keeps_its_other_settings(
+    model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     """A judge that wants latents moved far from the unguided ones picks the highest scale."""
     sampler = GuidedSampler(model, guide, steps=2, cap=1.0, max_batch=5, progress=False)
-    plain = (sampler.replace(scale=0.0)([0, 0, 1, 1], [candidate_seed(0, c, j, 1) for c in range(2) for j in range(2)]) * 255).round()
+    plain = (
+        sampler.replace(scale=0.0)(
+            [0, 0, 1, 1], [candidate_seed(0, c, j, 1) for c in range(2) for j in range(2)]
+        )
+        * 255
+    ).round()
 
     def select(images: Tensor, labels: Tensor, origins: None) -> Selection:
         moved = (images - plain).square().mean((1, 2, 3)).sqrt() / 255
@@ -145,17 +194,29 @@ def test_real_sampler_is_tuned_and_keeps_its_other_settings(model: LatentDiffusi
     best = tune_scale(sampler, select, 2, scales=(0.0, 4.0, 0.5), trials=2)  # type: ignore
     assert best == 4.0
     again = sampler.replace(scale=best)
-    assert again.settings == {**sampler.settings, "scale": 4.0} and again.max_batch == 5 and not again.progress
+    assert (
+        again.settings == {**sampler.settings, "scale": 4.0}
+        and again.max_batch == 5
+        and not again.progress
+    )
     assert sampler.scale == 3.0
 
 
-@pytest.mark.parametrize("wrong", [{"scales": []}, {"trials": 0}, {"num_classes": 0}, {"quota": 0}, {"max_candidates": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scales": []}, {"trials": 0}, {"num_classes": 0}, {"quota": 0}, {"max_candidates": 0}],
+)
 def test_numbers_below_one_are_refused(wrong: dict[str, Any]) -> None:
     options = {"sampler": Brush(), "selector": judge({}), "num_classes": 2, **wrong}
-    with pytest.raises(ValueError, match=r"scales, classes, trials, quota and candidates must be at least 1, got \(.*0.*\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"scales, classes, trials, quota and candidates must be at least 1, got \(.*0.*\)",
+    ):
         tune_scale(**options)
 
 
-def test_scale_out_of_range_is_refused_before_any_trial(model: LatentDiffusion, guide: LatentClassifier) -> None:
+def test_scale_out_of_range_is_refused_before_any_trial(
+    model: LatentDiffusion, guide: LatentClassifier
+) -> None:
     with pytest.raises(ValueError, match="guidance scale must be at least 0 and finite, got -1.0"):
         tune_scale(GuidedSampler(model, guide), judge({}), 3, scales=(3.0, -1.0))

@@ -13,8 +13,12 @@ from monai_histodiff.selection.selector import CentroidSelector
 
 
 @pytest.fixture(scope="module")
-def labelled(write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
-    return PatchSet.open(write_patch_set(tmp_path_factory.mktemp("published") / "set", per_class=8, side=48))
+def labelled(
+    write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> PatchSet:
+    return PatchSet.open(
+        write_patch_set(tmp_path_factory.mktemp("published") / "set", per_class=8, side=48)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,11 @@ def features_by_hand(critic: Critic, images: torch.Tensor) -> torch.Tensor:
         resnet = member.resnet
         assert isinstance(resnet, ResNet)
         h = resnet.act(resnet.bn1(resnet.conv1(x)))
-        h = resnet.layer4(resnet.layer3(resnet.layer2(resnet.layer1(h if resnet.no_max_pool else resnet.maxpool(h)))))
+        h = resnet.layer4(
+            resnet.layer3(
+                resnet.layer2(resnet.layer1(h if resnet.no_max_pool else resnet.maxpool(h)))
+            )
+        )
         parts.append(normalize(h.mean((2, 3))))
     return normalize(torch.cat(parts, 1))
 
@@ -48,13 +56,19 @@ def test_the_nearest_centroid_decides(labelled: PatchSet, critic: Critic) -> Non
         found = selector(patches, torch.full_like(labels, intended))
         assert torch.equal(found.keep, cosine.argmax(1) == intended)
         assert torch.allclose(found.confidence, (1 + cosine[:, intended]) / 2, atol=1e-5)
-        assert found.counts() == {"another centroid is nearer": int((cosine.argmax(1) != intended).sum())}
+        assert found.counts() == {
+            "another centroid is nearer": int((cosine.argmax(1) != intended).sum())
+        }
     right = selector(patches, labels)
-    assert right.keep.float().mean() > 0.9 and len(set(right.reasons)) <= 2, "patches of plain colours lie near their own"
+    assert right.keep.float().mean() > 0.9 and len(set(right.reasons)) <= 2, (
+        "patches of plain colours lie near their own"
+    )
     assert torch.equal(right.nearest, torch.arange(len(labels))) or right.distance.max() < 0.2
 
 
-def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(labelled: PatchSet, critic: Critic) -> None:
+def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(
+    labelled: PatchSet, critic: Critic
+) -> None:
     images, labels = labelled.images(), labelled.labels
     selector = CentroidSelector(critic, images, labels, size=32)
     patches = images[:, :, :32, :32]
@@ -69,5 +83,7 @@ def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(la
 
 def test_a_class_without_patches_has_no_centroid(labelled: PatchSet, critic: Critic) -> None:
     kept = labelled.labels != 1
-    with pytest.raises(ValueError, match="a centroid needs at least one patch of its class, got none of class 1"):
+    with pytest.raises(
+        ValueError, match="a centroid needs at least one patch of its class, got none of class 1"
+    ):
         CentroidSelector(critic, labelled.images()[kept], labelled.labels[kept], size=32)

@@ -29,7 +29,9 @@ def transform() -> Compose:
 
 
 @pytest.fixture(scope="module")
-def labelled(write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
+def labelled(
+    write_patch_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> PatchSet:
     return PatchSet.open(write_patch_set(tmp_path_factory.mktemp("critic") / "set", per_class=12))
 
 
@@ -53,7 +55,10 @@ def test_folds_with_patients_of_several_classes() -> None:
     groups = [f"p{rng.integers(25)}" for _ in range(150)]
     labels = [i % 3 for i in range(150)]
     folds = group_folds(labels, groups, 3)
-    assert all(len({int(f) for f, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in set(groups))
+    assert all(
+        len({int(f) for f, g in zip(folds, groups, strict=True) if g == name}) == 1
+        for name in set(groups)
+    )
     for k in range(3):
         share = np.bincount(folds[torch.tensor(labels) == k].numpy(), minlength=3)
         assert share.min() >= 8
@@ -63,7 +68,9 @@ def test_no_class_lies_in_one_fold_where_that_can_be_helped() -> None:
     labels, groups = [0, 0, 0, 0, 1, 1, 1, 1], ["g0", "g0", "g0", "g1", "g1", "g2", "g2", "g2"]
     for seed in range(20):
         folds = group_folds(labels, groups, 2, seed)
-        assert folds[3] != folds[0] and folds[3] != folds[5], "g1, which alone has both classes, against the others"
+        assert folds[3] != folds[0] and folds[3] != folds[5], (
+            "g1, which alone has both classes, against the others"
+        )
 
 
 def test_folds_follow_from_the_seed() -> None:
@@ -97,7 +104,9 @@ def test_training_is_reproducible_by_seed_and_learns(labelled: PatchSet) -> None
     first, again, other = (TRAINING(data, transform(), 3, seed) for seed in (0, 0, 1))
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)
+    )
     assert (predict(first, labelled.images()).argmax(1) == labelled.labels).float().mean() > 0.9
 
 
@@ -111,7 +120,9 @@ def test_training_takes_the_same_steps_whatever_the_data(labelled: PatchSet) -> 
 
     for part in (labelled[:5], labelled):
         seen.clear()
-        ClassifierTraining(network=small, steps=3, batch_size=4)(list(part), Compose([Note()]), 3, 0)
+        ClassifierTraining(network=small, steps=3, batch_size=4)(
+            list(part), Compose([Note()]), 3, 0
+        )
         assert len(seen) == 12
 
 
@@ -137,26 +148,46 @@ def test_members_never_saw_the_patches_that_calibrate_them(labelled: PatchSet) -
         def __call__(self, data: Any, *args: Any, **kwargs: Any) -> nn.Module:
             prints = [d["image"].numpy().tobytes() for d in data]
             fitted.append(
-                {g for g, image in zip(labelled.groups, labelled.images(), strict=True) if image.numpy().tobytes() in prints}
+                {
+                    g
+                    for g, image in zip(labelled.groups, labelled.images(), strict=True)
+                    if image.numpy().tobytes() in prints
+                }
             )
             return small(3).eval()
 
     fit_critic(labelled, Recorder(), transform(), size=32, folds=3, seed=4)
     everyone = set(labelled.groups)
     unseen = [everyone - seen for seen in fitted]
-    assert len(fitted) == 3 and set.union(*unseen) == everyone and sum(map(len, unseen)) == len(everyone)
+    assert (
+        len(fitted) == 3
+        and set.union(*unseen) == everyone
+        and sum(map(len, unseen)) == len(everyone)
+    )
 
 
-def test_critic_reaches_its_target_on_separable_classes(critic: Critic, labelled: PatchSet) -> None:
-    assert len(critic.members) == 3 and 0.05 <= float(critic.temperature) <= 20 and not critic.training
-    assert float(critic.precision) >= 0.9 - 1e-6 and float(critic.target_precision) == pytest.approx(0.9)
+def test_critic_reaches_its_target_on_separable_classes(
+    critic: Critic, labelled: PatchSet
+) -> None:
+    assert (
+        len(critic.members) == 3
+        and 0.05 <= float(critic.temperature) <= 20
+        and not critic.training
+    )
+    assert float(critic.precision) >= 0.9 - 1e-6 and float(
+        critic.target_precision
+    ) == pytest.approx(0.9)
     probabilities = critic.probabilities(labelled.images())
     torch.testing.assert_close(probabilities.sum(1), torch.ones(len(labelled)))
     assert (probabilities.argmax(1) == labelled.labels).float().mean() > 0.9
-    torch.testing.assert_close(probabilities, critic.probabilities(labelled.images(), batch_size=5))
+    torch.testing.assert_close(
+        probabilities, critic.probabilities(labelled.images(), batch_size=5)
+    )
 
 
-def test_a_variation_is_judged_by_the_member_that_has_not_seen_its_origin(critic: Critic, labelled: PatchSet) -> None:
+def test_a_variation_is_judged_by_the_member_that_has_not_seen_its_origin(
+    critic: Critic, labelled: PatchSet
+) -> None:
     images, origins = labelled.images(), torch.arange(len(labelled)).flip(0)
     found = critic.probabilities(images, origins, batch_size=5)
     folds = group_folds(labelled.labels.tolist(), labelled.groups, 3)
@@ -165,15 +196,24 @@ def test_a_variation_is_judged_by_the_member_that_has_not_seen_its_origin(critic
         member = critic.members[int(folds[origin])]
         truth = torch.softmax(predict(member, images[i : i + 1]) / critic.temperature, 1)[0]
         torch.testing.assert_close(found[i], truth)
-    outcome = Selector(critic, images, labelled.groups, refuse_copies=False)(images, labelled.labels, origins)
-    torch.testing.assert_close(outcome.confidence, found[torch.arange(len(images)), labelled.labels])
+    outcome = Selector(critic, images, labelled.groups, refuse_copies=False)(
+        images, labelled.labels, origins
+    )
+    torch.testing.assert_close(
+        outcome.confidence, found[torch.arange(len(images)), labelled.labels]
+    )
 
 
 def test_what_members_know_by_heart_does_not_count(labelled: PatchSet) -> None:
-    """Labels that mean nothing: members that saw a patch give it its label, the one that did not cannot."""
+    """Labels that mean nothing: members that saw a patch give it its label, the one that did not
+    cannot.
+    """
     generator = torch.Generator().manual_seed(0)
     means_nothing = torch.randint(3, (len(labelled),), generator=generator).tolist()
-    known = {image.numpy().tobytes(): k for image, k in zip(labelled.images(), means_nothing, strict=True)}
+    known = {
+        image.numpy().tobytes(): k
+        for image, k in zip(labelled.images(), means_nothing, strict=True)
+    }
 
     class ByHeart(nn.Module):
         def __init__(self, seen: dict[bytes, int]) -> None:
@@ -182,7 +222,12 @@ def test_what_members_know_by_heart_does_not_count(labelled: PatchSet) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             prints = [(patch * 255).round().to(torch.uint8).numpy().tobytes() for patch in x]
-            return torch.stack([8 * nn.functional.one_hot(torch.tensor(self.seen.get(p, 0)), 3).float() for p in prints])
+            return torch.stack(
+                [
+                    8 * nn.functional.one_hot(torch.tensor(self.seen.get(p, 0)), 3).float()
+                    for p in prints
+                ]
+            )
 
     class Memory(ClassifierTraining):
         def __call__(self, data: Any, *args: Any, **kwargs: Any) -> nn.Module:
@@ -192,24 +237,42 @@ def test_what_members_know_by_heart_does_not_count(labelled: PatchSet) -> None:
     labels = torch.tensor([known[image.numpy().tobytes()] for image in labelled.images()])
     images, origins = labelled.images(), torch.arange(len(labelled))
     everyone, unseen = random.probabilities(images), random.probabilities(images, origins)
-    assert bool((everyone.argmax(1) == labels).all()), "two of three members know each patch by heart"
+    assert bool((everyone.argmax(1) == labels).all()), (
+        "two of three members know each patch by heart"
+    )
     assert bool((unseen.argmax(1) == 0).all())
 
 
 @pytest.mark.parametrize(
     ("origins", "message"),
-    [([0, 1], "got 2 from 0 to 1 for 3 patches"), ([0, 1, 99], "got 3 from 0 to 99 for 3"), ([0, 1, -1], "got 3 from -1 to 1 for 3")],
+    [
+        ([0, 1], "got 2 from 0 to 1 for 3 patches"),
+        ([0, 1, 99], "got 3 from 0 to 99 for 3"),
+        ([0, 1, -1], "got 3 from -1 to 1 for 3"),
+    ],
 )
-def test_origins_must_be_fitted_patches(origins: list[int], message: str, critic: Critic, labelled: PatchSet) -> None:
-    with pytest.raises(ValueError, match=f"origins must name one of the {len(labelled)} fitted patches for each, {message}"):
+def test_origins_must_be_fitted_patches(
+    origins: list[int], message: str, critic: Critic, labelled: PatchSet
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match=f"origins must name one of the {len(labelled)} fitted patches for each, {message}",
+    ):
         critic.probabilities(labelled.images()[:3], torch.tensor(origins))
 
 
 def test_critic_survives_saving(critic: Critic, labelled: PatchSet, tmp_path: Path) -> None:
     critic.save(tmp_path / "critic.pt")
     twin = Critic.load(tmp_path / "critic.pt", small, 3, members=3)
-    torch.testing.assert_close(twin.probabilities(labelled.images()), critic.probabilities(labelled.images()), atol=0.02, rtol=0)
-    assert float(twin.threshold) == float(critic.threshold) and float(twin.temperature) == float(critic.temperature)
+    torch.testing.assert_close(
+        twin.probabilities(labelled.images()),
+        critic.probabilities(labelled.images()),
+        atol=0.02,
+        rtol=0,
+    )
+    assert float(twin.threshold) == float(critic.threshold) and float(twin.temperature) == float(
+        critic.temperature
+    )
     origins = torch.arange(len(labelled)).flip(0)
     judged = (each.probabilities(labelled.images(), origins) for each in (critic, twin))
     torch.testing.assert_close(*judged, atol=0.02, rtol=0)
@@ -219,13 +282,17 @@ def test_critic_survives_saving(critic: Critic, labelled: PatchSet, tmp_path: Pa
         Critic.load(tmp_path / "none.pt", small, 3)
 
 
-def test_a_critic_without_folds_judges_no_variations(critic: Critic, labelled: PatchSet, tmp_path: Path) -> None:
+def test_a_critic_without_folds_judges_no_variations(
+    critic: Critic, labelled: PatchSet, tmp_path: Path
+) -> None:
     """As the files of earlier versions: they load, and all else works."""
     state = {name: value for name, value in critic.state_dict().items() if name != "folds"}
     save_weights(tmp_path / "old.pt", state)
     old = Critic.load(tmp_path / "old.pt", small, 3, members=3)
     assert old.folds is None and old.probabilities(labelled.images()[:2]).shape == (2, 3)
-    with pytest.raises(ValueError, match="the critic must know its folds \\(fit_critic tells them\\), got none"):
+    with pytest.raises(
+        ValueError, match="the critic must know its folds \\(fit_critic tells them\\), got none"
+    ):
         old.probabilities(labelled.images(), torch.arange(len(labelled)))
 
 
@@ -235,25 +302,43 @@ def test_selector_rejects_copies_and_wrong_classes(
     real = labelled.images()
     fresh = torch.from_numpy(draw_patches(0, 6, 32, seed=99)).permute(0, 3, 1, 2)
     selector = Selector(critic, real, labelled.groups, threshold=0.5)
-    outcome = selector(torch.cat([fresh, fresh, real[:1].flip(3)]), [0] * 6 + [1] * 6 + [int(labelled.labels[0])])
+    outcome = selector(
+        torch.cat([fresh, fresh, real[:1].flip(3)]), [0] * 6 + [1] * 6 + [int(labelled.labels[0])]
+    )
     assert outcome.reasons[6:12] == ["low confidence"] * 6
-    assert outcome.reasons[12] == "near copy" and int(outcome.nearest[12]) == 0 and float(outcome.distance[12]) < 1e-6
+    assert (
+        outcome.reasons[12] == "near copy"
+        and int(outcome.nearest[12]) == 0
+        and float(outcome.distance[12]) < 1e-6
+    )
     assert outcome.reasons[:6].count("accepted") >= 4
     assert outcome.keep.tolist() == [r == "accepted" for r in outcome.reasons]
 
 
 def test_copies_are_found_in_every_orientation(critic: Critic, labelled: PatchSet) -> None:
     real = labelled.images()
-    turned = torch.stack([torch.rot90(real[i], i % 4, (1, 2)).flip(2 if i % 2 else 1) for i in range(8)])
-    outcome = Selector(critic, real, labelled.groups, threshold=0.0)(turned / 255, labelled.labels[:8])
+    turned = torch.stack(
+        [torch.rot90(real[i], i % 4, (1, 2)).flip(2 if i % 2 else 1) for i in range(8)]
+    )
+    outcome = Selector(critic, real, labelled.groups, threshold=0.0)(
+        turned / 255, labelled.labels[:8]
+    )
     assert outcome.reasons == ["near copy"] * 8 and outcome.nearest.tolist() == list(range(8))
-    allowed = Selector(critic, real, labelled.groups, threshold=0.0, refuse_copies=False)(turned / 255, labelled.labels[:8])
-    assert bool(allowed.keep.all()) and torch.equal(allowed.nearest, outcome.nearest), "variations are judged by the critic alone"
+    allowed = Selector(critic, real, labelled.groups, threshold=0.0, refuse_copies=False)(
+        turned / 255, labelled.labels[:8]
+    )
+    assert bool(allowed.keep.all()) and torch.equal(allowed.nearest, outcome.nearest), (
+        "variations are judged by the critic alone"
+    )
 
 
 def test_selector_says_what_it_applies(critic: Critic, labelled: PatchSet) -> None:
     settings = Selector(critic, labelled.images(), labelled.groups, threshold=0.25).settings
-    assert settings["threshold"] == 0.25 and settings["temperature"] == float(critic.temperature) and settings["copy_threshold"] > 0
+    assert (
+        settings["threshold"] == 0.25
+        and settings["temperature"] == float(critic.temperature)
+        and settings["copy_threshold"] > 0
+    )
     one_group = Selector(critic, labelled.images(), ["g"] * len(labelled))
     assert one_group.copy_threshold == 0.0, "without two groups nothing tells how near is a copy"
 
@@ -270,4 +355,6 @@ def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
 def test_selector_threshold_must_be_a_probability(critic: Critic, labelled: PatchSet) -> None:
     with pytest.raises(ValueError, match="threshold must lie in"):
         Selector(critic, labelled.images(), labelled.groups, threshold=1.2)
-    assert Selector(critic, labelled.images(), labelled.groups).threshold == float(critic.threshold)
+    assert Selector(critic, labelled.images(), labelled.groups).threshold == float(
+        critic.threshold
+    )

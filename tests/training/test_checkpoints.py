@@ -1,4 +1,6 @@
-"""Long trainings: the same epochs after a kill, checkpoints that survive, gradients that are measured before the step."""
+"""Long trainings: the same epochs after a kill, checkpoints that survive, gradients that are
+measured before the step.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from monai.transforms import RandGaussianNoised
 from monai.utils import set_determinism
 from torch import Tensor, nn
 
-from monai_histodiff.training.checkpoints import EMAHandler, EpochSeed, TrainingCheckpoint, WeightsSaver
+from monai_histodiff.training.checkpoints import (
+    EMAHandler,
+    EpochSeed,
+    TrainingCheckpoint,
+    WeightsSaver,
+)
 from monai_histodiff.training.monitoring import FiniteLoss, GradientNorm, training_scalars
 from monai_histodiff.training.steps import AutoencoderPrepareBatch
 from monai_histodiff.utils.weights import load_weights, save_weights, write_state
@@ -30,9 +37,19 @@ class Killed(BaseException):
 
 
 class Training:
-    """A small stock training with every kind of state: momentum, schedule, average, dropout, random data and transforms."""
+    """A small stock training with every kind of state: momentum, schedule, average, dropout,
+    random data and transforms.
+    """
 
-    def __init__(self, folder: Path, seed: int = 0, kill_at: int = 0, workers: int = 0, loss: Any = None, **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int = 0,
+        kill_at: int = 0,
+        workers: int = 0,
+        loss: Any = None,
+        **options: Any,
+    ) -> None:
         set_determinism(99)  # what came before must not matter
         self.folder, self.losses = folder, []
         self.network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Tanh(), nn.Linear(8, 4))
@@ -42,11 +59,18 @@ class Training:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
         self.ema = EMAHandler(self.network, decay=0.5)
-        objects = {"network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": self.ema}
+        objects = {
+            "network": self.network,
+            "optimizer": optimizer,
+            "lr_scheduler": schedule,
+            "ema": self.ema,
+        }
         self.trainer = SupervisedTrainer(
             device=torch.device("cpu"),
             max_epochs=options.pop("epochs", EPOCHS),
-            train_data_loader=DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers),
+            train_data_loader=DataLoader(
+                dataset, batch_size=4, sampler=sampler, num_workers=workers
+            ),
             network=self.network,
             optimizer=optimizer,
             loss_function=loss or nn.MSELoss(),
@@ -63,7 +87,9 @@ class Training:
             ],
             **options,
         )
-        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self.losses.append(float(e.state.output["loss"])))
+        self.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda e: self.losses.append(float(e.state.output["loss"]))
+        )
         if kill_at:
             self.trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_at), self.kill)
 
@@ -104,12 +130,16 @@ def test_a_training_killed_twice_and_in_workers_has_the_same_curve(tmp_path: Pat
         try:
             training.run()
         except Killed:
-            training.losses = training.losses[: len(training.losses) // LENGTH * LENGTH]  # whole epochs
+            training.losses = training.losses[
+                : len(training.losses) // LENGTH * LENGTH
+            ]  # whole epochs
         losses += training.losses
     assert losses == expected
 
 
-def test_more_epochs_continue_a_finished_training_and_fewer_are_refused(whole: Training, tmp_path: Path) -> None:
+def test_more_epochs_continue_a_finished_training_and_fewer_are_refused(
+    whole: Training, tmp_path: Path
+) -> None:
     Training(tmp_path, epochs=2).run()
     assert Training(tmp_path).run() == whole.losses[2 * LENGTH :]
     assert Training(tmp_path).run() == []
@@ -122,13 +152,17 @@ def test_epochs_differ_from_each_other_and_between_seeds(whole: Training, tmp_pa
     for seed in (0, 1):
         engine = Engine(lambda e, b: None)
         EpochSeed(seed).attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, lambda e, s=seed: drawn.update({(s, e.state.epoch): float(torch.rand(()))}))
+        engine.add_event_handler(
+            Events.ITERATION_STARTED,
+            lambda e, s=seed: drawn.update({(s, e.state.epoch): float(torch.rand(()))}),
+        )
         engine.run([0], max_epochs=3)
     assert len(set(drawn.values())) == 6
     assert Training(tmp_path, seed=1).run() != whole.losses
 
 
-# ---------------------------------------------------------------------------------------------------------------- damage
+# -------------------------------------------------------------------------------------------------
+# --------------- damage
 
 
 def test_a_damaged_or_foreign_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
@@ -137,10 +171,14 @@ def test_a_damaged_or_foreign_checkpoint_is_one_clear_error(tmp_path: Path) -> N
     path = tmp_path / "training.pt"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="the checkpoint must be one of this training, got '.*training.pt' "):
+    with pytest.raises(
+        ValueError, match="the checkpoint must be one of this training, got '.*training.pt' "
+    ):
         Training(tmp_path).run()
     torch.save({"network": {}}, path)
-    with pytest.raises(ValueError, match="the checkpoint must be one of this training, got '.*training.pt' "):
+    with pytest.raises(
+        ValueError, match="the checkpoint must be one of this training, got '.*training.pt' "
+    ):
         Training(tmp_path).run()
 
 
@@ -153,7 +191,11 @@ def fail_at(step: int, gradient_only: bool = False) -> Any:
         value = (output - target).square().mean()
         if len(calls) < step:
             return value
-        return value + (output - output.detach()).abs().sqrt().sum() if gradient_only else value * math.nan
+        return (
+            value + (output - output.detach()).abs().sqrt().sum()
+            if gradient_only
+            else value * math.nan
+        )
 
     return loss
 
@@ -168,15 +210,25 @@ def fail_at(step: int, gradient_only: bool = False) -> Any:
 def test_a_step_that_is_not_finite_stops_and_spoils_nothing(
     whole: Training, tmp_path: Path, gradient_only: bool, message: str
 ) -> None:
-    failing = Training(tmp_path, loss=fail_at(2 * LENGTH, gradient_only))  # the last step before a checkpoint
+    failing = Training(
+        tmp_path, loss=fail_at(2 * LENGTH, gradient_only)
+    )  # the last step before a checkpoint
     with pytest.raises(RuntimeError, match=message):
         failing.run()
-    for state in (failing.network.state_dict(), failing.ema.state_dict(), torch.load(tmp_path / "model.pt", weights_only=True)):
+    for state in (
+        failing.network.state_dict(),
+        failing.ema.state_dict(),
+        torch.load(tmp_path / "model.pt", weights_only=True),
+    ):
         assert all(bool(v.isfinite().all()) for v in state.values())
-    assert Training(tmp_path).run() == whole.losses[LENGTH:]  # and the last good checkpoint goes on
+    assert (
+        Training(tmp_path).run() == whole.losses[LENGTH:]
+    )  # and the last good checkpoint goes on
 
 
-def test_a_kill_during_a_save_leaves_the_previous_checkpoint(whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_during_a_save_leaves_the_previous_checkpoint(
+    whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save, calls = torch.save, []
 
     def torn(content: Any, stream: Any) -> None:
@@ -194,12 +246,16 @@ def test_a_kill_during_a_save_leaves_the_previous_checkpoint(whole: Training, tm
 
 
 @pytest.mark.parametrize("previous", [True, False])
-def test_a_full_disk_is_one_clear_error_and_the_previous_file_survives(tmp_path: Path, previous: bool) -> None:
+def test_a_full_disk_is_one_clear_error_and_the_previous_file_survives(
+    tmp_path: Path, previous: bool
+) -> None:
     path = tmp_path / "model.pt"
     if previous:
         save_weights(path, {"weight": torch.ones(3)})
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # no file may grow beyond: writes fail as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (4096, limit[1])
+    )  # no file may grow beyond: writes fail as on a full disk
     try:
         kept = "the previous file is kept" if previous else "there is no previous file"
         with pytest.raises(OSError, match=f"model.pt' must be writable, got .*; {kept}"):
@@ -208,7 +264,9 @@ def test_a_full_disk_is_one_clear_error_and_the_previous_file_survives(tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [p.name for p in tmp_path.iterdir()] == (["model.pt"] if previous else [])
     if previous:
-        assert torch.equal(load_weights(nn.Linear(1, 3, bias=False), _as_layer(path)).weight, torch.ones(3, 1))
+        assert torch.equal(
+            load_weights(nn.Linear(1, 3, bias=False), _as_layer(path)).weight, torch.ones(3, 1)
+        )
 
 
 def _as_layer(path: Path) -> Path:
@@ -216,7 +274,8 @@ def _as_layer(path: Path) -> Path:
     return path
 
 
-# -------------------------------------------------------------------------------------------------------------- gradients
+# -------------------------------------------------------------------------------------------------
+# ------------- gradients
 
 
 def test_the_norm_is_that_of_all_gradients_before_the_step(tmp_path: Path) -> None:
@@ -265,7 +324,11 @@ def test_large_gradients_are_scaled_down_to_the_norm() -> None:
 def test_accumulated_gradients_are_measured_once_a_step(tmp_path: Path) -> None:
     measured: list[bool] = []
     training = Training(tmp_path, epochs=2, accumulation_steps=2)
-    training.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: measured.append("gradient_norm" in e.state.output))
+    training.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda e: measured.append("gradient_norm" in e.state.output)
+    )
     training.run()
-    assert measured == [False, True, True] * 2  # of three batches: two together, and the last alone at the end of the epoch
+    assert (
+        measured == [False, True, True] * 2
+    )  # of three batches: two together, and the last alone at the end of the epoch
     assert int(training.ema.average.n_averaged) == 4  # the average counts steps, too

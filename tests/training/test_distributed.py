@@ -37,7 +37,13 @@ SMALL_NETWORK: dict[str, Any] = {
     "network_def#unet#unet#num_head_channels": 32,
     "network_def#patch_size": 32,
 }
-SMALL: dict[str, Any] = {"steps": 6, "epoch_length": 2, "batch_size": 2, "held_out": 0.34, "device": "cpu"}
+SMALL: dict[str, Any] = {
+    "steps": 6,
+    "epoch_length": 2,
+    "batch_size": 2,
+    "held_out": 0.34,
+    "device": "cpu",
+}
 
 
 class Killed(BaseException):
@@ -51,21 +57,32 @@ def free_port() -> int:
 
 
 def options(data: Path, output: Path) -> dict[str, Any]:
-    where = {"bundle_root": str(LDM), "dataset_dir": str(data.parent), "sources": [data.name], "output_dir": str(output)}
+    where = {
+        "bundle_root": str(LDM),
+        "dataset_dir": str(data.parent),
+        "sources": [data.name],
+        "output_dir": str(output),
+    }
     return {**where, **SMALL_NETWORK, **SMALL}
 
 
 def train(data: Path, output: Path, kill_at: int = 0) -> tuple[list[float], dict[str, Any]]:
     """The losses and the final weights of one process's part of a training."""
-    files = [str(LDM / "configs" / name) for name in ("train_autoencoder.json", "multi_gpu_train.json")]
-    workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **options(data, output))
+    files = [
+        str(LDM / "configs" / name) for name in ("train_autoencoder.json", "multi_gpu_train.json")
+    ]
+    workflow = ConfigWorkflow(
+        config_file=files, workflow_type="train", logging_file=False, **options(data, output)
+    )
     workflow.initialize()
     trainer, losses = workflow.parser.get_parsed_content("train#trainer"), []
 
     def kill() -> None:
         raise Killed
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss"])))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output[0]["loss"]))
+    )
     if kill_at:
         trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_at), kill)
     with pytest.raises(Killed) if kill_at else nullcontext():
@@ -74,26 +91,41 @@ def train(data: Path, output: Path, kill_at: int = 0) -> tuple[list[float], dict
 
 
 def process(rank: int, port: int, data: Path, folder: Path) -> None:
-    """What each of two processes does: a whole training, one that is killed, and the rest of it."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    """What each of two processes does: a whole training, one that is killed, and the rest of
+    it.
+    """
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
     torch.set_num_threads(1)
     whole, weights = train(data, folder / "whole")
     torn, _ = train(data, folder / "torn", kill_at=4)
     distributed.barrier()
     resumed, again = train(data, folder / "torn")
-    torch.save({"whole": whole, "torn": torn, "resumed": resumed, "weights": weights, "again": again}, folder / f"{rank}.pt")
+    torch.save(
+        {"whole": whole, "torn": torn, "resumed": resumed, "weights": weights, "again": again},
+        folder / f"{rank}.pt",
+    )
     distributed.barrier()
     distributed.destroy_process_group()
 
 
-def test_two_processes_train_one_network_and_resume_to_the_same_curve(write_patch_set: Any, tmp_path: Path) -> None:
+def test_two_processes_train_one_network_and_resume_to_the_same_curve(
+    write_patch_set: Any, tmp_path: Path
+) -> None:
     data = write_patch_set(tmp_path / "data")
     multiprocessing.set_forkserver_preload(["monai_histodiff.bundle.inference", "monai.bundle"])
     mp.start_processes(process, (free_port(), data, tmp_path), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for found in (first, second):
         assert len(found["whole"]) == 6 and len(found["torn"]) == 3
-        assert found["torn"] == found["whole"][:3] and found["resumed"] == found["whole"][2:]  # from the end of epoch 1
+        assert (
+            found["torn"] == found["whole"][:3] and found["resumed"] == found["whole"][2:]
+        )  # from the end of epoch 1
         torch.testing.assert_close(found["again"], found["weights"], rtol=0, atol=0)
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     assert not set(first["whole"]) & set(second["whole"])  # each process draws its own patches
@@ -108,15 +140,32 @@ def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path)
     parser.update(SMALL_NETWORK)
     save_weights(weights, parser.get_parsed_content("network_def").state_dict())
     (tmp_path / "small.json").write_text(
-        json.dumps(options(data, tmp_path / "out") | {"autoencoder_weights": str(weights), "encodings": 2})
+        json.dumps(
+            options(data, tmp_path / "out") | {"autoencoder_weights": str(weights), "encodings": 2}
+        )
     )
-    files = [str(LDM / "configs" / name) for name in ("train_diffusion.json", "multi_gpu_train.json")] + [str(tmp_path / "small.json")]
-    torchrun = ["-m", "torch.distributed.run", "--nnodes=1", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    files = [
+        str(LDM / "configs" / name) for name in ("train_diffusion.json", "multi_gpu_train.json")
+    ] + [str(tmp_path / "small.json")]
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1",
+        "--nproc_per_node=2",
+        f"--master_port={free_port()}",
+    ]
     command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", str(files)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     network = load_weights(parser.get_parsed_content("network_def"), tmp_path / "out" / "model.pt")
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
-    assert len(torch.load(tmp_path / "out" / "latents.pt", weights_only=True)["image"]) == 12  # two encodings of six
+    assert (
+        len(torch.load(tmp_path / "out" / "latents.pt", weights_only=True)["image"]) == 12
+    )  # two encodings of six

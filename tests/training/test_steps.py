@@ -1,4 +1,6 @@
-"""A stock trainer with our ``prepare_batch`` learns; averages, schedules and caches are what they say."""
+"""A stock trainer with our ``prepare_batch`` learns; averages, schedules and caches are what they
+say.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def train(
         inferer=inferer,
         train_handlers=list(handlers),
     )
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output[0]["loss"]))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output[0]["loss"])
+    )
     trainer.run()
     return losses
 
@@ -75,7 +79,8 @@ def latents() -> list[dict[str, Any]]:
     return [{"image": z[i].half(), "label": i % 2} for i in range(40)]
 
 
-# ----------------------------------------------------------------------------------------------------------------- learning
+# -------------------------------------------------------------------------------------------------
+# ---------------- learning
 
 
 def test_autoencoder_learns_to_reconstruct(model: LatentDiffusion, patch_set: PatchSet) -> None:
@@ -96,14 +101,18 @@ def test_autoencoder_learns_to_reconstruct(model: LatentDiffusion, patch_set: Pa
 def test_autoencoder_loss_is_what_it_says() -> None:
     image, loss = torch.rand(2, 3, 8, 8), AutoencoderLoss(gradient_weight=2.0)
     assert float(loss(image, image)) == 0
-    assert float(loss(image + 0.25, image)) == pytest.approx(0.25, rel=1e-4), "a shift has no differences"
+    assert float(loss(image + 0.25, image)) == pytest.approx(0.25, rel=1e-4), (
+        "a shift has no differences"
+    )
     stripes = torch.zeros(1, 3, 8, 8)
     stripes[..., 1::2] = 1.0  # of period two: gone at the coarser scale
     assert float(loss(stripes, torch.zeros(1, 3, 8, 8))) == pytest.approx(0.5 + 2 * 1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "epsilon"])
-def test_diffusion_learns_to_denoise(prediction: str, make_model: MakeModel, latents: list[dict[str, Any]]) -> None:
+def test_diffusion_learns_to_denoise(
+    prediction: str, make_model: MakeModel, latents: list[dict[str, Any]]
+) -> None:
     model = make_model(prediction=prediction)
     z0 = torch.stack([d["image"] for d in latents]).float()
     generator = torch.Generator().manual_seed(5)
@@ -120,13 +129,20 @@ def test_diffusion_learns_to_denoise(prediction: str, make_model: MakeModel, lat
     assert error() < 0.8 * float((z0 - z0.mean(0)).square().mean()), "better than the mean latent"
 
 
-def test_guide_learns_classes_in_noise(model: LatentDiffusion, guide: LatentClassifier, latents: list[dict[str, Any]]) -> None:
+def test_guide_learns_classes_in_noise(
+    model: LatentDiffusion, guide: LatentClassifier, latents: list[dict[str, Any]]
+) -> None:
     train(guide, latents, NoisyLatentPrepareBatch(model), nn.CrossEntropyLoss(), epochs=12)
     guide.eval()
-    z0, labels = torch.stack([d["image"] for d in latents]).float(), torch.tensor([d["label"] for d in latents])
+    z0, labels = (
+        torch.stack([d["image"] for d in latents]).float(),
+        torch.tensor([d["label"] for d in latents]),
+    )
     for time, least in ((0.0, 0.95), (0.4, 0.95), (1.0, 0.0)):
         t = torch.full((40,), time)
-        noisy = model.target(z0, torch.randn(z0.shape, generator=torch.Generator().manual_seed(1)), t)[0]
+        noisy = model.target(
+            z0, torch.randn(z0.shape, generator=torch.Generator().manual_seed(1)), t
+        )[0]
         with torch.no_grad():
             logits = guide(noisy, t)
         probability = torch.softmax(logits, 1).gather(1, labels[:, None])
@@ -135,12 +151,15 @@ def test_guide_learns_classes_in_noise(model: LatentDiffusion, guide: LatentClas
             assert float(probability.mean()) < 0.8, "it must not be sure of pure noise"
 
 
-# ------------------------------------------------------------------------------------------------------------ prepare_batch
+# -------------------------------------------------------------------------------------------------
+# ----------- prepare_batch
 
 
 def test_autoencoder_batch_is_its_own_target() -> None:
     patches = torch.rand(2, 3, 8, 8)
-    inputs, target = AutoencoderPrepareBatch()({"image": patches, "label": torch.zeros(2)}, "cpu", False)
+    inputs, target = AutoencoderPrepareBatch()(
+        {"image": patches, "label": torch.zeros(2)}, "cpu", False
+    )
     assert torch.equal(inputs, patches) and torch.equal(target, patches)
 
 
@@ -154,32 +173,60 @@ def test_times_cover_the_strata(n: int) -> None:
     assert float(offsets.std()) > 0.2, "a time is random within its stratum"
 
 
-def test_diffusion_batch_holds_the_truth(make_model: MakeModel, latents: list[dict[str, Any]]) -> None:
+def test_diffusion_batch_holds_the_truth(
+    make_model: MakeModel, latents: list[dict[str, Any]]
+) -> None:
     model = make_model(prediction="velocity")
     z0 = torch.stack([d["image"] for d in latents])
-    noisy, target, (timesteps,), options = DiffusionPrepareBatch(model)({"image": z0}, "cpu", False)
+    noisy, target, (timesteps,), options = DiffusionPrepareBatch(model)(
+        {"image": z0}, "cpu", False
+    )
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in model.schedule.alpha_sigma(timesteps / 1000))
-    assert torch.allclose(alpha * noisy - sigma * target, z0.float(), atol=1e-4), "the latent follows from what it is made of"
+    assert torch.allclose(alpha * noisy - sigma * target, z0.float(), atol=1e-4), (
+        "the latent follows from what it is made of"
+    )
     noise = sigma * noisy + alpha * target
     assert abs(float(noise.mean())) < 0.05 and abs(float(noise.std()) - 1) < 0.05
-    assert options == {} and noisy.dtype == torch.float32 and 0 <= float(timesteps.min()) and 900 < float(timesteps.max()) <= 1000
+    assert (
+        options == {}
+        and noisy.dtype == torch.float32
+        and 0 <= float(timesteps.min())
+        and 900 < float(timesteps.max()) <= 1000
+    )
 
 
-def test_guide_batch_is_noisy_at_its_time_or_clean(model: LatentDiffusion, latents: list[dict[str, Any]]) -> None:
+def test_guide_batch_is_noisy_at_its_time_or_clean(
+    model: LatentDiffusion, latents: list[dict[str, Any]]
+) -> None:
     batch = {"image": torch.stack([d["image"] for d in latents]), "label": torch.arange(40)}
     noisy, label, (t,), options = NoisyLatentPrepareBatch(model)(batch)
     alpha, sigma = model.schedule.alpha_sigma(t)
     noise = (noisy - alpha.view(-1, 1, 1, 1) * batch["image"]) / sigma.view(-1, 1, 1, 1)
-    assert float((noise[5:].flatten(1).std(1) - 1).abs().max()) < 0.25 and 0 <= float(t.min()) and float(t.max()) <= 1
+    assert (
+        float((noise[5:].flatten(1).std(1) - 1).abs().max()) < 0.25
+        and 0 <= float(t.min())
+        and float(t.max()) <= 1
+    )
     assert torch.equal(label, batch["label"]) and options == {}
     clean, label, (t,), _ = NoisyLatentPrepareBatch(model, clean=True)(batch)
-    assert torch.equal(clean, batch["image"].float()) and torch.equal(label, batch["label"]) and not t.any()
+    assert (
+        torch.equal(clean, batch["image"].float())
+        and torch.equal(label, batch["label"])
+        and not t.any()
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------- handlers
+# -------------------------------------------------------------------------------------------------
+# ---------------- handlers
 
 
-def stepper(network: nn.Module, steps: int, values: Callable[[int], float], handlers: Sequence[Any], fail_at: int = -1) -> Engine:
+def stepper(
+    network: nn.Module,
+    steps: int,
+    values: Callable[[int], float],
+    handlers: Sequence[Any],
+    fail_at: int = -1,
+) -> Engine:
     """An engine whose step ``n`` (from 1) sets every weight to ``values(n)``."""
 
     def step(engine: Engine, batch: int) -> list[dict[str, float]]:
@@ -212,7 +259,10 @@ def test_ema_applies_and_gives_back_also_when_the_body_fails() -> None:
     ema = EMAHandler(network, decay=0.9)
     stepper(network, 3, float, [ema]).run([0] * 3)
     network.running_mean.fill_(4.0)
-    average, own = float(ema.average.module.weight), {k: v.clone() for k, v in network.state_dict().items()}
+    average, own = (
+        float(ema.average.module.weight),
+        {k: v.clone() for k, v in network.state_dict().items()},
+    )
     assert average < 3
     with pytest.raises(RuntimeError, match="body"), ema.applied():
         assert float(network.weight) == pytest.approx(average)
@@ -227,7 +277,10 @@ def test_ema_is_adopted_at_the_end_only() -> None:
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(float(network.weight)))
     engine.run([0, 0], max_epochs=2)
     assert seen == [2.0, 4.0]
-    assert float(network.weight) == pytest.approx(float(ema.average.module.weight)) and float(network.weight) < 4
+    assert (
+        float(network.weight) == pytest.approx(float(ema.average.module.weight))
+        and float(network.weight) < 4
+    )
 
 
 def test_saver_writes_the_average_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:
@@ -237,19 +290,26 @@ def test_saver_writes_the_average_every_few_epochs_and_at_the_end(tmp_path: Path
     engine = stepper(network, 5, float, [ema, saver])
 
     def look(engine: Engine) -> None:
-        seen[engine.state.epoch] = float(torch.load(path, weights_only=True)["bias"]) if path.is_file() else None
+        seen[engine.state.epoch] = (
+            float(torch.load(path, weights_only=True)["bias"]) if path.is_file() else None
+        )
 
     engine.add_event_handler(Events.EPOCH_COMPLETED, look)
     engine.run([0], max_epochs=5)
     average = float(ema.average.module.bias)
     assert seen[1] is None and seen[2] is not None and seen[3] == seen[2] != seen[4] == seen[5]
-    assert float(torch.load(path, weights_only=True)["bias"]) == pytest.approx(average) and average != 5.0
+    assert (
+        float(torch.load(path, weights_only=True)["bias"]) == pytest.approx(average)
+        and average != 5.0
+    )
     assert float(network.bias) == 5.0, "saving does not disturb the training"
 
 
 def test_saver_without_average_writes_the_current_weights(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
-    stepper(network, 2, float, [WeightsSaver(network, tmp_path / "model.pt")]).run([0], max_epochs=2)
+    stepper(network, 2, float, [WeightsSaver(network, tmp_path / "model.pt")]).run(
+        [0], max_epochs=2
+    )
     assert float(torch.load(tmp_path / "model.pt", weights_only=True)["bias"]) == 2.0
 
 
@@ -268,7 +328,9 @@ def test_stock_trainer_stops_at_a_loss_that_is_not_finite(
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         calls.append(1)
-        return nn.functional.cross_entropy(logits, labels) * (float("inf") if len(calls) == 3 else 1.0)
+        return nn.functional.cross_entropy(logits, labels) * (
+            float("inf") if len(calls) == 3 else 1.0
+        )
 
     with pytest.raises(RuntimeError, match="got inf at iteration 3"):
         train(guide, latents, NoisyLatentPrepareBatch(model), loss, handlers=[FiniteLoss()])
@@ -296,10 +358,14 @@ def test_autocast_keeps_the_range_of_gradients(scale: float) -> None:
     network = nn.Linear(8, 1, bias=False)
     out = AutocastInferer()(torch.ones(4, 8), network)
     (out.sum() * scale).backward()
-    assert network.weight.grad is not None and torch.allclose(network.weight.grad, torch.full((1, 8), 4 * scale), rtol=0.01)
+    assert network.weight.grad is not None and torch.allclose(
+        network.weight.grad, torch.full((1, 8), 4 * scale), rtol=0.01
+    )
 
 
-def test_autocast_learns_to_denoise_as_float32_does(make_model: MakeModel, latents: list[dict[str, Any]]) -> None:
+def test_autocast_learns_to_denoise_as_float32_does(
+    make_model: MakeModel, latents: list[dict[str, Any]]
+) -> None:
     ends = []
     for enabled in (False, True):
         torch.manual_seed(0)
@@ -321,16 +387,21 @@ def test_autocast_learns_to_denoise_as_float32_does(make_model: MakeModel, laten
 def test_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     factor = warmup_cosine(steps=110, warmup=10, floor=0.1)
     assert [factor(0), factor(4), factor(9), factor(10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert factor(60) == pytest.approx(0.1 + 0.9 / 2) and factor(35) == pytest.approx(0.1 + 0.9 * (1 + 0.5**0.5) / 2)
+    assert factor(60) == pytest.approx(0.1 + 0.9 / 2) and factor(35) == pytest.approx(
+        0.1 + 0.9 * (1 + 0.5**0.5) / 2
+    )
     assert factor(110) == factor(500) == pytest.approx(0.1)
     assert all(factor(n + 1) < factor(n) for n in range(10, 110))
     assert warmup_cosine(steps=5, warmup=5)(5) == pytest.approx(1.0), "no division by zero"
 
 
-# ------------------------------------------------------------------------------------------------------------------ latents
+# -------------------------------------------------------------------------------------------------
+# ----------------- latents
 
 
-def test_latents_are_those_of_the_encoder_in_order(model: LatentDiffusion, patch_set: PatchSet) -> None:
+def test_latents_are_those_of_the_encoder_in_order(
+    model: LatentDiffusion, patch_set: PatchSet
+) -> None:
     items = encode_latents(model, Dataset(patch_set, UNIT), repeats=2, batch_size=5)
     assert [d["label"] for d in items] == patch_set.labels.tolist() * 2
     assert [d["row"] for d in items] == list(range(18)) * 2
@@ -355,17 +426,27 @@ def test_cache_is_used_for_the_same_latents_only(
 ) -> None:
     cache, model, calls = tmp_path / "deep" / "latents.pt", make_model(0), []
     plain = LatentDiffusion.encode
-    monkeypatch.setattr(LatentDiffusion, "encode", lambda self, x: calls.append(len(x)) or plain(self, x))
+    monkeypatch.setattr(
+        LatentDiffusion, "encode", lambda self, x: calls.append(len(x)) or plain(self, x)
+    )
 
-    def encode(model: LatentDiffusion, patches: PatchSet = patch_set, repeats: int = 1) -> tuple[Tensor, list[int], int]:
+    def encode(
+        model: LatentDiffusion, patches: PatchSet = patch_set, repeats: int = 1
+    ) -> tuple[Tensor, list[int], int]:
         calls.clear()
         items = encode_latents(model, Dataset(patches, UNIT), repeats, cache=cache)
         return torch.stack([d["image"] for d in items]), [d["label"] for d in items], sum(calls)
 
     first, labels, encoded = encode(model)
-    assert encoded == 18 and cache.is_file() and [p.name for p in cache.parent.iterdir()] == ["latents.pt"]
+    assert (
+        encoded == 18
+        and cache.is_file()
+        and [p.name for p in cache.parent.iterdir()] == ["latents.pt"]
+    )
     again, same, encoded = encode(model)
-    assert encoded == 0 and torch.equal(again, first) and same == labels == patch_set.labels.tolist()
+    assert (
+        encoded == 0 and torch.equal(again, first) and same == labels == patch_set.labels.tolist()
+    )
 
     assert encode(make_model(1))[2] == 18, "another autoencoder"
     assert encode(model)[2] == 18
@@ -373,11 +454,15 @@ def test_cache_is_used_for_the_same_latents_only(
     assert encode(model, patch_set[:10])[2] == 10, "other patches"
     assert encode(model, patch_set[::-1])[1] == labels[::-1], "another order"
     assert encode(model)[2] == 18
-    encode_latents(model, Dataset(patch_set, Compose([UNIT, RandFlipd("image", prob=0.0)])), cache=cache)
+    encode_latents(
+        model, Dataset(patch_set, Compose([UNIT, RandFlipd("image", prob=0.0)])), cache=cache
+    )
     assert encode(model)[2] == 18, "another transform"
     model.latent_std.mul_(2)
     halved, _, encoded = encode(model)
-    assert encoded == 18 and torch.allclose(halved.float(), first.float() / 2, atol=1e-2), "other statistics"
+    assert encoded == 18 and torch.allclose(halved.float(), first.float() / 2, atol=1e-2), (
+        "other statistics"
+    )
     with torch.no_grad():
         next(model.unet.parameters()).add_(1)
     assert encode(model)[2] == 0, "the UNet has no part in it"
@@ -391,13 +476,18 @@ def test_cache_is_not_used_for_other_pictures_of_the_same_names(
     picture = next(folder.rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
     second = encode_latents(model, Dataset(PatchSet.open(folder), UNIT), cache=cache)
-    assert sum(not torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True)) == 1
+    assert (
+        sum(not torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
+        == 1
+    )
 
 
 def test_cache_needs_to_know_its_patches(model: LatentDiffusion, tmp_path: Path) -> None:
     items = [{"image": torch.rand(3, 32, 32), "label": 0}]
     assert len(encode_latents(model, Dataset(items))) == 1
-    with pytest.raises(ValueError, match="only the latents of a PatchSet, .*, can be kept, got Dataset"):
+    with pytest.raises(
+        ValueError, match="only the latents of a PatchSet, .*, can be kept, got Dataset"
+    ):
         encode_latents(model, Dataset(items), cache=tmp_path / "latents.pt")
 
 
@@ -411,26 +501,38 @@ def test_interrupted_cache_is_not_read(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(torch, "save", cut)
         encode_latents(model, Dataset(patch_set, UNIT), cache=tmp_path / "latents.pt")
-    assert len(encode_latents(model, Dataset(patch_set, UNIT), cache=tmp_path / "latents.pt")) == 18
+    assert (
+        len(encode_latents(model, Dataset(patch_set, UNIT), cache=tmp_path / "latents.pt")) == 18
+    )
 
 
-def test_statistics_whiten_and_the_model_agrees(model: LatentDiffusion, patch_set: PatchSet) -> None:
+def test_statistics_whiten_and_the_model_agrees(
+    model: LatentDiffusion, patch_set: PatchSet
+) -> None:
     patches = patch_set.images() / 255
     before = encode_latents(model, Dataset(patch_set, UNIT))
     with torch.no_grad():
         picture = model.decode(model.encode(patches))
     after = fit_latent_statistics(model, before)
     z = torch.stack([d["image"] for d in after]).float()
-    assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(4), atol=5e-3) and float(z.std()) == pytest.approx(1, abs=5e-3)
+    assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(4), atol=5e-3) and float(
+        z.std()
+    ) == pytest.approx(1, abs=5e-3)
     assert float(model.latent_std.std()) == 0, "one scale for all channels"
     assert [d["label"] for d in after] == patch_set.labels.tolist()
     with torch.no_grad():
-        assert torch.allclose(model.encode(patches), z, atol=3e-2), "what the model encodes from now on"
-        assert torch.allclose(model.decode(model.encode(patches)), picture, atol=1e-4), "whitening does not change a picture"
+        assert torch.allclose(model.encode(patches), z, atol=3e-2), (
+            "what the model encodes from now on"
+        )
+        assert torch.allclose(model.decode(model.encode(patches)), picture, atol=1e-4), (
+            "whitening does not change a picture"
+        )
 
 
 def test_latents_survive_saving(tmp_path: Path) -> None:
-    items = [{"image": torch.randn(4, 2, 2).half(), "label": i % 2, "row": i // 3} for i in range(6)]
+    items = [
+        {"image": torch.randn(4, 2, 2).half(), "label": i % 2, "row": i // 3} for i in range(6)
+    ]
     save_latents(tmp_path / "new" / "sources.pt", items)
     kept = load_latents(tmp_path / "new" / "sources.pt")
     for key in ("image", "row"):
@@ -439,5 +541,8 @@ def test_latents_survive_saving(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="weights must exist, got none at '.*none.pt'"):
         load_latents(tmp_path / "none.pt")
     torch.save({"image": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="a file of latents must hold image, label and row, got no label in '.*other.pt'"):
+    with pytest.raises(
+        ValueError,
+        match="a file of latents must hold image, label and row, got no label in '.*other.pt'",
+    ):
         load_latents(tmp_path / "other.pt")

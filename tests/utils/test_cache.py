@@ -29,7 +29,11 @@ SAME: list[Callable[[], Any]] = [
     lambda: noise(0.1),
     lambda: closing_over(3),
     lambda: functools.partial(PatchClassifier, width=8),
-    lambda: torch.nn.Conv2d(1, 1, 1).requires_grad_(False).apply(lambda m: [p.fill_(1) for p in m.parameters()]),
+    lambda: (
+        torch.nn.Conv2d(1, 1, 1)
+        .requires_grad_(False)
+        .apply(lambda m: [p.fill_(1) for p in m.parameters()])
+    ),
     lambda: {"z", "y"},
     lambda: Path("a") / "b",
 ]
@@ -42,7 +46,9 @@ def test_equal_content_has_one_fingerprint(make: Callable[[], Any]) -> None:
 
 def test_order_of_keys_and_the_state_of_generators_do_not_count() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    assert fingerprint(noise(0.1).set_random_state(0)) == fingerprint(noise(0.1).set_random_state(1))
+    assert fingerprint(noise(0.1).set_random_state(0)) == fingerprint(
+        noise(0.1).set_random_state(1)
+    )
 
 
 DIFFERENT: list[tuple[Any, Any]] = [
