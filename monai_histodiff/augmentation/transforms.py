@@ -150,9 +150,8 @@ class SyntheticAugment(RandomizableTransform):
                 self._drawn = self.bank.draw(label, patch_draw)
 
     def _usable_balance(self) -> np.ndarray:
-        return np.array(
-            [weight if self.bank.count(k) else 0.0 for k, weight in enumerate(self.balance)]
-        )  # type: ignore[arg-type]
+        weights = () if self.balance is None else self.balance
+        return np.array([w if self.bank.count(k) else 0.0 for k, w in enumerate(weights)])
 
     def _draw_class(self, position: float) -> int:
         edges = self._usable_balance().cumsum()
