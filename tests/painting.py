@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.selector import Selection
 
 SIDE = 8
@@ -23,11 +24,10 @@ class Painter:
     guide = weak = None
     progress = False
     device = torch.device("cpu")
-    settings = {"steps": 1, "scale": 3.0}
 
     def __init__(self, side: int = SIDE) -> None:
         self.model: Any = torch.nn.Linear(2, 2)
-        self.model.patch_size = side
+        self.settings, self.size = SamplingSettings(steps=1, size=side), side
         self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()
         self.calls: list[list[int]] = []
@@ -39,7 +39,7 @@ class Painter:
         self.inside.set()
         self.gate.wait(60)
         self.calls.append(seeds.tolist())
-        images = torch.zeros(len(seeds), 3, self.model.patch_size, self.model.patch_size)
+        images = torch.zeros(len(seeds), 3, self.size, self.size)
         images[:, 0] = (seeds % 251)[:, None, None] / 255
         images[:, 1] = labels[:, None, None] / 255
         self.inside.clear()

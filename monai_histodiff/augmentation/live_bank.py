@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class LiveBank:
             "surplus": surplus,
         }
         self.history: list[dict[str, Any]] = []
-        n, side = len(self.classes), sampler.model.patch_size
+        n, side = len(self.classes), sampler.size
         self._memory = SharedTensors(
             {
                 "images": ((2, n, capacity, 3, side, side), torch.uint8),
@@ -265,7 +266,7 @@ class LiveBank:
             out["weights_sha256"] = {
                 name: _digest(network) for name, network in networks.items() if network is not None
             }
-            out |= {"sampling": sampler.settings, "selection": selector.settings}
+            out |= {"sampling": asdict(sampler.settings), "selection": selector.settings}
         return out
 
     def _fill_first(self) -> None:

@@ -98,8 +98,8 @@ class PatchWriter:
         classes: class names, by label.
         critic: where given, judges each patch.
         accepted_only: leave out patches below the critic's threshold.
-        sampler: what made the patches; variations whose ``source_rows`` it has are judged by what
-            has not seen their sources.
+        sampler: what made the patches; variations of sources whose rows it knows are judged by
+            what has not seen them.
     """
 
     def __init__(

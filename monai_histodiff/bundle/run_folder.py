@@ -8,6 +8,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def save_outcome(
         },
     }
     sampling = {
-        **sampler.settings,
+        **asdict(sampler.settings),
         "candidates_per_second": made / max(candidates.seconds, 1e-9),
         "accepted_per_second": chosen / max(candidates.seconds, 1e-9),
         "seconds": candidates.seconds,

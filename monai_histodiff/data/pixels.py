@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["appearance", "five_crops", "patch_grid", "recompressed", "thumbnails", "to_unit"]
+__all__ = [
+    "appearance",
+    "centre_crop",
+    "five_crops",
+    "patch_grid",
+    "recompressed",
+    "thumbnails",
+    "to_unit",
+]
 
 THUMBNAIL = 16
 OCTAVES = 5
@@ -23,6 +31,20 @@ def to_unit(patches: Tensor) -> Tensor:
     already.
     """
     return patches.float() / 255 if patches.dtype == torch.uint8 else patches.float()
+
+
+def centre_crop(patches: Tensor, size: int) -> Tensor:
+    """The middle ``size x size`` pixels of patches ``... x H x W``; one pixel nearer to the upper
+    left corner where the middle lies between pixels.
+
+    Raises:
+        ValueError: a side is shorter.
+    """
+    height, width = patches.shape[-2:]
+    if min(height, width) < size:
+        raise ValueError(f"patches must be at least {size} x {size}, got {height} x {width}")
+    top, left = (height - size) // 2, (width - size) // 2
+    return patches[..., top : top + size, left : left + size]
 
 
 def thumbnails(patches: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from monai_histodiff.diffusion.model import LatentDiffusion as LatentDiffusion
 from monai_histodiff.diffusion.model import load_autoencoder as load_autoencoder
 from monai_histodiff.diffusion.sampler import GuidedSampler as GuidedSampler
 from monai_histodiff.diffusion.schedules import NoiseSchedule as NoiseSchedule
-from monai_histodiff.diffusion.sources import by_class as by_class
-from monai_histodiff.diffusion.sources import load_latents as load_latents
-from monai_histodiff.diffusion.sources import save_latents as save_latents
+from monai_histodiff.diffusion.settings import SamplingSettings as SamplingSettings
+from monai_histodiff.diffusion.solvers import SOLVERS as SOLVERS
+from monai_histodiff.diffusion.solvers import Solver as Solver
+from monai_histodiff.diffusion.sources import Sources as Sources
 from monai_histodiff.diffusion.unet import FineUNet as FineUNet

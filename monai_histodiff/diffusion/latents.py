@@ -85,7 +85,7 @@ def _encode(
                 image = convert_to_tensor(batch["image"], track_meta=False).to(
                     model.latent_mean.device
                 )
-                latents.append(model.encode(image).half().cpu())
+                latents.append(model.encode(model.padded(image)).half().cpu())
                 labels.append(torch.as_tensor(batch["label"]))
                 bar.update()
     return torch.cat(latents), torch.cat(labels)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
@@ -71,9 +72,38 @@ class LatentDiffusion(nn.Module):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape ``C x h x w`` of the latent of one patch."""
-        side = self.patch_size // self.autoencoder.factor
+        """Shape ``C x h x w`` of the latent of one patch of the size that it was trained on."""
+        return self.latent_shape_of(self.patch_size)
+
+    @property
+    def size_step(self) -> int:
+        """Patches are made with sides of this many pixels, or multiples, and then cropped: the
+        reduction of the autoencoder times that of the UNet's levels.
+        """
+        unet = self.unet.unet if isinstance(self.unet, FineUNet) else self.unet
+        levels = len(getattr(unet, "down_blocks", (None,)))
+        return int(self.autoencoder.factor) * 2 ** (levels - 1)
+
+    def latent_shape_of(self, size: int) -> tuple[int, int, int]:
+        """Shape ``C x h x w`` of the latent from which a patch of ``size`` pixels is cropped."""
+        side = -(-size // self.size_step) * self.size_step // self.autoencoder.factor
         return self.autoencoder.latent_channels, side, side
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Patches ``N x C x H x W``, reflected at their borders to multiples of ``size_step``, with
+        the patch in the middle: what :meth:`encode` and the UNet can take. The centre crop of what
+        is decoded is the patch again.
+
+        Raises:
+            ValueError: a patch is too small to be reflected so far.
+        """
+        step, sides = self.size_step, x.shape[2:]
+        extra = [-side % step for side in sides]
+        if any(missing >= 2 * side for missing, side in zip(extra, sides, strict=True)):
+            raise ValueError(f"patches must be larger than {step // 3} pixels, got {tuple(sides)}")
+        below, right = extra
+        border = (right // 2, right - right // 2, below // 2, below - below // 2)
+        return F.pad(x, border, mode="reflect") if any(extra) else x
 
     @classmethod
     def from_bundle(

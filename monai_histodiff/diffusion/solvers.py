@@ -8,14 +8,15 @@ a pure function of tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from monai_histodiff.diffusion.schedules import NoiseSchedule
+from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 
-__all__ = ["Denoiser", "ddim", "dpmpp_2m"]
+__all__ = ["SOLVERS", "Denoiser", "Solver", "ddim", "dpmpp_2m"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -100,3 +101,55 @@ def dpmpp_2m(denoise: Denoiser, z: Tensor, schedule: NoiseSchedule, grid: Tensor
         z = sigmas[i + 1] / sigmas[i] * z - alphas[i + 1] * torch.expm1(-h) * data
         before = z0
     return z
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A solver and the grid that suits it: all that a new one must bring is one such record.
+
+    Args:
+        spacing: makes the grid: ``(schedule, steps, start, stop) -> times``.
+        step: the solver itself, a function such as :func:`dpmpp_2m`, or :func:`ddim`, which also
+            takes ``eta`` and ``noise``.
+        stochastic: whether it does.
+    """
+
+    spacing: Callable[[NoiseSchedule, int, float, float | None], Tensor]
+    step: Callable[..., Tensor]
+    stochastic: bool = False
+
+    def grid(
+        self, schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None
+    ) -> Tensor:
+        """``steps + 1`` times from ``start`` to 0, or to the time of the log-SNR ``stop``.
+
+        Raises:
+            ValueError: ``steps`` is below 1, or ``stop`` does not lie beyond the start.
+        """
+        return self.spacing(schedule, steps, start, stop)
+
+    def __call__(
+        self,
+        denoise: Denoiser,
+        z: Tensor,
+        schedule: NoiseSchedule,
+        grid: Tensor,
+        eta: float = 0.0,
+        noise: Callable[[int], Tensor] | None = None,
+    ) -> Tensor:
+        """The latent at ``grid[-1]`` from that at ``grid[0]``; see :func:`ddim` for the arguments.
+
+        Raises:
+            ValueError: the grid does not fall, or ``eta`` is positive and this is deterministic.
+        """
+        if self.stochastic:
+            return self.step(denoise, z, schedule, grid, eta, noise)
+        if eta:
+            raise ValueError(f"eta must be 0 for a deterministic solver, got {eta}")
+        return self.step(denoise, z, schedule, grid)
+
+
+SOLVERS: Mapping[str, Solver] = {
+    "dpmpp_2m": Solver(log_snr_grid, dpmpp_2m),
+    "ddim": Solver(uniform_grid, ddim, stochastic=True),
+}

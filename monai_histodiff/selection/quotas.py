@@ -38,7 +38,7 @@ def sample_candidates(
     falls short is warned of.
 
     Args:
-        sampler: makes candidates. Variations of patches whose ``source_rows`` it has are judged by
+        sampler: makes candidates. Variations of patches whose sources' rows it knows are judged by
             what has not seen them.
         selector: judges them.
         num_classes: classes ``0 .. num_classes - 1`` are filled.
@@ -156,7 +156,7 @@ def tune_scale(
         )
     samplers = [sampler.replace(scale=float(scale)) for scale in scales]
     if len(samplers) == 1:
-        return samplers[0].scale
+        return samplers[0].settings.scale
     labels = torch.arange(num_classes).repeat_interleave(trials)
     seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
     origins, outcomes = sampler.origins(labels, seeds), []
@@ -169,13 +169,13 @@ def tune_scale(
         for name in ("keep", "confidence")
     )
     best = best_scale(
-        [each.scale for each in samplers], accepted, confidence, quota, max_candidates
+        [each.settings.scale for each in samplers], accepted, confidence, quota, max_candidates
     )
     for each, kept, sure in zip(samplers, accepted, confidence, strict=True):
-        chosen = " (chosen)" if each.scale == best else ""
+        chosen = " (chosen)" if each.settings.scale == best else ""
         logger.info(
             "scale %g: %s of %d accepted in each class, mean confidence %.2f%s",
-            each.scale,
+            each.settings.scale,
             kept.sum(1).tolist(),
             trials,
             float(sure.mean()),

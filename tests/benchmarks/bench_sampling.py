@@ -181,12 +181,13 @@ def samplers(
         )
     for settings in ours:
         sampler = GuidedSampler(model, guide, weak=weak, **settings)
-        lead = "" if sampler.stop is None else f", stop {sampler.stop:g}"
-        lead += f", autoguidance {sampler.autoguidance:g}" if sampler.autoguidance > 1 else ""
-        lead += ", bfloat16" if sampler.bfloat16 else ""
-        rows[
-            f"ours: {sampler.solver}, {sampler.steps} steps, scale {sampler.scale:g}, cap {sampler.cap:g}{lead}"
-        ] = sampler
+        s = sampler.settings
+        lead = "" if s.stop is None else f", stop {s.stop:g}"
+        lead += f", autoguidance {s.autoguidance:g}" if s.autoguidance > 1 else ""
+        lead += ", bfloat16" if s.bfloat16 else ""
+        rows[f"ours: {s.solver}, {s.steps} steps, scale {s.scale:g}, cap {s.cap:g}{lead}"] = (
+            sampler
+        )
     for row in rows.values():
         if isinstance(row, GuidedSampler):
             row.max_batch, row.progress = batch, False

@@ -15,6 +15,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 from unittest.mock import patch
 
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     machine = f"{options.device}, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     print(f"{options.patches} patches, {machine}")
-    print(json.dumps(sampler.settings))
+    print(json.dumps(asdict(sampler.settings)))
     print(f"\n| | share of {total:.1f} s | calls |\n|---|---|---|")
     print(
         "\n".join(

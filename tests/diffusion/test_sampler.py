@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from monai_histodiff.diffusion.guidance import guide as guided
 from monai_histodiff.diffusion.sampler import CPU_BATCH, CUDA_BATCH
 from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.diffusion.solvers import ddim, dpmpp_2m
-from monai_histodiff.diffusion.sources import by_class
+from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.utils.processes import candidate_seed
 
 LABELS, SEEDS = [0, 1, 2, 0, 1, 2, 2], [11, 5, 7, 2**31, 3, 7, 0]
@@ -344,7 +345,15 @@ def test_guide_raises_the_probability_of_its_own_class(
     own = []
     for scale in (0.0, 0.1, 0.5):
         sampler = GuidedSampler(
-            model, guide, 8, scale, (-3, 10), 1.0, mode=mode, solver=solver, progress=False
+            model,
+            guide,
+            steps=8,
+            scale=scale,
+            interval=(-3, 10),
+            cap=1.0,
+            mode=mode,
+            solver=solver,
+            progress=False,
         )  # type: ignore
         own.append(
             log_probabilities(guide, sampler.latents(labels, seeds)).gather(1, labels[:, None])[
@@ -375,9 +384,9 @@ def test_trained_guide_leads_samples_to_their_class(
     labels, seeds = torch.arange(24) % 3, list(range(24))
     hits = []
     for scale in (0.0, 6.0):
-        latents = GuidedSampler(model, guide, 8, scale, cap=1.0, progress=False).latents(
-            labels, seeds
-        )
+        latents = GuidedSampler(
+            model, guide, steps=8, scale=scale, cap=1.0, progress=False
+        ).latents(labels, seeds)
         hits.append(float((judge(latents, labels).argmax(1) == labels).float().mean()))
     assert hits[0] < 0.6 and hits[1] > 0.9
 
@@ -485,8 +494,8 @@ def test_settings_make_the_same_sampler_again(
         "bfloat16": True,
     }
     sampler = GuidedSampler(model, guide, progress=False, max_batch=2, weak=weak, **options)
-    stored = json.loads(json.dumps(sampler.settings))
-    assert stored == options
+    stored = json.loads(json.dumps(asdict(sampler.settings)))
+    assert stored == {**options, "size": 32}, "all of them are said, and what they are here"
     assert torch.allclose(
         GuidedSampler(model, guide, progress=False, weak=weak, **stored)([1, 2, 0], [1, 2, 3]),
         sampler([1, 2, 0], [1, 2, 3]),
@@ -511,7 +520,7 @@ def test_networks_see_bfloat16_where_asked(make_sampler: MakeSampler) -> None:
         sampler = make_sampler(bfloat16=chosen)
         seen = types_of(sampler)
         assert seen == [torch.bfloat16 if chosen else torch.float32] * len(seen) and len(seen) == 4
-        assert sampler.settings["bfloat16"] is bool(chosen), "none is asked for on a CPU"
+        assert sampler.settings.bfloat16 is bool(chosen), "none is asked for on a CPU"
 
 
 @pytest.mark.parametrize(
@@ -548,8 +557,8 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, or 2 with a stop, got 0"),
-        ({"steps": 1, "stop": 4.0}, "steps must be at least 1, or 2 with a stop, got 1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 1, "stop": 4.0}, "steps must be at least 2 with a stop, .*, got 1"),
         (
             {"stop": NAN},
             "stop must lie between the log-SNR of the start, -9.00, and 12.00, got nan",
@@ -648,7 +657,7 @@ def test_labels_and_seeds_that_do_not_fit(
 
 
 def test_variations_need_labels(make_sampler: MakeSampler) -> None:
-    sampler = make_sampler(strength=0.5, sources=[torch.zeros(1, 4, 8, 8)] * 3)
+    sampler = make_sampler(strength=0.5, sources=Sources((torch.zeros(1, 4, 8, 8),) * 3))
     with pytest.raises(ValueError, match="variations need labels, got none and strength 0.5"):
         sampler(None, [1])
 
@@ -719,9 +728,10 @@ def test_candidate_seeds_are_apart_and_stay_what_they_are() -> None:
 # --------------- variations
 
 
-def sources(model: LatentDiffusion) -> list[Tensor]:
+def sources(model: LatentDiffusion) -> Sources:
     generator = torch.Generator().manual_seed(4)
-    return [torch.randn(2 + k, *model.latent_shape, generator=generator) for k in range(3)]
+    drawn = [torch.randn(2 + k, *model.latent_shape, generator=generator) for k in range(3)]
+    return Sources(tuple(drawn))
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
@@ -733,9 +743,11 @@ def test_a_variation_of_no_strength_is_its_source(
     labels = torch.tensor([0, 1, 2, 2])
     latents = sampler.latents(labels, range(4))
     for label, z in zip(labels.tolist(), latents, strict=True):
-        assert min(float((z - r).abs().max()) for r in real[label]) < 0.1, "one of its own class"
+        assert min(float((z - r).abs().max()) for r in real.latents[label]) < 0.1, (
+            "one of its own class"
+        )
     different = {
-        int((sampler.latents([2], [s]) - real[2]).flatten(1).norm(dim=1).argmin())
+        int((sampler.latents([2], [s]) - real.latents[2]).flatten(1).norm(dim=1).argmin())
         for s in range(20)
     }
     assert different == {0, 1, 2, 3}, "the seed draws the source"
@@ -770,7 +782,7 @@ def test_strength_out_of_range(
 def test_variations_need_sources_of_every_class(
     counts: list[int], model: LatentDiffusion, guide: LatentClassifier
 ) -> None:
-    real = [torch.zeros(n, *model.latent_shape) for n in counts]
+    real = Sources(tuple(torch.zeros(n, *model.latent_shape) for n in counts))
     with pytest.raises(
         ValueError,
         match=r"strength below 1 needs a guide and sources of each of its classes, got \[",
@@ -782,23 +794,26 @@ def test_latents_are_sorted_by_class() -> None:
     items = [
         {"image": torch.full((1, 2, 2), float(i)), "label": i % 2, "row": i + 7} for i in range(5)
     ]
-    first, second, none = by_class(items, 3)
+    found = Sources.of(items, 3)
+    first, second, none = found.latents
     assert (
         first[:, 0, 0, 0].tolist() == [0, 2, 4]
         and second[:, 0, 0, 0].tolist() == [1, 3]
         and len(none) == 0
     )
-    assert [rows.tolist() for rows in by_class(items, 3, "row")] == [[7, 9, 11], [8, 10], []]
+    assert [rows.tolist() for rows in found.rows] == [[7, 9, 11], [8, 10], []]
+    with pytest.raises(ValueError, match="labels of sources must lie from 0 to 0, got 0 to 1"):
+        Sources.of(items, 1)
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_the_origin_of_a_variation_is_told(
     max_batch: int, model: LatentDiffusion, guide: LatentClassifier
 ) -> None:
-    real = sources(model)
-    rows = [100 * k + torch.arange(len(v)) for k, v in enumerate(real)]
+    real = sources(model).latents
+    rows = tuple(100 * k + torch.arange(len(v)) for k, v in enumerate(real))
     sampler = GuidedSampler(
-        model, guide, steps=2, strength=1e-6, sources=real, source_rows=rows, max_batch=max_batch
+        model, guide, steps=2, strength=1e-6, sources=Sources(real, rows), max_batch=max_batch
     )
     labels, seeds = torch.tensor([2, 0, 1, 2, 2, 1]), [3, 4, 5, 6, 7, 3]
     found = sampler.latents(labels, seeds)
@@ -811,13 +826,54 @@ def test_the_origin_of_a_variation_is_told(
         sampler.replace(scale=1.0).origins(labels, seeds), sampler.origins(labels, seeds)
     )
     assert sampler.replace(strength=1.0).origins(labels, seeds) is None, "pure noise has no origin"
-    assert sampler.replace(source_rows=()).origins(labels, seeds) is None
+    assert sampler.replace(sources=Sources(real)).origins(labels, seeds) is None
 
 
 def test_every_source_needs_its_row(model: LatentDiffusion, guide: LatentClassifier) -> None:
-    rows = [torch.arange(2)] * 3
+    rows = (torch.arange(2),) * 3
     with pytest.raises(
         ValueError,
-        match=r"source_rows must name one patch for each source, got \[2, 2, 2\] for \[2, 3, 4\] of the",
+        match=r"rows must name one patch for each latent of each class, got \[2, 2, 2\] for \[2, 3, 4\]",
     ):
-        GuidedSampler(model, guide, strength=0.5, sources=sources(model), source_rows=rows)
+        Sources(sources(model).latents, rows)
+
+
+def test_sources_are_of_the_size_that_is_sampled(
+    model: LatentDiffusion, guide: LatentClassifier
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"sources must be latents of shape \(4, 12, 12\) for size 48, got \(4, 8, 8\)",
+    ):
+        GuidedSampler(model, guide, strength=0.5, sources=sources(model), size=48)
+
+
+# ----------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("size", [1, 30, 31, 32, 33, 47, 48])
+def test_patches_of_any_size(size: int, model: LatentDiffusion, guide: LatentClassifier) -> None:
+    """They are the middle of what a multiple of the network's step gives."""
+    sampler = GuidedSampler(model, guide, steps=2, size=size, progress=False)
+    patches = sampler([0, 1], [3, 4])
+    assert patches.shape == (2, 3, size, size)
+    whole = sampler.replace(size=-(-size // model.size_step) * model.size_step)([0, 1], [3, 4])
+    top = (whole.shape[2] - size) // 2
+    assert torch.equal(patches, whole[..., top : top + size, top : top + size])
+
+
+@pytest.mark.parametrize("size", [0, -1, 5000])
+def test_a_size_out_of_range(size: int, model: LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match=f"size must lie from 1 to 4096 pixels, got {size}"):
+        GuidedSampler(model, size=size)
+
+
+def test_a_reflected_patch_is_in_the_middle(model: LatentDiffusion) -> None:
+    x = torch.rand(1, 3, 13, 22)
+    padded = model.padded(x)
+    assert padded.shape == (1, 3, 16, 24)
+    assert torch.equal(padded[..., 1:14, 1:23], x)
+    assert torch.equal(padded[..., 0, 1:23], x[..., 1, :]), "reflected"
+    assert model.padded(padded) is padded
+    with pytest.raises(ValueError, match=r"patches must be larger than 2 pixels, got \(2, 8\)"):
+        model.padded(torch.rand(1, 3, 2, 8))

@@ -4,6 +4,7 @@ tried, and which wins.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.quotas import sample_candidates, tune_scale
 from monai_histodiff.selection.selector import Selection
 from monai_histodiff.utils.processes import candidate_seed
@@ -22,6 +24,7 @@ class Brush:
 
     def __init__(self, scale: float = 1.0, asked: list | None = None) -> None:
         self.scale, self.asked = scale, [] if asked is None else asked
+        self.settings = SamplingSettings(scale=scale)
 
     def replace(self, scale: float) -> Brush:
         return Brush(scale, self.asked)
@@ -195,11 +198,11 @@ def test_real_sampler_is_tuned_and_keeps_its_other_settings(
     assert best == 4.0
     again = sampler.replace(scale=best)
     assert (
-        again.settings == {**sampler.settings, "scale": 4.0}
+        again.settings == dataclasses.replace(sampler.settings, scale=4.0)
         and again.max_batch == 5
         and not again.progress
     )
-    assert sampler.scale == 3.0
+    assert sampler.settings.scale == 3.0
 
 
 @pytest.mark.parametrize(

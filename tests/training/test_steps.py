@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.diffusion.latents import encode_latents, fit_latent_statistics
-from monai_histodiff.diffusion.sources import by_class, load_latents, save_latents
+from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.training.checkpoints import EMAHandler, WeightsSaver
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import (
@@ -533,16 +533,23 @@ def test_latents_survive_saving(tmp_path: Path) -> None:
     items = [
         {"image": torch.randn(4, 2, 2).half(), "label": i % 2, "row": i // 3} for i in range(6)
     ]
-    save_latents(tmp_path / "new" / "sources.pt", items)
-    kept = load_latents(tmp_path / "new" / "sources.pt")
-    for key in ("image", "row"):
-        for one, other in zip(by_class(items, 2, key), by_class(kept, 2, key), strict=True):
+    sources = Sources.of(items, 2)
+    sources.save(tmp_path / "new" / "sources.pt")
+    kept = Sources.load(tmp_path / "new" / "sources.pt", 2)
+    for column in ("latents", "rows"):
+        for one, other in zip(getattr(sources, column), getattr(kept, column), strict=True):
             assert torch.equal(one, other) and one.dtype == other.dtype
+    with pytest.raises(ValueError, match="sources must know the rows of their patches"):
+        Sources(sources.latents).save(tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match="weights must exist, got none at '.*none.pt'"):
-        load_latents(tmp_path / "none.pt")
+        Sources.load(tmp_path / "none.pt", 2)
     torch.save({"image": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(
         ValueError,
-        match="a file of latents must hold image, label and row, got no label in '.*other.pt'",
+        match="a file of sources must hold image, label and row, got no label in '.*other.pt'",
     ):
-        load_latents(tmp_path / "other.pt")
+        Sources.load(tmp_path / "other.pt", 2)
+    cut = {"image": torch.zeros(2, 1), "label": [0], "row": [0, 1]}
+    torch.save(cut, tmp_path / "cut.pt")
+    with pytest.raises(ValueError, match=r"must hold as many of each, got \[2, 1, 2\] in"):
+        Sources.load(tmp_path / "cut.pt", 2)
