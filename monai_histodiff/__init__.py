@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from monai_histodiff.diffusion import PatchAutoencoder as PatchAutoencoder
     from monai_histodiff.evaluation import Evaluation as Evaluation
     from monai_histodiff.selection import Candidates as Candidates
-    from monai_histodiff.selection import Critic as Critic
+    from monai_histodiff.selection import PatchCritic as PatchCritic
     from monai_histodiff.selection import Selector as Selector
     from monai_histodiff.selection import fit_critic as fit_critic
     from monai_histodiff.selection import sample_candidates as sample_candidates
@@ -81,7 +81,7 @@ WINGS = {
         "FineUNet",
     ),
     "classifiers": ("ClassifierTraining", "PatchClassifier", "PatchEncoder"),
-    "selection": ("Candidates", "Critic", "fit_critic", "sample_candidates", "Selector"),
+    "selection": ("Candidates", "PatchCritic", "fit_critic", "sample_candidates", "Selector"),
     "augmentation": (
         "LiveBank",
         "BankRefresher",

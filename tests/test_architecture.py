@@ -9,9 +9,11 @@ import graphlib
 import inspect
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
+import monai
 import pytest
 
 import monai_histodiff
@@ -169,6 +171,33 @@ def test_every_module_says_what_it_is_and_fits_on_a_few_screens() -> None:
     for name in (*MODULES, *DOORS):
         assert ast.get_docstring(TREES[name]), name
         assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST, name
+
+
+def definitions(tree: ast.Module) -> set[str]:
+    """Classes and functions at the top level: what MONAI's ``ComponentLocator`` finds by name."""
+    return {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+
+
+def test_no_class_or_function_bears_a_name_that_monai_has() -> None:
+    """MONAI's ``ComponentLocator`` scans every loaded module whose name begins with "monai", ours
+    too, and a short ``_target_`` takes the first that it finds.
+    """
+    theirs = set()
+    for path in Path(monai.__file__).parent.rglob("*.py"):
+        theirs |= definitions(ast.parse(path.read_text(encoding="utf-8")))
+    assert {"SupervisedTrainer", "Critic", "DiffusionPrepareBatch"} <= theirs
+    for name, tree in TREES.items():
+        assert not definitions(tree) & theirs, name
+
+
+def test_no_class_of_ours_is_defined_twice() -> None:
+    found = Counter(
+        node.name
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert len(found) > 30 and set(found.values()) == {1}, found.most_common(3)
 
 
 def test_no_print_and_no_assert() -> None:

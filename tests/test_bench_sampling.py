@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from monai_histodiff import (
-    Critic,
     GuidedSampler,
     LatentClassifier,
     LatentDiffusion,
     PatchClassifier,
+    PatchCritic,
 )
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -75,7 +75,7 @@ def test_table_has_a_row_for_each_sampler(
         assert torch.allclose(
             torch.cat(row.patches)[3:], entries[name](labels[3:], seeds[3:]), atol=1e-5
         )
-    critic = Critic([PatchClassifier(3, width=8)], 3).eval()
+    critic = PatchCritic([PatchClassifier(3, width=8)], 3).eval()
     confidence = critic.probabilities(torch.cat(rows[bench.PAPER].patches)).gather(
         1, labels[:, None]
     )[:, 0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.selection.critic import Critic
+from monai_histodiff.selection.critic import PatchCritic
 
 __all__ = [
     "PatchWriter",
@@ -106,7 +106,7 @@ class PatchWriter:
         self,
         output_dir: str | os.PathLike[str],
         classes: Sequence[str] = (),
-        critic: Critic | None = None,
+        critic: PatchCritic | None = None,
         accepted_only: bool = False,
         sampler: GuidedSampler | None = None,
     ) -> None:

@@ -67,7 +67,7 @@ class PatchAutoencoder(nn.Module):
         width = 3
         for i, (channel, blocks) in enumerate(zip(channels, num_res_blocks, strict=True)):
             up = [
-                *(_ResidualBlock(channel) for _ in range(blocks)),
+                *(_PatchResidual(channel) for _ in range(blocks)),
                 _Upsample(channel, width, stem if i == 0 else 2),
                 *up,
             ]
@@ -142,7 +142,7 @@ class PatchAutoencoder(nn.Module):
         return self.decode(raw + self.noise * torch.randn_like(raw))
 
 
-class _ResidualBlock(nn.Module):
+class _PatchResidual(nn.Module):
     """``x + conv(silu(conv(x)))``, the identity at the start; no normalisation, so that
     intensities pass (Lim et al. 2017).
     """

@@ -35,7 +35,7 @@ from monai_histodiff.evaluation.arms import (
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.verdict import PRIMARY, compare_arms
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.critic import Critic
+from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.utils.cache import cached, fingerprint
 
 __all__ = ["Evaluation"]
@@ -104,7 +104,7 @@ class Evaluation:
         full_prob_at: int = 25,
         size: int = 128,
         pool: PatchSet | None = None,
-        critic: Critic | None = None,
+        critic: PatchCritic | None = None,
         published: Candidates | None = None,
         features: Callable[[Tensor], Tensor] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,

@@ -3,7 +3,7 @@ quotas.
 """
 
 from monai_histodiff.selection.candidates import Candidates as Candidates
-from monai_histodiff.selection.critic import Critic as Critic
+from monai_histodiff.selection.critic import PatchCritic as PatchCritic
 from monai_histodiff.selection.critic import fit_critic as fit_critic
 from monai_histodiff.selection.critic import group_folds as group_folds
 from monai_histodiff.selection.quotas import sample_candidates as sample_candidates

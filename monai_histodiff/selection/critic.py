@@ -17,12 +17,12 @@ from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
 
-__all__ = ["Critic", "fit_critic", "group_folds"]
+__all__ = ["PatchCritic", "fit_critic", "group_folds"]
 
 ATTEMPTS = 100  # orders of the groups that are tried until every member sees every class
 
 
-class Critic(nn.Module):
+class PatchCritic(nn.Module):
     """An ensemble of cross-fitted classifiers with one temperature and the threshold for a target
     precision.
 
@@ -120,7 +120,7 @@ class Critic(nn.Module):
         network: Callable[..., nn.Module],
         num_classes: int,
         members: int = 3,
-    ) -> Critic:
+    ) -> PatchCritic:
         """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
 
         Raises:
@@ -207,7 +207,7 @@ def fit_critic(
     folds: int = 3,
     target_precision: float = 0.9,
     seed: int = 0,
-) -> Critic:
+) -> PatchCritic:
     """Cross-fit a critic: one member for each fold, calibrated on the patches that it did not see.
 
     Args:
@@ -239,7 +239,7 @@ def fit_critic(
             [torch.as_tensor(crop(d["image"])) for d, f in zip(items, fold, strict=True) if f == k]
         )
         logits[fold == k] = predict(members[k], unseen)
-    critic = Critic(members, classes).to(training.device).eval()
+    critic = PatchCritic(members, classes).to(training.device).eval()
     critic.folds = fold
     temperature = fit_temperature(logits, labels)
     threshold, precision = precision_threshold(

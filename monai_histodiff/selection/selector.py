@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from monai_histodiff.data.pixels import thumbnails, to_unit
 from monai_histodiff.selection.copies import copy_distances, copy_threshold
-from monai_histodiff.selection.critic import Critic
+from monai_histodiff.selection.critic import PatchCritic
 
 __all__ = ["ACCEPTED", "CentroidSelector", "Selection", "Selector", "select"]
 
@@ -98,7 +98,7 @@ class Selector:
 
     def __init__(
         self,
-        critic: Critic,
+        critic: PatchCritic,
         real: Tensor,
         groups: Sequence[str],
         threshold: float | None = None,
@@ -121,7 +121,7 @@ class Selector:
         Args:
             patches: ``N x 3 x H x W``.
             labels: their intended classes.
-            origins: of variations, see :meth:`Critic.probabilities`; ``None``: all members of the
+            origins: of variations, see :meth:`PatchCritic.probabilities`; ``None``: all members of the
                 critic judge.
         """
         wanted = torch.as_tensor(labels, dtype=torch.long)
@@ -162,7 +162,9 @@ class CentroidSelector:
         ValueError: a class has no patch.
     """
 
-    def __init__(self, critic: Critic, images: Tensor, labels: Tensor, size: int = 128) -> None:
+    def __init__(
+        self, critic: PatchCritic, images: Tensor, labels: Tensor, size: int = 128
+    ) -> None:
         counts = torch.bincount(labels, minlength=critic.num_classes)
         if bool((counts == 0).any()):
             raise ValueError(

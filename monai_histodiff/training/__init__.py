@@ -11,6 +11,6 @@ from monai_histodiff.training.monitoring import training_scalars as training_sca
 from monai_histodiff.training.steps import AutocastInferer as AutocastInferer
 from monai_histodiff.training.steps import AutoencoderLoss as AutoencoderLoss
 from monai_histodiff.training.steps import AutoencoderPrepareBatch as AutoencoderPrepareBatch
-from monai_histodiff.training.steps import DiffusionPrepareBatch as DiffusionPrepareBatch
+from monai_histodiff.training.steps import DenoisingPrepareBatch as DenoisingPrepareBatch
 from monai_histodiff.training.steps import NoisyLatentPrepareBatch as NoisyLatentPrepareBatch
 from monai_histodiff.training.steps import warmup_cosine as warmup_cosine

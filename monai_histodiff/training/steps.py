@@ -18,7 +18,7 @@ __all__ = [
     "AutocastInferer",
     "AutoencoderLoss",
     "AutoencoderPrepareBatch",
-    "DiffusionPrepareBatch",
+    "DenoisingPrepareBatch",
     "NoisyLatentPrepareBatch",
     "warmup_cosine",
 ]
@@ -101,7 +101,7 @@ def stratified_times(n: int, device: Any) -> Tensor:
     return (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
 
 
-class DiffusionPrepareBatch:
+class DenoisingPrepareBatch:
     """``prepare_batch`` for the denoising loss: draws times and noise for cached latents (key
     ``"image"``).
 

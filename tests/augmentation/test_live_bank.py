@@ -26,11 +26,11 @@ from torch.utils.data import get_worker_info
 
 from monai_histodiff import (
     BankRefresher,
-    Critic,
     GuidedSampler,
     LatentClassifier,
     LatentDiffusion,
     LiveBank,
+    PatchCritic,
     Selector,
     SyntheticAugment,
     SyntheticAugmentd,
@@ -366,7 +366,7 @@ def test_real_sampler_and_selector(model: LatentDiffusion, guide: LatentClassifi
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) * 20
 
-    critic = Critic([Grey()], 3)
+    critic = PatchCritic([Grey()], 3)
     real = torch.randint(
         0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )

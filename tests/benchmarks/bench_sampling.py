@@ -28,7 +28,7 @@ from monai.inferers import LatentDiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 from torch import Tensor, nn
 
-from monai_histodiff import Critic, GuidedSampler, LatentClassifier, LatentDiffusion, PatchSet
+from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion, PatchCritic, PatchSet
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.evaluation.feature_metrics import kid
 from monai_histodiff.utils.processes import candidate_seed
@@ -213,7 +213,7 @@ def run(
 def table(
     rows: Mapping[str, Row],
     labels: Tensor,
-    critic: Critic,
+    critic: PatchCritic,
     real: Tensor | None = None,
     encoder: PatchEncoder | None = None,
 ) -> str:

@@ -28,12 +28,12 @@ from monai.transforms import Compose, RandFlipd
 from PIL import Image
 
 from monai_histodiff import (
-    Critic,
     GuidedSampler,
     LatentClassifier,
     LatentDiffusion,
     LiveBank,
     PatchClassifier,
+    PatchCritic,
     RandHEJitterd,
     Selector,
     SyntheticAugmentd,
@@ -134,7 +134,7 @@ def main() -> None:
         steps=args.steps,
         progress=False,
     )
-    critic = Critic([PatchClassifier(2, width=16)], 2).to(device).eval()
+    critic = PatchCritic([PatchClassifier(2, width=16)], 2).to(device).eval()
     real = torch.randint(0, 256, (8, 3, model.patch_size, model.patch_size), dtype=torch.uint8)
     selector = Selector(critic, real, list("aabbccdd"), threshold=0.0)
     bank = LiveBank(

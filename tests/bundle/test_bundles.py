@@ -26,10 +26,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_histodiff import (
     Candidates,
-    Critic,
     GuidedSampler,
     LatentDiffusion,
     PatchClassifier,
+    PatchCritic,
     PatchEncoder,
     PatchSet,
     SyntheticBank,
@@ -347,7 +347,7 @@ def test_guidance_inference_makes_the_variations_of_its_run(
         == len(set(candidates.origin[kept].tolist()))
         == sum(c["sources"] for c in told["per_class"].values())
     )
-    critic = Critic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
+    critic = PatchCritic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
     critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
     critic.save(run_dir / "models" / "critic.pt")
     inference: dict[str, Any] = {

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from monai_histodiff import (
     Candidates,
-    Critic,
     GuidedSampler,
     LatentClassifier,
     LatentDiffusion,
+    PatchCritic,
     PatchSet,
     SyntheticBank,
     sample_candidates,
@@ -424,7 +424,7 @@ def saved(
     root: Path, accepts: Callable[[int, int], bool], classes: Sequence[str] = ("a", "b", "c")
 ) -> tuple[Candidates, dict[str, Any]]:
     candidates, _ = painted(accepts, quota=4, max_candidates=12)
-    critic = Critic([torch.nn.Identity()], 3)
+    critic = PatchCritic([torch.nn.Identity()], 3)
     for name, value in (
         ("threshold", 0.7),
         ("precision", 0.85),

@@ -22,9 +22,9 @@ from monai.transforms import (
 from monai_histodiff import (
     Candidates,
     ClassifierTraining,
-    Critic,
     Evaluation,
     PatchClassifier,
+    PatchCritic,
     PatchSet,
 )
 from monai_histodiff.bundle.results import gallery, run_and_report
@@ -81,7 +81,7 @@ def everything(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> dict[str, Any]:
     """Half of the labels, and all that any arm needs."""
-    critic, labelled = Critic([Judge()], 3), parts[1].few(3)
+    critic, labelled = PatchCritic([Judge()], 3), parts[1].few(3)
     critic.threshold.fill_(0.5)
     published = Candidates(
         **{

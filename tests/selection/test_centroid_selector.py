@@ -8,7 +8,7 @@ import torch
 from monai.networks.nets import ResNet
 from torch.nn.functional import normalize
 
-from monai_histodiff import Critic, PatchClassifier, PatchSet
+from monai_histodiff import PatchClassifier, PatchCritic, PatchSet
 from monai_histodiff.selection.selector import CentroidSelector
 
 
@@ -22,12 +22,12 @@ def labelled(
 
 
 @pytest.fixture(scope="module")
-def critic() -> Critic:
+def critic() -> PatchCritic:
     torch.manual_seed(0)
-    return Critic([PatchClassifier(3, width=8) for _ in range(2)], 3).eval()
+    return PatchCritic([PatchClassifier(3, width=8) for _ in range(2)], 3).eval()
 
 
-def features_by_hand(critic: Critic, images: torch.Tensor) -> torch.Tensor:
+def features_by_hand(critic: PatchCritic, images: torch.Tensor) -> torch.Tensor:
     """What enters the last layer of each member, on the centre 32 x 32."""
     x = images[:, :, 8:40, 8:40].float() / 255 * 4 - 2
     parts = []
@@ -45,7 +45,7 @@ def features_by_hand(critic: Critic, images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_nearest_centroid_decides(labelled: PatchSet, critic: Critic) -> None:
+def test_the_nearest_centroid_decides(labelled: PatchSet, critic: PatchCritic) -> None:
     images, labels = labelled.images(), labelled.labels
     selector = CentroidSelector(critic, images, labels, size=32)
     features = features_by_hand(critic, images)
@@ -67,7 +67,7 @@ def test_the_nearest_centroid_decides(labelled: PatchSet, critic: Critic) -> Non
 
 
 def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(
-    labelled: PatchSet, critic: Critic
+    labelled: PatchSet, critic: PatchCritic
 ) -> None:
     images, labels = labelled.images(), labelled.labels
     selector = CentroidSelector(critic, images, labels, size=32)
@@ -81,7 +81,7 @@ def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(
     assert selector.settings == {"rule": "nearest centroid"}
 
 
-def test_a_class_without_patches_has_no_centroid(labelled: PatchSet, critic: Critic) -> None:
+def test_a_class_without_patches_has_no_centroid(labelled: PatchSet, critic: PatchCritic) -> None:
     kept = labelled.labels != 1
     with pytest.raises(
         ValueError, match="a centroid needs at least one patch of its class, got none of class 1"

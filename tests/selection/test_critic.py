@@ -11,7 +11,7 @@ import torch
 from monai.transforms import Compose, RandAxisFlipd, ScaleIntensityRanged
 from torch import nn
 
-from monai_histodiff import ClassifierTraining, Critic, PatchSet, Selector, fit_critic
+from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
 from monai_histodiff.selection.critic import group_folds
 from monai_histodiff.utils.weights import save_weights
@@ -36,7 +36,7 @@ def labelled(
 
 
 @pytest.fixture(scope="module")
-def critic(labelled: PatchSet) -> Critic:
+def critic(labelled: PatchSet) -> PatchCritic:
     return fit_critic(labelled, TRAINING, transform(), size=32, folds=3, target_precision=0.9)
 
 
@@ -167,7 +167,7 @@ def test_members_never_saw_the_patches_that_calibrate_them(labelled: PatchSet) -
 
 
 def test_critic_reaches_its_target_on_separable_classes(
-    critic: Critic, labelled: PatchSet
+    critic: PatchCritic, labelled: PatchSet
 ) -> None:
     assert (
         len(critic.members) == 3
@@ -186,7 +186,7 @@ def test_critic_reaches_its_target_on_separable_classes(
 
 
 def test_a_variation_is_judged_by_the_member_that_has_not_seen_its_origin(
-    critic: Critic, labelled: PatchSet
+    critic: PatchCritic, labelled: PatchSet
 ) -> None:
     images, origins = labelled.images(), torch.arange(len(labelled)).flip(0)
     found = critic.probabilities(images, origins, batch_size=5)
@@ -252,7 +252,7 @@ def test_what_members_know_by_heart_does_not_count(labelled: PatchSet) -> None:
     ],
 )
 def test_origins_must_be_fitted_patches(
-    origins: list[int], message: str, critic: Critic, labelled: PatchSet
+    origins: list[int], message: str, critic: PatchCritic, labelled: PatchSet
 ) -> None:
     with pytest.raises(
         ValueError,
@@ -261,9 +261,9 @@ def test_origins_must_be_fitted_patches(
         critic.probabilities(labelled.images()[:3], torch.tensor(origins))
 
 
-def test_critic_survives_saving(critic: Critic, labelled: PatchSet, tmp_path: Path) -> None:
+def test_critic_survives_saving(critic: PatchCritic, labelled: PatchSet, tmp_path: Path) -> None:
     critic.save(tmp_path / "critic.pt")
-    twin = Critic.load(tmp_path / "critic.pt", small, 3, members=3)
+    twin = PatchCritic.load(tmp_path / "critic.pt", small, 3, members=3)
     torch.testing.assert_close(
         twin.probabilities(labelled.images()),
         critic.probabilities(labelled.images()),
@@ -277,18 +277,18 @@ def test_critic_survives_saving(critic: Critic, labelled: PatchSet, tmp_path: Pa
     judged = (each.probabilities(labelled.images(), origins) for each in (critic, twin))
     torch.testing.assert_close(*judged, atol=0.02, rtol=0)
     with pytest.raises(ValueError, match="weights must fit the network"):
-        Critic.load(tmp_path / "critic.pt", small, 3, members=2)
+        PatchCritic.load(tmp_path / "critic.pt", small, 3, members=2)
     with pytest.raises(FileNotFoundError, match="weights must exist"):
-        Critic.load(tmp_path / "none.pt", small, 3)
+        PatchCritic.load(tmp_path / "none.pt", small, 3)
 
 
 def test_a_critic_without_folds_judges_no_variations(
-    critic: Critic, labelled: PatchSet, tmp_path: Path
+    critic: PatchCritic, labelled: PatchSet, tmp_path: Path
 ) -> None:
     """As the files of earlier versions: they load, and all else works."""
     state = {name: value for name, value in critic.state_dict().items() if name != "folds"}
     save_weights(tmp_path / "old.pt", state)
-    old = Critic.load(tmp_path / "old.pt", small, 3, members=3)
+    old = PatchCritic.load(tmp_path / "old.pt", small, 3, members=3)
     assert old.folds is None and old.probabilities(labelled.images()[:2]).shape == (2, 3)
     with pytest.raises(
         ValueError, match="the critic must know its folds \\(fit_critic tells them\\), got none"
@@ -297,7 +297,7 @@ def test_a_critic_without_folds_judges_no_variations(
 
 
 def test_selector_rejects_copies_and_wrong_classes(
-    critic: Critic, labelled: PatchSet, draw_patches: Callable[..., np.ndarray]
+    critic: PatchCritic, labelled: PatchSet, draw_patches: Callable[..., np.ndarray]
 ) -> None:
     real = labelled.images()
     fresh = torch.from_numpy(draw_patches(0, 6, 32, seed=99)).permute(0, 3, 1, 2)
@@ -315,7 +315,7 @@ def test_selector_rejects_copies_and_wrong_classes(
     assert outcome.keep.tolist() == [r == "accepted" for r in outcome.reasons]
 
 
-def test_copies_are_found_in_every_orientation(critic: Critic, labelled: PatchSet) -> None:
+def test_copies_are_found_in_every_orientation(critic: PatchCritic, labelled: PatchSet) -> None:
     real = labelled.images()
     turned = torch.stack(
         [torch.rot90(real[i], i % 4, (1, 2)).flip(2 if i % 2 else 1) for i in range(8)]
@@ -332,7 +332,7 @@ def test_copies_are_found_in_every_orientation(critic: Critic, labelled: PatchSe
     )
 
 
-def test_selector_says_what_it_applies(critic: Critic, labelled: PatchSet) -> None:
+def test_selector_says_what_it_applies(critic: PatchCritic, labelled: PatchSet) -> None:
     settings = Selector(critic, labelled.images(), labelled.groups, threshold=0.25).settings
     assert (
         settings["threshold"] == 0.25
@@ -352,7 +352,7 @@ def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
             fit_critic(part, TRAINING, transform(), size=32, folds=3)
 
 
-def test_selector_threshold_must_be_a_probability(critic: Critic, labelled: PatchSet) -> None:
+def test_selector_threshold_must_be_a_probability(critic: PatchCritic, labelled: PatchSet) -> None:
     with pytest.raises(ValueError, match="threshold must lie in"):
         Selector(critic, labelled.images(), labelled.groups, threshold=1.2)
     assert Selector(critic, labelled.images(), labelled.groups).threshold == float(

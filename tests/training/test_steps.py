@@ -28,7 +28,7 @@ from monai_histodiff.training.steps import (
     AutocastInferer,
     AutoencoderLoss,
     AutoencoderPrepareBatch,
-    DiffusionPrepareBatch,
+    DenoisingPrepareBatch,
     NoisyLatentPrepareBatch,
     stratified_times,
     warmup_cosine,
@@ -123,7 +123,7 @@ def test_diffusion_learns_to_denoise(
             return float((model.denoise(model.target(z0, noise, t)[0], t) - z0).square().mean())
 
     before = error()
-    losses = train(model.unet, latents, DiffusionPrepareBatch(model), nn.MSELoss(), epochs=12)
+    losses = train(model.unet, latents, DenoisingPrepareBatch(model), nn.MSELoss(), epochs=12)
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
     assert error() < 0.5 * before
     assert error() < 0.8 * float((z0 - z0.mean(0)).square().mean()), "better than the mean latent"
@@ -178,7 +178,7 @@ def test_diffusion_batch_holds_the_truth(
 ) -> None:
     model = make_model(prediction="velocity")
     z0 = torch.stack([d["image"] for d in latents])
-    noisy, target, (timesteps,), options = DiffusionPrepareBatch(model)(
+    noisy, target, (timesteps,), options = DenoisingPrepareBatch(model)(
         {"image": z0}, "cpu", False
     )
     alpha, sigma = (v.view(-1, 1, 1, 1) for v in model.schedule.alpha_sigma(timesteps / 1000))
@@ -373,7 +373,7 @@ def test_autocast_learns_to_denoise_as_float32_does(
         losses = train(
             model.unet,
             latents,
-            DiffusionPrepareBatch(model),
+            DenoisingPrepareBatch(model),
             nn.MSELoss(),
             epochs=20,
             inferer=AutocastInferer(enabled),
