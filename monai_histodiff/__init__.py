@@ -3,16 +3,17 @@ whether it helps.
 
 The pipeline in ten lines::
 
-    patches = PatchSet.open("patches.zip").with_split()               # real patches, groups on one side of the split
-    few = patches.select("train").few(labels_per_class=25)            # the labels that there are
-    model = LatentDiffusion.from_bundle("bundles/histopathology_ldm") # pre-trained without labels
-    guide = ...                                                       # LatentClassifier, see bundles/histopathology_guidance
-    sampler = GuidedSampler(model, guide)                             # labels, seeds -> patches
-    critic = fit_critic(...)                                          # independent, cross-fitted, calibrated
+    # real patches, groups on one side of the split
+    patches = PatchSet.open("patches.zip").with_split()
+    few = patches.select("train").few(labels_per_class=25)  # the labels that there are
+    # pre-trained without labels; a guide is fitted on the few: bundles/histopathology_guidance
+    model = LatentDiffusion.from_bundle("bundles/histopathology_ldm")
+    sampler = GuidedSampler(model, guide)  # labels, seeds -> patches
+    critic = fit_critic(...)  # independent, cross-fitted, calibrated
     candidates = sample_candidates(sampler, Selector(critic, few.images(), few.groups), ...)
-    candidates.bank(candidates.accepted, few.classes).save("bank")    # what earned its place
-    transform = SyntheticAugmentd("image", "bank", prob=0.5)          # one line in any MONAI Compose
-    Evaluation(few, patches.select("test"), candidates, ...).run()    # does it help?
+    candidates.bank(candidates.accepted, few.classes).save("bank")  # what earned its place
+    transform = SyntheticAugmentd("image", "bank", prob=0.5)  # one line in any MONAI Compose
+    Evaluation(Material(...), patches.select("test"), Recipe(...)).run()  # does it help?
 """
 
 from importlib import import_module

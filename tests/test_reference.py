@@ -26,6 +26,7 @@ from monai.transforms import (
 )
 
 import monai_histodiff as mh
+from monai_histodiff.evaluation import Material, Recipe
 
 FILE = Path(__file__).with_name("reference.json")
 
@@ -69,18 +70,11 @@ def run(
         surplus=1.5,
         progress=False,
     )
-    evaluation = mh.Evaluation(
-        labelled,
-        test,
-        found,
-        training,
-        crop,
-        Compose([flip, *scale]),
-        Compose(scale),
-        ("C", "F"),
-        (0,),
-        size=32,
+    material = Material(labelled=labelled, candidates=found, size=32)
+    recipe = Recipe(
+        training=training, crop=crop, classical=Compose([flip, *scale]), plain=Compose(scale)
     )
+    evaluation = mh.Evaluation(material, test, recipe, ("C", "F"), (0,))
     arms = {arm: runs[0] for arm, runs in evaluation.run().items()}
     exact = {"patches": unguided.numpy(), "candidates": found.images.numpy(), **arms}
     return {

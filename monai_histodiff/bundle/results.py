@@ -56,7 +56,7 @@ def run_and_report(
     made = outcome[
         "settings"
     ]  # with these patches, in this order, the selection compared the candidates
-    known = evaluation.labelled.extend(
+    known = evaluation.material.labelled.extend(
         patches.select("train"), made.get("unlabelled_patches", 0), seed=made.get("draw", 0)
     )
     evaluation.run()
@@ -64,19 +64,19 @@ def run_and_report(
         second for runs in evaluation.seconds.values() for second in runs
     )  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
-    training = evaluation.training
+    training = evaluation.recipe.training
     recipe: dict[str, Any] = {
         "classifier_steps": training.steps,
         "classifier_batch_size": training.batch_size,
     }
     recipe |= {
-        "synthetic_probability": evaluation.prob,
-        "full_probability_at": evaluation.full_prob_at,
+        "synthetic_probability": evaluation.recipe.prob,
+        "full_probability_at": evaluation.recipe.full_prob_at,
     }
     recipe["backbone"] = getattr(training.network, "backbone", "from scratch")
     results = {
         **evaluation.results(),
-        "dataset": _dataset(dataset_dir, patches, evaluation.labelled),
+        "dataset": _dataset(dataset_dir, patches, evaluation.material.labelled),
         "selection": outcome["selection"],
         "sampling": outcome["sampling"],
         "settings": {**outcome["settings"], **recipe},
@@ -89,13 +89,15 @@ def run_and_report(
         outcome, evaluation, results["differences"], results.get("agreement")
     )
     if features is not None:
-        train, size = patches.select("train"), evaluation.size
+        train, size = patches.select("train"), evaluation.material.size
         results["generator"] = class_fidelity(
-            evaluation.candidates, train, known, evaluation.test, features, size
+            evaluation.material.candidates, train, known, evaluation.test, features, size
         )
     write_json(root / "results.json", results)
     report = write_report(
-        root / "report.html", results, gallery(evaluation.candidates, known, evaluation.size)
+        root / "report.html",
+        results,
+        gallery(evaluation.material.candidates, known, evaluation.material.size),
     )
     print(f"{results['verdict']}\nReport: {report}")
     return report
@@ -173,15 +175,18 @@ def _versions() -> dict[str, str]:
 def _agreement(
     evaluation: Evaluation, train: PatchSet, further: ClassifierTraining
 ) -> dict[str, Any]:
-    transform, labelled = Compose([evaluation.crop, evaluation.classical]), evaluation.labelled
+    transform, labelled = (
+        Compose([evaluation.recipe.crop, evaluation.recipe.classical]),
+        evaluation.material.labelled,
+    )
     return label_agreement(
-        evaluation.candidates,
+        evaluation.material.candidates,
         train.without(labelled),
         labelled,
         evaluation.test,
         further,
         transform,
-        evaluation.size,
+        evaluation.material.size,
     )
 
 
@@ -197,9 +202,9 @@ def _notes(
         "another draw can give another answer.",
         "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
     ]
-    if (ceiling := differences.get("R-C")) is not None and evaluation.pool is not None:
+    if (ceiling := differences.get("R-C")) is not None and evaluation.material.pool is not None:
         mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
-        left = int((evaluation.pool.labels >= 0).sum())
+        left = int((evaluation.material.pool.labels >= 0).sum())
         notes.append(
             f"The ceiling: the {left} training patches that were not drawn as labelled, with their true labels, "
             f"change balanced accuracy by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}). Synthetic patches can hardly "
@@ -213,7 +218,7 @@ def _notes(
         )
     if (sources := selection.get("sources")) is not None:
         notes.append(
-            f"The accepted variations come from {sources} of the {len(evaluation.labelled)} labelled patches."
+            f"The accepted variations come from {sources} of the {len(evaluation.material.labelled)} labelled patches."
         )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
@@ -224,7 +229,7 @@ def _notes(
         if row["accepted"] < quota:
             found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
             notes.append(f"Class {name} is short of its quota: {found}.")
-    if len(set(evaluation.labelled.groups)) == len(evaluation.labelled):
+    if len(set(evaluation.material.labelled.groups)) == len(evaluation.material.labelled):
         notes.append(
             "Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow."
         )

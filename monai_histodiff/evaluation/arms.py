@@ -1,76 +1,178 @@
-"""The arms of the verdict: what each one trains on."""
+"""The arms of the experiment: what each one trains on. A new arm is one record of :data:`ARMS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.selection.critic import PatchCritic
 
-__all__ = ["ARMS", "COMPARISONS", "NEEDS", "SYNTHETIC", "arm_bank", "pseudo_labels", "true_labels"]
+__all__ = ["ARMS", "COMPARISONS", "Arm", "Material", "pseudo_labels", "true_labels"]
 
-ARMS = {
-    "A": "real patches, no augmentation, as often as G shows them (fewer steps)",
-    "B": "real patches repeated, no augmentation",
-    "C": "real + strong classical augmentation",
-    "D": "C + mixup and cutmix",
-    "E": "C + pseudo-labelled real patches",
-    "F": "C + random synthetic patches",
-    "G": "C + selected synthetic patches",
-    "G0": "C + synthetic patches of the published method",
-    "H": "C + lowest-scored synthetic patches",
-    "S": "C + selected synthetic patches, labels shuffled",
-    "I": "selected synthetic patches only, with C's augmentation",
-    "J": "linear probe on self-supervised features",
-    "R": "C + all further real patches with their true labels: the ceiling",
-}
-COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C")
-SYNTHETIC = ("F", "G", "G0", "H", "I", "S")  # arms that train on candidates
-NEEDS = {"E": ("pool", "critic"), "G0": ("published",), "J": ("features",), "R": ("pool",)}
+MIXING = 1.0  # share of the batches of arm D that are mixed
 
 
-def arm_bank(
-    arm: str, candidates: Candidates, classes: Sequence[str], seed: int = 0
-) -> SyntheticBank:
-    """The synthetic patches of an arm; arms of the same candidates have as many of each class as
-    were accepted.
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """All that arms can train on.
 
     Args:
-        arm: one of :data:`SYNTHETIC`; G0 is as G, of other candidates.
-        candidates: all candidates with their outcome.
-        classes: class names.
-        seed: of the random draw (F) and of the shuffle (S).
+        labelled: the real labelled training patches.
+        candidates: synthetic candidates with their outcome.
+        size: height and width that the classifier sees.
+        pool: training patches that were not drawn as labelled (arms E and R). Only R reads their
+            labels: it is the ceiling, not a method.
+        critic: pseudo-labels the pool, at its threshold (arm E).
+        published: candidates of the published method, with their outcome (arm G0).
+        features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D``
+            (arm J).
 
     Raises:
-        ValueError: there is no such arm.
+        ValueError: a labelled patch has no label.
     """
-    if arm not in SYNTHETIC:
-        raise ValueError(
-            f"an arm of synthetic patches must be one of {', '.join(SYNTHETIC)}, got '{arm}'"
-        )
+
+    labelled: PatchSet
+    candidates: Candidates
+    size: int = 128
+    pool: PatchSet | None = None
+    critic: PatchCritic | None = None
+    published: Candidates | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if blind := int((self.labelled.labels < 0).sum()):
+            got = f"got {blind} of {len(self.labelled)} without"
+            raise ValueError(f"every labelled patch must have a label, {got}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, by index."""
+        return self.labelled.classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm: what it trains on, and in what its training differs from that of arm C.
+
+    Args:
+        words: says it to a reader.
+        bank: ``(material, seed) -> bank``: what patches are replaced by; ``None``: none are.
+        drawn: whether the bank depends on the seed.
+        needs: parts of the :class:`Material` that must be given.
+        augmented: the classical augmentation is applied.
+        mixing: share of the batches that are mixed (mixup, CutMix).
+        shortened: it stops once it has shown as many real patches as arm G does.
+        synthetic_only: nothing real is shown, where the bank has a patch of the class.
+        uncropped: the bank holds whole real patches, which are cropped as the labelled ones are.
+        probe: a linear probe on features takes the place of the classifier.
+    """
+
+    words: str
+    bank: Callable[[Material, int], SyntheticBank] | None = None
+    drawn: bool = False
+    needs: tuple[str, ...] = ()
+    augmented: bool = True
+    mixing: float = 0.0
+    shortened: bool = False
+    synthetic_only: bool = False
+    uncropped: bool = False
+    probe: bool = False
+
+
+def _accepted(material: Material, seed: int) -> SyntheticBank:
+    candidates = material.candidates
+    return candidates.bank(candidates.accepted, material.classes)
+
+
+def _published(material: Material, seed: int) -> SyntheticBank:
+    candidates = material.published or material.candidates
+    return candidates.bank(candidates.accepted, material.classes)
+
+
+def _as_many(material: Material, order: Callable[[Tensor], Tensor]) -> SyntheticBank:
+    """Of each class as many candidates as were accepted, the first by some order of its rows."""
+    candidates, parts = material.candidates, []
+    for k in range(len(material.classes)):
+        rows = (candidates.labels == k).nonzero()[:, 0]
+        parts.append(rows[order(rows)[: int(candidates.accepted[rows].sum())]])
+    return candidates.bank(torch.cat(parts), material.classes)
+
+
+def _random(material: Material, seed: int) -> SyntheticBank:
     generator = torch.Generator().manual_seed(seed)
-    chosen = candidates.accepted.nonzero()[:, 0]
-    if arm == "S":
-        labels = candidates.labels.clone()
-        labels[chosen] = labels[chosen[torch.randperm(len(chosen), generator=generator)]]
-        return replace(candidates, labels=labels).bank(chosen, classes)
-    if arm in ("F", "H"):
-        parts = []
-        for k in range(len(classes)):
-            rows = (candidates.labels == k).nonzero()[:, 0]
-            order = (
-                torch.randperm(len(rows), generator=generator)
-                if arm == "F"
-                else candidates.confidence[rows].argsort()
-            )
-            parts.append(rows[order[: int(candidates.accepted[rows].sum())]])
-        chosen = torch.cat(parts)
-    return candidates.bank(chosen, classes)
+    return _as_many(material, lambda rows: torch.randperm(len(rows), generator=generator))
+
+
+def _lowest(material: Material, seed: int) -> SyntheticBank:
+    return _as_many(material, lambda rows: material.candidates.confidence[rows].argsort())
+
+
+def _shuffled(material: Material, seed: int) -> SyntheticBank:
+    candidates, generator = material.candidates, torch.Generator().manual_seed(seed)
+    chosen, labels = candidates.accepted.nonzero()[:, 0], candidates.labels.clone()
+    labels[chosen] = labels[chosen[torch.randperm(len(chosen), generator=generator)]]
+    return replace(candidates, labels=labels).bank(chosen, material.classes)
+
+
+def _pseudo_labelled(material: Material, seed: int) -> SyntheticBank:
+    pool, critic = material.pool, material.critic
+    if pool is None or critic is None:
+        raise ValueError("pseudo-labels need a pool and a critic, got none")
+    threshold = float(critic.threshold)
+    return pseudo_labels(pool, critic.probabilities, threshold, material.classes, material.size)
+
+
+def _truly_labelled(material: Material, seed: int) -> SyntheticBank:
+    if material.pool is None:
+        raise ValueError("true labels need a pool, got none")
+    return true_labels(material.pool, material.classes)
+
+
+ARMS: Mapping[str, Arm] = {
+    "A": Arm(
+        words="real patches, no augmentation, as often as G shows them (fewer steps)",
+        augmented=False,
+        shortened=True,
+    ),
+    "B": Arm(words="real patches repeated, no augmentation", augmented=False),
+    "C": Arm(words="real + strong classical augmentation"),
+    "D": Arm(words="C + mixup and cutmix", mixing=MIXING),
+    "E": Arm(
+        words="C + pseudo-labelled real patches",
+        bank=_pseudo_labelled,
+        needs=("pool", "critic"),
+        uncropped=True,
+    ),
+    "F": Arm(words="C + random synthetic patches", bank=_random, drawn=True),
+    "G": Arm(words="C + selected synthetic patches", bank=_accepted),
+    "G0": Arm(
+        words="C + synthetic patches of the published method",
+        bank=_published,
+        needs=("published",),
+    ),
+    "H": Arm(words="C + lowest-scored synthetic patches", bank=_lowest),
+    "S": Arm(words="C + selected synthetic patches, labels shuffled", bank=_shuffled, drawn=True),
+    "I": Arm(
+        words="selected synthetic patches only, with C's augmentation",
+        bank=_accepted,
+        synthetic_only=True,
+    ),
+    "J": Arm(words="linear probe on self-supervised features", needs=("features",), probe=True),
+    "R": Arm(
+        words="C + all further real patches with their true labels: the ceiling",
+        bank=_truly_labelled,
+        needs=("pool",),
+        uncropped=True,
+    ),
+}
+COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C")
 
 
 def pseudo_labels(
@@ -102,10 +204,10 @@ def pseudo_labels(
         ValueError: the pool is empty.
     """
     if len(pool) == 0:
-        raise ValueError("arm E needs training patches that were not drawn as labelled, got none")
+        rule = "arm E needs training patches that were not drawn as labelled"
+        raise ValueError(f"{rule}, got none")
     images = pool.images(size)
-    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
-    confidence, label = judge(images[..., top : top + size, left : left + size]).max(1)
+    confidence, label = judge(centre_crop(images, size)).max(1)
     return _real_bank(images, torch.where(confidence >= threshold, label, -1), confidence, classes)
 
 
@@ -125,9 +227,8 @@ def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
         ValueError: no patch of the pool has a label.
     """
     if not bool((pool.labels >= 0).any()):
-        raise ValueError(
-            f"arm R needs labels of training patches that were not drawn as labelled, got none on {len(pool)} patches"
-        )
+        rule = "arm R needs labels of training patches that were not drawn as labelled"
+        raise ValueError(f"{rule}, got none on {len(pool)} patches")
     return _real_bank(pool.images(), pool.labels, torch.ones(len(pool)), classes)
 
 
@@ -136,9 +237,5 @@ def _real_bank(
 ) -> SyntheticBank:
     """Real patches under labels; -1 leaves one out."""
     rows = {k: (labels == k).nonzero()[:, 0] for k in range(len(classes))}
-    return SyntheticBank(
-        {k: images[r] for k, r in rows.items()},
-        {k: confidence[r] for k, r in rows.items()},
-        rows,
-        classes,
-    )
+    shown, sure = ({k: v[r] for k, r in rows.items()} for v in (images, confidence))
+    return SyntheticBank(shown, sure, rows, classes)

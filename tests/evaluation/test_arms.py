@@ -1,21 +1,32 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
 
-from monai_histodiff import Candidates, PatchSet
+from monai_histodiff import Candidates, PatchSet, SyntheticBank
 from monai_histodiff.evaluation.arms import (
     ARMS,
     COMPARISONS,
-    NEEDS,
-    arm_bank,
+    Material,
     pseudo_labels,
     true_labels,
 )
+
+
+def arm_bank(
+    arm: str, candidates: Candidates, classes: Sequence[str], seed: int = 0
+) -> SyntheticBank:
+    """The bank of an arm that trains on candidates."""
+    labelled = PatchSet((), (), classes)
+    material = Material(labelled=labelled, candidates=candidates, published=candidates)
+    make = ARMS[arm].bank
+    assert make is not None
+    return make(material, seed)
 
 
 def test_every_synthetic_arm_has_as_many_patches_as_were_accepted(candidates: Candidates) -> None:
@@ -78,17 +89,19 @@ def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(
     assert len(draws) > 3
 
 
-@pytest.mark.parametrize("arm", ["A", "C", "E", "J", "Z"])
-def test_arms_without_synthetic_patches_have_no_bank(candidates: Candidates, arm: str) -> None:
-    with pytest.raises(
-        ValueError,
-        match=f"an arm of synthetic patches must be one of F, G, G0, H, I, S, got '{arm}'",
-    ):
-        arm_bank(arm, candidates, CLASSES)
-
-
-def test_comparisons_and_needs_name_arms() -> None:
-    assert {arm for pair in COMPARISONS for arm in pair.split("-")} | set(NEEDS) <= set(ARMS)
+def test_records_of_arms_hold_together(candidates: Candidates) -> None:
+    assert {arm for pair in COMPARISONS for arm in pair.split("-")} <= set(ARMS)
+    parts = {field.name for field in fields(Material)}
+    for name, arm in ARMS.items():
+        assert arm.words and set(arm.needs) <= parts, name
+        assert not arm.uncropped or "pool" in arm.needs, "only real patches are whole"
+        assert not (arm.probe or not arm.augmented) or arm.bank is None, name
+    assert [name for name, arm in ARMS.items() if arm.bank] == "E F G G0 H S I R".split()
+    unable = Material(labelled=PatchSet((), (), CLASSES), candidates=candidates)
+    for name in ("E", "R"):
+        make = ARMS[name].bank
+        with pytest.raises(ValueError, match="need a pool.*, got none"):
+            assert make is not None and make(unable, 0)
 
 
 def mean_colour(patches: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,8 @@ from monai_histodiff import (
 from monai_histodiff.bundle.results import gallery, run_and_report
 from monai_histodiff.bundle.run_folder import check_stage
 from monai_histodiff.data.pixels import five_crops
-from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.evaluation.arms import ARMS, Material
+from monai_histodiff.evaluation.experiment import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,14 @@ def evaluation(
         "full_prob_at": 1,
         "size": 32,
     }
-    return Evaluation(**{**settings, **options})
+    given = {**settings, **options}
+    test = given.pop("test")
+    kinds = {kind: {f.name for f in dataclasses.fields(kind)} for kind in (Material, Recipe)}
+    material, recipe = (
+        kind(**{name: given.pop(name) for name in names & set(given)})
+        for kind, names in kinds.items()
+    )
+    return Evaluation(material, test, recipe, **given)
 
 
 def colours(patches: torch.Tensor) -> torch.Tensor:
