@@ -392,7 +392,7 @@ def test_guidance_inference_makes_the_variations_of_its_run(
     bank = names["bank"]
     bank.options |= {"quota": 2, "max_candidates": 2}
     names["selector"].threshold = 0.0
-    assert bank.refresh() and len(bank) == 4 and names["sampler"].strength == 0.6
+    assert bank.refresh() and len(bank) == 4 and names["sampler"].settings.strength == 0.6
     bank.close()
 
 
