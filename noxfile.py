@@ -1,0 +1,56 @@
+"""Everything there is to run: ``nox -l`` lists it, ``nox -s NAME`` runs it in an environment of its own.
+
+``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as CI. ``build``: sdist and
+wheel, checked.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "quick"]
+nox.options.reuse_existing_virtualenvs = True
+TORCH = "torch==2.13.0"  # the CPU build where there is one
+
+
+def install(session: nox.Session) -> None:
+    """Torch first: otherwise pip would pick its own build, of gigabytes."""
+    session.install(TORCH)
+    session.install("-e", ".[test]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff check and ruff format."""
+    session.install("ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy on the package."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The tests that take less than ten seconds each and need no data."""
+    install(session)
+    session.run("pytest", "-m", "not slow and not real and not gpu", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests that this machine can run."""
+    install(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Sdist and wheel, and what the package index will say of them."""
+    session.install("build", "twine")
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", "dist/*")
