@@ -1,7 +1,10 @@
-"""Everything there is to run: ``nox -l`` lists it, ``nox -s NAME`` runs it in an environment of its own.
+"""Everything there is to run: ``nox -l`` lists it, ``nox -s NAME`` runs one.
 
-``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as CI. ``build``: sdist and
-wheel, checked.
+Each runs in an environment of its own.
+
+``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as
+CI. ``build``: sdist and wheel, checked.
+
 """
 
 from __future__ import annotations
