@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
+from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.utils.processes import candidate_seed, process_rank
 
 __all__ = [
@@ -207,7 +208,7 @@ class SyntheticAugment(RandomizableTransform):
             return patch.numpy().copy() if img.dtype == np.uint8 else (patch.numpy() / 255).astype(
                 img.dtype
             ), new_label
-        patch = patch.clone() if img.dtype == torch.uint8 else (patch.float() / 255).to(img.dtype)
+        patch = patch.clone() if img.dtype == torch.uint8 else to_unit(patch).to(img.dtype)
         patch = patch.to(img.device)
         return (
             MetaTensor(patch, meta=dict(img.meta)) if isinstance(img, MetaTensor) else patch

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.pixels import patch_grid
+from monai_histodiff.data.pixels import patch_grid, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.critic import PatchCritic
 
@@ -156,7 +156,7 @@ class PatchWriter:
                     scores[keep],
                 )
         names = [self.classes[y] if y >= 0 and self.classes else "" for y in labels.tolist()]
-        pictures = (patches * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pictures = to_bytes(patches).permute(0, 2, 3, 1).numpy()
         rows = zip(names, seeds.tolist(), scores.tolist(), pictures, strict=True)
         items = (
             (

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import CenterSpatialCrop, Compose
+from monai.transforms import Compose
 from torch import Tensor
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
 from monai_histodiff.evaluation.verdict import CLAIM
@@ -107,7 +108,7 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
     """Tiles for the report: of each class the most confident accepted candidates, and rejected
     ones of every reason.
     """
-    crop, tiles, varied = CenterSpatialCrop(size), [], candidates.origin is not None
+    tiles, varied = [], candidates.origin is not None
     beside = (
         candidates.nearest if candidates.origin is None else candidates.origin
     )  # labelled patches come first in known
@@ -123,7 +124,7 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
             *accepted[::step][:per_class],
             *rejected[:: max(1, len(rejected) // per_class)][:per_class],
         ]:
-            real = torch.as_tensor(crop(known[int(beside[i])]["image"])).permute(1, 2, 0).numpy()
+            real = centre_crop(known[int(beside[i])]["image"], size).permute(1, 2, 0).numpy()
             reason = candidates.reasons[i]
             tiles.append(
                 Tile(

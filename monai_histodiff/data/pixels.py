@@ -19,6 +19,7 @@ __all__ = [
     "patch_grid",
     "recompressed",
     "thumbnails",
+    "to_bytes",
     "to_unit",
 ]
 
@@ -33,25 +34,34 @@ def to_unit(patches: Tensor) -> Tensor:
     return patches.float() / 255 if patches.dtype == torch.uint8 else patches.float()
 
 
-def centre_crop(patches: Tensor, size: int) -> Tensor:
-    """The middle ``size x size`` pixels of patches ``... x H x W``; one pixel nearer to the upper
-    left corner where the middle lies between pixels.
-
-    Raises:
-        ValueError: a side is shorter.
+def to_bytes(patches: Tensor) -> Tensor:
+    """Patches in [0, 1] to uint8, rounded to the nearest of 256 levels and cut off beyond; uint8
+    patches stay as they are.
     """
-    height, width = patches.shape[-2:]
-    if min(height, width) < size:
-        raise ValueError(f"patches must be at least {size} x {size}, got {height} x {width}")
-    top, left = (height - size) // 2, (width - size) // 2
-    return patches[..., top : top + size, left : left + size]
+    if patches.dtype == torch.uint8:
+        return patches
+    return (patches.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def thumbnails(patches: Tensor) -> Tensor:
-    """16 x 16 thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x 16 x 16``. Those of
+def thumbnails(patches: Tensor, side: int = THUMBNAIL) -> Tensor:
+    """Thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x side x side``. Those of
     thumbnails are the thumbnails.
     """
-    return F.adaptive_avg_pool2d(to_unit(patches), THUMBNAIL)
+    return F.adaptive_avg_pool2d(to_unit(patches), side)
+
+
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """The middle ``... x size x size`` of images ``... x H x W``, as a view; where it cannot lie
+    exactly in the middle, it lies nearer to the top left.
+
+    Raises:
+        ValueError: height or width is below ``size``.
+    """
+    h, w = images.shape[-2:]
+    if min(h, w) < size:
+        raise ValueError(f"a crop of {size} x {size} needs patches of that size, got {h} x {w}")
+    top, left = (h - size) // 2, (w - size) // 2
+    return images[..., top : top + size, left : left + size]
 
 
 def appearance(patches: Tensor) -> Tensor:
@@ -103,10 +113,7 @@ def five_crops(images: Tensor, size: int) -> Tensor:
     corners = [
         images[..., i : i + size, j : j + size] for i in (0, h - size) for j in (0, w - size)
     ]
-    middle = images[
-        ..., (h - size) // 2 : (h - size) // 2 + size, (w - size) // 2 : (w - size) // 2 + size
-    ]
-    return torch.stack([middle, *corners])
+    return torch.stack([centre_crop(images, size), *corners])
 
 
 def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
@@ -115,9 +122,7 @@ def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
     columns = min(columns, n)
     rows = -(-n // columns)
     canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), 255, dtype=np.uint8)
-    for i, patch in enumerate(
-        (patches.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    ):
+    for i, patch in enumerate(to_bytes(patches).permute(0, 2, 3, 1).cpu().numpy()):
         y, x = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         canvas[y : y + h, x : x + w] = patch
     return canvas

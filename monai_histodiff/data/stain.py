@@ -15,6 +15,8 @@ from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
+from monai_histodiff.data.pixels import to_bytes, to_unit
+
 __all__ = [
     "RandHEJitter",
     "RandHEJitterD",
@@ -50,7 +52,7 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a patch must be RGB, of shape 3 x H x W, got {tuple(image.shape)}")
     byte = image.dtype == torch.uint8
-    x = image.float() / 255 if byte else image.float()
+    x = to_unit(image)
     if not byte and x.numel():
         low, high = (float(v) for v in x.aminmax())
         if low < -0.5 or high > 1.5:
@@ -58,7 +60,7 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
                 f"a patch that is not uint8 must have values in [0, 1], got {low:g} to {high:g}: scale it before"
             )
     out = shift_stains(x, gain, offset)
-    return (out * 255).round().to(torch.uint8) if byte else out.to(image.dtype)
+    return to_bytes(out) if byte else out.to(image.dtype)
 
 
 def shift_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:

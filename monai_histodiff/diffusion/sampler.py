@@ -1,6 +1,4 @@
-"""``GuidedSampler``: labels and seeds to patches. A patch depends on its label and its seed, not on
-the patches sampled beside it.
-"""
+"""``GuidedSampler``: labels and seeds to patches, each of which depends on its own alone."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import CenterSpatialCrop, Compose
+from monai.transforms import Compose
 from torch import Tensor
 
 from monai_histodiff.augmentation.transforms import SyntheticAugmentd
@@ -22,7 +22,7 @@ from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import five_crops
+from monai_histodiff.data.pixels import centre_crop, five_crops
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.verdict import PRIMARY, compare_arms
@@ -182,11 +182,8 @@ class Evaluation:
             comparisons,
             draws,
         )
-        crop = CenterSpatialCrop(self.material.size)
-        train, test = (
-            torch.stack([torch.as_tensor(crop(x)) for x in p.images()])
-            for p in (self.material.labelled, self.test)
-        )
+        size, parts = self.material.size, (self.material.labelled, self.test)
+        train, test = (centre_crop(part.images(), size) for part in parts)
         outcome, sentence = "soft", "Not tested: arm G was not run."
         if not self.material.candidates.accepted.any():
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
-from monai_histodiff.data.pixels import appearance, patch_grid, thumbnails, to_unit
+from monai_histodiff.data.pixels import appearance, patch_grid, thumbnails, to_bytes, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.evaluation.feature_metrics import (
@@ -65,14 +65,10 @@ def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
         yield torch.as_tensor(batch["image"])
 
 
-def _bytes(patches: Tensor) -> Tensor:
-    """In 8 bits, as the real patches are."""
-    return (patches * 255).round().to(torch.uint8).cpu()
-
-
 @torch.no_grad()
 def _reconstruct(model: LatentDiffusion, batch: Tensor) -> Tensor:
-    return to_unit(_bytes(model.decode(model.encode(batch.to(model.latent_mean.device)))))
+    decoded = model.decode(model.encode(batch.to(model.latent_mean.device)))
+    return to_unit(to_bytes(decoded).cpu())  # in 8 bits, as the real patches are
 
 
 def evaluate_generator(
@@ -124,7 +120,7 @@ def evaluate_generator(
     drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
     starts = tqdm(range(0, num_samples, batch_size), desc="sample")
     generated = torch.cat(
-        [_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))) for i in starts]
+        [to_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))).cpu() for i in starts]
     )
     samples = _describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
     real = _describe(encoder, _images(held_out, batch_size, "held-out patches"))

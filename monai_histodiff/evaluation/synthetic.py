@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.transforms import CenterSpatialCrop, Compose
+from monai.transforms import Compose
 from torch import Tensor
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import recompressed
+from monai_histodiff.data.pixels import centre_crop, recompressed
 from monai_histodiff.evaluation.feature_metrics import compare_features
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import copy_distances, flag_copies
@@ -60,12 +60,10 @@ def class_fidelity(
         side has too few patches; ``copies``, counts among ``samples`` and, by the same rule,
         ``held_out``; ``numbers`` of ``real``, ``compared`` and ``accepted``.
     """
-    crop, generator = CenterSpatialCrop(size), torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
     def load(patches: PatchSet) -> Tensor:
-        return recompressed(
-            torch.stack([torch.as_tensor(crop(image)) for image in patches.images(size)])
-        )
+        return recompressed(centre_crop(patches.images(size), size))
 
     def some(x: Tensor, count: int) -> Tensor:
         return x[torch.randperm(len(x), generator=generator)[:count]]
@@ -163,12 +161,11 @@ def label_agreement(
         {"image": each[i]["image"], "label": each[i]["label"]} for i in torch.cat(rows).tolist()
     ]
     network = training(items, transform, len(classes), 0, "further classifier")
-    crop = CenterSpatialCrop(size)
 
     def share(images: Tensor, labels: Tensor) -> float | None:
         if len(images) == 0:
             return None
-        views = torch.stack([torch.as_tensor(crop(image)) for image in images])
+        views = centre_crop(images, size)
         return float((predict(network, views).argmax(1) == labels).double().mean())
 
     kept = candidates.accepted

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.transforms import CenterSpatialCrop, Compose
+from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.data.pixels import centre_crop, to_unit
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
 
@@ -225,7 +225,7 @@ def fit_critic(
     """
     labels, classes = patches.labels, len(patches.classes)
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
-    items, crop = [patches[i] for i in range(len(patches))], CenterSpatialCrop(size)
+    items = [patches[i] for i in range(len(patches))]
     logits = torch.zeros(len(labels), classes)
     members = []
     for k in range(folds):
@@ -236,7 +236,7 @@ def fit_critic(
         ]
         members.append(training(seen, transform, classes, seed + k, f"critic {k + 1} of {folds}"))
         unseen = torch.stack(
-            [torch.as_tensor(crop(d["image"])) for d, f in zip(items, fold, strict=True) if f == k]
+            [centre_crop(d["image"], size) for d, f in zip(items, fold, strict=True) if f == k]
         )
         logits[fold == k] = predict(members[k], unseen)
     critic = PatchCritic(members, classes).to(training.device).eval()

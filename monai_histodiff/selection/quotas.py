@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
-from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.selector import ACCEPTED, Selector
@@ -79,7 +78,7 @@ def sample_candidates(
         ]
         labels = torch.tensor([c for c, _ in plan])
         seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
-        images = (sampler(labels, seeds) * 255).round().to(torch.uint8)
+        images = to_bytes(sampler(labels, seeds))
         origin = sampler.origins(labels, seeds)
         outcome = selector(images, labels, origin)
         for i, (c, _) in enumerate(plan):
@@ -112,8 +111,8 @@ def sample_candidates(
                 made[c],
             )
         elif len(rows) > quota:
-            thumbnails = adaptive_avg_pool2d(to_unit(images[rows]), 8).flatten(1)
-            for i in set(range(len(rows))) - set(farthest_first(thumbnails, quota).tolist()):
+            small = thumbnails(images[rows], 8).flatten(1)
+            for i in set(range(len(rows))) - set(farthest_first(small, quota).tolist()):
                 reasons[rows[i]] = "over quota"
     seconds, origin = time.perf_counter() - start, torch.cat(varied) if varied else None
     return Candidates(images, labels, seeds, score, distance, nearest, reasons, seconds, origin)
@@ -161,9 +160,7 @@ def tune_scale(
     seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
     origins, outcomes = sampler.origins(labels, seeds), []
     for each in tqdm(samplers, desc="guidance scale"):
-        outcomes.append(
-            selector((each(labels, seeds) * 255).round().to(torch.uint8), labels, origins)
-        )
+        outcomes.append(selector(to_bytes(each(labels, seeds)), labels, origins))
     accepted, confidence = (
         torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials)
         for name in ("keep", "confidence")

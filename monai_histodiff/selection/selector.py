@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.transforms import CenterSpatialCrop
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monai_histodiff.data.pixels import thumbnails, to_unit
+from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
 from monai_histodiff.selection.copies import copy_distances, copy_threshold
 from monai_histodiff.selection.critic import PatchCritic
 
@@ -171,8 +170,7 @@ class CentroidSelector:
                 f"a centroid needs at least one patch of its class, got none of class {int(counts.argmin())}"
             )
         self.critic, self.real = critic, thumbnails(images)
-        crop = CenterSpatialCrop(size)
-        features = self._features(torch.stack([torch.as_tensor(crop(image)) for image in images]))
+        features = self._features(centre_crop(images, size))
         self.centroids = normalize(
             torch.stack([features[labels == k].mean(0) for k in range(critic.num_classes)])
         )

@@ -1,0 +1,78 @@
+"""Bytes, unit range, crops and thumbnails: each is written once, and means the same everywhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from monai.transforms import CenterSpatialCrop
+
+import monai_histodiff
+from monai_histodiff.data.pixels import (
+    centre_crop,
+    five_crops,
+    patch_grid,
+    thumbnails,
+    to_bytes,
+    to_unit,
+)
+
+LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+
+
+def test_every_level_survives_the_way_there_and_back() -> None:
+    assert torch.equal(to_bytes(to_unit(LEVELS)), LEVELS)
+    assert to_bytes(LEVELS) is LEVELS and to_unit(LEVELS).dtype == torch.float32
+
+
+def test_values_are_rounded_to_the_nearest_level_and_cut_off_beyond() -> None:
+    values = torch.tensor([-0.5, 0.0019, 0.002, 0.5, 0.9981, 1.0, 1.5])
+    assert to_bytes(values).tolist() == [0, 0, 1, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize("side", [(33, 40), (128, 128), (131, 224)])
+@pytest.mark.parametrize("size", [32, 24])
+def test_the_centre_is_monai_s(side: tuple[int, int], size: int) -> None:
+    image = torch.rand(3, *side)
+    found = centre_crop(image, size)
+    assert torch.equal(found, torch.as_tensor(CenterSpatialCrop(size)(image)))
+    assert torch.equal(five_crops(image[None], size)[0, 0], found)
+    assert torch.equal(centre_crop(image[None], size)[0], found), "any leading dimensions"
+
+
+def test_an_odd_crop_is_as_near_to_the_middle_as_can_be() -> None:
+    assert centre_crop(torch.arange(4).expand(4, 4), 3)[0].tolist() == [0, 1, 2]
+    assert centre_crop(torch.arange(5).expand(5, 5), 3)[0].tolist() == [1, 2, 3]
+
+
+def test_a_crop_larger_than_the_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match="a crop of 9 x 9 needs patches of that size, got 8 x 12"):
+        centre_crop(torch.zeros(3, 8, 12), 9)
+
+
+def test_thumbnails_are_means_and_their_own_thumbnails() -> None:
+    patches = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    small = thumbnails(patches, 8)
+    assert torch.allclose(small[1, 2, 3, 4], patches[1, 2, 12:16, 24:30].float().mean() / 255)
+    assert torch.equal(thumbnails(small, 8), small)
+
+
+def test_a_grid_holds_the_patches_byte_for_byte() -> None:
+    patches = torch.rand(3, 3, 8, 8)
+    grid = patch_grid(patches, columns=2, gap=1)
+    assert grid.shape == (19, 19, 3)
+    assert (grid[1:9, 10:18] == to_bytes(patches)[1].permute(1, 2, 0).numpy()).all()
+    assert (grid[10:18, 10:18] == 255).all(), "an empty place is white"
+
+
+def test_nobody_writes_bytes_or_centre_crops_by_hand() -> None:
+    own = re.compile(r"\* ?255\)?\.round\(\)|CenterSpatialCrop\b|\.float\(\) / 255")
+    package = Path(monai_histodiff.__file__).parent
+    found = [
+        path.name
+        for path in sorted(package.rglob("*.py"))
+        if own.search(path.read_text(encoding="utf-8")) and path.name != "pixels.py"
+    ]
+    assert not found, f"call data/pixels.py in {found}"
