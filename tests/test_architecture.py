@@ -132,7 +132,8 @@ def test_the_transform_needs_data_and_utils_alone() -> None:
     }
     code = (
         "import sys, threading; from monai_histodiff import SyntheticAugmentd, SyntheticBank; "
-        f"print(*sorted(m for m in sys.modules if m.startswith('{NAME}.')), threading.active_count())"
+        f"print(*sorted(m for m in sys.modules if m.startswith('{NAME}.')), "
+        "threading.active_count())"
     )
     *loaded, threads = run_fresh(code).split()
     heavy = [

@@ -56,7 +56,8 @@ class PatchAutoencoder(nn.Module):
         self.noise = noise
         if not 1 <= latent_channels <= 3 * self.factor**2:
             raise ValueError(
-                f"latent_channels must lie from 1 to {3 * self.factor**2}, the values of a block, got {latent_channels}"
+                f"latent_channels must lie from 1 to {3 * self.factor**2}, the values of a block, "
+                f"got {latent_channels}"
             )
         self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
         self.register_buffer(
@@ -102,7 +103,8 @@ class PatchAutoencoder(nn.Module):
         std = variance.flip(0)[: self.latent_channels].clamp(min=0).sqrt()
         if len(blocks) < self.latent_channels or float(std[-1]) < 1e-6:
             raise ValueError(
-                f"{self.latent_channels} components need as many blocks that differ, got {len(blocks)}"
+                f"{self.latent_channels} components need as many blocks that differ, "
+                f"got {len(blocks)}"
             )
         self.mean.copy_(mean)
         self.basis.copy_(
@@ -114,7 +116,8 @@ class PatchAutoencoder(nn.Module):
     def _checked(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
-                f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, got {tuple(x.shape)}"
+                f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, "
+                f"got {tuple(x.shape)}"
             )
         return x
 

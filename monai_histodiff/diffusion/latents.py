@@ -95,7 +95,8 @@ def _key(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
     data = getattr(patches, "data", patches)
     if not isinstance(data, PatchSet):
         raise ValueError(
-            f"only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, got {type(patches).__name__}"
+            "only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, "
+            f"got {type(patches).__name__}"
         )
     encoder = (model.autoencoder.state_dict(), model.latent_mean, model.latent_std)
     return fingerprint(encoder, data.digest(), getattr(patches, "transform", None), repeats)

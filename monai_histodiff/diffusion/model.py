@@ -90,8 +90,8 @@ class LatentDiffusion(nn.Module):
         return self.autoencoder.latent_channels, side, side
 
     def padded(self, x: Tensor) -> Tensor:
-        """Patches ``N x C x H x W``, reflected at their borders to multiples of ``size_step``, with
-        the patch in the middle: what :meth:`encode` and the UNet can take. The centre crop of what
+        """Patches ``N x C x H x W``, reflected at their borders to multiples of ``size_step``, the
+        patch in the middle: what :meth:`encode` and the UNet can take. The centre crop of what
         is decoded is the patch again.
 
         Raises:

@@ -266,7 +266,7 @@ class GuidedSampler:
         return guided
 
     def _schedule(self) -> NoiseSchedule:
-        """On the CPU: times and amplitudes are the host's, so that no step waits for the device."""
+        """On the CPU: times and amplitudes are the host's, no step waits for the device."""
         return copy.deepcopy(self.model.schedule).cpu()
 
     def _grid(self, schedule: NoiseSchedule) -> Tensor:

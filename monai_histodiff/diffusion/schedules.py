@@ -130,7 +130,8 @@ def _end(schedule: NoiseSchedule, start: float, stop: float | None) -> float:
         table = schedule.log_snr_table
         first = float(schedule.log_snr(torch.tensor(float(start), device=table.device)))
         raise ValueError(
-            f"stop must lie between the log-SNR of the start, {first:.2f}, and {float(table[0]):.2f}, got {stop}"
+            f"stop must lie between the log-SNR of the start, {first:.2f}, and "
+            f"{float(table[0]):.2f}, got {stop}"
         )
     return end
 

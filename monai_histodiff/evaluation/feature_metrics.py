@@ -103,7 +103,8 @@ def kid(
     a, b = _pair(first, second, 2)
     if subsets < 1 or subset_size < 2:
         raise ValueError(
-            f"subsets must be at least 1 and subset_size at least 2, got {subsets} and {subset_size}"
+            "subsets must be at least 1 and subset_size at least 2, "
+            f"got {subsets} and {subset_size}"
         )
     if max(len(a), len(b)) <= subset_size:
         return _polynomial_mmd(a, b), 0.0

@@ -34,7 +34,8 @@ def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
         raise ValueError(
-            f"metrics need N x K probabilities and N labels, got {probabilities.shape} and {labels.shape}"
+            "metrics need N x K probabilities and N labels, "
+            f"got {probabilities.shape} and {labels.shape}"
         )
     if weights.ndim != 2 or weights.shape[1] != len(labels):
         raise ValueError(

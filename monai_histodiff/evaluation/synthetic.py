@@ -150,7 +150,8 @@ def label_agreement(
     if bool((counts == 0).any()):
         name = classes[int(counts.argmin())]
         raise ValueError(
-            f"a further classifier needs training patches of every class beyond the labelled ones, got none of '{name}'"
+            "a further classifier needs training patches of every class beyond the labelled "
+            f"ones, got none of '{name}'"
         )
     most, each = int(counts.max()), [others[i] for i in range(len(others))]
     rows = [

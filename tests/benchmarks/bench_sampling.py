@@ -320,10 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     rows = run(entries, labels, seeds, options.batch)
     print(
-        f"{options.patches} patches each, batches of {options.batch}, {options.device}, {torch.get_num_threads()} threads,"
+        f"{options.patches} patches each, batches of {options.batch}, {options.device}, "
+        f"{torch.get_num_threads()} threads,"
     )
     print(
-        f"{platform.machine()}, torch {torch.__version__}, critic's threshold {float(critic.threshold):.2f}\n"
+        f"{platform.machine()}, torch {torch.__version__}, critic's threshold "
+        f"{float(critic.threshold):.2f}\n"
     )
     print(table(rows, labels, critic, real, encoder))
 

@@ -572,7 +572,8 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
         ({"mode": "latent"}, "mode must be one of .* got 'latent'"),
         (
             {"eta": 0.5},
-            r"eta must lie in \[0, 1\], and be 0 for a deterministic solver, got 0.5 for 'dpmpp_2m'",
+            r"eta must lie in \[0, 1\], and be 0 for a deterministic solver, "
+            r"got 0.5 for 'dpmpp_2m'",
         ),
         ({"eta": 1.5, "solver": "ddim"}, "eta must lie .* got 1.5 for 'ddim'"),
         ({"eta": NAN, "solver": "ddim"}, "eta must lie .* got nan for 'ddim'"),

@@ -285,14 +285,16 @@ UNSURE = {"mean": 0.01, "low": -0.02, "high": 0.04}
 def test_verdict_of_a_gain() -> None:
     assert verdict(GAIN, 5) == (
         "helps",
-        "The selected synthetic patches help: balanced accuracy changed by +3.4 points (95 % interval +1.2 to +5.6).",
+        "The selected synthetic patches help: balanced accuracy changed by +3.4 points (95 % "
+        "interval +1.2 to +5.6).",
     )
 
 
 def test_verdict_of_a_loss() -> None:
     assert verdict(LOSS, 3, "accuracy") == (
         "hurts",
-        "The selected synthetic patches hurt: accuracy changed by -3.4 points (95 % interval -5.6 to -1.2). Do not use them.",
+        "The selected synthetic patches hurt: accuracy changed by -3.4 points (95 % interval -5.6 "
+        "to -1.2). Do not use them.",
     )
 
 
