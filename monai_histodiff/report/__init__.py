@@ -1,6 +1,7 @@
 """Plain values to pages."""
 
-from monai_histodiff.report.page import Tile as Tile
+from monai_histodiff.report.findings import write_findings as write_findings
+from monai_histodiff.report.gallery import Tile as Tile
 from monai_histodiff.report.page import write_report as write_report
 from monai_histodiff.report.summary import to_html as to_html
 from monai_histodiff.report.summary import to_markdown as to_markdown

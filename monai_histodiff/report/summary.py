@@ -1,22 +1,27 @@
-"""Several evaluations in one table: Markdown, or a page."""
+"""Several evaluations, of other draws or label counts, in one table: Markdown, or a page."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_histodiff.report.html import curves, intervals, number, table, write_page
+from monai_histodiff.report.blocks import Cell, Page, Section, Table, Verdict, share
+from monai_histodiff.report.comparisons import change
+from monai_histodiff.report.html import write_page
+from monai_histodiff.report.making import passed
+from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
+from monai_histodiff.report.values import change_words, claim, markdown, number
 
 __all__ = ["to_html", "to_markdown"]
 
 METRIC = "balanced_accuracy"
+MAIN = "G-C"
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
-Combined = Mapping[str, Mapping[str, Mapping[str, float]]]
+Combined = Mapping[str, Mapping[str, Mapping[str, Any]]]
 COLUMNS = {  # metric: (name, factor, decimals)
     "balanced_accuracy": ("balanced accuracy, %", 100, 1),
     "accuracy": ("accuracy, %", 100, 1),
@@ -26,14 +31,182 @@ COLUMNS = {  # metric: (name, factor, decimals)
     "worst_recall": ("worst class, %", 100, 1),
 }
 HOW = (
-    "Mean over draws of the labelled patches; 95 % interval of the noise of test groups (bootstrap, not reduced by more draws) "
-    "and of draws and trainings (Student's t over the draws). Where there is one draw, the interval of its own report. The p-values "
-    "are corrected by Holm's method over the comparisons of one label count."
+    "Mean over draws of the labelled patches; 95 % interval of the noise of test groups "
+    "(bootstrap, not reduced by more draws) and of draws and trainings (Student's t over the "
+    "draws). Where there is one draw, the interval of its own report. The p-values are corrected "
+    "by Holm's method over the comparisons of one label count."
 )
+CHANGES = (
+    "Change in balanced accuracy, in points, by labels per class: mean (dot), 95 % interval (bar)."
+)
+
+
+def to_markdown(by_labels: Runs, combined: Combined) -> str:
+    """Tables of all arms and of all differences, for each label count; the baselines and what was
+    accepted with them. Foreign text is escaped.
+
+    Args:
+        by_labels: the runs of each label count.
+        combined: their differences, combined over draws.
+    """
+    lines = [f"# {markdown(_data_set(by_labels))}", "", HOW]
+    for labels, runs in by_labels.items():
+        lines += ["", f"## {markdown(_title(labels, runs))}", ""]
+        chosen = [run["selection"] for run in runs if "selection" in run]
+        if chosen:
+            told = ", ".join(f"{s['accepted']} of {s['candidates']}" for s in chosen)
+            lines += [f"Accepted candidates, by draw: {told}.", ""]
+        lines += [
+            "| arm | | " + " | ".join(name for name, _, _ in COLUMNS.values()) + " |",
+            "|---|---|" + "---|" * len(COLUMNS),
+        ]
+        for arm, words in _arms(runs).items():
+            cells = _scores_in_words({m: _scores(runs, arm, m) for m in COLUMNS})
+            lines.append(f"| {markdown(arm)} | {markdown(words)} | {' | '.join(cells)} |")
+        for name in runs[0].get("floors", {}):
+            floors = [run.get("floors", {}).get(name, {}) for run in runs]
+            cells = _scores_in_words({m: [f[m] for f in floors if m in f] for m in COLUMNS})
+            lines.append(f"| | {markdown(name)} | {' | '.join(cells)} |")
+        lines += [
+            "",
+            "| difference | balanced accuracy, points (95 %) | p | p, corrected |",
+            "|---|---|---|---|",
+        ]
+        for name, row in combined[labels].items():
+            told, p, holm = _told(row), number(row["p"], 3), number(row["p_holm"], 3)
+            lines.append(f"| {markdown(name)} | {told} | {p} | {holm} |")
+    return "\n".join(lines) + "\n"
+
+
+def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -> Path:
+    """Write a page: the sentence, each difference over the label counts, the arms, and each run;
+    arguments as in :func:`to_markdown`.
+    """
+    every = [run for runs in by_labels.values() for run in runs]
+    names = dict.fromkeys(name for found in combined.values() for name in found)
+    sections = [
+        Section(name.replace("-", " against ", 1), [_differences(name, by_labels, combined)])
+        for name in names
+    ]
+    sections += [
+        Section("Every arm", [*_curves(by_labels), _table(by_labels)]),
+        Section("Every run", [_runs(by_labels)]),
+    ]
+    page = Page(
+        f"Evaluations on {_data_set(by_labels)}",
+        sections,
+        origin=f"{len(every)} run{'s' if len(every) > 1 else ''}",
+        verdict=_verdict(by_labels, combined),
+        lead=HOW,
+    )
+    return write_page(path, page)
+
+
+def _verdict(by_labels: Runs, combined: Combined) -> Verdict | None:
+    """The main comparison at every label count that has it."""
+    rows = {labels: found[MAIN] for labels, found in combined.items() if MAIN in found}
+    if not rows:
+        return None
+    claims = {labels: _claim(MAIN, row, by_labels[labels]) for labels, row in rows.items()}
+    same = set(claims.values())
+    told = [
+        f"with {labels} labels per class by {_told(row)} points"
+        + ("" if len(same) == 1 else f": {claims[labels]}")
+        for labels, row in rows.items()
+    ]
+    tone = same.pop() if len(same) == 1 else "inconclusive"
+    word = tone.capitalize() if not same else "It depends on the labels"
+    sentence = f"With the selected synthetic patches, balanced accuracy changed {'; '.join(told)}."
+    return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
+
+
+def _claim(name: str, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """A single run keeps the claim of its own report."""
+    own = runs[0].get("claims", {}).get(name, {}) if len(runs) == 1 else {}
+    said = {key: own[key] for key in ("claim", "outcome") if key in own}
+    return claim(row["low"], row["high"], {**row, **said})
+
+
+def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
+    found = {labels: rows[name] for labels, rows in combined.items() if name in rows}
+    values = {labels: _points(row) for labels, row in found.items()}
+    axis = Axis.over((v for each in values.values() for v in each), signed=True)
+    rows = []
+    for labels, row in found.items():
+        (mean, low, high), told = values[labels], _told(row)
+        rows.append(
+            Row(
+                name=f"{labels} labels",
+                note=_title(labels, by_labels[labels]).partition("(")[2].rstrip(")"),
+                label=f"{labels} labels per class: {told} points",
+                words=[told, f"corrected p {number(row['p_holm'], 3)}"],
+                dots=axis.dots([mean]),
+                bar=axis.bar(low, high),
+                tone=_claim(name, row, by_labels[labels]),
+            )
+        )
+    return Intervals(rows, axis, CHANGES)
+
+
+def _curves(by_labels: Runs) -> Iterator[Curves]:
+    if len(by_labels) > 1:
+        arms = _arms([run for runs in by_labels.values() for run in runs])
+        scores = {a: [_mean(runs, a) for runs in by_labels.values()] for a in arms}
+        ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
+        told = (
+            "Balanced accuracy, in %, by labels per class: mean over all draws and seeds; "
+            "C and G in colour."
+        )
+        name = "Balanced accuracy, in %"
+        yield Curves(name, list(by_labels), ranked, told, main=("C", "G"))
+
+
+def _table(by_labels: Runs) -> Table:
+    arms = _arms([run for runs in by_labels.values() for run in runs])
+    rows = [
+        [
+            Cell(arm, words),
+            *(number([100 * v for v in _scores(runs, arm, METRIC)]) for runs in by_labels.values()),
+        ]
+        for arm, words in arms.items()
+    ]
+    heads = ["Arm", *(f"{labels}\nlabels per class" for labels in by_labels)]
+    caption = "Balanced accuracy, in %: mean ± standard deviation over all draws and seeds"
+    return Table(caption, heads, rows, cards=len(heads) > 4)
+
+
+def _runs(by_labels: Runs) -> Table:
+    rows: list[list[Cell | str]] = []
+    for labels, runs in by_labels.items():
+        for run in runs:
+            chosen = run.get("selection", {})
+            done = f"{number(chosen.get('accepted'), 0)} of {number(chosen.get('candidates'), 0)}"
+            through = passed(chosen) if "accepted" in chosen else None
+            own = run["differences"].get(MAIN, {})
+            rows.append(
+                [
+                    Cell(f"{labels} labels per class", f"draw {run['settings'].get('draw', 0)}"),
+                    number(len(run["seeds"]), 0),
+                    change_words(change(own)),
+                    done,
+                    share(through, chosen.get("candidates")),
+                ]
+            )
+    heads = ["Run", "Seeds", "G against C\npoints, 95 %", "Accepted\nof candidates"]
+    caption = "Every run by itself"
+    return Table(caption, [*heads, "Rate\npassed of candidates"], rows, cards=True, css="plotted")
 
 
 def _scores(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[float]:
     return [value for run in runs for value in run["arms"].get(arm, {}).get(metric, [])]
+
+
+def _mean(runs: Sequence[Mapping[str, Any]], arm: str) -> float:
+    return 100 * float(np.mean(_scores(runs, arm, METRIC) or np.nan))
+
+
+def _scores_in_words(scores: Mapping[str, Sequence[float]]) -> list[str]:
+    return [number([f * v for v in scores[m]], digits) for m, (_, f, digits) in COLUMNS.items()]
 
 
 def _arms(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -56,116 +229,13 @@ def _title(labels: str, runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{labels} labels per class ({draws}, {' or '.join(map(str, seeds))} seeds each)"
 
 
-def _told(row: Mapping[str, float]) -> str:
-    return "{} ({} to {})".format(
-        *(number(100 * row[key], sign=True) for key in ("mean", "low", "high"))
-    )
+def _points(row: Mapping[str, Any]) -> list[float]:
+    return change({METRIC: row})
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return change_words(_points(row))
 
 
 def _data_set(by_labels: Runs) -> str:
     return str(next(iter(by_labels.values()))[0]["dataset"]["path"])
-
-
-def to_markdown(by_labels: Runs, combined: Combined) -> str:
-    """Tables of all arms and of all differences, for each label count; the floors and what was
-    accepted with them.
-
-    Args:
-        by_labels: the runs of each label count.
-        combined: their differences, combined over draws.
-    """
-    lines = [f"# {_data_set(by_labels)}", "", HOW]
-    for labels, runs in by_labels.items():
-        chosen = [run["selection"] for run in runs if "selection" in run]
-        lines += ["", f"## {_title(labels, runs)}", ""]
-        if chosen:
-            told = ", ".join(f"{s['accepted']} of {s['candidates']}" for s in chosen)
-            lines += [f"Accepted candidates, by draw: {told}.", ""]
-        lines += [
-            "| arm | | " + " | ".join(name for name, _, _ in COLUMNS.values()) + " |",
-            "|---|---|" + "---|" * len(COLUMNS),
-        ]
-        for arm, words in _arms(runs).items():
-            cells = (
-                number([f * v for v in _scores(runs, arm, m)], digits)
-                for m, (_, f, digits) in COLUMNS.items()
-            )
-            lines.append(f"| {arm} | {words} | {' | '.join(cells)} |")
-        for floor in runs[0].get("floors", {}):
-            found = {
-                m: [
-                    run["floors"][floor][m]
-                    for run in runs
-                    if m in run.get("floors", {}).get(floor, {})
-                ]
-                for m in COLUMNS
-            }
-            cells = (
-                number([f * v for v in found[m]], digits) for m, (_, f, digits) in COLUMNS.items()
-            )
-            lines.append(f"| | {floor} | {' | '.join(cells)} |")
-        lines += [
-            "",
-            "| difference | balanced accuracy, points (95 %) | p | p, corrected |",
-            "|---|---|---|---|",
-        ]
-        for name, row in combined[labels].items():
-            lines.append(
-                f"| {name} | {_told(row)} | {number(row['p'], 3)} | {number(row['p_holm'], 3)} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -> Path:
-    """Write a page: each difference over the label counts, and the arms in a table; arguments as
-    in :func:`to_markdown`.
-    """
-    arms = _arms([run for runs in by_labels.values() for run in runs])
-    sections = {}
-    for name in dict.fromkeys(name for found in combined.values() for name in found):
-        rows = []
-        for labels, found in combined.items():
-            if name in found:
-                row = found[name]
-                tone = "helps" if row["low"] > 0 else "hurts" if row["high"] < 0 else "same"
-                values = [100 * row[key] for key in ("mean", "low", "high")]
-                words = f"{_told(row)}<small>corrected p {number(row['p_holm'], 3)}</small>"
-                note = escape(_title(labels, by_labels[labels]).partition("(")[2].rstrip(")"))
-                told = f"{labels} labels per class: {_told(row)} points"
-                rows.append(
-                    {
-                        "name": f"{escape(labels)} labels",
-                        "note": note,
-                        "values": values,
-                        "told": told,
-                        "tone": tone,
-                        "words": words,
-                    }
-                )
-        caption = "Change in balanced accuracy, in points, by labels per class: mean (dot), 95 % interval (bar)."
-        sections[name.replace("-", " against ", 1)] = intervals(rows, caption, signed=True)
-    cells: list[list[str]] = []
-    for arm, words in arms.items():
-        means = (
-            number([100 * v for v in _scores(runs, arm, METRIC)]) for runs in by_labels.values()
-        )
-        cells.append([f"<b>{escape(arm)}</b><small>{escape(words)}</small>", *means])
-    scores = {
-        a: [
-            float(np.mean(_scores(runs, a, METRIC) or np.nan)) * 100 for runs in by_labels.values()
-        ]
-        for a in arms
-    }
-    ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
-    told = "Balanced accuracy, in %, by labels per class: mean over all draws and seeds; C and G in colour."
-    drawn = (
-        curves("Balanced accuracy, in %", list(by_labels), ranked, told)
-        if len(by_labels) > 1
-        else ""
-    )
-    heads = ["Arm", *(f"{labels}\nlabels per class" for labels in by_labels)]
-    caption = "Balanced accuracy, in %: mean ± standard deviation over all draws and seeds"
-    sections["Every arm"] = drawn + table(caption, heads, cells, "wide")
-    return write_page(
-        path, f"Evaluations on {_data_set(by_labels)}", f"<p>{escape(HOW)}</p>", sections
-    )

@@ -1,0 +1,93 @@
+"""Galleries of synthetic patches: accepted ones by class, rejected ones by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from monai_histodiff.report.blocks import Cell, Gallery, TileView, Words, share
+from monai_histodiff.report.html import picture
+from monai_histodiff.report.values import number, percent
+
+__all__ = ["Tile", "accepted_tiles", "rejected_tiles"]
+
+MANY = 8  # from so many galleries on, all but the first ones are folded
+OPEN = 3
+PICTURES = (
+    "Left: the synthetic patch. Right: the real training patch nearest to it, to see whether it "
+    "is a copy; of a variation, the middle of the patch that it is made from, seen from any side. "
+    "The bar is the critic’s confidence in the class. Those shown run evenly from the most to the "
+    "least confident: not only the best. Choose a picture to enlarge it, and once more to go back."
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One synthetic patch for a gallery.
+
+    Attributes:
+        image: uint8 ``H x W x 3``.
+        label: intended class.
+        confidence: the critic's calibrated probability of that class, 0 to 1.
+        seed: makes this patch again.
+        reason: why it was rejected; empty: accepted.
+        nearest: uint8 ``H x W x 3``, the nearest real training patch.
+        distance: the distance to it.
+        origin: uint8 ``H x W x 3``, the patch that it is a variation of, shown instead of the
+            nearest.
+        source: what that patch is, ``"labelled"`` or ``"unlabelled"``.
+    """
+
+    image: np.ndarray
+    label: str
+    confidence: float
+    seed: int
+    reason: str = ""
+    nearest: np.ndarray | None = None
+    distance: float | None = None
+    origin: np.ndarray | None = None
+    source: str = "labelled"
+
+
+def accepted_tiles(
+    tiles: Sequence[Tile], classes: Sequence[str], limit: int
+) -> list[Words | Gallery]:
+    """A gallery for each class of its accepted patches, ``limit`` at the most."""
+    groups = {name: [t for t in tiles if t.label == name and not t.reason] for name in classes}
+    return [Words(PICTURES), *_galleries(groups, limit)]
+
+
+def rejected_tiles(tiles: Sequence[Tile], limit: int) -> list[Gallery]:
+    """A gallery for each reason of the patches rejected for it, ``limit`` at the most."""
+    reasons = dict.fromkeys(tile.reason for tile in tiles if tile.reason)
+    return _galleries({r: [t for t in tiles if t.reason == r] for r in reasons}, limit)
+
+
+def _galleries(groups: dict[str, list[Tile]], limit: int) -> list[Gallery]:
+    found = []
+    for i, (name, tiles) in enumerate(groups.items()):
+        ranked = sorted(tiles, key=lambda tile: -np.nan_to_num(tile.confidence, nan=-1.0))
+        places = np.linspace(0, len(ranked) - 1, min(limit, len(ranked)))
+        shown = [_view(ranked[round(place)]) for place in places]
+        found.append(Gallery(name, shown, folded=len(groups) > MANY and i >= OPEN))
+    return found
+
+
+def _view(tile: Tile) -> TileView:
+    state = f"rejected: {tile.reason}" if tile.reason else "accepted"
+    told = f"{tile.label}, {state}, confidence {percent(tile.confidence)}, seed {tile.seed}"
+    pictures, beside = [picture(tile.image, f"Synthetic patch: {told}")], []
+    if tile.origin is not None:
+        alt = f"{tile.source.capitalize()} patch that the synthetic patch is a variation of: {told}"
+        pictures.append(picture(tile.origin, alt))
+        beside = [Cell(f"made from this {tile.source} patch")]
+    elif tile.nearest is not None:
+        alt = f"Real training patch nearest to the synthetic patch: {told}"
+        pictures.append(picture(tile.nearest, alt))
+        beside = [Cell("nearest real", f"distance {number(tile.distance, 3)}")]
+    confidence = share(tile.confidence, 1)
+    name = f"{tile.label}: " if tile.reason else ""
+    sure = Cell(name + confidence.text, plot=confidence.plot)
+    return TileView(pictures, told, [sure, *beside, Cell(f"seed {tile.seed}")])
