@@ -18,7 +18,7 @@ from monai_histodiff.report.comparisons import arms, calibration, change, change
 from monai_histodiff.report.gallery import Tile, accepted_tiles, rejected_tiles
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import dataset, generator, passed, selection
-from monai_histodiff.report.values import change_words, claim, finite, number, percent
+from monai_histodiff.report.values import claim, finite, number, percent
 
 __all__ = ["Tile", "write_report"]
 
@@ -133,8 +133,9 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
     facts, chosen = [], results["selection"]
     values = change(results["differences"].get(primary, {}))
     if math.isfinite(values[0]):
-        mean, span = change_words(values).split(" ", 1)
-        note = f"balanced accuracy, {primary.replace('-', ' against ', 1)}: {span}"
+        mean, low, high = (number(value, sign=True) for value in values)
+        arms = primary.replace("-", " against ", 1)
+        note = f"{low} to {high}, in balanced accuracy, {arms}"
         facts.append(Fact("Change", f"{mean} points", note))
     least = 100 * float(
         finite(results.get("claims", {}).get(primary, {}).get("detectable"))[0]
@@ -152,6 +153,7 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
         note = "" if groups is None else f"of {number(groups, 0)} patients, slides or tiles"
         facts.append(Fact("Test patches", number(sum(test.values()), 0), note))
     if seeds := results["seeds"]:
-        arms = len(results["arms"])
-        facts.append(Fact("Trainings", number(len(seeds) * arms, 0), f"{arms} arms × {len(seeds)} seeds"))
+        count = len(results["arms"])
+        note = f"{count} arms × {len(seeds)} seeds"
+        facts.append(Fact("Trainings", number(len(seeds) * count, 0), note))
     return facts
