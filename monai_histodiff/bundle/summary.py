@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
 
 from monai_histodiff.evaluation.draws import by_label_count, combine, read_results
@@ -25,6 +27,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{error}\n")
     by_count = by_label_count(results)
     combined = {labels: combine(runs) for labels, runs in by_count.items()}
+    _speak_utf8()
     print(to_markdown(by_count, combined), end="")
     if args.html:
         to_html(by_count, combined, args.html)
+
+
+def _speak_utf8() -> None:
+    """Files and pipes get UTF-8, whatever the code page; a console shows ``?`` where it must."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")

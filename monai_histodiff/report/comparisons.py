@@ -23,7 +23,9 @@ INTERVALS = (
     "Change in balanced accuracy, in points: mean (dot), 95 % interval (bar). Right of zero, the "
     "first arm is better."
 )
-BANDS = " Shaded: true changes so small that this run would miss them more often than once in five."
+BANDS = (
+    " Shaded: true changes so small that this run would miss them more often than once in five."
+)
 ARM_INTERVALS = (
     "Balanced accuracy, in %: mean (dot), 95 % interval over test groups and trainings (bar). "
     "Arms share their test patches, so bars that overlap may differ all the same: the differences "
@@ -63,9 +65,7 @@ def changes(results: Mapping[str, Any]) -> list[Block]:
     changed = {key: change(metrics) for key, metrics in differences.items()}
     least = {key: 100 * float(finite(claims.get(key, {}).get("detectable"))[0]) for key in changed}
     axis = Axis.over((v for values in changed.values() for v in values), signed=True)
-    rows = [
-        _change_row(key, values, least[key], axis, results) for key, values in changed.items()
-    ]
+    rows = [_change_row(key, values, least[key], axis, results) for key, values in changed.items()]
     known = [key for key in METRICS if any(key in m for m in differences.values())]
     cells = [
         [

@@ -80,7 +80,9 @@ def _view(tile: Tile) -> TileView:
     told = f"{tile.label}, {state}, confidence {percent(tile.confidence)}, seed {tile.seed}"
     pictures, beside = [picture(tile.image, f"Synthetic patch: {told}")], []
     if tile.origin is not None:
-        alt = f"{tile.source.capitalize()} patch that the synthetic patch is a variation of: {told}"
+        alt = (
+            f"{tile.source.capitalize()} patch that the synthetic patch is a variation of: {told}"
+        )
         pictures.append(picture(tile.origin, alt))
         beside = [Cell(f"made from this {tile.source} patch")]
     elif tile.nearest is not None:

@@ -50,8 +50,8 @@ def selection(chosen: Mapping[str, Any], agreement: Mapping[str, Any] | None) ->
     """The threshold, candidates and accepted ones by class, why others were rejected, and what a
     further classifier says of their labels.
     """
-    tables: list[Block] = [_by_class(chosen)]
-    why = [
+    tables: list[Block] = []
+    why: list[list[Cell | str]] = [
         [reason, number(n, 0), share(n, chosen.get("candidates"))]
         for reason, n in chosen.get("reasons", {}).items()
         if reason not in (ACCEPTED, SURPLUS)
@@ -61,10 +61,14 @@ def selection(chosen: Mapping[str, Any], agreement: Mapping[str, Any] | None) ->
         tables.append(Table("Reasons for rejection", heads, why, css="plotted"))
     if agreement:
         heads = ["Patches", "Same class"]
-        told = "Share of patches to which a further classifier, which saw none of them, gives their class"
-        asked = [[words, share(agreement[k], 1)] for k, words in ASKED.items() if k in agreement]
+        told = (
+            "Share of patches to which a further classifier, fitted on others, gives their class"
+        )
+        asked: list[list[Cell | str]] = [
+            [words, share(agreement[k], 1)] for k, words in ASKED.items() if k in agreement
+        ]
         tables.append(Table(told, heads, asked, css="plotted"))
-    return [Words(_threshold(chosen)), Side(tables)]
+    return [Words(_threshold(chosen)), _by_class(chosen), *([Side(tables)] if tables else [])]
 
 
 def _threshold(chosen: Mapping[str, Any]) -> str:
@@ -88,8 +92,13 @@ def _threshold(chosen: Mapping[str, Any]) -> str:
 def _by_class(chosen: Mapping[str, Any]) -> Table:
     counts = {**chosen.get("per_class", {}), "All classes": chosen}
     surplus = any(_surplus(count) for count in counts.values())
-    sources = [name for name in _sources(chosen)]
-    heads = ["Class", "Candidates", "Accepted", *(f"From\n{name} patches" for name in sources)]
+    sources = list(_sources(chosen))
+    heads = [
+        "Class",
+        "Candidates",
+        "Accepted",
+        *(f"{kind.capitalize()} sources\npatches they vary" for kind in sources),
+    ]
     heads += ["Over quota\npassed, not needed"] * surplus + ["Rate\npassed of candidates"]
     rows: list[list[Cell | str]] = []
     for name, count in counts.items():

@@ -55,9 +55,9 @@ def write_report(
         results: what the comparison found. ``verdict``, ``dataset``, ``arms``, ``differences``,
             ``selection``, ``sampling`` and ``seeds`` are required; ``claim`` (or ``outcome``),
             ``arm_names``, ``claims``, ``intervals``, ``recall``, ``reliability``, ``floors``,
-            ``generator``, ``agreement``, ``versions``, ``settings``, ``seconds`` and ``notes``
-            are shown where given. The colour of the verdict and the recall follow ``"G-C"``, or
-            else the first difference.
+            ``generator``, ``agreement``, ``versions``, ``settings``, ``seconds``, ``shortfalls``
+            and ``notes`` are shown where given. The colour of the verdict and the recall follow
+            ``"G-C"``, or else the first difference.
         tiles: patches to show, accepted and rejected.
         max_per_class: the most patches shown per class and per reason of rejection, spread evenly
             over the confidence.
@@ -81,10 +81,10 @@ def write_report(
     }
     setup = {**results.get("settings", {}), **results.get("versions", {})}
     tables = pairs("Settings, and versions of packages", setup)
-    notes = results.get("notes", ())
+    notes = list(dict.fromkeys([*results.get("shortfalls", ()), *results.get("notes", ())]))
     sections = [
         Section("What changes", changes(results)),
-        Section("Notes", [Words(list(notes))] if notes else []),
+        Section("Notes", [Words(notes)] if notes else []),
         Section("Every arm", arms(results)),
         Section("Class by class", classes_table(results, classes, both)),
         Section("Calibration", calibration(results.get("reliability", {}), both)),
@@ -137,9 +137,7 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
         arms = primary.replace("-", " against ", 1)
         note = f"{low} to {high}, in balanced accuracy, {arms}"
         facts.append(Fact("Change", f"{mean} points", note))
-    least = 100 * float(
-        finite(results.get("claims", {}).get(primary, {}).get("detectable"))[0]
-    )
+    least = 100 * float(finite(results.get("claims", {}).get(primary, {}).get("detectable"))[0])
     if math.isfinite(least):
         note = "so large must a true change be to be found four times in five"
         facts.append(Fact("This run could have seen", f"{number(least)} points", note))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from monai_histodiff.report.values import finite, number, percent
 
-__all__ = ["Axis", "Curves", "Intervals", "Reliability", "Row", "Strip"]
+__all__ = ["Axis", "Curves", "Intervals", "Line", "Reliability", "Row", "Strip"]
 
 GAP = 4.5  # between the names of two curves, in per cent of the height
 
@@ -121,6 +121,16 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A curve: its name, its points, whether it stands out, and the height of its name."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    main: bool
+    y: float
+
+
+@dataclass(frozen=True)
 class Curves:
     """Lines over equidistant labels, one for each row; those of ``main`` stand out, and each
     line bears its name at its end.
@@ -143,8 +153,8 @@ class Curves:
         return [round(8 + 78 * i / last, 2) for i in range(len(self.labels))]
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
-        """Of each row its name, points and whether it stands out, and where its name stands."""
+    def lines(self) -> list[Line]:
+        """A line for each row that has a finite value; those that stand out come last."""
         axis, found = self.axis, []
         for name, values in self.rows.items():
             points = [
@@ -153,12 +163,11 @@ class Curves:
                 if math.isfinite(v)
             ]
             if points:
-                found.append({"name": name, "points": points, "main": name in self.main})
-        found.sort(key=lambda line: line["points"][-1][1])
-        lowest = -math.inf
-        for line in found:
-            line["y"] = lowest = round(max(line["points"][-1][1], lowest + GAP), 2)
-        return sorted(found, key=lambda line: line["main"])
+                found.append(Line(name, points, name in self.main, points[-1][1]))
+        found.sort(key=lambda line: line.y)
+        apart = _apart([line.y for line in found])
+        found = [replace(line, y=y) for line, y in zip(found, apart, strict=True)]
+        return sorted(found, key=lambda line: line.main)
 
     @staticmethod
     def height(place: float) -> float:
@@ -168,3 +177,14 @@ class Curves:
     def label(self) -> str:
         told = "; ".join(f"{row}: {', '.join(map(number, v))}" for row, v in self.rows.items())
         return f"{self.name} at {', '.join(self.labels)}. {told}"
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Ascending places moved as little as need be, in least squares, to lie ``GAP`` apart."""
+    blocks: list[list[float]] = []  # of what would overlap: the places less their share of gaps
+    for i, place in enumerate(places):
+        blocks.append([place - GAP * i])
+        while len(blocks) > 1 and np.mean(blocks[-2]) >= np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    level = [float(np.mean(block)) for block in blocks for _ in block]
+    return [round(y + GAP * i, 2) for i, y in enumerate(level)]

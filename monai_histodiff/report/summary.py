@@ -31,10 +31,9 @@ COLUMNS = {  # metric: (name, factor, decimals)
     "worst_recall": ("worst class, %", 100, 1),
 }
 HOW = (
-    "Mean over draws of the labelled patches; 95 % interval of the noise of test groups "
-    "(bootstrap, not reduced by more draws) and of draws and trainings (Student's t over the "
-    "draws). Where there is one draw, the interval of its own report. The p-values are corrected "
-    "by Holm's method over the comparisons of one label count."
+    "Mean over draws of the labelled patches, and its 95 % interval; where there is one draw, for "
+    "that draw alone. The p-values are corrected by Holm's method over the comparisons of one "
+    "label count."
 )
 CHANGES = (
     "Change in balanced accuracy, in points, by labels per class: mean (dot), 95 % interval (bar)."
@@ -69,12 +68,13 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
             lines.append(f"| | {markdown(name)} | {' | '.join(cells)} |")
         lines += [
             "",
-            "| difference | balanced accuracy, points (95 %) | p | p, corrected |",
-            "|---|---|---|---|",
+            "| difference | balanced accuracy, points (95 %) | p | p, corrected | claim |",
+            "|---|---|---|---|---|",
         ]
         for name, row in combined[labels].items():
-            told, p, holm = _told(row), number(row["p"], 3), number(row["p_holm"], 3)
-            lines.append(f"| {markdown(name)} | {told} | {p} | {holm} |")
+            p, holm = number(row["p"], 3), number(row["p_holm"], 3)
+            word = _claim(name, row, runs)
+            lines.append(f"| {markdown(name)} | {_told(row)} | {p} | {holm} | {word} |")
     return "\n".join(lines) + "\n"
 
 
@@ -163,10 +163,13 @@ def _curves(by_labels: Runs) -> Iterator[Curves]:
 
 def _table(by_labels: Runs) -> Table:
     arms = _arms([run for runs in by_labels.values() for run in runs])
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(arm, words),
-            *(number([100 * v for v in _scores(runs, arm, METRIC)]) for runs in by_labels.values()),
+            *(
+                number([100 * v for v in _scores(runs, arm, METRIC)])
+                for runs in by_labels.values()
+            ),
         ]
         for arm, words in arms.items()
     ]

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as they may stand on a page, in a table of Markdown, or on a terminal."""
+"""Numbers and foreign text as they may stand on a page, in Markdown, or on a terminal."""
 
 from __future__ import annotations
 
