@@ -126,7 +126,8 @@ def arms(results: Mapping[str, Any]) -> list[Block]:
     """The balanced accuracy of all arms and baselines as a plot, and all metrics as a table."""
     names, baselines = results.get("arm_names", {}), results.get("floors", {})
     known, count = results.get("intervals", {}), len(results["seeds"])
-    every = {**results["arms"], **baselines}
+    if not (every := {**results["arms"], **baselines}):
+        return []
     metrics = [key for key in METRICS if any(key in arm for arm in every.values())]
     means = {name: 100 * finite(arm.get("balanced_accuracy")) for name, arm in every.items()}
     ends = {

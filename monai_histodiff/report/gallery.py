@@ -56,6 +56,8 @@ def accepted_tiles(
 ) -> list[Words | Gallery]:
     """A gallery for each class of its accepted patches, ``limit`` at the most."""
     groups = {name: [t for t in tiles if t.label == name and not t.reason] for name in classes}
+    if not groups:
+        return [Words("No patch to show.")]
     return [Words(PICTURES), *_galleries(groups, limit)]
 
 

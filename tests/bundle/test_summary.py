@@ -1,28 +1,31 @@
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import Page
 
 from monai_histodiff.bundle.summary import main
 from monai_histodiff.evaluation.draws import by_label_count, combine, read_results
-from monai_histodiff.report import summary as pages
+from monai_histodiff.report import summary as rendering
 
 
 def to_markdown(results: list[dict[str, Any]]) -> str:
     by_labels = by_label_count(results)
-    return pages.to_markdown(
+    return rendering.to_markdown(
         by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}
     )
 
 
 def to_html(results: list[dict[str, Any]], path: Path) -> Path:
     by_labels = by_label_count(results)
-    return pages.to_html(
+    return rendering.to_html(
         by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}, path
     )
 
@@ -123,38 +126,95 @@ def test_the_command_prints_and_writes_a_page(
 ) -> None:
     paths = write(tmp_path, run(0, 5), run(0, 25))
     main([*map(str, paths), "--html", str(tmp_path / "page.html")])
-    page = (tmp_path / "page.html").read_text()
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert capsys.readouterr().out == to_markdown(read_results(paths))
-    assert (
-        "<h2>G against C</h2>" in page
-        and 'aria-label="5 labels per class: +5.0 (' in page
-        and "http" not in page
+    assert ("h2", "G against C") in page.headings
+    assert any(
+        plot.get("aria-label", "").startswith("5 labels per class: +5.0 (")
+        for plot in page.all("svg")
     )
-    assert page.count("<li class=row") == 4 and "57.0" in page
+    assert page.source.count('<li class="row') == 4 and "57.0" in page.text
+
+
+def test_the_sentence_comes_first(tmp_path: Path) -> None:
+    """One claim for all label counts is the page's; else the page says that it depends."""
+    results = [run(0, 5), run(0, 25)]
+    page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
+    told = "balanced accuracy changed with 5 labels per class by +5.0 (+2.0 to +8.0) points; with"
+    assert f"Evaluations on set.zip Helps With the selected synthetic patches, {told}" in page.text
+    for row in results[1]["claims"].values():
+        row["outcome"] = row["claim"] = "inconclusive"
+    page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "It depends on the labels" in page.text and "points: helps; with 25" in page.text
+
+
+def test_every_run_is_listed(tmp_path: Path) -> None:
+    page = Page(to_html([run(0, 5), run(1, 5, gain=0.1)], tmp_path / "p.html").read_text())
+    assert page.table("Every run") == [
+        [f"5 labels per classdraw {draw}", "3", change, "7 of 60", "11.7 %"]
+        for draw, change in enumerate(["+5.0 (+2.0 to +8.0)", "+10.0 (+7.0 to +13.0)"])
+    ]
+
+
+def test_foreign_text_stays_in_its_cell(tmp_path: Path) -> None:
+    evil = "<script>x</script>|\n\x1b[31m`*y*"
+    results = [run(0, 5), run(0, evil)]
+    for each in results:
+        each["dataset"]["path"] = each["arm_names"]["G"] = evil
+        each["floors"] = {evil: each["floors"]["mean colour"]}
+    text = to_markdown(results)
+    safe = "&lt;script&gt;x&lt;/script&gt;\\| �\\[31m\\`\\*y\\*"
+    assert "<" not in text and "\x1b" not in text and text.startswith(f"# {safe}\n")
+    assert text.count(f"| G | {safe} | ") == text.count(f"| | {safe} | ") == 2
+    Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+class Console(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_file_gets_utf_8_and_a_console_what_it_can_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    (path,) = write(tmp_path, run(0, 5, gain=-0.05))
+    written = {}
+    for kind in (io.TextIOWrapper, Console):
+        stream = kind(io.BytesIO(), encoding=encoding)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stream)
+            main([str(path)])
+        stream.flush()
+        written[kind] = stream.buffer.getvalue()
+    assert "| −5.0 (" in written[io.TextIOWrapper].decode("utf-8")
+    shown = written[Console].decode(encoding)
+    assert f"| {'−' if encoding == 'utf-8' else '?'}5.0 (" in shown
 
 
 def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
     results = [run(0, 5, gain=0.1), run(0, 10, gain=0.04), run(0, 50, gain=-0.02)]
     page = to_html(results, tmp_path / "page.html").read_text()
-    figure = page.split("<svg class=curves")[1].split("</svg>")[0]
+    figure = page.split('<svg class="curves"')[1].split("</svg>")[0]
     assert (
         "Balanced accuracy, in % at 5, 10, 50. C: 52.0, 52.0, 52.0; G: 62.0, 56.0, 50.0" in figure
     )
-    heights = [
-        float(y) for y in re.findall(r'<circle class=main cx="[\d.]+%" cy="([\d.]+)%"', figure)
-    ]
-    slope, offset = np.polyfit([52, 52, 52, 62, 56, 50], heights, 1)
-    assert slope < 0 and np.allclose(
-        slope * np.array([52, 52, 52, 62, 56, 50]) + offset, heights, atol=0.02
+    lines = dict(
+        (re.findall(r">([^<>]+)</text>", part)[0], re.findall(r'cx="(.*?)%" cy="(.*?)%"', part))
+        for part in re.findall(r'<g class="main">(.*?)</g>', figure, re.S)
     )
-    assert figure.count("<line") == 4 and re.findall(r">(\w+)</text>", figure) == [
-        "C",
-        "G",
-        "5",
-        "10",
-        "50",
-    ]
-    assert "class=curves" not in to_html(results[:1], tmp_path / "one.html").read_text()
+    ticks = re.findall(r'x="6%" y="(.*?)%" dy="4">(.*?)</text>', figure)
+    heights, values = np.array(ticks, float).T
+    assert len(ticks) >= 3 and (np.diff(values) > 0).all() and (np.diff(heights) < 0).all()
+    below = re.findall(r'<text x="(.*?)%" y="99%">(.*?)</text>', figure)
+    assert [label for _, label in below] == ["5", "10", "50"]
+    for name, shown in {"C": [52, 52, 52], "G": [62, 56, 50]}.items():
+        places = np.array(lines[name], float)
+        assert np.allclose(places[:, 0], [float(x) for x, _ in below])
+        assert np.allclose(
+            np.polyval(np.polyfit(heights, values, 1), places[:, 1]), shown, atol=0.05
+        )
+    assert 'class="curves"' not in to_html(results[:1], tmp_path / "one.html").read_text()
 
 
 @pytest.mark.parametrize(
