@@ -20,7 +20,8 @@ from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
 from monai_histodiff.evaluation.verdict import CLAIM
-from monai_histodiff.report.page import Tile, write_report
+from monai_histodiff.report.gallery import Tile
+from monai_histodiff.report.page import write_report
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.selector import ACCEPTED
 from monai_histodiff.utils.files import write_json

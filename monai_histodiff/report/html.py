@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from monai_histodiff.report.blocks import Page, Picture
@@ -23,7 +22,8 @@ LARGEST = 256  # pixels of a picture's longer side
 
 
 def _printed(value: Any) -> Any:
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """What a template prints: text is cleaned, but for what is markup already."""
+    return clean(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 TEMPLATES = Environment(

@@ -20,7 +20,7 @@ from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import dataset, generator, passed, selection
 from monai_histodiff.report.values import claim, finite, number, percent
 
-__all__ = ["Tile", "write_report"]
+__all__ = ["write_report"]
 
 TITLE = "Do synthetic patches help?"
 REQUIRED = ("verdict", "dataset", "arms", "differences", "selection", "sampling", "seeds")

@@ -14,7 +14,8 @@ import pytest
 from pages import Page
 
 from monai_histodiff.report import page as report_page
-from monai_histodiff.report.page import Tile, write_report
+from monai_histodiff.report.gallery import Tile
+from monai_histodiff.report.page import write_report
 
 NASTY = "<b>&x"
 DASH = "–"
@@ -452,7 +453,8 @@ def test_generator_table_sets_samples_beside_real_patches(
 ) -> None:
     rows = read().table("Accepted patches beside real ones")
     assert rows[0] == ["ADC6 against 7 patches", "0.020real 0.001", "0.81real 0.81",
-                       "0.42real 0.42", "0.93real 0.93", "0.75real 0.75", "1 of 150real 2 of 7"]  # fmt: skip
+                       "0.42real 0.42", "0.93real 0.93", "0.75real 0.75",
+                       "1 of 150real 2 of 7"]  # fmt: skip
     assert rows[1][1] == f"{DASH}real {DASH}" and rows[1][-1] == "0 of 60real 0 of 3"
     del results["generator"]
     assert "Generator" not in [words for _, words in read(results).headings]

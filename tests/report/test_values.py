@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,18 @@ def test_templates_and_style_are_shipped() -> None:
         name = path.relative_to(report.parent).as_posix()
         assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
     assert any(d.startswith("jinja2") for d in settings["project"]["dependencies"])
+
+
+def test_the_wing_stands_on_few_libraries() -> None:
+    found = set()
+    for path in Path(html.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    outside = found - sys.stdlib_module_names - {"monai_histodiff"}
+    assert outside == {"jinja2", "numpy", "PIL"}
 
 
 def test_a_template_that_lacks_a_value_fails() -> None:
