@@ -209,7 +209,7 @@ def _problems(found: Findings, patches: PatchSet, split_problem: str) -> tuple[s
         told.append(split_problem)
     if len(found.classes) < 2:
         told.append(f"at least 2 classes are needed, got {len(found.classes)}")
-    splits = {split for counts in found.classes.values() for split in counts}
+    splits = {split for counts in found.classes.values() for split in counts} - {"val"}
     for name, counts in found.classes.items():
         missing = [split for split in sorted(splits) if not counts.get(split)]
         if missing:

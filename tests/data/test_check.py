@@ -64,7 +64,7 @@ def test_copies_are_told_by_how_far_they_reach(tmp_path: Path) -> None:
     ]
     assert found.twins[1].distance < 1e-4
     assert found.problems[0] == (
-        "1 pairs of a test patch and a training patch are copies: the test is not of new patches, "
+        "1 pairs of patches of different splits are copies: the test is not of new patches, "
         "such as 'a/1.png' and 'a/exact.png'"
     )
     assert found.problems[1].startswith("1 pairs of patches of different groups are copies")
