@@ -1,4 +1,4 @@
-"""``histodiff-check DATASET``: what a patch set holds and what would spoil a result, before work."""
+"""``histodiff-check DATASET``: what a patch set holds, and what would spoil a result."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def told(found: Findings, floors: Mapping[str, float]) -> str:
 def page_values(
     name: str, patches: PatchSet, found: Findings, floors: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The plain values of the page, for :func:`~monai_histodiff.report.findings.write_findings`."""
+    """The values of the page, for :func:`~monai_histodiff.report.findings.write_findings`."""
     heads, rows = _classes(found)
     index = {r.path: i for i, r in enumerate(patches.records)}
 
@@ -137,11 +137,12 @@ def page_values(
         {"title": "Blurred", "pictures": shown(found.blurred)},
     ]
     count = len(found.problems)
+    leaks = any(twin.across == "splits" for twin in found.twins)
     return {
         "title": f"What {name} holds",
         "word": "Sound" if not count else "Look first",
         "sentence": found.problems[0] if count else "Nothing was found that would spoil a result.",
-        "tone": "plain" if count else "good",
+        "tone": "bad" if leaks else "plain" if count else "good",
         "facts": _facts(found, floors),
         "sections": [
             s for s in sections if any(s.get(k) for k in ("notes", "tables", "pictures"))
