@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import tifffile
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 APERIO = "Aperio Image Library v12.0.5\r\n{w}x{h} [0,0 {w}x{h}] (256x256)|AppMag = 20|MPP = {um}"
 Picture = NDArray[np.uint8]
@@ -86,3 +89,13 @@ def disc(width: int, height: int, radius: float) -> tuple[Picture, NDArray[np.bo
     picture = np.where(inside[..., None], (225, 150, 190), glass[..., None].repeat(3, 2))
     picture[inside & ((x // 8 + y // 8) % 3 == 0)] = (110, 60, 140)
     return picture.round().astype(np.uint8), inside
+
+
+def tissue(count: int, side: int = 64, seed: int = 0) -> Tensor:
+    """Patches with detail at every scale, as tissue has: uint8 ``count x 3 x side x side``."""
+    rng = torch.Generator().manual_seed(seed)
+    picture = torch.zeros(count, 3, side, side)
+    for octave in range(1, 6):
+        noise = torch.randn(count, 3, side // 2**octave + 2, side // 2**octave + 2, generator=rng)
+        picture += interpolate(noise, side, mode="bilinear") * 12
+    return (picture + torch.tensor([200.0, 150, 190]).view(3, 1, 1)).clamp(0, 255).to(torch.uint8)

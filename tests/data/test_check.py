@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from test_duplicates import tissue
+from slides_painted import tissue
 
 from monai_histodiff import PatchSet
 from monai_histodiff.data.check import Findings, check

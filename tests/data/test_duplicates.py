@@ -10,20 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from slides_painted import tissue
 from torch import Tensor
 
 from monai_histodiff.data.duplicates import NEAR, near_pairs
 from monai_histodiff.data.pixels import thumbnails
-
-
-def tissue(count: int, side: int = 64, seed: int = 0) -> Tensor:
-    """Patches with detail at every scale, as tissue has: uint8 ``count x 3 x side x side``."""
-    rng = torch.Generator().manual_seed(seed)
-    picture = torch.zeros(count, 3, side, side)
-    for octave in range(1, 6):
-        noise = torch.randn(count, 3, side // 2**octave + 2, side // 2**octave + 2, generator=rng)
-        picture += torch.nn.functional.interpolate(noise, side, mode="bilinear") * 12
-    return (picture + torch.tensor([200.0, 150, 190]).view(3, 1, 1)).clamp(0, 255).to(torch.uint8)
 
 
 def by_hand(patches: Tensor, limit: float) -> dict[tuple[int, int], float]:

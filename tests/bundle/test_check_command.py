@@ -16,7 +16,7 @@ from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 @pytest.fixture
 def dataset(draw_patches: Callable[..., np.ndarray], tmp_path: Path) -> Path:
-    """Three classes of twelve patches, four to a group, of which one is for testing; two copies."""
+    """Three classes of twelve patches, four to a group, one group for testing; and a copy."""
     items = []
     for label, name in enumerate(("blue", "pink", "violet")):
         for i, patch in enumerate(draw_patches(label, 12)):
@@ -65,8 +65,8 @@ def test_the_command_prints_and_writes_what_was_found(
     assert "labels per class: 1, 2, 4, 5, 8 (at most 8)" in lines
     assert "mean colour alone: 100 %" in lines and lines[-1] == "page: mine-check.html"
     assert (
-        "- 1 pairs of patches of different splits are copies: the test is not of new patches, such "
-        "as 'pink/8.png' and 'pink/copy.png'"
+        "- 1 pairs of patches of different splits are copies: the test is not of new patches, "
+        "such as 'pink/8.png' and 'pink/copy.png'"
     ) in lines
     page = (tmp_path / "mine-check.html").read_text(encoding="utf-8")
     assert "Look first" in page and "pink/copy.png" in page and page.count("<img") >= 3 * 8 + 2
