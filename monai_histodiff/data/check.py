@@ -34,8 +34,8 @@ class Twins:
     """Two patches of which one is a copy of the other, by their paths.
 
     ``distance`` is 0 for equal pixels, and otherwise that of
-    :func:`~monai_histodiff.data.duplicates.near_pairs`; ``across`` is ``"splits"`` where one is
-    for training and one for testing, or else ``"groups"``, or ``"one group"``.
+    :func:`~monai_histodiff.data.duplicates.near_pairs`; ``across`` is ``"splits"`` where they are
+    in different ones, or else ``"groups"``, or ``"one group"``.
     """
 
     first: str
@@ -57,7 +57,8 @@ class Findings:
         all_groups: number of groups.
         sizes: patches by width and height.
         spacings: patches by micrometres per pixel, as recorded; ``""`` where none is.
-        twins: copies, those across splits first, then those across groups; exact ones first.
+        twins: copies that are not blank, those across splits first, then those across groups;
+            exact ones first.
         blank: paths of patches with nothing to see.
         blurred: paths of patches without fine detail.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
@@ -132,13 +133,13 @@ def check(
         len(set(patches.groups)),
         dict(sizes.most_common()),
         dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
-        _twins(patches, prints, torch.cat(small)),
+        _twins(patches, prints, plain, torch.cat(small)),
         tuple(r.path for r, bad in zip(records, plain, strict=True) if bad),
         tuple(r.path for r, bad in zip(records, soft, strict=True) if bad),
         most,
         (),
     )
-    told = _problems(findings, patches, split_problem)
+    told = _problems(findings, split_problem)
     return Findings(**{**findings.__dict__, "problems": told})
 
 
@@ -157,14 +158,16 @@ def _look(image: Tensor) -> tuple[float, float]:
     return contrast, bands[0] / max(bands[1], 1e-4)
 
 
-def _twins(patches: PatchSet, prints: Sequence[bytes], small: Tensor) -> tuple[Twins, ...]:
+def _twins(
+    patches: PatchSet, prints: Sequence[bytes], plain: Sequence[bool], small: Tensor
+) -> tuple[Twins, ...]:
     """Pairs of equal pixels, each copy with the first of its kind, and pairs that are nearly
     equal.
     """
     first: dict[bytes, int] = {}
     pairs: dict[tuple[int, int], float] = {}
     for i, print_ in enumerate(prints):
-        if (j := first.setdefault(print_, i)) != i:
+        if (j := first.setdefault(print_, i)) != i and not plain[i]:
             pairs[j, i] = 0.0
     kept = torch.tensor(sorted(first.values()))
     near = near_pairs(small[kept])
@@ -191,20 +194,18 @@ def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, st
     return min(train.counts().values()), ""
 
 
-def _problems(found: Findings, patches: PatchSet, split_problem: str) -> tuple[str, ...]:
+def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
     """What would spoil a result, in words, the worst first."""
     told = []
     kinds = Counter(t.across for t in found.twins)
     for kind, words in (
-        (
-            "splits",
-            "of a test patch and a training patch are copies: the test is not of new patches",
-        ),
-        ("groups", "of patches of different groups are copies: groups are not apart"),
+        ("splits", "of different splits are copies: the test is not of new patches"),
+        ("groups", "of different groups are copies: groups are not apart"),
     ):
-        if kinds[kind]:
+        if n := kinds[kind]:
             pair = next(t for t in found.twins if t.across == kind)
-            told.append(f"{kinds[kind]} pairs {words}, such as '{pair.first}' and '{pair.second}'")
+            pairs = "pair" if n == 1 else "pairs"
+            told.append(f"{n} {pairs} {words}, such as '{pair.first}' and '{pair.second}'")
     if split_problem:
         told.append(split_problem)
     if len(found.classes) < 2:
@@ -220,8 +221,7 @@ def _problems(found: Findings, patches: PatchSet, split_problem: str) -> tuple[s
     if found.all_groups == found.patches and found.patches > 1:
         told.append(
             "every patch is its own group: right only if no two are of one patient; otherwise "
-            "every "
-            "accuracy is too high and every interval too narrow"
+            "every accuracy is too high and every interval too narrow"
         )
     if len(found.sizes) > 1:
         least, most = min(found.sizes), max(found.sizes)
@@ -238,5 +238,6 @@ def _problems(found: Findings, patches: PatchSet, split_problem: str) -> tuple[s
         told.append(f"patches differ in um_per_px: {rest}")
     for name, paths in (("blank", found.blank), ("blurred", found.blurred)):
         if paths:
-            told.append(f"{len(paths)} patches are {name}, such as '{paths[0]}'")
+            many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
+            told.append(f"{many} {name}, such as '{paths[0]}'")
     return tuple(told)

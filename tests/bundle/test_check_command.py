@@ -43,7 +43,7 @@ def test_colour_alone_tells_classes_that_differ_in_colour_and_no_others(
 def test_there_is_no_floor_without_two_classes_on_both_sides(dataset: Path) -> None:
     patches = PatchSet.open(dataset)
     assert colour_alone(patches.select(label="pink"), 16) == {}
-    assert colour_alone(patches.select("train"), 16) == {}  # no test part, and none can be drawn
+    assert colour_alone(patches.select("test"), 16) == {}  # one group each: nothing to hold out
 
 
 def test_the_command_prints_and_writes_what_was_found(
@@ -65,8 +65,8 @@ def test_the_command_prints_and_writes_what_was_found(
     assert "labels per class: 1, 2, 4, 5, 8 (at most 8)" in lines
     assert "mean colour alone: 100 %" in lines and lines[-1] == "page: mine-check.html"
     assert (
-        "- 1 pairs of patches of different splits are copies: the test is not of new patches, "
-        "such as 'pink/8.png' and 'pink/copy.png'"
+        "- 1 pair of different splits are copies: the test is not of new patches, such as "
+        "'pink/8.png' and 'pink/copy.png'"
     ) in lines
     page = (tmp_path / "mine-check.html").read_text(encoding="utf-8")
     assert "Look first" in page and "pink/copy.png" in page and page.count("<img") >= 3 * 8 + 2
