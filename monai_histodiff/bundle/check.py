@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.data.check import PATCH, Findings, check
@@ -71,19 +72,24 @@ def _classes(found: Findings) -> tuple[list[str], list[list[str]]]:
 
 
 def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Names and figures; those that say nothing are left out."""
     sizes = ", ".join(f"{w} x {h}" for w, h in list(found.sizes)[:3])
     more = f" and {len(found.sizes) - 3} more" if len(found.sizes) > 3 else ""
-    shots = ", ".join(map(str, found.labels_per_class)) or "none"
-    facts = [
-        ("patches", f"{found.patches}, {found.unlabelled} of them without a label"),
+    counts = {
+        "without a label": found.unlabelled,
+        "copies, in pairs": len(found.twins),
+        "blank": len(found.blank),
+        "blurred": len(found.blurred),
+    }
+    return [
+        ("patches", str(found.patches)),
         ("groups", str(found.all_groups)),
         ("pixels", sizes + more),
         ("um per px", ", ".join(um or "not recorded" for um in found.spacings)),
-        ("labels per class", f"{shots} (at most {found.most_labels})"),
-        ("copies", f"{len(found.twins)} pairs"),
-        ("blank, blurred", f"{len(found.blank)}, {len(found.blurred)}"),
+        ("labels per class, at most", str(found.most_labels)),
+        *((name, str(count)) for name, count in counts.items() if count),
+        *((f"{name} alone", f"{100 * value:.0f} %") for name, value in floors.items()),
     ]
-    return facts + [(f"{name} alone", f"{100 * value:.0f} %") for name, value in floors.items()]
 
 
 def told(found: Findings, floors: Mapping[str, float]) -> str:
@@ -95,6 +101,8 @@ def told(found: Findings, floors: Mapping[str, float]) -> str:
         for row in (heads, *rows)
     ]
     facts = [f"{name}: {value}" for name, value in _facts(found, floors)]
+    shots = ", ".join(map(str, found.labels_per_class)) or "none"
+    facts.append(f"labels_per_class of these are possible: {shots}")
     problems = [f"- {problem}" for problem in found.problems] or ["- nothing"]
     groups = "(patches, and their groups in brackets)"
     accuracy = "(balanced accuracy of colour alone: what texture must beat)" if floors else ""
@@ -162,7 +170,9 @@ def _spread(patches: PatchSet, label: str) -> list[str]:
 
 
 def _picture(patches: PatchSet, i: int) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(patches[i]["image"].permute(1, 2, 0).numpy())
+    picture = Image.fromarray(patches[i]["image"].permute(1, 2, 0).numpy())
+    picture.thumbnail((PATCH, PATCH))
+    return np.array(picture)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -217,7 +217,8 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
             told.append(f"class '{name}' has no patch in {' and '.join(missing)}")
         trained = found.groups[name].get("train", found.groups[name].get("", 0))
         if 0 < trained < FOLDS:
-            told.append(f"class '{name}' has {trained} groups, and the critic needs {FOLDS}")
+            groups = "1 group" if trained == 1 else f"{trained} groups"
+            told.append(f"class '{name}' has {groups}, and the critic needs {FOLDS}")
     if found.all_groups == found.patches and found.patches > 1:
         told.append(
             "every patch is its own group: right only if no two are of one patient; otherwise "
