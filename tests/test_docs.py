@@ -8,30 +8,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from slides_painted import disc, write_slide
 
 from monai_histodiff import PatchSet, SyntheticBank
+from monai_histodiff.data.slide_reader import find_slides
+from monai_histodiff.data.slide_tiles import TileSettings, cut_slides
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 
-def test_two_folders_become_one_patch_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder, count in (("NCT-CRC-HE-100K-NONORM", 3), ("CRC-VAL-HE-7K", 2)):
-        for name in ("ADI", "TUM"):
-            (tmp_path / folder / name).mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(np.full((224, 224, 3), 40 * i, np.uint8)).save(
-                    tmp_path / folder / name / f"{name}-{i}.tif"
-                )
+def test_monai_takes_the_places_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openslide")
+    (tmp_path / "slides").mkdir()
+    write_slide(tmp_path / "slides" / "a.svs", disc(2400, 2000, 900)[0], um=0.25)
+    settings = TileSettings(size=128, per_slide=4)
+    slides = find_slides([tmp_path / "slides"])
+    cut_slides(slides, tmp_path / "tiles", settings, progress=False)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(
         r"```python\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), flags=re.DOTALL
     )
-    exec(compile(code, "data.md", "exec"), {})
-    patches = PatchSet.open("crc")
-    assert patches.select("train").counts() == {"ADI": 3, "TUM": 3}
-    assert patches.select("test").counts() == {"ADI": 2, "TUM": 2}
-    assert patches.images().shape == (10, 3, 140, 140)
+    names: dict = {}
+    exec(compile(code, "data.md", "exec"), names)
+    ours = PatchSet.open("tiles")
+    assert len(ours) == len(names["patches"]) == 4
+    for item, patch in zip(names["patches"], ours, strict=True):
+        assert np.array_equal(item["image"].numpy(), patch["image"].numpy())
 
 
 def test_the_readme_line_of_the_pipeline_takes_files_and_a_bank(

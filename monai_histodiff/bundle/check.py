@@ -1,0 +1,205 @@
+"""``histodiff-check DATASET``: what a patch set holds, and what would spoil a result."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from monai_histodiff.data.check import PATCH, Findings, check
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.evaluation.baselines import colour_floors
+from monai_histodiff.report.findings import write_findings
+
+__all__ = ["colour_alone", "main", "page_values", "told"]
+
+MOST = 2000  # patches of each side that the colour baselines are fitted and tested on
+SHOWN = 8  # pictures of each kind on the page
+METRIC = "balanced_accuracy"
+
+
+def colour_alone(
+    patches: PatchSet, size: int, test_fraction: float = 0.3, draw: int = 0
+) -> dict[str, float]:
+    """Balanced accuracy of colour alone on the test part, by baseline: what texture must beat.
+
+    Args:
+        patches: the set. Up to 2,000 labelled patches of each side are used, drawn at random.
+        size: side of the centre crops that are looked at.
+        test_fraction: held out where no split is recorded.
+        draw: seed of that, and of the 2,000.
+
+    Returns:
+        Nothing where no two classes can be trained on and tested.
+    """
+    labelled = patches.with_labels()
+    try:
+        whole = labelled.with_split(test_fraction, draw)
+        sides = [_some(whole.select(side), size, draw) for side in ("train", "test")]
+    except ValueError:
+        return {}
+    if any(len(set(labels.tolist())) < 2 for _, labels in sides):
+        return {}
+    floors = colour_floors(*sides[0], *sides[1], len(patches.classes))
+    return {name: metrics[METRIC] for name, metrics in floors.items()}
+
+
+def _some(part: PatchSet, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Crops of up to 2,000 patches, ``N x 3 x size x size``, and their labels."""
+    if not len(part):
+        raise ValueError("a side must hold at least one patch, got none")
+    chosen = np.random.default_rng(seed).permutation(len(part))[:MOST].tolist()
+    crops = torch.stack([centre_crop(part[i]["image"], size) for i in chosen])
+    return crops, part.labels[chosen]
+
+
+def _classes(found: Findings) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of classes: patches, and groups in brackets, by split."""
+    splits = sorted({s for counts in found.classes.values() for s in counts}, reverse=True)
+    rows = [
+        [name, *(f"{counts.get(s, 0)} ({found.groups[name].get(s, 0)})" for s in splits)]
+        for name, counts in found.classes.items()
+    ]
+    return ["class", *(split or "patches" for split in splits)], rows
+
+
+def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Names and figures; those that say nothing are left out."""
+    sizes = ", ".join(f"{w} x {h}" for w, h in list(found.sizes)[:3])
+    more = f" and {len(found.sizes) - 3} more" if len(found.sizes) > 3 else ""
+    counts = {
+        "without a label": found.unlabelled,
+        "copies, in pairs": len(found.twins),
+        "blank": len(found.blank),
+        "blurred": len(found.blurred),
+    }
+    return [
+        ("patches", str(found.patches)),
+        ("groups", str(found.all_groups)),
+        ("pixels", sizes + more),
+        ("um per px", ", ".join(um or "not recorded" for um in found.spacings)),
+        ("labels per class, at most", str(found.most_labels)),
+        *((name, str(count)) for name, count in counts.items() if count),
+        *((f"{name} alone", f"{100 * value:.0f} %") for name, value in floors.items()),
+    ]
+
+
+def told(found: Findings, floors: Mapping[str, float]) -> str:
+    """All of it as text for a terminal."""
+    heads, rows = _classes(found)
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heads, *rows)
+    ]
+    facts = [f"{name}: {value}" for name, value in _facts(found, floors)]
+    shots = ", ".join(map(str, found.labels_per_class)) or "none"
+    facts.append(f"labels_per_class of these are possible: {shots}")
+    problems = [f"- {problem}" for problem in found.problems] or ["- nothing"]
+    groups = "(patches, and their groups in brackets)"
+    accuracy = "(balanced accuracy of colour alone: what texture must beat)" if floors else ""
+    return "\n".join([*lines, groups, "", *facts, accuracy, "", "to look at:", *problems]) + "\n"
+
+
+def page_values(
+    name: str, patches: PatchSet, found: Findings, floors: Mapping[str, float]
+) -> dict[str, Any]:
+    """The values of the page, for :func:`~monai_histodiff.report.findings.write_findings`."""
+    heads, rows = _classes(found)
+    index = {r.path: i for i, r in enumerate(patches.records)}
+
+    def shown(paths: Iterable[str]) -> list[dict[str, Any]]:
+        rows = [(path, patches.records[index[path]]) for path in list(paths)[:SHOWN]]
+        return [
+            {
+                "image": _picture(patches, index[path]),
+                "alt": f"{path}, of {record.group}",
+                "caption": f"{record.label or 'no label'}, {record.group}",
+            }
+            for path, record in rows
+        ]
+
+    twins = [
+        {
+            "images": [_picture(patches, index[path]) for path in (twin.first, twin.second)],
+            "alt": f"{twin.first} beside {twin.second}",
+            "caption": f"across {twin.across}, distance {twin.distance:.2f}",
+        }
+        for twin in found.twins[:SHOWN]
+    ]
+    table = {"caption": "Patches, and groups in brackets", "heads": heads, "rows": rows}
+    sections = [
+        {"title": "To look at", "notes": list(found.problems)},
+        {"title": "Classes", "tables": [table] if rows else []},
+        *({"title": label, "pictures": shown(_spread(patches, label))} for label in found.classes),
+        {"title": "Copies", "pictures": twins},
+        {"title": "Blank", "pictures": shown(found.blank)},
+        {"title": "Blurred", "pictures": shown(found.blurred)},
+    ]
+    count = len(found.problems)
+    leaks = any(twin.across == "splits" for twin in found.twins)
+    return {
+        "title": f"What {name} holds",
+        "word": "Sound" if not count else "Look first",
+        "sentence": found.problems[0] if count else "Nothing was found that would spoil a result.",
+        "tone": "bad" if leaks else "plain" if count else "good",
+        "facts": _facts(found, floors),
+        "sections": [
+            s for s in sections if any(s.get(k) for k in ("notes", "tables", "pictures"))
+        ],
+    }
+
+
+def _spread(patches: PatchSet, label: str) -> list[str]:
+    """Paths of a class, one of each group first."""
+    seen: dict[str, int] = {}
+    turns = []
+    for i, r in enumerate(patches.records):
+        if r.label == label:
+            seen[r.group] = seen.get(r.group, 0) + 1
+            turns.append((seen[r.group], i, r.path))
+    return [path for _, _, path in sorted(turns)]
+
+
+def _picture(patches: PatchSet, i: int) -> NDArray[np.uint8]:
+    picture = Image.fromarray(patches[i]["image"].permute(1, 2, 0).numpy())
+    picture.thumbnail((PATCH, PATCH))
+    return np.array(picture)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what was found, and write it as a page with pictures."""
+    parser = argparse.ArgumentParser(
+        "histodiff-check", description="Look at a patch set before work."
+    )
+    parser.add_argument("dataset", nargs="+", help="folders or zips, taken as one set")
+    parser.add_argument("--html", help="the page (default: NAME-check.html, here)")
+    parser.add_argument("--test_fraction", type=float, default=0.3, help="where no split is given")
+    parser.add_argument("--draw", type=int, default=0, help="seed of that split")
+    args = parser.parse_args(argv)
+    try:
+        patches = PatchSet.open(args.dataset)
+        options = args.test_fraction, args.draw
+        found = check(patches, *options, progress=True)
+        size = min(PATCH, *(min(size) for size in found.sizes))
+        floors = colour_alone(patches, size, *options)
+        print(told(found, floors), end="")
+        name = Path(args.dataset[0]).resolve().stem
+        page = write_findings(
+            args.html or f"{name}-check.html", page_values(name, patches, found, floors)
+        )
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    main()

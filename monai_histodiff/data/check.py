@@ -1,0 +1,244 @@
+"""The look before work: what a patch set holds, and what would spoil a result.
+
+:func:`check` reads each patch once. What needs a classifier (the accuracy of colour alone) is
+added where the bundles are put together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_histodiff.data.duplicates import near_pairs
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import thumbnails, to_unit
+
+__all__ = ["Findings", "Twins", "check"]
+
+BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
+BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
+PATCH = 128  # pixels that the shipped generator makes
+FOLDS = 3  # groups of each class that the critic needs
+SHOTS = (1, 2, 4, 5, 8, 10, 16, 25, 50, 100, 200)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two patches of which one is a copy of the other, by their paths.
+
+    ``distance`` is 0 for equal pixels, and otherwise that of
+    :func:`~monai_histodiff.data.duplicates.near_pairs`; ``across`` is ``"splits"`` where they are
+    in different ones, or else ``"groups"``, or ``"one group"``.
+    """
+
+    first: str
+    second: str
+    distance: float
+    across: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a patch set holds.
+
+    Attributes:
+        patches: number of patches.
+        unlabelled: of these, those without a label.
+        classes: patches of each class by split (``train``, ``test``, or ``""`` where none is
+            recorded).
+        groups: groups of each class by split.
+        all_groups: number of groups.
+        sizes: patches by width and height.
+        spacings: patches by micrometres per pixel, as recorded; ``""`` where none is.
+        twins: copies that are not blank, those across splits first, then those across groups;
+            exact ones first.
+        blank: paths of patches with nothing to see.
+        blurred: paths of patches without fine detail.
+        most_labels: the largest ``labels_per_class``: training patches of the rarest class.
+        problems: what to look at before work, in words, the worst first.
+    """
+
+    patches: int
+    unlabelled: int
+    classes: Mapping[str, Mapping[str, int]]
+    groups: Mapping[str, Mapping[str, int]]
+    all_groups: int
+    sizes: Mapping[tuple[int, int], int]
+    spacings: Mapping[str, int]
+    twins: tuple[Twins, ...]
+    blank: tuple[str, ...]
+    blurred: tuple[str, ...]
+    most_labels: int
+    problems: tuple[str, ...]
+
+    @property
+    def labels_per_class(self) -> tuple[int, ...]:
+        """The usual numbers of labels per class that are possible."""
+        return tuple(n for n in SHOTS if n <= self.most_labels)
+
+
+def check(
+    patches: PatchSet, test_fraction: float = 0.3, draw: int = 0, progress: bool = False
+) -> Findings:
+    """Look at every patch of a set.
+
+    Args:
+        patches: the set, as it is opened.
+        test_fraction: held out for testing where no split is recorded.
+        draw: seed of that.
+        progress: show a bar.
+
+    Raises:
+        ValueError: the set is empty, or a picture cannot be read.
+    """
+    if not len(patches):
+        raise ValueError("a patch set must hold at least one patch, got none")
+    sizes: Counter[tuple[int, int]] = Counter()
+    small, prints, plain, soft = [], [], [], []
+    for item in tqdm(patches, unit="patch", disable=not progress):
+        image = item["image"]
+        sizes[image.shape[2], image.shape[1]] += 1
+        prints.append(
+            hashlib.sha256(repr(image.shape).encode() + image.numpy().tobytes()).digest()
+        )
+        small.append(thumbnails(image[None]))
+        contrast, sharpness = _look(image)
+        plain.append(contrast < BLANK)
+        soft.append(contrast >= BLANK and sharpness < BLURRED)
+    records = patches.records
+    classes: dict[str, Counter[str]] = {name: Counter() for name in patches.classes}
+    members: dict[str, defaultdict[str, set[str]]] = {
+        name: defaultdict(set) for name in patches.classes
+    }
+    for r in (r for r in records if r.label):
+        classes[r.label][r.split] += 1
+        members[r.label][r.split].add(r.group)
+    groups = {
+        name: {split: len(found) for split, found in sides.items()}
+        for name, sides in members.items()
+    }
+    most, split_problem = _most_labels(patches, test_fraction, draw)
+    findings = Findings(
+        len(records),
+        sum(not r.label for r in records),
+        {name: dict(counts) for name, counts in classes.items()},
+        groups,
+        len(set(patches.groups)),
+        dict(sizes.most_common()),
+        dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
+        _twins(patches, prints, plain, torch.cat(small)),
+        tuple(r.path for r, bad in zip(records, plain, strict=True) if bad),
+        tuple(r.path for r, bad in zip(records, soft, strict=True) if bad),
+        most,
+        (),
+    )
+    told = _problems(findings, split_problem)
+    return Findings(**{**findings.__dict__, "problems": told})
+
+
+def _look(image: Tensor) -> tuple[float, float]:
+    """Standard deviation of the brightness, and detail of 1 pixel over detail of 2 pixels."""
+    height, width = (side // 4 * 4 for side in image.shape[1:])
+    level = to_unit(image).mean(0)[None, None, :height, :width]
+    if not level.numel():
+        return 0.0, 1.0
+    bands = []
+    contrast = float(level.std(correction=0))
+    for _ in range(2):
+        coarse = F.avg_pool2d(level, 2)
+        bands.append(float((level - F.interpolate(coarse, scale_factor=2)).square().mean().sqrt()))
+        level = coarse
+    return contrast, bands[0] / max(bands[1], 1e-4)
+
+
+def _twins(
+    patches: PatchSet, prints: Sequence[bytes], plain: Sequence[bool], small: Tensor
+) -> tuple[Twins, ...]:
+    """Pairs of equal pixels, each copy with the first of its kind, and pairs that are nearly
+    equal.
+    """
+    first: dict[bytes, int] = {}
+    pairs: dict[tuple[int, int], float] = {}
+    for i, print_ in enumerate(prints):
+        if (j := first.setdefault(print_, i)) != i and not plain[i]:
+            pairs[j, i] = 0.0
+    kept = torch.tensor(sorted(first.values()))
+    near = near_pairs(small[kept])
+    for i, j, distance in zip(kept[near.first], kept[near.second], near.distance, strict=True):
+        pairs[int(i), int(j)] = max(float(distance), 1e-9)
+    order = ("splits", "groups", "one group")
+    found = []
+    for (i, j), distance in pairs.items():
+        a, b = patches.records[i], patches.records[j]
+        kind = "splits" if a.split != b.split else "groups" if a.group != b.group else "one group"
+        found.append(Twins(a.path, b.path, distance, kind))
+    return tuple(sorted(found, key=lambda t: (order.index(t.across), t.distance, t.first)))
+
+
+def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str]:
+    """Training patches of the rarest class once a split is drawn, and why none can be drawn."""
+    labelled = patches.with_labels()
+    if not len(labelled):
+        return 0, ""
+    try:
+        train = labelled.with_split(fraction, draw).select("train")
+    except ValueError as error:
+        return 0, f"no test part can be drawn: {error}"
+    return min(train.counts().values()), ""
+
+
+def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
+    """What would spoil a result, in words, the worst first."""
+    told = []
+    kinds = Counter(t.across for t in found.twins)
+    for kind, words in (
+        ("splits", "of different splits are copies: the test is not of new patches"),
+        ("groups", "of different groups are copies: groups are not apart"),
+    ):
+        if n := kinds[kind]:
+            pair = next(t for t in found.twins if t.across == kind)
+            pairs = "pair" if n == 1 else "pairs"
+            told.append(f"{n} {pairs} {words}, such as '{pair.first}' and '{pair.second}'")
+    if split_problem:
+        told.append(split_problem)
+    if len(found.classes) < 2:
+        told.append(f"at least 2 classes are needed, got {len(found.classes)}")
+    splits = {split for counts in found.classes.values() for split in counts} - {"val"}
+    for name, counts in found.classes.items():
+        missing = [split for split in sorted(splits) if not counts.get(split)]
+        if missing:
+            told.append(f"class '{name}' has no patch in {' and '.join(missing)}")
+        trained = found.groups[name].get("train", found.groups[name].get("", 0))
+        if 0 < trained < FOLDS:
+            groups = "1 group" if trained == 1 else f"{trained} groups"
+            told.append(f"class '{name}' has {groups}, and the critic needs {FOLDS}")
+    if found.all_groups == found.patches and found.patches > 1:
+        told.append(
+            "every patch is its own group: right only if no two are of one patient; otherwise "
+            "every accuracy is too high and every interval too narrow"
+        )
+    if len(found.sizes) > 1:
+        least, most = min(found.sizes), max(found.sizes)
+        told.append(
+            f"patches differ in size, from {least[0]} x {least[1]} to {most[0]} x {most[1]}"
+        )
+    if (small := min(min(size) for size in found.sizes)) < PATCH:
+        told.append(f"patches are as small as {small} px, and the shipped generator makes {PATCH}")
+    known = [um for um in found.spacings if um]
+    if not known:
+        told.append("no um_per_px is recorded: see that the patches are at about 1 um per pixel")
+    elif len(found.spacings) > 1:
+        rest = ", ".join(sorted(um or "none" for um in found.spacings))
+        told.append(f"patches differ in um_per_px: {rest}")
+    for name, paths in (("blank", found.blank), ("blurred", found.blurred)):
+        if paths:
+            many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
+            told.append(f"{many} {name}, such as '{paths[0]}'")
+    return tuple(told)

@@ -1,0 +1,200 @@
+"""Whole slides, whoever reads them: OpenSlide, or tiffslide where OpenSlide is missing or cannot.
+
+:func:`open_slide` gives a :class:`Slide`, the few things that the rest of the package asks of one.
+A reader of your own (cuCIM, fastslide) needs no more than these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide"]
+
+READERS = ("openslide", "tiffslide")
+OME = (".ome.tif", ".ome.tiff", ".ome.btf")
+SLIDE_SUFFIXES = (
+    *(".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"),
+    *(".svslide", ".czi", ".dcm"),
+)
+SPACINGS = (0.05, 20.0)  # micrometres per pixel that a microscope's scan can have
+MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+
+class Slide(Protocol):
+    """One whole slide: a pyramid of levels, finest first."""
+
+    path: Path
+    levels: tuple[tuple[int, int], ...]  # width and height of each
+    um_per_px: tuple[float, float]  # of the finest level, along x and y
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A region within a level, in that level's pixels: uint8 RGB ``height x width x 3``."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class _Read:
+    """A slide by OpenSlide or by tiffslide, whose calls are the same."""
+
+    def __init__(self, path: Path, reader: str, um_per_px: float | None) -> None:
+        module = importlib.import_module(reader)
+        self._slide: Any = getattr(module, "OpenSlide" if reader == "openslide" else "TiffSlide")(
+            path
+        )
+        self._up = reader == "tiffslide"  # rounds the position down, OpenSlide does not round it
+        self.path, self.reader = path, reader
+        self.levels = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+        stated = tuple(self._stated(f"{reader}.mpp-{axis}", i) for i, axis in enumerate("xy"))
+        known = tuple(value for value in stated if value) or ((um_per_px,) if um_per_px else ())
+        self.um_per_px = (known[0], known[-1]) if known else (0.0, 0.0)
+
+    def _stated(self, name: str, axis: int) -> float:
+        """The spacing that the file states, or 0 where it states none that a scan can have."""
+        value = self._slide.properties.get(name) or (
+            _ome_spacing(self._slide)[axis] if self._up else 0
+        )
+        try:
+            found = float(value)
+        except ValueError:
+            return 0.0
+        return found if SPACINGS[0] <= found <= SPACINGS[1] else 0.0
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        factor = self._slide.level_downsamples[level]
+        corner = [math.ceil(v * factor - 1e-6) if self._up else round(v * factor) for v in (x, y)]
+        region = self._slide.read_region(corner, level, (width, height))
+        picture = Image.new(
+            "RGB", region.size, "white"
+        )  # what OpenSlide has no data for is transparent
+        picture.paste(region, mask=region.getchannel("A") if "A" in region.getbands() else None)
+        return np.asarray(picture)
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+def _ome_spacing(slide: Any) -> tuple[float, float]:
+    """Spacing along x and y in the metadata of an OME-TIFF, which tiffslide does not read; 0 where
+    there is none.
+    """
+    text = slide.ts_tifffile.ome_metadata
+    if not text:
+        return 0.0, 0.0
+    pixels = next(
+        (node for node in ElementTree.fromstring(text).iter() if node.tag.endswith("}Pixels")),
+        None,
+    )
+    sizes = {} if pixels is None else pixels.attrib
+    x, y = (
+        float(sizes.get(f"PhysicalSize{a}", 0))
+        * MICROMETRES.get(sizes.get(f"PhysicalSize{a}Unit", "µm"), 0.0)
+        for a in "XY"
+    )
+    return x, y
+
+
+def open_slide(
+    path: str | os.PathLike[str], um_per_px: float | None = None, readers: Sequence[str] = READERS
+) -> Slide:
+    """Open a slide with the first reader that can, and that finds its spacing.
+
+    An OME-TIFF is tried with tiffslide first, since OpenSlide sees one level only.
+
+    Args:
+        path: the file.
+        um_per_px: spacing of the finest level, for a slide that states none; one that does keeps
+            its own.
+        readers: ``"openslide"``, ``"tiffslide"``, or both, in order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: no reader is installed.
+        ValueError: no reader can read it, or it has no spacing.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"a slide must exist, got '{path}'")
+    missing, failed, blind = [], [], False
+    ome = file.name.lower().endswith(OME)
+    for reader in sorted(readers, key=lambda r: r != "tiffslide") if ome else readers:
+        try:
+            slide = _Read(file, reader, um_per_px)
+            slide.read(len(slide.levels) - 1, 0, 0, 1, 1)
+        except ModuleNotFoundError as error:
+            if error.name not in (
+                reader,
+                None,
+            ):  # None: OpenSlide's own library is what is missing
+                raise
+            missing.append(f"{reader} ({error})")
+            continue
+        except Exception as error:  # a damaged file raises nearly anything
+            failed.append(f"{reader}: {type(error).__name__}: {error}")
+            continue
+        if slide.um_per_px[0]:
+            return slide
+        blind = True
+        slide.close()
+    if blind:
+        raise ValueError(
+            f"a slide must state its micrometres per pixel, {SPACINGS[0]} to {SPACINGS[1]:g}, "
+            f"got none in '{path}': "
+            "give --slide_um_per_px (about 0.25 for a scan at 40x, 0.5 at 20x)"
+        )
+    if failed:
+        raise ValueError(
+            f"a slide must be a file that a reader knows, got '{path}' ({'; '.join(failed)})"
+        )
+    raise ImportError(
+        f"slides need a reader, got none of {missing}: pip install 'monai-histodiff[slides]'"
+    )
+
+
+def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Slides by name, from files and from folders that hold some.
+
+    The name of a slide is its file's without the ending. A folder of ``.dcm`` files is one slide,
+    of the folder's name.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a folder holds no slide, or two slides have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in (Path(p).expanduser() for p in paths):
+        if not path.exists():
+            raise FileNotFoundError(f"a slide must exist, got '{path}'")
+        files = [path]
+        if path.is_dir():
+            shown = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+            files = [f for f in shown if f.name.lower().endswith(SLIDE_SUFFIXES)]
+            dicom = [f for f in files if f.suffix.lower() == ".dcm"]
+            files = [f for f in files if f not in dicom[1:]]
+            if not files:
+                raise ValueError(
+                    f"a folder must hold slides ({', '.join(SLIDE_SUFFIXES)}), got none in "
+                    f"'{path}'"
+                )
+        for file in files:
+            name = path.name if file.suffix.lower() == ".dcm" and path.is_dir() else file.name
+            lower = name.lower()
+            ending = next((e for e in (*OME, *SLIDE_SUFFIXES) if lower.endswith(e)), "")
+            name = name[: len(name) - len(ending)]
+            if name in found and found[name].resolve() != file.resolve():
+                raise ValueError(
+                    f"slides must have different names, got '{found[name]}' and '{file}': rename "
+                    "one"
+                )
+            found[name] = file
+    return dict(sorted(found.items()))

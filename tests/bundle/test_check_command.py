@@ -1,0 +1,95 @@
+"""The look before work in words and as a page, and what colour alone achieves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monai_histodiff import PatchSet
+from monai_histodiff.bundle.check import colour_alone, main, page_values
+from monai_histodiff.data.check import check
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+
+
+@pytest.fixture
+def dataset(draw_patches: Callable[..., np.ndarray], tmp_path: Path) -> Path:
+    """Three classes of twelve patches, four to a group, one group for testing; and a copy."""
+    items = []
+    for label, name in enumerate(("blue", "pink", "violet")):
+        for i, patch in enumerate(draw_patches(label, 12)):
+            split = "test" if i < 4 else "train"
+            items.append((PatchRecord(f"{name}/{i}.png", name, split, f"{name}{i // 4}"), patch))
+    items.append((PatchRecord("pink/copy.png", "pink", "test", "pink0"), items[20][1]))
+    return write_patches(tmp_path / "mine", items)
+
+
+def test_colour_alone_tells_classes_that_differ_in_colour_and_no_others(
+    dataset: Path, draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    floors = colour_alone(PatchSet.open(dataset), 16)
+    assert floors == {"mean colour": 1.0, "colour histogram": 1.0}
+    same = draw_patches(1, 200)
+    items = [
+        (PatchRecord(f"{i}.png", "ab"[i % 2], ("train", "test")[i % 3 == 0], f"g{i}"), patch)
+        for i, patch in enumerate(same)
+    ]
+    floors = colour_alone(PatchSet.open(write_patches(tmp_path / "same", items)), 32)
+    assert all(abs(value - 0.5) < 0.17 for value in floors.values())
+
+
+def test_there_is_no_floor_without_two_classes_on_both_sides(dataset: Path) -> None:
+    patches = PatchSet.open(dataset)
+    assert colour_alone(patches.select(label="pink"), 16) == {}
+    assert colour_alone(patches.select("test"), 16) == {}  # one group each: nothing to hold out
+
+
+def test_the_command_prints_and_writes_what_was_found(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([str(dataset)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "class   train  test",
+        "blue    8 (2)  4 (1)",
+        "pink    8 (2)  5 (1)",
+        "violet  8 (2)  4 (1)",
+        "(patches, and their groups in brackets)",
+    ]
+    assert "labels_per_class of these are possible: 1, 2, 4, 5, 8" in lines
+    assert "copies, in pairs: 1" in lines and "labels per class, at most: 8" in lines
+    assert "mean colour alone: 100 %" in lines and lines[-1] == "page: mine-check.html"
+    assert (
+        "- 1 pair of different splits are copies: the test is not of new patches, such as "
+        "'pink/8.png' and 'pink/copy.png'"
+    ) in lines
+    page = (tmp_path / "mine-check.html").read_text(encoding="utf-8")
+    assert "Look first" in page and "pink/copy.png" in page and page.count("<img") >= 3 * 8 + 2
+
+
+def test_the_page_shows_a_class_by_one_patch_of_each_group_first(dataset: Path) -> None:
+    patches = PatchSet.open(dataset)
+    values = page_values("mine", patches, check(patches), {})
+    pink = next(s for s in values["sections"] if s["title"] == "pink")
+    assert [tile["caption"] for tile in pink["pictures"][:4]] == [
+        "pink, pink0",
+        "pink, pink1",
+        "pink, pink2",
+        "pink, pink0",
+    ]
+    assert pink["pictures"][0]["image"].shape == (32, 32, 3)
+    assert values["tone"] == "bad" and values["sections"][0]["title"] == "To look at"
+
+
+def test_what_cannot_be_opened_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "none")])
+    assert stopped.value.code == 1 and "must exist, got" in capsys.readouterr().err

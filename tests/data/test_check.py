@@ -1,0 +1,145 @@
+"""The look before work finds what was put there, and nothing in a set that is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from slides_painted import tissue
+
+from monai_histodiff import PatchSet
+from monai_histodiff.data.check import Findings, check
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+
+Row = tuple[str, str, str, str, np.ndarray]  # path, label, split, group, picture
+
+
+def rows(side: int = 128, groups: int = 4) -> list[Row]:
+    """Two classes of eight patches, by default in four groups each, one of them for testing."""
+    pictures = tissue(16, side).permute(0, 2, 3, 1).numpy()
+    rng = np.random.default_rng(0)
+    sharp = (pictures + rng.normal(0, 4, pictures.shape)).clip(0, 255).astype(np.uint8)
+    found = []
+    for i, picture in enumerate(sharp):
+        label, k = "ab"[i % 2], i // 2
+        split = "test" if k % groups == 0 else "train"
+        found.append((f"{label}/{k}.png", label, split, f"{label}{k % groups}", picture))
+    return found
+
+
+def written(folder: Path, content: Sequence[Row], um: str = "1.0") -> PatchSet:
+    extra = {"um_per_px": um} if um else {}
+    items = [(PatchRecord(*row[:4], extra), np.ascontiguousarray(row[4])) for row in content]
+    return PatchSet.open(write_patches(folder, items))
+
+
+def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
+    found = check(written(tmp_path / "set", rows()))
+    assert isinstance(found, Findings) and found.problems == ()
+    assert found.patches == 16 and found.unlabelled == 0 and found.all_groups == 8
+    assert found.classes == {"a": {"test": 2, "train": 6}, "b": {"test": 2, "train": 6}}
+    assert found.groups == {"a": {"test": 1, "train": 3}, "b": {"test": 1, "train": 3}}
+    assert found.sizes == {(128, 128): 16} and found.spacings == {"1.0": 16}
+    assert found.twins == found.blank == found.blurred == ()
+    assert found.most_labels == 6 and found.labels_per_class == (1, 2, 4, 5)
+
+
+def test_copies_are_told_by_how_far_they_reach(tmp_path: Path) -> None:
+    content = rows()
+    picture = {path: picture for path, *_, picture in content}
+    content += [
+        ("a/exact.png", "a", "test", "a0", picture["a/1.png"]),  # of training, in the test part
+        ("a/turned.png", "a", "train", "a2", np.rot90(picture["a/1.png"])),  # in another group
+        ("b/again.png", "b", "train", "b1", picture["b/1.png"]),  # in the same group
+    ]
+    found = check(written(tmp_path / "set", content))
+    twins = [(t.first, t.second, t.across, t.distance == 0) for t in found.twins]
+    assert twins == [
+        ("a/1.png", "a/exact.png", "splits", True),
+        ("a/1.png", "a/turned.png", "groups", False),
+        ("b/1.png", "b/again.png", "one group", True),
+    ]
+    assert found.twins[1].distance < 1e-4
+    assert found.problems[0] == (
+        "1 pair of different splits are copies: the test is not of new patches, such as 'a/1.png' "
+        "and 'a/exact.png'"
+    )
+    assert found.problems[1].startswith("1 pair of different groups are copies")
+
+
+def test_blank_and_blurred_patches_are_told(tmp_path: Path) -> None:
+    content = rows()
+    rng = np.random.default_rng(1)
+    glass = (240 + rng.normal(0, 2, (128, 128, 3))).clip(0, 255).astype(np.uint8)
+    for i, radius in ((0, 2), (5, 2.5)):
+        path, label, split, group, picture = content[i]
+        soft = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius))
+        content[i] = (path, label, split, group, np.asarray(soft))
+    for i in (8, 9):  # the same glass on both sides of the split: alike by nature, no copy
+        content[i] = (*content[i][:4], glass)
+    found = check(written(tmp_path / "set", content))
+    assert found.blank == (content[8][0], content[9][0]) and not found.twins
+    assert found.blurred == (content[0][0], content[5][0])
+    assert found.problems == (
+        f"2 patches are blank, such as '{content[8][0]}'",
+        f"2 patches are blurred, such as '{content[0][0]}'",
+    )
+
+
+def test_what_a_set_lacks_is_told(tmp_path: Path) -> None:
+    content = [(*row[:3], row[0], row[4]) for row in rows(64)]  # each its own group
+    content = [row for row in content if row[1] == "a" or row[2] == "train"]
+    content[0] = (*content[0][:4], content[0][4][:48])
+    found = check(written(tmp_path / "set", content, um=""))
+    assert found.sizes == {(64, 64): 13, (64, 48): 1} and found.spacings == {"": 14}
+    assert found.problems == (
+        "class 'b' has no patch in test",
+        "every patch is its own group: right only if no two are of one patient; otherwise every "
+        "accuracy is too high and every interval too narrow",
+        "patches differ in size, from 64 x 48 to 64 x 64",
+        "patches are as small as 48 px, and the shipped generator makes 128",
+        "no um_per_px is recorded: see that the patches are at about 1 um per pixel",
+    )
+
+
+def test_few_groups_and_few_classes_are_told(tmp_path: Path) -> None:
+    two = [(path, label, "", group, picture) for path, label, _, group, picture in rows(groups=2)]
+    found = check(written(tmp_path / "two", two))
+    assert found.problems == (
+        "class 'a' has 2 groups, and the critic needs 3",
+        "class 'b' has 2 groups, and the critic needs 3",
+    )
+    assert found.most_labels == 4  # half of each class is held out, group by group
+    one = [(*row[:3], "one", row[4]) for row in two if row[1] == "a"]
+    found = check(written(tmp_path / "one", one))
+    assert found.most_labels == 0 and found.labels_per_class == ()
+    assert found.problems[0].startswith("no test part can be drawn: a class must have at least 2")
+    assert found.problems[1] == "at least 2 classes are needed, got 1"
+
+
+def test_unlabelled_patches_and_mixed_scales_are_counted(tmp_path: Path) -> None:
+    content = rows()
+    items = []
+    for i, (path, label, split, group, picture) in enumerate(content):
+        extra = {"um_per_px": ("1.0", "0.5")[i % 2]}
+        items.append((PatchRecord(path, label if i > 3 else "", split, group, extra), picture))
+    found = check(PatchSet.open(write_patches(tmp_path / "set", items)))
+    assert found.unlabelled == 4 and found.spacings == {"1.0": 8, "0.5": 8}
+    assert found.problems == ("patches differ in um_per_px: 0.5, 1.0",)
+
+
+def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must hold at least one patch, got none"):
+        check(written(tmp_path / "set", rows()).select("validation"))
+
+
+@pytest.mark.real
+def test_real_sets_hold_few_blank_and_blurred_patches() -> None:
+    """And a real copy: one picture of the lung set is in two groups."""
+    root = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    found = check(PatchSet.open(root / "lung_lc25000_128.zip"))
+    assert len(found.blank) + len(found.blurred) < 0.01 * found.patches
+    assert [t for t in found.twins if t.across != "one group"]

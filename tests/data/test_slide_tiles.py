@@ -1,0 +1,316 @@
+"""Many slides become one patch set: each once, complete or not at all; every failure is told."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from slides_painted import disc, write_slide
+
+from monai_histodiff import PatchSet
+from monai_histodiff.bundle.tiles import main
+from monai_histodiff.data import slide_tiles
+from monai_histodiff.data.slide_groups import SlideRow, read_slide_table, slide_rows
+from monai_histodiff.data.slide_reader import find_slides, open_slide
+from monai_histodiff.data.slide_tiles import SlideReport, TileSettings, cut_slides
+from monai_histodiff.data.slides import View
+
+pytest.importorskip("openslide")
+pytest.importorskip("tiffslide")
+SMALL = TileSettings(size=32, per_slide=6)
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> dict[str, Path]:
+    """Three slides of 600 x 480 um: two patients."""
+    (tmp_path / "in").mkdir()
+    for name, radius in (("P1-a", 300), ("P1-b", 350), ("P2-a", 400)):
+        write_slide(tmp_path / "in" / f"{name}.svs", disc(1200, 960, radius)[0])
+    return find_slides([tmp_path / "in"])
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_slides_become_a_patch_set_whose_rows_tell_where_each_tile_is(
+    slides: dict[str, Path], tmp_path: Path
+) -> None:
+    reports = cut_slides(slides, tmp_path / "out", SMALL, progress=False)
+    assert [(r.slide, r.kept, r.error) for r in reports] == [
+        ("P1-a", 6, ""),
+        ("P1-b", 6, ""),
+        ("P2-a", 6, ""),
+    ]
+    assert all(r.found == 18 * 15 == r.kept + r.background + r.beyond for r in reports)
+    patches = PatchSet.open(tmp_path / "out")
+    assert (
+        len(patches) == 18
+        and sorted(set(patches.groups)) == ["P1-a", "P1-b", "P2-a"]
+        and patches.classes == ()
+    )
+    for i, record in enumerate(patches.records):
+        assert record.extra["um_per_px"] == "1.0" and (record.label, record.split) == ("", "")
+        x, y = (
+            int(record.extra["x"]) // 2,
+            int(record.extra["y"]) // 2,
+        )  # a pixel of 1 um is two of the slide
+        slide = open_slide(slides[record.extra["slide"]])
+        assert np.array_equal(
+            patches[i]["image"].permute(1, 2, 0).numpy(), View(slide, 1.0).read(x, y, 32, 32)
+        )
+    for name in slides:
+        with Image.open(tmp_path / "out" / "tiles" / name / "overview.jpg") as picture:
+            assert picture.size == (75, 60)
+    assert [row["kept"] for row in table(tmp_path / "out" / "slides.csv")] == ["6", "6", "6"]
+
+
+def test_processes_cut_the_same_tiles(slides: dict[str, Path], tmp_path: Path) -> None:
+    one = cut_slides(slides, tmp_path / "one", SMALL, progress=False)
+    two = cut_slides(slides, tmp_path / "two", SMALL, workers=2, progress=False)
+    assert one == two
+    assert PatchSet.open(tmp_path / "one").digest() == PatchSet.open(tmp_path / "two").digest()
+
+
+def test_a_slide_that_is_done_is_not_cut_again(slides: dict[str, Path], tmp_path: Path) -> None:
+    first = cut_slides({"P1-a": slides["P1-a"]}, tmp_path / "out", SMALL, progress=False)
+    slides["P1-a"].unlink()  # whoever opened it now would fail
+    later = cut_slides(slides, tmp_path / "out", SMALL, progress=False)
+    assert later[0] == first[0] and [r.error for r in later] == ["", "", ""]
+    assert len(PatchSet.open(tmp_path / "out")) == 18
+    again = cut_slides(
+        {"P2-a": slides["P2-a"]},
+        tmp_path / "out",
+        SMALL,
+        {"P2-a": SlideRow("p2", "tumour", "test")},
+        progress=False,
+    )
+    assert again == later[2:]
+    patches = PatchSet.open(tmp_path / "out")  # slides that this call did not name keep their rows
+    assert {(r.group, r.label, r.split) for r in patches.records} == {
+        ("P1-a", "", ""),
+        ("P1-b", "", ""),
+        ("p2", "tumour", "test"),
+    }
+    assert [row["slide"] for row in table(tmp_path / "out" / "slides.csv")] == [
+        "P1-a",
+        "P1-b",
+        "P2-a",
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
+def test_an_interrupted_slide_leaves_nothing(
+    error: Any, slides: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in the middle of the second slide: the first is there, nothing of the second, and
+    the next call finishes.
+    """
+    whole = slide_tiles.cut
+
+    def broken(slide: Any, *rest: Any) -> Iterator[Any]:
+        for i, item in enumerate(whole(slide, *rest)):
+            if i == 3 and slide.path.name == "P1-b.svs":
+                raise error
+            yield item
+
+    monkeypatch.setattr(slide_tiles, "cut", broken)
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            cut_slides(slides, tmp_path / "out", SMALL, progress=False)
+        assert sorted(p.name for p in (tmp_path / "out" / "tiles").iterdir()) == ["P1-a"]
+        with pytest.raises(ValueError, match="at least one patch"):
+            PatchSet.open(tmp_path / "out")
+    else:
+        told = [r.error for r in cut_slides(slides, tmp_path / "out", SMALL, progress=False)]
+        assert told[0] == told[2] == "" and "OSError: no space left on device in" in told[1]
+        assert sorted(p.name for p in (tmp_path / "out" / "tiles").iterdir()) == ["P1-a", "P2-a"]
+    monkeypatch.undo()
+    (tmp_path / "out" / "tiles" / ".P1-b.part").mkdir()  # what a kill leaves
+    (tmp_path / "out" / "tiles" / ".P1-b.part" / "half.png").touch()
+    cut_slides(slides, tmp_path / "out", SMALL, progress=False)
+    assert sorted(p.name for p in (tmp_path / "out" / "tiles").iterdir()) == [
+        "P1-a",
+        "P1-b",
+        "P2-a",
+    ]
+    assert len(PatchSet.open(tmp_path / "out")) == 18
+
+
+def test_slides_that_fail_are_named_and_the_others_go_on(
+    slides: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "P3-cut.svs").write_bytes(slides["P1-a"].read_bytes()[:20000])
+    write_slide(folder / "P4-bare.tif", disc(1200, 960, 300)[0], um=None)
+    write_slide(folder / "P5-glass.svs", np.full((960, 1200, 3), 240, np.uint8))
+    write_slide(folder / "P6-coarse.svs", disc(1200, 960, 300)[0], um=2.0)
+    arguments = [str(folder), str(tmp_path / "out"), "--size", "32", "--per_slide", "6"]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "P1-a: 6 tiles kept of 270 found (201 background, 63 beyond per_slide)"
+    assert lines[3].startswith("P3-cut: FAILED: a slide must be ")
+    assert (
+        lines[4].startswith("P4-bare: FAILED: a slide must state its micrometres per pixel")
+        and "--slide_um_per_px" in lines[4]
+    )
+    assert lines[5] == "P5-glass: FAILED: no tissue in any of 270 places"
+    assert lines[6].startswith(
+        "P6-coarse: FAILED: um_per_px must be at least the slide's own, 2, got 1"
+    )
+    assert lines[7] == f"18 tiles of 3 slides in '{tmp_path / 'out'}'; 4 slides failed"
+    assert len(PatchSet.open(tmp_path / "out")) == 18
+    with pytest.raises(SystemExit):  # the spacing may be given later
+        main([*arguments, "--slide_um_per_px", "0.5"])
+    assert "24 tiles of 4 slides" in capsys.readouterr().out
+    for name in ("P3-cut.svs", "P5-glass.svs", "P6-coarse.svs"):
+        (folder / name).unlink()
+    main(
+        [*arguments, "--slide_um_per_px", "0.5", "--group_pattern", "^(P.)"]
+    )  # all is well: no exit
+    assert sorted(set(PatchSet.open(tmp_path / "out").groups)) == ["P1", "P2", "P4"]
+
+
+def test_the_command_passes_on_what_is_wrong_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "none.svs"), str(tmp_path / "out")])
+    assert (
+        stopped.value.code == 1
+        and capsys.readouterr().err == f"a slide must exist, got '{tmp_path / 'none.svs'}'\n"
+    )
+
+
+def test_tiles_of_one_folder_are_cut_alike(slides: dict[str, Path], tmp_path: Path) -> None:
+    cut_slides({"P1-a": slides["P1-a"]}, tmp_path / "out", SMALL, progress=False)
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"must be cut alike, got size 32 and not 64, um_per_px 1.0 and not 2.0 in '.*out': "
+            r"give a new"
+        ),
+    ):
+        cut_slides(
+            slides,
+            tmp_path / "out",
+            TileSettings(um_per_px=2.0, size=64, per_slide=6),
+            progress=False,
+        )
+    with pytest.raises(
+        ValueError, match="must go into a new folder, or one of theirs, got '.*in'"
+    ):
+        cut_slides(slides, tmp_path / "in", SMALL, progress=False)
+    (tmp_path / "in" / "other").mkdir()
+    other = write_slide(tmp_path / "in" / "other" / "P1-a.tif", disc(1200, 960, 300)[0])
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"a slide's name must mean one file, got '.*P1-a.tif' where .* has tiles of "
+            r"'.*P1-a.svs'"
+        ),
+    ):
+        cut_slides({"P1-a": other}, tmp_path / "out", SMALL, progress=False)
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        cut_slides(slides, tmp_path / "out", SMALL, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"um_per_px": 0}, r"um_per_px and slide_um_per_px must be above 0, got \[0\]"),
+        ({"slide_um_per_px": -1.0}, "must be above 0"),
+        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"tissue": 50}, r"tissue must lie in \[0, 1\], got 50"),
+        ({"per_slide": 0}, "per_slide must be at least 1, got 0"),
+        ({"format": "bmp"}, "format must be one of png, jpg, got bmp"),
+    ],
+)
+def test_settings_are_checked_before_any_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TileSettings(**options)
+
+
+def test_jpeg_tiles_are_nearly_the_png_ones(slides: dict[str, Path], tmp_path: Path) -> None:
+    for form in ("png", "jpg"):
+        cut_slides(
+            {"P1-a": slides["P1-a"]},
+            tmp_path / form,
+            TileSettings(size=32, format=form, per_slide=6),
+            progress=False,
+        )
+    png, jpg = (PatchSet.open(tmp_path / form) for form in ("png", "jpg"))
+    assert (
+        jpg.records[0].path.endswith(".jpg")
+        and (png.images().float() - jpg.images().float()).abs().mean() < 6
+    )
+
+
+# ------------------------------------------------------------------------------------------ groups
+
+
+def test_groups_come_from_a_table_a_pattern_or_the_slide(tmp_path: Path) -> None:
+    slides = {"P1-a": tmp_path / "P1-a.svs", "P2-a": tmp_path / "P2-a.svs"}
+    assert slide_rows(slides) == {"P1-a": SlideRow("P1-a"), "P2-a": SlideRow("P2-a")}
+    assert slide_rows(slides, group_pattern=r"^(P\d)-") == {
+        "P1-a": SlideRow("P1"),
+        "P2-a": SlideRow("P2"),
+    }
+    assert slide_rows(slides, group_pattern=r"\d")["P2-a"].group == "2"
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "﻿slide,group,label,split\nP1-a, anna ,tumour,train\nP2-a.svs,bert,,test\nP9,x,,\n",
+        encoding="utf-8",
+    )
+    rows = slide_rows(slides, read_slide_table(path))
+    assert rows == {
+        "P1-a": SlideRow("anna", "tumour", "train"),
+        "P2-a": SlideRow("bert", "", "test"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "slide,patient\nA,x\n",
+            r"must have the columns slide and group, got none named \['group'\]",
+        ),
+        ("slide,group\nA,x\nB,\n", "a row must name slide and group, got 'B' and '' in line 3 of"),
+        ("slide,group\nA,x\nA,y\n", "must list each slide once, got 'A' again in line 3 of"),
+    ],
+)
+def test_a_table_is_checked_line_by_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_slide_table(tmp_path / "table.csv")
+
+
+def test_groups_are_checked_before_any_slide_is_opened(tmp_path: Path) -> None:
+    slides = {"A": tmp_path / "A.svs", "B": tmp_path / "B.svs"}
+    with pytest.raises(
+        ValueError, match="the table must list every slide, got none named 'B': add a row"
+    ):
+        slide_rows(slides, {"A": SlideRow("x")})
+    with pytest.raises(
+        ValueError, match="group_pattern must match every slide's name, got none in 'B' for 'A'"
+    ):
+        slide_rows(slides, group_pattern="A")
+    with pytest.raises(ValueError, match="got both: leave one out"):
+        slide_rows(slides, {}, "A")
+    with pytest.raises(
+        ValueError, match="a group must lie in one split only, got 'x' in 'train' and 'test'"
+    ):
+        slide_rows(slides, {"A": SlideRow("x", split="train"), "B": SlideRow("x", split="test")})
+
+
+def test_a_report_tells_itself() -> None:
+    assert str(SlideReport("s", "s.svs", error="gone")) == "s: FAILED: gone"
