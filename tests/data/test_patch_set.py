@@ -25,8 +25,9 @@ from monai.transforms import Transform
 from PIL import Image
 
 from monai_histodiff import PatchSet
-from monai_histodiff.data.patch_files import PatchRecord, PatchSource, decode_patch, write_patches
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.patch_set import patch_hash
+from monai_histodiff.data.pictures import decode_patch
 from monai_histodiff.utils.files import write_json
 
 HEADER = "path,label,split,group"
