@@ -260,7 +260,7 @@ def _levels(
 
 def _described(source: PatchSource, names: Sequence[Sequence[str]]) -> str:
     levels = [
-        f"level {i + 1} of {len(found)}: {', '.join(map(repr, found[:SHOWN]))}"
+        f"level {i + 1} ({len(found)} names): {', '.join(map(repr, found[:SHOWN]))}"
         + (", ..." if len(found) > SHOWN else "")
         for i, found in enumerate(names)
     ]

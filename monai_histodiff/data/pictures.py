@@ -131,8 +131,13 @@ def _readable(name: str) -> Iterator[None]:
 
 def _open(content: bytes, name: str, limits: Limits) -> Image.Image:
     """The picture, its header read."""
-    with _readable(name):
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    try:
+        with _readable(name):
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    except ValueError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            _refuse(f"{limits.pixels:,} pixels", str(error.__cause__), name)
+        raise
     if picture.width * picture.height > limits.pixels:
         _refuse(f"{limits.pixels:,} pixels", f"{picture.width} x {picture.height}", name)
     return picture
