@@ -354,7 +354,7 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
     "scale": (
         f"{HEADER},um_per_px\na.png,A,train,g,\nb.png,A,train,g,0;5\n",
         ValueError,
-        r"um_per_px must be a number above 0, such as 0.5, or empty, got '0;5' for 'b.png' \(line 3",
+        r"number above 0, such as 0.5, or empty, got '0;5' for 'b.png' \(line 3",
     ),
     "no scale": (f"{HEADER},um_per_px\na.png,A,train,g,0\n", ValueError, "above 0, .*, got '0'"),
 }

@@ -4,8 +4,8 @@ written sets are complete or not there.
 
 from __future__ import annotations
 
-import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +103,115 @@ def test_source_reads_what_it_lists(tmp_path: Path) -> None:
             source.names == ["A/a.png"]
             and source.read("A/a.png") == (root / "A" / "a.png").read_bytes()
         )
+
+
+# ----------------------------------------------------------------------------------------- zips
+
+METHOD, FLAGS = 10, 8  # offsets in an entry of the central directory
+
+
+def spoilt(path: Path, offset: int, value: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + offset] = value
+    path.write_bytes(bytes(content))
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[60] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+ZIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "encrypted": (
+        lambda p: spoilt(p, FLAGS, 1),
+        "must not be encrypted, got 1 files that are in '.*set.zip', such as 'B/b.png': unpack it",
+    ),
+    "deflate64": (
+        lambda p: spoilt(p, METHOD, 9),
+        r"got method 9 .9 is Deflate64. for 'B/b.png' in .*: unpack it and give the folder",
+    ),
+    "cut": (
+        lambda p: p.write_bytes(p.read_bytes()[:-40]),
+        "must be a folder or a zip, got .*: if it is meant to be a zip, it is damaged or cut",
+    ),
+    "damaged list": (
+        lambda p: spoilt(p, 1, 0),
+        "a zip must be whole, got '.*set.zip' .BadZipFile.*: copy it again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ZIPS)
+def test_a_zip_that_cannot_be_read_is_named_when_it_is_opened(case: str, tmp_path: Path) -> None:
+    spoil, message = ZIPS[case]
+    path = zipped(folder_of(tmp_path / "set", None, "A/a.png", "B/b.png"), tmp_path / "set.zip")
+    spoil(path)
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(path)
+
+
+def test_a_damaged_file_in_a_zip_is_named_when_it_is_read(tmp_path: Path) -> None:
+    path = zipped(folder_of(tmp_path / "set", None, "A/a.png", "B/b.png"), tmp_path / "set.zip")
+    flipped(path)
+    patches = PatchSet.open(path)
+    with pytest.raises(ValueError, match="must be whole, got 'A/a.png' damaged in '.*set.zip'"):
+        patches[0]
+    assert patches[1]["label"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_in_a_zip_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for _ in range(2):
+            archive.writestr("A/a.png", encoded(gradient(), "PNG"))
+    with pytest.raises(ValueError, match="must hold each name once, got 'A/a.png' twice"):
+        PatchSet.open(tmp_path / "set.zip")
+
+
+def test_a_zip_made_on_windows(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("A\\a.png", encoded(gradient(), "PNG"))
+        archive.writestr("..\\B\\b.png", encoded(gradient(), "PNG"))
+    patches = PatchSet.open(tmp_path / "set.zip")
+    assert paths(patches) == ["A/a.png"] and patches[0]["image"].shape == (3, 24, 40)
+
+
+def test_a_class_folder_without_pictures_does_not_vanish_from_a_zip(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    (root / "B").mkdir()
+    (root / "B" / "b.gif").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"got 1 other files \(.gif 1\) and no picture in .*B'"):
+        PatchSet.open(zipped(root, tmp_path / "set.zip"))
+
+
+# --------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_bytes_are_weighed_before_they_are_read(as_zip: bool, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    (root / "B" / "b.png").write_bytes(b"\0" * 5000)
+    source = zipped(root, tmp_path / "set.zip") if as_zip else root
+    patches = PatchSet.open(source, limits=Limits(bytes=4999))
+    assert patches[0]["image"].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match="at most 4,999 bytes, got 5,000 in 'B/b.png': raise the"):
+        patches[1]
+    with pytest.raises(ValueError, match="must be a readable picture"):
+        PatchSet.open(source, limits=Limits(bytes=5000))[1]
+
+
+def test_a_manifest_is_weighed_too(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", f"{HEADER}\n" + "\n" * 3000, "a.png")
+    path = zipped(root, tmp_path / "set.zip")
+    assert path.stat().st_size < 1000, "a small file that unpacks to a large one"
+    with pytest.raises(ValueError, match="at most 999 bytes, got 3,023 in 'manifest.csv'"):
+        PatchSet.open(path, limits=Limits(bytes=999))
+
+
+def test_pixels_are_limited_by_the_same_argument(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    with pytest.raises(ValueError, match="at most 63 pixels, got 8 x 8 in 'A/a.png'"):
+        PatchSet.open(root, limits=Limits(pixels=63))[0]
+    with pytest.raises(ValueError, match="at most 63 pixels"):
+        PatchSet.open(root, limits=Limits(pixels=63)).sizes()

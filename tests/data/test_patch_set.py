@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,11 @@ from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Transform
 
 from monai_histodiff import PatchSet
+from monai_histodiff.data import reading
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.patch_set import patch_hash
+from monai_histodiff.data.pictures import decode_patch
+from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.utils.files import write_json
 
 
@@ -198,26 +202,111 @@ def test_weights_keep_large_groups_from_drowning_small_ones() -> None:
     assert patches.weights(0.0).tolist() == [1.0] * 5
 
 
-def test_images_of_one_size(tmp_path: Path) -> None:
-    items = [
-        (PatchRecord(f"{i}.png", "A", "", f"{i}"), np.full((8 + 2 * (i == 2), 12, 3), i, np.uint8))
-        for i in range(3)
-    ]
-    patches = PatchSet.open(write_patches(tmp_path / "set", items))
-    stack = patches[:2].images(least=8)
-    assert (
-        stack.dtype == torch.uint8
-        and stack.shape == (2, 3, 8, 12)
-        and stack[:, 0, 0, 0].tolist() == [0, 1]
-    )
-    with pytest.raises(
-        ValueError, match=r"one size, got \(8, 12\) in '0.png' and \(10, 12\) in '2.png'"
-    ):
+def of_sizes(folder: Path, *sizes: tuple[int, int], **extra: str) -> PatchSet:
+    """One picture of each size, whose pixels tell row, column and index."""
+    items = []
+    for i, (height, width) in enumerate(sizes):
+        y, x = np.mgrid[:height, :width]
+        picture = np.stack([y, x, np.full_like(x, i)], 2).astype(np.uint8)
+        items.append((PatchRecord(f"{i}.png", "A", "", f"{i}", extra), picture))
+    return PatchSet.open(write_patches(folder, items))
+
+
+def test_whole_images_are_of_one_size(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (8, 12), (10, 12))
+    stack = patches[:2].images()
+    assert stack.dtype == torch.uint8 and stack.shape == (2, 3, 8, 12)
+    assert stack[:, 2, 0, 0].tolist() == [0, 1]
+    message = r"one size, got \(8, 12\) in '0.png' and \(10, 12\) in '2.png': give a size to crop"
+    with pytest.raises(ValueError, match=message):
         patches.images()
-    with pytest.raises(ValueError, match=r"at least 9 x 9, got \(8, 12\)"):
-        patches[:2].images(least=9)
     with pytest.raises(ValueError, match="at least one patch, got none"):
         patches[:0].images()
+
+
+def test_crops_come_from_the_centres_of_mixed_sizes(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (9, 9), (20, 6))
+    assert patches.sizes() == [(8, 12), (9, 9), (20, 6)]
+    crops = patches.images(5)
+    assert crops.dtype == torch.uint8 and crops.shape == (3, 3, 5, 5)
+    assert crops[:, :, 0, 0].tolist() == [[1, 3, 0], [2, 2, 1], [7, 0, 2]]
+    for i in range(3):
+        assert torch.equal(crops[i], centre_crop(patches[i]["image"], 5))
+
+
+def test_centres_and_corners(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (5, 5))
+    crops = patches.five_crops(5)
+    assert crops.shape == (5, 2, 3, 5, 5)
+    corners = [(1, 3), (0, 0), (0, 7), (3, 0), (3, 7)]
+    assert [tuple(v) for v in crops[:, 0, :2, 0, 0].tolist()] == corners
+    assert bool((crops[:, 1] == patches[1]["image"]).all()), "all five of a patch of that size"
+    assert torch.equal(patches[1:].five_crops(5), patches[1:].images(5)[None])
+
+
+def test_patches_that_are_too_small_are_counted_and_named(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (12, 7), (6, 6), (9, 9))
+    message = (
+        "patches must be at least 8 x 8, got 2 of 4 that are smaller, such as '1.png':"
+        " set size to at most 6, or leave them out"
+    )
+    for ask in (patches.images, patches.five_crops, patches.check_size):
+        with pytest.raises(ValueError, match=message):
+            ask(8)
+    patches.check_size(6)
+
+
+def test_sizes_are_told_by_headers(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (90, 90))
+    file = tmp_path / "set" / "1.png"
+    file.write_bytes(file.read_bytes()[:60])
+    assert patches.sizes() == [(8, 12), (90, 90)]
+    with pytest.raises(ValueError, match="got 1 of 2 that are smaller"):
+        patches.check_size(9)
+
+
+def test_memory_grows_with_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def decode(*arguments: Any) -> np.ndarray:
+        nonlocal alive, most
+        array = decode_patch(*arguments)
+        alive, most = alive + 1, max(most, alive + 1)
+        weakref.finalize(array, gone)
+        return array
+
+    patches = of_sizes(tmp_path / "set", *[(40, 40)] * 9)
+    monkeypatch.setattr(reading, "decode_patch", decode)
+    crops = patches.images(8)
+    assert most <= 2 and crops.untyped_storage().nbytes() == 9 * 3 * 8 * 8
+
+
+def test_a_class_of_the_test_part_alone_is_refused() -> None:
+    rows = [replace(r, split="train") for r in records({"A": [2] * 3, "B": [2] * 3})]
+    rows.append(PatchRecord("C/1.png", "C", "test", "c"))
+    train = PatchSet([], rows, "ABC").select("train")
+    for wanted in ("all", "5%", 1):
+        with pytest.raises(ValueError, match=f"is {wanted}, but class 'C' has 0 patches to train"):
+            train.few(wanted)
+
+
+@pytest.mark.parametrize(
+    ("splits", "parts"),
+    [
+        (["train"] * 4, "{'train': 4}"),
+        (["train", "val", "val", "train"], "{'train': 2, 'val': 2}"),
+        (["test"] * 4, "{'test': 4}"),
+        (["train", "test", "", "train"], "{'none': 1, 'test': 1, 'train': 2}"),
+    ],
+)
+def test_a_recorded_split_is_whole_or_refused(splits: list[str], parts: str) -> None:
+    rows = [PatchRecord(f"{i}.png", "AB"[i % 2], s, f"{i}") for i, s in enumerate(splits)]
+    with pytest.raises(ValueError, match=f"and every patch's part, got {parts}: complete it"):
+        PatchSet([], rows, "AB").with_split()
 
 
 def test_write_json_is_all_or_nothing(tmp_path: Path) -> None:
