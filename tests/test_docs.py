@@ -31,7 +31,7 @@ def test_two_folders_become_one_patch_set(tmp_path: Path, monkeypatch: pytest.Mo
     patches = PatchSet.open("crc")
     assert patches.select("train").counts() == {"ADI": 3, "TUM": 3}
     assert patches.select("test").counts() == {"ADI": 2, "TUM": 2}
-    assert patches.images().shape == (10, 3, 140, 140)
+    assert not patches.notes and patches.at(um_per_px=1.0).images(112).shape == (10, 3, 112, 112)
 
 
 def test_the_readme_line_of_the_pipeline_takes_files_and_a_bank(
