@@ -3,10 +3,13 @@
 from monai_histodiff.data.bank import Bank as Bank
 from monai_histodiff.data.bank import BankPatch as BankPatch
 from monai_histodiff.data.bank import SyntheticBank as SyntheticBank
+from monai_histodiff.data.leaks import Leaks as Leaks
+from monai_histodiff.data.leaks import find_leaks as find_leaks
 from monai_histodiff.data.patch_files import PatchRecord as PatchRecord
 from monai_histodiff.data.patch_files import write_patches as write_patches
 from monai_histodiff.data.patch_set import PatchSet as PatchSet
 from monai_histodiff.data.patch_set import patch_hash as patch_hash
+from monai_histodiff.data.pictures import Limits as Limits
 from monai_histodiff.data.stain import RandHEJitter as RandHEJitter
 from monai_histodiff.data.stain import RandHEJitterD as RandHEJitterD
 from monai_histodiff.data.stain import RandHEJitterd as RandHEJitterd

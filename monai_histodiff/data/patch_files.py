@@ -1,12 +1,11 @@
-"""Patch files: folders and zips of pictures with a manifest, read and written."""
+"""Patch files: folders and zips of pictures, read and written."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,104 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data.image_reader import NibabelReader, PILReader
 from PIL import Image
 
-__all__ = ["PatchRecord", "PatchSource", "decode_patch", "read_records", "write_patches"]
+from monai_histodiff.data.pictures import LIMITS, SUFFIXES, Limits
+from monai_histodiff.data.tables import write_table
+
+__all__ = ["PatchRecord", "PatchSource", "write_patches"]
 
 MANIFEST = "manifest.csv"
-REQUIRED_COLUMNS = ("path", "label", "split", "group")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
-SPLITS = ("train", "test", "")
-
-
-def decode_patch(content: bytes, name: str) -> np.ndarray:
-    """Decode one picture.
-
-    Args:
-        content: the bytes of the file.
-        name: its name, whose ending selects the reader and which every error repeats.
-
-    Returns:
-        uint8 RGB array of shape ``H x W x 3``, values 0 to 255.
-
-    Raises:
-        ValueError: the picture cannot be read, is not RGB, or is not 8 bits per channel.
-    """
-    try:
-        if name.lower().endswith((".nii", ".nii.gz")):
-            mode = "NIfTI"
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / Path(name).name
-                path.write_bytes(content)
-                reader = NibabelReader()
-                array = np.squeeze(np.asarray(reader.get_data(reader.read(str(path)))[0]))
-            array = array.swapaxes(0, 1) if array.ndim == 3 else array
-        else:
-            pil = PILReader(reverse_indexing=False)
-            picture: Any = pil.read((io.BytesIO(content),))
-            mode = (
-                f"16-bit {picture.mode}" if ";16" in str(picture.tile) else picture.mode
-            )  # pillow would cut it to 8 bits
-            array = np.asarray(pil.get_data(picture)[0])
-    except Exception as error:
-        raise ValueError(
-            f"a patch must be a readable picture, got '{name}' ({type(error).__name__}: {error})"
-        ) from error
-    if mode not in ("RGB", "NIfTI") or array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(
-            f"a patch must be RGB, of shape H x W x 3, got {mode} of shape {array.shape} in '{name}'"
-        )
-    if array.dtype != np.uint8:
-        if array.min() < 0 or array.max() > 255 or not np.array_equal(array, np.round(array)):
-            raise ValueError(
-                f"a patch must hold whole numbers from 0 to 255, got {array.min()} to {array.max()} in '{name}'"
-            )
-        array = array.astype(np.uint8)
-    return np.array(array, order="C")  # own memory: pillow's is read-only
-
-
-class PatchSource:
-    """Read-only access to the files under a folder or in a zip; safe to share with forked and
-    spawned workers.
-    """
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        if not self.root.exists():
-            raise FileNotFoundError(f"dataset_dir must exist, got '{root}'")
-        self._zip: zipfile.ZipFile | None = None
-        self._pid = -1
-        if self.root.is_dir():
-            found = (p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
-            names = (p.as_posix() for p in found)
-        elif zipfile.is_zipfile(self.root):
-            with zipfile.ZipFile(self.root) as archive:
-                names = (n for n in archive.namelist() if not n.endswith("/"))
-        else:
-            raise ValueError(f"dataset_dir must be a folder or a zip, got '{root}'")
-        self.names = sorted(
-            n
-            for n in names
-            if all(p and not p.startswith((".", "__MACOSX")) for p in n.split("/"))
-        )
-
-    def read(self, name: str) -> bytes:
-        if self.root.is_dir():
-            return (self.root / name).read_bytes()
-        if (
-            self._zip is None or self._pid != os.getpid()
-        ):  # a file position must not be shared between processes
-            self._zip, self._pid = zipfile.ZipFile(self.root), os.getpid()
-        return self._zip.read(name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None, "_pid": -1}
+COLUMNS = ("path", "label", "split", "group")
+SCALE = "um_per_px"
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 @dataclass(frozen=True)
 class PatchRecord:
-    """One row of a manifest. ``extra`` holds the columns beyond the required four, as strings."""
+    """One row of a manifest. ``extra`` holds the columns beyond the first four, as strings."""
 
     path: str
     label: str
@@ -120,73 +37,193 @@ class PatchRecord:
     extra: Mapping[str, str] = field(default_factory=dict)
     source: int = 0
 
+    @property
+    def um_per_px(self) -> float | None:
+        """Micrometres per pixel of the file, or ``None`` where nothing is recorded."""
+        return float(self.extra[SCALE]) if self.extra.get(SCALE) else None
 
-def read_records(source: PatchSource) -> list[PatchRecord]:
-    """The rows of a source's manifest, or one row for each picture in its class folders.
+
+class PatchSource:
+    """Read-only access to the files under a folder or in a zip; safe to share with forked and
+    spawned workers.
+
+    Links to folders are followed. Names that begin with a dot or ``__MACOSX`` are hidden files
+    and are left out.
+
+    Args:
+        root: the folder or zip; ``~`` is the user's home.
+        limits: of pixels and bytes of each file.
+
+    Attributes:
+        names: of all files, with ``/`` between folders, sorted.
+        folders: of all folders, likewise.
 
     Raises:
-        FileNotFoundError: a file that the manifest names does not exist.
-        ValueError: a rule of the manifest is broken; the message names it.
+        FileNotFoundError: there is no such folder or zip, or a link in it leads nowhere.
+        PermissionError: a folder or file in it may not be read.
+        ValueError: it is neither, or the zip is damaged, encrypted or packed by a method that
+            Python does not know.
     """
-    if MANIFEST not in source.names:
-        deeper = [n for n in source.names if n.endswith(f"/{MANIFEST}")]
-        if deeper:
+
+    def __init__(self, root: str | os.PathLike[str], limits: Limits = LIMITS) -> None:
+        self.root, self.limits = Path(root).expanduser(), limits
+        if not self.root.exists():
+            raise FileNotFoundError(f"dataset_dir must exist, got '{root}'")
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = -1
+        if self.root.is_dir():
+            names, folders = _walk(self.root)
+            self._entries = {name: name for name in names}
+        elif zipfile.is_zipfile(self.root):
+            self._entries = _entries(self.root)
+            folders = {
+                n.rsplit("/", i)[0] for n in self._entries for i in range(1, n.count("/") + 1)
+            }
+        else:
             raise ValueError(
-                f"{MANIFEST} must lie at the top of '{source.root}', got '{deeper[0]}'"
+                f"dataset_dir must be a folder or a zip, got '{root}':"
+                " if it is meant to be a zip, it is damaged or cut; copy it again"
             )
-        pictures = [n for n in source.names if n.lower().endswith(SUFFIXES) and "/" in n]
-        if not pictures:
+        self.names = sorted(n for n in self._entries if _visible(n))
+        self.folders = sorted(n for n in folders if _visible(n))
+        self._known = set(self.names)
+        self._plain: dict[str, list[str]] = {}
+        for name in self.names:
+            self._plain.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+
+    @property
+    def pictures(self) -> list[str]:
+        """The names that end as a picture's does."""
+        return [n for n in self.names if n.lower().endswith(SUFFIXES)]
+
+    def find(self, path: str) -> str | None:
+        """The name of a file that a manifest calls ``path``, which may begin with ``./``, have
+        backslashes, or be composed of other Unicode characters (NFC, NFD); ``None`` if there is
+        none, or more than one.
+        """
+        if path in self._known:
+            return path
+        plain = unicodedata.normalize("NFC", path.replace("\\", "/"))
+        while plain.startswith("./"):
+            plain = plain[2:]
+        found = self._plain.get(plain, [])
+        return found[0] if len(found) == 1 else None
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: it is gone.
+            ValueError: it is larger than the limit, or damaged in the zip.
+        """
+        if self.root.is_dir():
+            path = self.root / name
+            self._check(path.stat().st_size, name)
+            return path.read_bytes()
+        if (
+            self._zip is None or self._pid != os.getpid()
+        ):  # a file position must not be shared between processes
+            self._zip, self._pid = zipfile.ZipFile(self.root), os.getpid()
+        entry = self._entries[name]
+        self._check(self._zip.getinfo(entry).file_size, name)
+        try:
+            return self._zip.read(entry)
+        except Exception as error:
             raise ValueError(
-                f"dataset_dir must hold a {MANIFEST} or class folders with pictures, got '{source.root}'"
+                f"a zip must be whole, got '{name}' damaged in '{self.root}'"
+                f" ({type(error).__name__}: {error}): copy or pack it again"
+            ) from error
+
+    def _check(self, size: int, name: str) -> None:
+        if size > self.limits.bytes:
+            raise ValueError(
+                f"a file must have at most {self.limits.bytes:,} bytes, got {size:,} in '{name}':"
+                " raise the limit by PatchSet.open(..., limits=Limits(bytes=...)) if it is right"
             )
-        return [PatchRecord(n, n.split("/")[-2], "", f"{source.root.name}/{n}") for n in pictures]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_pid": -1}
+
+
+def _visible(name: str) -> bool:
+    return all(p and not p.startswith((".", "__MACOSX")) for p in name.split("/"))
+
+
+def _walk(root: Path) -> tuple[list[str], set[str]]:
+    """Names of all files and folders, through links, of which none may lead back to a folder
+    above it.
+    """
+    names: list[str] = []
+    folders: set[str] = set()
+    denied: list[str] = []
+    lost: list[str] = []
+
+    def enter(folder: Path, prefix: str, above: tuple[Path, ...]) -> None:
+        here = folder.resolve()
+        if here in above:
+            raise ValueError(
+                f"a link must not lead to a folder above itself, got '{folder}': remove it"
+            )
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        except PermissionError:
+            denied.append(str(folder))
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            if not _visible(entry.name):
+                continue
+            if entry.is_dir():
+                folders.add(name)
+                enter(Path(entry.path), f"{name}/", (*above, here))
+            elif not entry.is_file():
+                lost.append(entry.path)
+            else:
+                if not os.access(entry.path, os.R_OK):
+                    denied.append(entry.path)
+                names.append(name)
+
+    enter(root, "", ())
+    if denied:
+        raise PermissionError(
+            f"every folder and file of '{root}' must be readable, got {len(denied)} that"
+            f" may not be read, such as '{denied[0]}'"
+        )
+    if lost:
+        raise FileNotFoundError(
+            f"every file of '{root}' must be there, got {len(lost)} links that lead to none,"
+            f" such as '{lost[0]}'"
+        )
+    return names, folders
+
+
+def _entries(path: Path) -> dict[str, str]:
+    """The files of a zip: names with ``/`` to the names that the zip has."""
     try:
-        rows = csv.DictReader(io.StringIO(source.read(MANIFEST).decode("utf-8-sig"), newline=""))
-    except UnicodeDecodeError as error:
+        with zipfile.ZipFile(path) as archive:
+            found = [info for info in archive.infolist() if not info.is_dir()]
+    except Exception as error:
         raise ValueError(
-            f"a manifest must be UTF-8 text, got another encoding in '{source.root}'"
+            f"a zip must be whole, got '{path}' ({type(error).__name__}: {error}): copy it again"
         ) from error
-    missing = [c for c in REQUIRED_COLUMNS if c not in (rows.fieldnames or ())]
-    if missing:
+    locked = [info.filename for info in found if info.flag_bits & 1]
+    if locked:
         raise ValueError(
-            f"a manifest must have the columns {list(REQUIRED_COLUMNS)}, got none named {missing} in '{source.root}'"
+            f"a zip must not be encrypted, got {len(locked)} files that are in '{path}', such as"
+            f" '{locked[0]}': unpack it and give the folder"
         )
-    known, seen, records = set(source.names), set(), []
-    for row in rows:
-        path, label, split, group = (row[c] or "" for c in REQUIRED_COLUMNS)
-        if None in row:
+    for info in found:
+        if info.compress_type not in PACKED:
             raise ValueError(
-                f"a row must not have more cells than the header, got {row[None]} beyond it for '{path}'"
+                f"a zip must be packed by a method that Python reads, got method"
+                f" {info.compress_type} (9 is Deflate64) for '{info.filename}' in '{path}':"
+                " unpack it and give the folder, or pack it again with plain Deflate"
             )
-        if path not in known:
-            raise FileNotFoundError(
-                f"the manifest of '{source.root}' names '{path}', which is not there"
-            )
-        if path in seen:
-            raise ValueError(
-                f"a manifest must list each path once, got '{path}' twice in '{source.root}'"
-            )
-        if split not in SPLITS:
-            raise ValueError(f"split must be 'train', 'test' or empty, got '{split}' for '{path}'")
-        if not group:
-            raise ValueError(
-                f"every patch must name its group, got none for '{path}' in '{source.root}'"
-            )
-        seen.add(path)
-        records.append(
-            PatchRecord(
-                path,
-                label,
-                split,
-                group,
-                {k: v or "" for k, v in row.items() if k not in REQUIRED_COLUMNS},
-            )
-        )
-    if not records:
-        raise ValueError(
-            f"a manifest must list at least one patch, got an empty one in '{source.root}'"
-        )
-    return records
+    names = [info.filename.replace("\\", "/") for info in found]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise ValueError(f"a zip must hold each name once, got '{twice}' twice in '{path}'")
+    return dict(zip(names, (info.filename for info in found), strict=True))
 
 
 def write_patches(
@@ -197,16 +234,16 @@ def write_patches(
     """Write records with their pictures into a new folder, which appears complete or not at all.
 
     Args:
-        folder: the folder.
+        folder: the folder; ``~`` is the user's home.
         items: each record with its picture: file bytes, or a uint8 ``H x W x 3`` array stored by
             the path's ending.
         beside: further text files, by name.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
-        ValueError: two records have one path.
+        ValueError: two records have one path, or a cell of the manifest holds a line break.
     """
-    target = Path(folder)
+    target = Path(folder).expanduser()
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(
             f"a patch set must be written into a new folder, got '{target}', which is not empty"
@@ -228,13 +265,14 @@ def write_patches(
         for name, text in (beside or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
         extra = list(dict.fromkeys(key for r in records for key in r.extra))
-        with open(draft / MANIFEST, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow([*REQUIRED_COLUMNS, *extra])
-            for r in records:
-                writer.writerow(
-                    [r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)]
-                )
+        write_table(
+            draft / MANIFEST,
+            [*COLUMNS, *extra],
+            (
+                [r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)]
+                for r in records
+            ),
+        )
         draft.chmod(0o755)
         if target.exists():
             target.rmdir()

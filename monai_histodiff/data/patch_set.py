@@ -2,40 +2,36 @@
 
 A :class:`PatchSet` is a folder, or a zip, of RGB patches with a ``manifest.csv``::
 
-    path,label,split,group,...
-    ADC/0001.jpg,ADC,train,patient_7,...
+    path,label,split,group,um_per_px,...
+    ADC/0001.jpg,ADC,train,patient_7,0.5,...
 
-``label`` is empty for unlabelled patches, ``split`` is ``train``, ``test`` or empty, and ``group``
-names the patient,
-slide or source tile: the unit that must never be on both sides of a split. Further columns are
-kept as they are. Without a manifest, each sub-folder is a class and each file is its own group.
-Pictures are read through MONAI's
-readers: PNG, JPEG and TIFF by pillow, NIfTI (``x, y, [z=1,] rgb``) by nibabel.
+``label`` is empty for unlabelled patches, ``split`` is ``train``, ``val``, ``test`` or empty,
+``group`` names the patient, slide or source tile: the unit that must never be on both sides of a
+split, and ``um_per_px`` is the magnification. Further columns are kept as they are. Without a
+manifest, folders name the classes, and above them the split. :mod:`~monai_histodiff.data.listing`
+has the rules of manifests and folders, :mod:`~monai_histodiff.data.pictures` those of pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from monai_histodiff.data.patch_files import (
-    PatchRecord,
-    PatchSource,
-    decode_patch,
-    read_records,
-    write_patches,
-)
+from monai_histodiff.data.draws import draw_few, draw_groups, draw_split
+from monai_histodiff.data.listing import list_patches
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
+from monai_histodiff.data.pictures import LIMITS, Limits
+from monai_histodiff.data.pixels import centre_crop, five_crops
+from monai_histodiff.data.reading import PatchReader, check_scale, fill_scale, scale_notes
 
 __all__ = ["PatchSet", "patch_hash"]
 
@@ -48,6 +44,12 @@ class PatchSet(Sequence):
     :attr:`classes`, or -1. Being a sequence of dictionaries, it is what MONAI's ``Dataset``,
     ``CacheDataset`` and ``PersistentDataset`` take as data (the last with
     ``hash_func=patch_hash``).
+
+    Attributes:
+        records: one for each patch.
+        classes: names, by class index.
+        notes: plain sentences on what was left out or assumed when the set was opened.
+        um_per_px: micrometres per pixel of every image; ``None`` leaves each as its file is.
     """
 
     def __init__(
@@ -55,36 +57,62 @@ class PatchSet(Sequence):
         sources: Sequence[PatchSource],
         records: Sequence[PatchRecord],
         classes: Sequence[str],
+        notes: Sequence[str] = (),
+        um_per_px: float | None = None,
     ) -> None:
         self._sources = tuple(sources)
+        self._reader = PatchReader(self._sources, um_per_px)
         self.records = tuple(records)
         self.classes = tuple(classes)
+        self.notes = tuple(notes)
+        self.um_per_px = um_per_px
         self._index = {name: i for i, name in enumerate(self.classes)}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> PatchSet:
+    def open(
+        cls,
+        path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        um_per_px: float | None = None,
+        class_level: int | None = None,
+        group_level: int | None = None,
+        limits: Limits = LIMITS,
+    ) -> PatchSet:
         """Open a folder or zip with a ``manifest.csv``, one of class folders, or several of them
         as one set.
 
+        Args:
+            path: one or several; ``~`` is the user's home.
+            um_per_px: micrometres per pixel of the patches that record none.
+            class_level: without a manifest, the level of folders that names the class, from 1 at
+                the top; needed where there are several beside the split.
+            group_level: likewise the level that names the patient or slide.
+            limits: of pixels and bytes of each file.
+
         Raises:
             FileNotFoundError: the path, or a file that the manifest names, does not exist.
-            ValueError: no picture is found, a required column is missing, a split is unknown, a
-                path is listed twice, or a group is on both sides of a split.
+            PermissionError: a folder or file may not be read.
+            ValueError: a rule of the manifest, the folders or the zip is broken; the message
+                names it, the place and the remedy.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         if not paths:
             raise ValueError("a patch set needs at least one folder or zip, got none")
-        sources = [PatchSource(p) for p in paths]
-        records = [replace(r, source=i) for i, s in enumerate(sources) for r in read_records(s)]
-        sides = defaultdict(set)
-        for record in records:
-            sides[record.group].add(record.split)
-        torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
-        if torn:
-            raise ValueError(
-                f"a group must lie in one split only, got {len(torn)} that straddle, such as '{torn[0]}'"
-            )
-        return cls(sources, records, sorted({r.label for r in records} - {""}))
+        sources = [PatchSource(p, limits) for p in paths]
+        records, notes = list_patches(sources, class_level, group_level)
+        if um_per_px is not None:
+            records = fill_scale(records, um_per_px)
+        return cls(sources, records, sorted({r.label for r in records} - {""}), notes)
+
+    def at(self, um_per_px: float) -> PatchSet:
+        """This set with every image at one magnification: resampled, with anti-aliasing, as it is
+        read. Patches that record no magnification are taken to have it, and a note says so.
+
+        Args:
+            um_per_px: micrometres per pixel, such as the model's.
+        """
+        check_scale(um_per_px)
+        notes = [*self.notes, *scale_notes(self.records, um_per_px)]
+        return PatchSet(self._sources, self.records, self.classes, notes, um_per_px)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -93,9 +121,8 @@ class PatchSet(Sequence):
         if isinstance(index, slice):
             return self._with(self.records[index])
         record = self.records[index]
-        array = decode_patch(self._sources[record.source].read(record.path), record.path)
         return {
-            "image": torch.from_numpy(array).permute(2, 0, 1).contiguous(),
+            "image": self._reader.image(record),
             "label": self._index.get(record.label, -1),
             "label_name": record.label,
             "group": record.group,
@@ -103,10 +130,10 @@ class PatchSet(Sequence):
         }
 
     def _with(self, records: Sequence[PatchRecord]) -> PatchSet:
-        return PatchSet(self._sources, records, self.classes)
+        return PatchSet(self._sources, records, self.classes, self.notes, self.um_per_px)
 
     @property
-    def labels(self) -> torch.Tensor:
+    def labels(self) -> Tensor:
         """int64 tensor of class indices, -1 where unlabelled."""
         return torch.tensor([self._index.get(r.label, -1) for r in self.records], dtype=torch.long)
 
@@ -116,42 +143,57 @@ class PatchSet(Sequence):
         return [r.group for r in self.records]
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all files and of what is recorded of each."""
-        found = hashlib.sha256()
-        for r in self.records:
-            found.update(repr((r.path, r.label, r.group)).encode())
-            found.update(hashlib.sha256(self._sources[r.source].read(r.path)).digest())
-        return found.hexdigest()
+        """SHA-256, in hexadecimal, of all files, of what is recorded of each, and of the
+        magnification at which they are read.
+        """
+        return self._reader.digest(self.records)
 
     def counts(self) -> dict[str, int]:
         """Number of patches of each class."""
         found = Counter(r.label for r in self.records)
         return {name: found[name] for name in self.classes}
 
-    def images(self, least: int = 1) -> torch.Tensor:
-        """All patches as one uint8 tensor ``N x 3 x H x W``.
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image, from the headers of the files."""
+        return [self._reader.size(r) for r in self.records]
 
-        Args:
-            least: smallest allowed height and width.
+    def check_size(self, size: int) -> None:
+        """Refuse patches that are smaller than ``size`` x ``size``, before any is decoded.
 
         Raises:
-            ValueError: the set is empty, or its pictures differ in size or are too small.
+            ValueError: some are; the message says how many, and what would do.
         """
-        if not self.records:
-            raise ValueError("a patch set must hold at least one patch, got none")
-        loaded: list[torch.Tensor] = []
-        for i, record in enumerate(self.records):
-            loaded.append(self[i]["image"])
-            if loaded[i].shape != loaded[0].shape:
-                first, here = tuple(loaded[0].shape[1:]), tuple(loaded[i].shape[1:])
-                raise ValueError(
-                    f"all patches must have one size, got {first} in '{self.records[0].path}' and {here} in '{record.path}'"
-                )
-        if min(loaded[0].shape[1:]) < least:
-            raise ValueError(
-                f"patches must be at least {least} x {least}, got {tuple(loaded[0].shape[1:])}"
-            )
-        return torch.stack(loaded)
+        self._reader.check_size(self.records, size)
+
+    def images(self, size: int | None = None) -> Tensor:
+        """All patches as one uint8 tensor ``N x 3 x H x W``, cropped one by one as they are read.
+
+        Args:
+            size: height and width of the centre crops; ``None`` keeps whole patches, which must
+                then be of one size.
+
+        Raises:
+            ValueError: the set is empty, or patches differ in size or are smaller than ``size``.
+        """
+        return self._reader.stack(
+            self.records, lambda image: image if size is None else centre_crop(image, size), size
+        )
+
+    def five_crops(self, size: int) -> Tensor:
+        """Centre and corner crops, uint8 ``5 x N x 3 x size x size``; ``1 x N x ...`` where all
+        patches have that size.
+
+        Raises:
+            ValueError: the set is empty, or patches are smaller than ``size``.
+        """
+        if set(self.sizes()) == {(size, size)}:
+            return self.images(size)[None]
+        crops = self._reader.stack(
+            self.records,
+            lambda image: five_crops(image[None], size)[:, 0].expand(5, -1, -1, -1),
+            size,
+        )
+        return crops.transpose(0, 1)
 
     def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
         """The patches of one split, or of one class, or of both."""
@@ -175,7 +217,7 @@ class PatchSet(Sequence):
         chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
         return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
 
-    def weights(self, power: float = 0.5) -> torch.Tensor:
+    def weights(self, power: float = 0.5) -> Tensor:
         """Sampling weight ``n_group ** -power`` for each patch, so that a few large groups do not
         drown the others.
         """
@@ -190,54 +232,23 @@ class PatchSet(Sequence):
             ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups,
                 or shares them all with classes that would be left with none.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-        rng = np.random.default_rng(seed)
-        taken: set[str] = set()
-        present: defaultdict[str, set[str]] = defaultdict(set)
-        for r in self.records:
-            present[r.label].add(r.group)
-        for label in sorted(present):
-            sizes = Counter(r.group for r in self.records if r.label == label)
-            if len(sizes) < 2:
-                raise ValueError(
-                    f"a class must have at least 2 groups to be split, got {len(sizes)} in '{label}'"
-                )
-            have = sum(n for group, n in sizes.items() if group in taken)
-            free = rng.permutation([g for g in sorted(sizes) if g not in taken]).tolist()
-            for group in free:
-                if have >= fraction * sum(sizes.values()) and have > 0:
-                    break
-                if any(
-                    own <= taken | {group} for own in present.values()
-                ):  # a class would have no group left
-                    continue
-                taken.add(group)
-                have += sizes[group]
-            if have == 0:
-                raise ValueError(
-                    f"no group of class '{label}' can be held out without emptying another class"
-                )
-        parts = (
-            [r for r in self.records if r.group not in taken],
-            [r for r in self.records if r.group in taken],
-        )
-        return self._with(parts[0]), self._with(parts[1])
+        taken = draw_groups(self.records, fraction, seed)
+        sides = ([r for r in self.records if (r.group in taken) == held] for held in (False, True))
+        kept, held_out = map(self._with, sides)
+        return kept, held_out
 
     def with_split(self, fraction: float = 0.3, seed: int = 0) -> PatchSet:
         """This set as it is where a split is recorded; otherwise with ``fraction`` of each class
         held out as ``test``.
 
         Groups are drawn by their labelled patches; unlabelled ones go where their group goes.
+
+        Raises:
+            ValueError: a split is recorded for some patches only, or without a test part; see
+                also :meth:`hold_out`.
         """
-        if any(r.split == "test" for r in self.records):
-            return self
-        held = set((self.with_labels() or self).hold_out(fraction, seed)[1].groups)
-        sides = {
-            "train": [r for r in self.records if r.group not in held],
-            "test": [r for r in self.records if r.group in held],
-        }
-        return self._with([replace(r, split=split) for split, side in sides.items() for r in side])
+        drawn = draw_split(self.records, fraction, seed)
+        return self if drawn is self.records else self._with(drawn)
 
     def few(self, labels_per_class: int | str, seed: int = 0) -> PatchSet:
         """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups
@@ -250,37 +261,14 @@ class PatchSet(Sequence):
 
         Raises:
             ValueError: fewer than two classes are present, the number is below 1, or a class has
-                too few patches.
+                too few patches, or none, such as one that occurs in the test part only.
         """
-        counts = self.counts()
-        present = [c for c, n in counts.items() if n]
-        if len(present) < 2:
-            raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
-        if labels_per_class == "all":
-            return self.with_labels()
-        share = _share(labels_per_class)
-        rng = np.random.default_rng(seed)
-        chosen: list[int] = []
-        for label in self.classes:
-            wanted = math.ceil(share * counts[label]) if share else int(labels_per_class)
-            if counts[label] < wanted:
-                raise ValueError(
-                    f"labels_per_class is {wanted}, but class '{label}' has {counts[label]} patches"
-                )
-            queues = defaultdict(list)
-            for i in rng.permutation(
-                [i for i, r in enumerate(self.records) if r.label == label]
-            ).tolist():
-                queues[self.records[i].group].append(i)
-            rounds = sorted(
-                ((turn, k, i) for k, q in enumerate(queues.values()) for turn, i in enumerate(q))
-            )
-            chosen += [i for _, _, i in rounds[:wanted]]
-        return self._with([self.records[i] for i in sorted(chosen)])
+        chosen = draw_few(self.records, self.classes, labels_per_class, seed)
+        return self._with([self.records[i] for i in chosen])
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the patches, byte for byte, into a new folder with its manifest. Nothing is left
-        behind on failure.
+        """Copy the patches, byte for byte, into a new folder with its manifest, which keeps the
+        magnification of the files. Nothing is left behind on failure.
 
         Where sources share a path, each source goes into a sub-folder with its number.
         """
@@ -288,22 +276,7 @@ class PatchSet(Sequence):
         named = (
             (replace(r, path=f"{r.source}/{r.path}") if shared else r, r) for r in self.records
         )
-        return write_patches(
-            folder, ((new, self._sources[r.source].read(r.path)) for new, r in named)
-        )
-
-
-def _share(labels_per_class: int | str) -> Fraction:
-    """The share of each class that is asked for, or 0 where it is a number of patches; exact,
-    since it will be rounded up.
-    """
-    text = str(labels_per_class)
-    share = Fraction(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else Fraction(0)
-    if not 0 < share <= 1 and not (isinstance(labels_per_class, int) and labels_per_class >= 1):
-        raise ValueError(
-            f"labels_per_class must be 'all', a share such as '5%', or at least 1, got {labels_per_class!r}"
-        )
-    return share
+        return write_patches(folder, ((new, self._reader.content(r)) for new, r in named))
 
 
 def patch_hash(item: Mapping[str, Any]) -> bytes:

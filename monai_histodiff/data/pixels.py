@@ -18,6 +18,7 @@ __all__ = [
     "five_crops",
     "patch_grid",
     "recompressed",
+    "resample",
     "thumbnails",
     "to_bytes",
     "to_unit",
@@ -101,6 +102,18 @@ def recompressed(images: Tensor, quality: int = 90) -> Tensor:
 
     pictures = [torch.from_numpy(once(v.permute(1, 2, 0).numpy())) for v in images]
     return torch.stack(pictures).permute(0, 3, 1, 2).contiguous() if pictures else images
+
+
+def resample(patches: Tensor, size: tuple[int, int]) -> Tensor:
+    """Patches ``... x 3 x H x W`` to another height and width: bicubic, with what the new grid
+    cannot hold filtered out before. uint8 stays uint8; patches of that size stay as they are.
+    """
+    if tuple(patches.shape[-2:]) == tuple(size):
+        return patches
+    x = to_unit(patches.reshape(-1, *patches.shape[-3:]))
+    x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    x = x.reshape(*patches.shape[:-2], *size)
+    return to_bytes(x) if patches.dtype == torch.uint8 else x
 
 
 def five_crops(images: Tensor, size: int) -> Tensor:

@@ -206,7 +206,7 @@ def pseudo_labels(
     if len(pool) == 0:
         rule = "arm E needs training patches that were not drawn as labelled"
         raise ValueError(f"{rule}, got none")
-    images = pool.images(size)
+    images = _whole(pool)
     confidence, label = judge(centre_crop(images, size)).max(1)
     return _real_bank(images, torch.where(confidence >= threshold, label, -1), confidence, classes)
 
@@ -229,7 +229,13 @@ def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
     if not bool((pool.labels >= 0).any()):
         rule = "arm R needs labels of training patches that were not drawn as labelled"
         raise ValueError(f"{rule}, got none on {len(pool)} patches")
-    return _real_bank(pool.images(), pool.labels, torch.ones(len(pool)), classes)
+    return _real_bank(_whole(pool), pool.labels, torch.ones(len(pool)), classes)
+
+
+def _whole(pool: PatchSet) -> Tensor:
+    """Whole patches; where they differ in size, centre crops of the largest size that all have."""
+    sizes = set(pool.sizes())
+    return pool.images(None if len(sizes) == 1 else min(min(size) for size in sizes))
 
 
 def _real_bank(

@@ -22,7 +22,6 @@ from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, five_crops
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.verdict import PRIMARY, compare_arms
@@ -145,7 +144,7 @@ class Evaluation:
         """Train all arms and return :attr:`probabilities`."""
         labelled, size = self.material.labelled, self.material.size
         items = [_pair(labelled[i]) for i in range(len(labelled))]
-        test = five_crops(self.test.images(size), size)
+        test = self.test.five_crops(size)
         data = fingerprint(items, test, self.material.classes, CACHE_VERSION, *LIBRARIES)
         self.probabilities, self.seconds = {}, {}
         for seed in self.seeds:
@@ -183,7 +182,7 @@ class Evaluation:
             draws,
         )
         size, parts = self.material.size, (self.material.labelled, self.test)
-        train, test = (centre_crop(part.images(), size) for part in parts)
+        train, test = (part.images(size) for part in parts)
         outcome, sentence = "soft", "Not tested: arm G was not run."
         if not self.material.candidates.accepted.any():
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."

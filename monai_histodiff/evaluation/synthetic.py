@@ -63,7 +63,7 @@ def class_fidelity(
     generator = torch.Generator().manual_seed(seed)
 
     def load(patches: PatchSet) -> Tensor:
-        return recompressed(centre_crop(patches.images(size), size))
+        return recompressed(patches.images(size))
 
     def some(x: Tensor, count: int) -> Tensor:
         return x[torch.randperm(len(x), generator=generator)[:count]]
@@ -174,6 +174,6 @@ def label_agreement(
         "patches": int(counts.sum()),
         "accepted": share(candidates.images[kept], candidates.labels[kept]),
         "candidates": share(candidates.images, candidates.labels),
-        "labelled": share(labelled.images(), labelled.labels),
-        "test": share(test.images(), test.labels),
+        "labelled": share(labelled.images(size), labelled.labels),
+        "test": share(test.images(size), test.labels),
     }

@@ -38,7 +38,7 @@ from monai_histodiff import (
     Selector,
     SyntheticAugmentd,
 )
-from monai_histodiff.data.patch_files import decode_patch
+from monai_histodiff.data.pictures import decode_patch
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "histopathology_ldm"
 

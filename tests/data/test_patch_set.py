@@ -1,91 +1,32 @@
-"""Patch files decode alike whatever the format; splits and draws keep their promises; bad input is
-named.
+"""Splits and draws keep their promises; images are crops of one size; MONAI's datasets and workers
+take a patch set as data.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import struct
-import zipfile
-import zlib
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
+from making import zipped
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Transform
-from PIL import Image
 
 from monai_histodiff import PatchSet
-from monai_histodiff.data.patch_files import PatchRecord, PatchSource, decode_patch, write_patches
+from monai_histodiff.data import reading
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.patch_set import patch_hash
+from monai_histodiff.data.pictures import decode_patch
+from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.utils.files import write_json
-
-HEADER = "path,label,split,group"
-
-
-def gradient(height: int = 24, width: int = 40) -> np.ndarray:
-    """A smooth picture that equals none of its flips and turns."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([40 + 5 * x, 30 + 8 * y, 200 - 3 * x - y], 2).clip(0, 255).astype(np.uint8)
-
-
-def encoded(picture: np.ndarray | Image.Image, form: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def nifti(array: np.ndarray, name: str, folder: Path) -> bytes:
-    """The file of an array whose axes are ``x, y, ...``, as every NIfTI file has them."""
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1, -1, 1, 1])), folder / name)
-    return (folder / name).read_bytes()
-
-
-def deep_png(array: np.ndarray) -> bytes:
-    """A PNG file of 16 bits per channel, which pillow cannot write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-def folder_of(root: Path, manifest: str | bytes | None, *names: str) -> Path:
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(encoded(np.full((8, 8, 3), i, np.uint8), "PNG"))
-    root.mkdir(exist_ok=True)
-    if manifest is not None:
-        (root / "manifest.csv").write_bytes(
-            manifest.encode() if isinstance(manifest, str) else manifest
-        )
-    return root
-
-
-def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            archive.write(file, prefix + file.relative_to(folder).as_posix())
-    return path
 
 
 def records(sizes: dict[str, list[int]], shared: bool = False) -> list[PatchRecord]:
@@ -102,336 +43,6 @@ def records(sizes: dict[str, list[int]], shared: bool = False) -> list[PatchReco
 
 def paths(patches: PatchSet) -> list[str]:
     return [r.path for r in patches.records]
-
-
-# -------------------------------------------------------------------------------------------------
-# --------------- pictures
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a.png",
-        "A.PNG",
-        "a.tif",
-        "a.tiff",
-        "a.jpg",
-        "a.jpeg",
-        "a.nii",
-        "a.nii.gz",
-        "b.nii",
-        "c.nii",
-    ],
-)
-def test_every_format_decodes_to_the_same_picture(name: str, tmp_path: Path) -> None:
-    truth = gradient()
-    xy = truth.swapaxes(0, 1)
-    content = {
-        "png": lambda: encoded(truth, "PNG"),
-        "tif": lambda: encoded(truth, "TIFF"),
-        "tiff": lambda: encoded(truth, "TIFF", compression="tiff_lzw"),
-        "jpg": lambda: encoded(truth, "JPEG", quality=98, subsampling=0),
-        "jpeg": lambda: encoded(truth, "JPEG", quality=98, subsampling=0, progressive=True),
-        "gz": lambda: nifti(xy, name, tmp_path),
-        "nii": lambda: nifti(
-            {"a": xy, "b": xy[:, :, None], "c": xy[:, :, None].astype(np.float32)}[name[0]],
-            name,
-            tmp_path,
-        ),
-    }[name.lower().split(".")[-1]]()
-    found = decode_patch(content, name)
-    assert found.dtype == np.uint8 and found.shape == (24, 40, 3)
-    assert np.abs(found.astype(int) - truth).max() <= (4 if "jp" in name else 0)
-
-
-GREY = Image.fromarray(gradient()[..., 0])
-COLOUR = Image.fromarray(gradient())
-FLOAT = np.full((5, 4, 3), 0.5, np.float32)
-BAD_PICTURES: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
-    "grey": (
-        "x.png",
-        lambda _: encoded(GREY, "PNG"),
-        r"must be RGB, .* got L of shape \(24, 40\) in 'x.png'",
-    ),
-    "grey jpeg": ("x.jpg", lambda _: encoded(GREY, "JPEG"), "must be RGB"),
-    "palette": ("x.png", lambda _: encoded(COLOUR.convert("P"), "PNG"), "got P of shape"),
-    "rgba": (
-        "x.png",
-        lambda _: encoded(COLOUR.convert("RGBA"), "PNG"),
-        r"got RGBA of shape \(24, 40, 4\)",
-    ),
-    "cmyk": ("x.jpg", lambda _: encoded(COLOUR.convert("CMYK"), "JPEG"), "got CMYK of shape"),
-    "ycbcr": (
-        "x.tif",
-        lambda _: encoded(COLOUR.convert("YCbCr"), "TIFF"),
-        r"got YCbCr of shape \(24, 40, 3\)",
-    ),
-    "grey 16-bit": (
-        "x.png",
-        lambda _: encoded(np.full((8, 8), 900, np.uint16), "PNG"),
-        "got .*16.* of shape",
-    ),
-    "rgb 16-bit": (
-        "x.png",
-        lambda _: deep_png(np.full((8, 8, 3), 900)),
-        "got 16-bit RGB of shape",
-    ),
-    "nifti beyond 8 bits": (
-        "x.nii",
-        lambda p: nifti(np.full((5, 4, 3), 300, np.int16), "x.nii", p),
-        "from 0 to 255, got 300",
-    ),
-    "nifti negative": (
-        "x.nii",
-        lambda p: nifti(np.full((5, 4, 3), -1, np.int16), "x.nii", p),
-        "from 0 to 255, got -1",
-    ),
-    "nifti fraction": (
-        "x.nii",
-        lambda p: nifti(FLOAT, "x.nii", p),
-        "whole numbers from 0 to 255, got 0.5",
-    ),
-    "nifti nan": (
-        "x.nii",
-        lambda p: nifti(FLOAT * np.nan, "x.nii", p),
-        "whole numbers from 0 to 255, got nan",
-    ),
-    "nifti grey": (
-        "x.nii",
-        lambda p: nifti(FLOAT[..., 0], "x.nii", p),
-        r"got NIfTI of shape \(5, 4\)",
-    ),
-    "nifti volume": (
-        "x.nii",
-        lambda p: nifti(np.zeros((5, 4, 6, 3), np.uint8), "x.nii", p),
-        "must be RGB",
-    ),
-    "cut png": (
-        "x.png",
-        lambda _: encoded(COLOUR, "PNG")[:-200],
-        "must be a readable picture, got 'x.png'",
-    ),
-    "cut jpeg": (
-        "x.jpg",
-        lambda _: encoded(COLOUR, "JPEG")[:-200],
-        "must be a readable picture, got 'x.jpg'",
-    ),
-    "cut nifti": (
-        "x.nii.gz",
-        lambda p: nifti(np.zeros((5, 4, 3), np.uint8), "x.nii.gz", p)[:40],
-        "must be a readable picture",
-    ),
-    "text": ("x.png", lambda _: b"no picture", "must be a readable picture, got 'x.png'"),
-    "empty": ("x.jpg", lambda _: b"", "must be a readable picture, got 'x.jpg'"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_PICTURES)
-def test_picture_that_is_no_patch_is_refused_by_name(case: str, tmp_path: Path) -> None:
-    name, content, message = BAD_PICTURES[case]
-    with pytest.raises(ValueError, match=message):
-        decode_patch(content(tmp_path), name)
-
-
-# -------------------------------------------------------------------------------------------------
-# ---------------- sources
-
-
-def test_class_folders(tmp_path: Path) -> None:
-    root = folder_of(
-        tmp_path / "lung", None, "acc/1.png", "deeper/acc/2.png", "norm/3.png", "stray.png"
-    )
-    (root / "norm" / "notes.txt").write_text("not a picture")
-    (root / "norm" / ".hidden.png").write_bytes(b"left by a file browser")
-    patches = PatchSet.open(root)
-    assert patches.classes == ("acc", "norm") and paths(patches) == [
-        "acc/1.png",
-        "deeper/acc/2.png",
-        "norm/3.png",
-    ]
-    assert patches.labels.tolist() == [0, 0, 1] and patches.counts() == {"acc": 2, "norm": 1}
-    assert len(set(patches.groups)) == 3, "each file is its own group"
-    assert {r.split for r in patches.records} == {""}
-
-
-@pytest.mark.parametrize("as_zip", [False, True])
-def test_manifest_in_folder_and_zip(as_zip: bool, tmp_path: Path) -> None:
-    rows = ["a.png,B,train,p1,x", "sub/b.png,A,test,p2,", 'c.png,,,"p, 3",y']
-    root = folder_of(
-        tmp_path / "set",
-        "\ufeff" + "\n".join([HEADER + ",stain", *rows]) + "\n",
-        "a.png",
-        "sub/b.png",
-        "c.png",
-        "not-listed.png",
-    )
-    source = zipped(root, tmp_path / "set.zip") if as_zip else root
-    patches = PatchSet.open(str(source))
-    assert [(r.path, r.label, r.split, r.group, dict(r.extra)) for r in patches.records] == [
-        ("a.png", "B", "train", "p1", {"stain": "x"}),
-        ("sub/b.png", "A", "test", "p2", {"stain": ""}),
-        ("c.png", "", "", "p, 3", {"stain": "y"}),
-    ]
-    assert patches.classes == ("A", "B") and patches.labels.tolist() == [1, 0, -1]
-    item = patches[1]
-    assert (
-        item["image"].dtype == torch.uint8
-        and item["image"].shape == (3, 8, 8)
-        and bool((item["image"] == 1).all())
-    )
-    assert {k: v for k, v in item.items() if k != "image"} == {
-        "label": 0,
-        "label_name": "A",
-        "group": "p2",
-        "path": "sub/b.png",
-    }
-    assert patches[-1]["label"] == -1
-
-
-def test_image_is_channel_first_and_upright(tmp_path: Path) -> None:
-    write_patches(tmp_path / "set", [(PatchRecord("a.png", "A", "", "g"), gradient())])
-    image = PatchSet.open(tmp_path / "set")[0]["image"]
-    assert torch.equal(image, torch.from_numpy(gradient()).permute(2, 0, 1))
-    image += 1  # the tensor is the caller's own
-
-
-def test_several_sources_are_one_set(tmp_path: Path) -> None:
-    first = folder_of(tmp_path / "one", f"{HEADER}\na.png,B,train,g1\n", "a.png")
-    second = zipped(
-        folder_of(tmp_path / "two", f"{HEADER}\na.png,A,test,g2\n", "b.png", "a.png"),
-        tmp_path / "two.zip",
-    )
-    patches = PatchSet.open([first, second])
-    assert patches.classes == ("A", "B") and patches.labels.tolist() == [1, 0]
-    assert [int(patches[i]["image"].max()) for i in range(2)] == [0, 1], (
-        "each patch comes from its own source"
-    )
-    part = patches.select("test")
-    assert (
-        len(part) == 1
-        and part.classes == ("A", "B")
-        and int(part[0]["image"].max()) == 1
-        and part[0]["label"] == 0
-    )
-
-
-MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
-    "columns": (
-        "path,label\na.png,A\n",
-        ValueError,
-        r"must have the columns .* got none named \['split', 'group'\]",
-    ),
-    "no header": ("", ValueError, "must have the columns"),
-    "no rows": (f"{HEADER}\n", ValueError, "must list at least one patch"),
-    "missing file": (
-        f"{HEADER}\nz.png,A,train,g\n",
-        FileNotFoundError,
-        "names 'z.png', which is not there",
-    ),
-    "outside": (f"{HEADER}\n../set/a.png,A,train,g\n", FileNotFoundError, "which is not there"),
-    "duplicate": (
-        f"{HEADER}\na.png,A,train,g\na.png,A,train,g\n",
-        ValueError,
-        "list each path once, got 'a.png' twice",
-    ),
-    "split": (
-        f"{HEADER}\na.png,A,val,g\n",
-        ValueError,
-        "split must be 'train', 'test' or empty, got 'val' for 'a.png'",
-    ),
-    "straddling": (
-        f"{HEADER}\na.png,A,train,g7\nb.png,A,test,g7\n",
-        ValueError,
-        "one split only, got 1 that straddle, such as 'g7'",
-    ),
-    "half straddling": (
-        f"{HEADER}\na.png,A,train,g7\nb.png,A,,g7\n",
-        ValueError,
-        "straddle, such as 'g7'",
-    ),
-    "no group": (
-        f"{HEADER}\na.png,A,train,\n",
-        ValueError,
-        "must name its group, got none for 'a.png'",
-    ),
-    "short row": (f"{HEADER}\na.png,A\n", ValueError, "must name its group, got none for 'a.png'"),
-    "long row": (
-        f"{HEADER}\na.png,A,train,g,H&E\n",
-        ValueError,
-        r"not have more cells than the header, got \['H&E'\]",
-    ),
-    "encoding": (
-        "path,label,split,group\na.png,\xe9,train,g\n".encode("latin-1"),
-        ValueError,
-        "a manifest must be UTF-8",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MANIFEST_FAULTS)
-def test_broken_manifest_is_named(case: str, tmp_path: Path) -> None:
-    manifest, kind, message = MANIFEST_FAULTS[case]
-    root = folder_of(tmp_path / "set", manifest, "a.png", "b.png")
-    for source in (root, zipped(root, tmp_path / "set.zip")):
-        with pytest.raises(kind, match=message):
-            PatchSet.open(source)
-
-
-def test_columns_in_any_order_and_a_row_without_its_last_cell(tmp_path: Path) -> None:
-    root = folder_of(
-        tmp_path / "set",
-        "group,path,split,label\ng1,a.png,train\ng2,b.png,train,A\n",
-        "a.png",
-        "b.png",
-    )
-    assert PatchSet.open(root).labels.tolist() == [-1, 0]
-
-
-def test_group_must_not_straddle_sources(tmp_path: Path) -> None:
-    first = folder_of(tmp_path / "one", f"{HEADER}\na.png,A,train,patient 7\n", "a.png")
-    second = folder_of(tmp_path / "two", f"{HEADER}\na.png,A,test,patient 7\n", "a.png")
-    with pytest.raises(ValueError, match="straddle, such as 'patient 7'"):
-        PatchSet.open([first, second])
-
-
-def test_sources_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="dataset_dir must exist, got '.*none'"):
-        PatchSet.open(tmp_path / "none")
-    (tmp_path / "file.txt").write_text("no zip")
-    with pytest.raises(ValueError, match="must be a folder or a zip, got '.*file.txt'"):
-        PatchSet.open(tmp_path / "file.txt")
-    for root in (folder_of(tmp_path / "empty", None), folder_of(tmp_path / "flat", None, "a.png")):
-        with pytest.raises(
-            ValueError, match="must hold a manifest.csv or class folders with pictures, got"
-        ):
-            PatchSet.open(root)
-
-
-def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
-    with pytest.raises(
-        ValueError, match="manifest.csv must lie at the top of '.*set.zip', got 'set/manifest.csv'"
-    ):
-        PatchSet.open(zipped(root, tmp_path / "set.zip", "set/"))
-
-
-def test_zip_made_on_a_mac(tmp_path: Path) -> None:
-    path = zipped(
-        folder_of(tmp_path / "set", None, "A/a.png", "B/b.png"), tmp_path / "set.zip", "set/"
-    )
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("__MACOSX/set/A/._a.png", b"a resource fork")
-    patches = PatchSet.open(path)
-    assert paths(patches) == ["set/A/a.png", "set/B/b.png"] and patches.classes == ("A", "B")
-
-
-@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "A/../../evil.png"])
-def test_names_that_lead_out_of_a_zip_are_not_followed(name: str, tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr(name, encoded(gradient(), "PNG"))
-        archive.writestr("manifest.csv", f"{HEADER}\n{name},A,train,g\n")
-    with pytest.raises(FileNotFoundError, match="which is not there"):
-        PatchSet.open(tmp_path / "evil.zip")
 
 
 # -------------------------------------------------------------------------------------------------
@@ -591,86 +202,111 @@ def test_weights_keep_large_groups_from_drowning_small_ones() -> None:
     assert patches.weights(0.0).tolist() == [1.0] * 5
 
 
-def test_images_of_one_size(tmp_path: Path) -> None:
-    items = [
-        (PatchRecord(f"{i}.png", "A", "", f"{i}"), np.full((8 + 2 * (i == 2), 12, 3), i, np.uint8))
-        for i in range(3)
-    ]
-    patches = PatchSet.open(write_patches(tmp_path / "set", items))
-    stack = patches[:2].images(least=8)
-    assert (
-        stack.dtype == torch.uint8
-        and stack.shape == (2, 3, 8, 12)
-        and stack[:, 0, 0, 0].tolist() == [0, 1]
-    )
-    with pytest.raises(
-        ValueError, match=r"one size, got \(8, 12\) in '0.png' and \(10, 12\) in '2.png'"
-    ):
+def of_sizes(folder: Path, *sizes: tuple[int, int], **extra: str) -> PatchSet:
+    """One picture of each size, whose pixels tell row, column and index."""
+    items = []
+    for i, (height, width) in enumerate(sizes):
+        y, x = np.mgrid[:height, :width]
+        picture = np.stack([y, x, np.full_like(x, i)], 2).astype(np.uint8)
+        items.append((PatchRecord(f"{i}.png", "A", "", f"{i}", extra), picture))
+    return PatchSet.open(write_patches(folder, items))
+
+
+def test_whole_images_are_of_one_size(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (8, 12), (10, 12))
+    stack = patches[:2].images()
+    assert stack.dtype == torch.uint8 and stack.shape == (2, 3, 8, 12)
+    assert stack[:, 2, 0, 0].tolist() == [0, 1]
+    message = r"one size, got \(8, 12\) in '0.png' and \(10, 12\) in '2.png': give a size to crop"
+    with pytest.raises(ValueError, match=message):
         patches.images()
-    with pytest.raises(ValueError, match=r"at least 9 x 9, got \(8, 12\)"):
-        patches[:2].images(least=9)
     with pytest.raises(ValueError, match="at least one patch, got none"):
         patches[:0].images()
 
 
-# -------------------------------------------------------------------------------------------------
-# ---------------- writing
+def test_crops_come_from_the_centres_of_mixed_sizes(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (9, 9), (20, 6))
+    assert patches.sizes() == [(8, 12), (9, 9), (20, 6)]
+    crops = patches.images(5)
+    assert crops.dtype == torch.uint8 and crops.shape == (3, 3, 5, 5)
+    assert crops[:, :, 0, 0].tolist() == [[1, 3, 0], [2, 2, 1], [7, 0, 2]]
+    for i in range(3):
+        assert torch.equal(crops[i], centre_crop(patches[i]["image"], 5))
 
 
-def test_write_copies_byte_for_byte(tmp_path: Path) -> None:
-    root = folder_of(
-        tmp_path / "set",
-        f'{HEADER},note\na.png,A,train,g1,\nsub/b.png,,test,g2,"x, ""y"""\n',
-        "a.png",
-        "sub/b.png",
+def test_centres_and_corners(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (5, 5))
+    crops = patches.five_crops(5)
+    assert crops.shape == (5, 2, 3, 5, 5)
+    corners = [(1, 3), (0, 0), (0, 7), (3, 0), (3, 7)]
+    assert [tuple(v) for v in crops[:, 0, :2, 0, 0].tolist()] == corners
+    assert bool((crops[:, 1] == patches[1]["image"]).all()), "all five of a patch of that size"
+    assert torch.equal(patches[1:].five_crops(5), patches[1:].images(5)[None])
+
+
+def test_patches_that_are_too_small_are_counted_and_named(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (12, 7), (6, 6), (9, 9))
+    message = (
+        "patches must be at least 8 x 8, got 2 of 4 that are smaller, such as '1.png':"
+        " set size to at most 6, or leave them out"
     )
-    (root / "a.png").write_bytes(b"these bytes are not even a picture")
-    patches = PatchSet.open(zipped(root, tmp_path / "set.zip"))
-    copy = patches.write(tmp_path / "new" / "copy")
-    assert PatchSet.open(copy).records == patches.records
-    for name in ("a.png", "sub/b.png"):
-        assert (copy / name).read_bytes() == (root / name).read_bytes()
-    part = PatchSet.open(patches.select("test").write(tmp_path / "part"))
-    assert paths(part) == ["sub/b.png"] and not (tmp_path / "part" / "a.png").exists()
+    for ask in (patches.images, patches.five_crops, patches.check_size):
+        with pytest.raises(ValueError, match=message):
+            ask(8)
+    patches.check_size(6)
 
 
-def test_write_keeps_patches_of_several_sources_apart(tmp_path: Path) -> None:
-    roots = [
-        folder_of(tmp_path / name, f"{HEADER}\na.png,{name},train,{name}\n", "a.png")
-        for name in ("A", "B")
-    ]
-    (roots[1] / "a.png").write_bytes(encoded(np.full((8, 8, 3), 7, np.uint8), "PNG"))
-    copy = PatchSet.open(PatchSet.open(roots).write(tmp_path / "copy"))
-    assert [(r.label, r.group) for r in copy.records] == [("A", "A"), ("B", "B")]
-    assert [int(copy[i]["image"].max()) for i in range(2)] == [0, 7]
+def test_sizes_are_told_by_headers(tmp_path: Path) -> None:
+    patches = of_sizes(tmp_path / "set", (8, 12), (90, 90))
+    file = tmp_path / "set" / "1.png"
+    file.write_bytes(file.read_bytes()[:60])
+    assert patches.sizes() == [(8, 12), (90, 90)]
+    with pytest.raises(ValueError, match="got 1 of 2 that are smaller"):
+        patches.check_size(9)
 
 
-def test_failing_write_leaves_nothing(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
-    patches = PatchSet.open(root)
-    (root / "B" / "b.png").unlink()
-    (tmp_path / "out").mkdir()
-    with pytest.raises(FileNotFoundError):
-        patches.write(tmp_path / "out" / "copy")
-    assert not list((tmp_path / "out").iterdir())
-    twice = [(PatchRecord("a.png", "A", "", g), gradient()) for g in "12"]
-    with pytest.raises(ValueError, match="its own path, got 'a.png' twice"):
-        write_patches(tmp_path / "out" / "copy", twice)
-    assert not list((tmp_path / "out").iterdir())
+def test_memory_grows_with_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def decode(*arguments: Any) -> np.ndarray:
+        nonlocal alive, most
+        array = decode_patch(*arguments)
+        alive, most = alive + 1, max(most, alive + 1)
+        weakref.finalize(array, gone)
+        return array
+
+    patches = of_sizes(tmp_path / "set", *[(40, 40)] * 9)
+    monkeypatch.setattr(reading, "decode_patch", decode)
+    crops = patches.images(8)
+    assert most <= 2 and crops.untyped_storage().nbytes() == 9 * 3 * 8 * 8
 
 
-def test_write_needs_a_new_or_empty_folder(tmp_path: Path) -> None:
-    patches = PatchSet.open(folder_of(tmp_path / "set", None, "A/a.png"))
-    (tmp_path / "empty").mkdir()
-    patches.write(tmp_path / "empty")
-    assert sorted(p.name for p in (tmp_path / "empty").iterdir()) == ["A", "manifest.csv"]
-    before = (tmp_path / "empty" / "manifest.csv").read_bytes()
-    with pytest.raises(
-        FileExistsError,
-        match="must be written into a new folder, got '.*empty', which is not empty",
-    ):
-        patches.write(tmp_path / "empty")
-    assert (tmp_path / "empty" / "manifest.csv").read_bytes() == before
+def test_a_class_of_the_test_part_alone_is_refused() -> None:
+    rows = [replace(r, split="train") for r in records({"A": [2] * 3, "B": [2] * 3})]
+    rows.append(PatchRecord("C/1.png", "C", "test", "c"))
+    train = PatchSet([], rows, "ABC").select("train")
+    for wanted in ("all", "5%", 1):
+        with pytest.raises(ValueError, match=f"is {wanted}, but class 'C' has 0 patches to train"):
+            train.few(wanted)
+
+
+@pytest.mark.parametrize(
+    ("splits", "parts"),
+    [
+        (["train"] * 4, "{'train': 4}"),
+        (["train", "val", "val", "train"], "{'train': 2, 'val': 2}"),
+        (["test"] * 4, "{'test': 4}"),
+        (["train", "test", "", "train"], "{'none': 1, 'test': 1, 'train': 2}"),
+    ],
+)
+def test_a_recorded_split_is_whole_or_refused(splits: list[str], parts: str) -> None:
+    rows = [PatchRecord(f"{i}.png", "AB"[i % 2], s, f"{i}") for i, s in enumerate(splits)]
+    with pytest.raises(ValueError, match=f"and every patch's part, got {parts}: complete it"):
+        PatchSet([], rows, "AB").with_split()
 
 
 def test_write_json_is_all_or_nothing(tmp_path: Path) -> None:
@@ -760,15 +396,6 @@ def test_slices_and_negative_indices(zip_set: PatchSet) -> None:
     with pytest.raises(IndexError):
         zip_set[len(zip_set)]
     assert math.isclose(len(zip_set.select(label="pink")), len(zip_set) / 3)
-
-
-def test_source_reads_what_it_lists(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "set", None, "A/a.png")
-    for source in (PatchSource(root), PatchSource(zipped(root, tmp_path / "set.zip"))):
-        assert (
-            source.names == ["A/a.png"]
-            and source.read("A/a.png") == (root / "A" / "a.png").read_bytes()
-        )
 
 
 def test_without_is_the_rest(patch_set: PatchSet) -> None:

@@ -1,0 +1,134 @@
+"""Draws from records: group-disjoint splits and few-label sets, reproducible by seed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from monai_histodiff.data.patch_files import PatchRecord
+
+__all__ = ["draw_few", "draw_groups", "draw_split"]
+
+
+def draw_groups(records: Sequence[PatchRecord], fraction: float, seed: int) -> set[str]:
+    """Groups that hold about ``fraction`` of the patches of each class; every class keeps a group
+    on both sides.
+
+    Raises:
+        ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups,
+            or shares them all with classes that would be left with none.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+    rng = np.random.default_rng(seed)
+    taken: set[str] = set()
+    present: defaultdict[str, set[str]] = defaultdict(set)
+    for r in records:
+        present[r.label].add(r.group)
+    for label in sorted(present):
+        sizes = Counter(r.group for r in records if r.label == label)
+        if len(sizes) < 2:
+            raise ValueError(
+                f"a class must have at least 2 groups to be split, got {len(sizes)} in '{label}'"
+            )
+        have = sum(n for group, n in sizes.items() if group in taken)
+        free = rng.permutation([g for g in sorted(sizes) if g not in taken]).tolist()
+        for group in free:
+            if have >= fraction * sum(sizes.values()) and have > 0:
+                break
+            if any(
+                own <= taken | {group} for own in present.values()
+            ):  # a class would have no group left
+                continue
+            taken.add(group)
+            have += sizes[group]
+        if have == 0:
+            raise ValueError(
+                f"no group of class '{label}' can be held out without emptying another class"
+            )
+    return taken
+
+
+def draw_split(
+    records: Sequence[PatchRecord], fraction: float, seed: int
+) -> Sequence[PatchRecord]:
+    """The records as they are where a split is recorded; otherwise all ``train`` ones and then all
+    ``test`` ones; see :meth:`~monai_histodiff.PatchSet.with_split`.
+
+    Raises:
+        ValueError: see there.
+    """
+    recorded = Counter(r.split for r in records)
+    if recorded.keys() <= {""}:
+        held = draw_groups([r for r in records if r.label] or records, fraction, seed)
+        sides = (("train", False), ("test", True))
+        return [
+            replace(r, split=name) for name, t in sides for r in records if (r.group in held) == t
+        ]
+    if recorded[""] or not recorded["test"] or not recorded["train"]:
+        parts = {name or "none": count for name, count in sorted(recorded.items())}
+        raise ValueError(
+            f"a split must name 'train' and 'test' and every patch's part, got {parts}:"
+            " complete it, or leave it empty everywhere to have test groups drawn"
+        )
+    return records
+
+
+def draw_few(
+    records: Sequence[PatchRecord],
+    classes: Sequence[str],
+    labels_per_class: int | str,
+    seed: int,
+) -> list[int]:
+    """Indices of ``labels_per_class`` records of each class, spread over as many groups as
+    possible; see :meth:`~monai_histodiff.PatchSet.few`.
+
+    Raises:
+        ValueError: see there.
+    """
+    counts = Counter(r.label for r in records)
+    present = [c for c in classes if counts[c]]
+    if len(present) < 2:
+        raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
+    share = Fraction(1) if labels_per_class == "all" else _share(labels_per_class)
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for label in classes:
+        wanted = math.ceil(share * counts[label]) if share else int(labels_per_class)
+        if counts[label] < max(1, wanted):
+            raise ValueError(
+                f"labels_per_class is {labels_per_class}, but class '{label}' has"
+                f" {counts[label]} patches to train on: ask for fewer, or leave the class out"
+            )
+        if labels_per_class == "all":
+            continue
+        queues = defaultdict(list)
+        for i in rng.permutation([i for i, r in enumerate(records) if r.label == label]).tolist():
+            queues[records[i].group].append(i)
+        rounds = sorted(
+            ((turn, k, i) for k, q in enumerate(queues.values()) for turn, i in enumerate(q))
+        )
+        chosen += [i for _, _, i in rounds[:wanted]]
+    if labels_per_class == "all":
+        return [i for i, r in enumerate(records) if r.label]
+    return sorted(chosen)
+
+
+def _share(labels_per_class: int | str) -> Fraction:
+    """The share of each class that is asked for, or 0 where it is a number of patches; exact,
+    since it will be rounded up.
+    """
+    text = str(labels_per_class)
+    share = Fraction(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else Fraction(0)
+    if not 0 < share <= 1 and not (isinstance(labels_per_class, int) and labels_per_class >= 1):
+        raise ValueError(
+            "labels_per_class must be 'all', a share such as '5%', or at least 1, got"
+            f" {labels_per_class!r}"
+        )
+    return share

@@ -1,0 +1,148 @@
+"""Reading patches: bytes of sources to images of one magnification and one size."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
+from monai_histodiff.data.pictures import decode_patch, picture_size
+from monai_histodiff.data.pixels import resample
+
+__all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
+
+ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
+
+
+def check_scale(um_per_px: float) -> None:
+    """Refuse what is no magnification.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if not 0 < um_per_px < math.inf:
+        raise ValueError(f"um_per_px must be above 0, such as 1.0, got {um_per_px}")
+
+
+def fill_scale(records: Iterable[PatchRecord], um_per_px: float) -> list[PatchRecord]:
+    """The records, with a magnification where none is recorded."""
+    check_scale(um_per_px)
+    said = {SCALE: repr(float(um_per_px))}
+    return [r if r.um_per_px else replace(r, extra={**r.extra, **said}) for r in records]
+
+
+def scale_notes(records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
+    """Plain sentences on what is assumed, or lacking, at a magnification."""
+    scales, notes = [r.um_per_px for r in records], []
+    if unknown := sum(s is None for s in scales):
+        notes.append(
+            f"{unknown} of {len(records)} patches record no {SCALE}: taken to be at {um_per_px:g}"
+            " um per pixel, as the model is."
+        )
+    if coarse := sum(s is not None and s > ENLARGED * um_per_px for s in scales):
+        notes.append(
+            f"{coarse} of {len(records)} patches are coarser than {um_per_px:g} um per pixel:"
+            " enlarged, without the detail that the model knows."
+        )
+    return notes
+
+
+@dataclass(frozen=True)
+class PatchReader:
+    """Images of records.
+
+    Attributes:
+        sources: the folders and zips that records point into.
+        um_per_px: micrometres per pixel of every image; a record that says none is taken to have
+            it. ``None`` leaves each image as its file is.
+    """
+
+    sources: tuple[PatchSource, ...]
+    um_per_px: float | None = None
+
+    def content(self, record: PatchRecord) -> bytes:
+        """The bytes of its file."""
+        return self.sources[record.source].read(record.path)
+
+    def image(self, record: PatchRecord) -> Tensor:
+        """uint8 ``3 x H x W``, at the magnification, in memory of its own."""
+        limits = self.sources[record.source].limits
+        array = decode_patch(self.content(record), record.path, limits)
+        image = torch.from_numpy(array).permute(2, 0, 1)
+        height, width = image.shape[1:]
+        return resample(image, self._scaled(record, height, width)).contiguous()
+
+    def size(self, record: PatchRecord) -> tuple[int, int]:
+        """Height and width of the image, from the header of the file."""
+        limits = self.sources[record.source].limits
+        return self._scaled(record, *picture_size(self.content(record), record.path, limits))
+
+    def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
+        own, wanted = record.um_per_px, self.um_per_px
+        if own is None or wanted is None:
+            return height, width
+        return max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
+
+    def digest(self, records: Iterable[PatchRecord]) -> str:
+        """SHA-256, in hexadecimal, of files, of what is recorded of each, and of the
+        magnification.
+        """
+        found = hashlib.sha256()
+        for r in records:
+            scale = () if self.um_per_px is None else (r.um_per_px, self.um_per_px)
+            found.update(repr((r.path, r.label, r.group, *scale)).encode())
+            found.update(hashlib.sha256(self.content(r)).digest())
+        return found.hexdigest()
+
+    def check_size(self, records: Sequence[PatchRecord], size: int) -> None:
+        """Refuse images that are smaller than ``size`` x ``size``, before any is decoded.
+
+        Raises:
+            ValueError: some are; the message says how many, and what would do.
+        """
+        sides = [min(self.size(r)) for r in records]
+        small = [i for i, side in enumerate(sides) if side < size]
+        if small:
+            scale = "" if self.um_per_px is None else f" at {self.um_per_px:g} um per pixel"
+            raise ValueError(
+                f"patches must be at least {size} x {size}{scale}, got {len(small)} of"
+                f" {len(records)} that are smaller, such as '{records[small[0]].path}': set size"
+                f" to at most {min(sides)}, or leave them out"
+            )
+
+    def stack(
+        self, records: Sequence[PatchRecord], crop: Callable[[Tensor], Tensor], size: int | None
+    ) -> Tensor:
+        """What ``crop`` makes of each image, uint8; memory grows with the crops, not the files.
+
+        Args:
+            records: at least one.
+            crop: ``3 x H x W`` to a tensor of one shape.
+            size: the least height and width; ``None`` for whole images, all of one size.
+
+        Raises:
+            ValueError: there is no record, or images are too small or differ in size.
+        """
+        if not records:
+            raise ValueError("a patch set must hold at least one patch, got none")
+        out = torch.empty(0)
+        for i, record in enumerate(records):
+            image = self.image(record)
+            if size is not None and min(image.shape[1:]) < size:
+                self.check_size(records, size)
+            part = crop(image)
+            if i == 0:
+                out = torch.empty(len(records), *part.shape, dtype=torch.uint8)
+            if part.shape != out.shape[1:]:
+                first, here = tuple(out.shape[-2:]), tuple(part.shape[-2:])
+                raise ValueError(
+                    f"all patches must have one size, got {first} in '{records[0].path}' and"
+                    f" {here} in '{record.path}': give a size to crop to"
+                )
+            out[i] = part
+        return out

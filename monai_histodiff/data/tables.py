@@ -1,0 +1,142 @@
+"""Tables of text, ``.csv``, as people and spreadsheets write them: read strictly, with the line in
+every error, and written so that no cell is taken for a formula.
+
+A spreadsheet runs a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return.
+Where such a cell is not a plain number, it is written with an apostrophe before it, which
+reading takes off again: what is read is what was written.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Row", "read_table", "write_table"]
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
+DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one row by column; ``line`` counts from 1, the header's line."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def read_table(
+    content: bytes, where: str, required: Sequence[str], optional: Sequence[str] = ()
+) -> list[Row]:
+    """The rows of a table.
+
+    Args:
+        content: UTF-8 text, with or without a byte-order mark; cells are separated by commas,
+            semicolons or tabs, whichever the header holds most of.
+        where: its name, which every error repeats.
+        required: columns that must be there. They and ``optional`` ones are found whatever their
+            case; blanks around their cells are taken off.
+        optional: columns that may be there. Further ones keep their names and cells.
+
+    Returns:
+        One :class:`Row` for each line that is not empty; cells that are missing at its end are
+        empty.
+
+    Raises:
+        ValueError: the text is not UTF-8, a required column is missing or a column is there
+            twice, a quote is not closed, a cell holds a line break, or a row has more cells than
+            the header.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"a manifest must be UTF-8 text, got another encoding in {where}:"
+            " save it as 'CSV UTF-8'"
+        ) from error
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True
+    )
+    columns: list[str] = []
+    rows: list[Row] = []
+    try:
+        for cells in lines:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not columns:
+                columns = _columns(cells, where, required, optional)
+                continue
+            rows.append(_row(cells, columns, lines.line_num, where, (*required, *optional)))
+    except csv.Error as error:
+        raise ValueError(
+            f"a manifest must be a table, got '{error}' at line {lines.line_num} of {where}:"
+            " is a quote not closed?"
+        ) from error
+    if not columns:
+        _columns([], where, required, optional)
+    return rows
+
+
+def _columns(
+    cells: Sequence[str], where: str, required: Sequence[str], optional: Sequence[str]
+) -> list[str]:
+    known = {name.casefold(): name for name in (*required, *optional)}
+    columns = [known.get(cell.strip().casefold(), cell.strip()) for cell in cells]
+    if missing := [name for name in required if name not in columns]:
+        raise ValueError(
+            f"a manifest must have the columns {list(required)}, got none named {missing}"
+            f" in {where}"
+        )
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    if twice:
+        raise ValueError(f"a column must be there once, got '{twice[0]}' twice in {where}")
+    return columns
+
+
+def _row(
+    cells: Sequence[str], columns: Sequence[str], line: int, where: str, known: Sequence[str]
+) -> Row:
+    if any(cell.strip() for cell in cells[len(columns) :]):
+        raise ValueError(
+            f"a row must not have more cells than the header, got {list(cells[len(columns) :])}"
+            f" beyond it at line {line} of {where}"
+        )
+    found: dict[str, str] = {}
+    for i, name in enumerate(columns):
+        cell = cells[i] if i < len(cells) else ""
+        if "\n" in cell or "\r" in cell:
+            raise ValueError(
+                f"a cell must not hold a line break, got {cell[:40]!r} up to line {line} of"
+                f" {where}: is a quote not closed?"
+            )
+        cell = cell.strip() if name in known else cell
+        found[name] = cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+    return Row(line, found)
+
+
+def write_table(
+    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    """Write a table that :func:`read_table` reads back, cell by cell.
+
+    Raises:
+        ValueError: a cell holds a line break.
+    """
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        for row in (columns, *rows):
+            for cell in row:
+                if "\n" in cell or "\r" in cell:
+                    raise ValueError(f"a cell must not hold a line break, got {cell!r}")
+            writer.writerow([_guarded(cell) for cell in row])
+
+
+def _guarded(cell: str) -> str:
+    plain = not FORMULA.match(cell) or NUMBER.fullmatch(cell)
+    return cell if plain else f"'{cell}"

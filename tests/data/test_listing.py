@@ -1,0 +1,492 @@
+"""Manifests and folders say what they mean: classes, splits, groups; what is left out is told, and
+what is doubtful is refused with its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from making import HEADER, folder_of, gradient, zipped
+
+from monai_histodiff import PatchSet
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.data.pictures import SUFFIXES
+from monai_histodiff.data.tables import read_table, write_table
+
+
+def paths(patches: PatchSet) -> list[str]:
+    return [r.path for r in patches.records]
+
+
+def pairs(patches: PatchSet) -> list[tuple[str, str, str]]:
+    return [(r.label, r.split, r.group) for r in patches.records]
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "lung", None, "acc/1.png", "acc/2.TIF", "norm/3.png", "stray.png")
+    (root / "norm" / "notes.txt").write_text("not a picture")
+    (root / "norm" / ".hidden.png").write_bytes(b"left by a file browser")
+    patches = PatchSet.open(root)
+    assert patches.classes == ("acc", "norm")
+    assert paths(patches) == ["acc/1.png", "acc/2.TIF", "norm/3.png"]
+    assert patches.labels.tolist() == [0, 0, 1] and patches.counts() == {"acc": 2, "norm": 1}
+    assert len(set(patches.groups)) == 3, "each file is its own group"
+    assert {r.split for r in patches.records} == {""}
+    assert [note.split(":")[0] for note in patches.notes] == [
+        f"2 files of '{root}' (.txt 1, .png 1) are no pictures in class folders",
+        "No group is recorded for 3 of 3 patches",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("train", "train"), ("Training", "train"), ("validation", "val"), ("TEST", "test")],
+)
+def test_split_folders_are_the_split(name: str, split: str, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, f"{name}/ADC/1.png", f"{name}/NORM/2.png")
+    assert [p[:2] for p in pairs(PatchSet.open(root))] == [("ADC", split), ("NORM", split)]
+
+
+def test_split_folders_may_lie_above_or_below_the_classes(tmp_path: Path) -> None:
+    above = ("train/ADC/1.png", "train/NORM/2.png", "val/ADC/5.png", "test/ADC/3.png")
+    below = ("ADC/train/1.png", "NORM/train/2.png", "ADC/val/5.png", "ADC/test/3.png")
+    found = []
+    for i, names in enumerate((above, below)):
+        patches = PatchSet.open(folder_of(tmp_path / str(i), None, *names))
+        assert patches.classes == ("ADC", "NORM")
+        found.append(
+            {
+                (p.rsplit("/", 1)[1], *q[:2])
+                for p, q in zip(names, pairs_in(patches, names), strict=True)
+            }
+        )
+        assert "1 patches of the split 'val' are kept apart" in patches.notes[-1]
+        assert patches.with_split() is patches
+    assert (
+        found[0]
+        == found[1]
+        == {
+            ("1.png", "ADC", "train"),
+            ("2.png", "NORM", "train"),
+            ("5.png", "ADC", "val"),
+            ("3.png", "ADC", "test"),
+        }
+    )
+
+
+def pairs_in(patches: PatchSet, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    return [pairs(patches)[paths(patches).index(name)] for name in names]
+
+
+DEEP = ("ADC/patient3/x.png", "ADC/patient4/x.png", "NORM/patient5/x.png")
+
+
+def test_deeper_folders_must_be_told_what_they_are(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, *DEEP)
+    message = (
+        r"one folder, which names its class, .* 1 .2 names.: 'ADC', 'NORM'; level 2 .3 names.:"
+        r" 'patient3', 'patient4', 'patient5'.*: say which level is what by"
+        r" PatchSet.open\(..., class_level=1, group_level=2\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(root)
+    patches = PatchSet.open(root, class_level=1, group_level=2)
+    assert pairs(patches) == [
+        ("ADC", "", "patient3"),
+        ("ADC", "", "patient4"),
+        ("NORM", "", "patient5"),
+    ]
+    assert patches.notes == ()
+    assert PatchSet.open(root, group_level=2).records == patches.records, "the rest is the class"
+    turned = PatchSet.open(root, class_level=2, group_level=1)
+    assert turned.classes == ("patient3", "patient4", "patient5")
+    alone = PatchSet.open(root, class_level=1)
+    assert alone.classes == ("ADC", "NORM") and "No group is recorded" in alone.notes[0]
+
+
+def test_levels_below_a_split(tmp_path: Path) -> None:
+    names = [f"{split}/{name}" for split in ("train", "test") for name in ("ADC/p/x.png",)]
+    root = folder_of(tmp_path / "set", None, *names)
+    with pytest.raises(ValueError, match="1 .2 names.: 'test', 'train'; level 2 .1 names.: 'ADC'"):
+        PatchSet.open(root)
+    with pytest.raises(ValueError, match="one split only, got 1 that straddle, such as 'p'"):
+        PatchSet.open(root, class_level=2, group_level=3)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("ADC/1.png", "train/ADC/2.png"), "'val' and 'test' .all or none.*; some lie deeper"),
+        (("ADC/1.png", "train/2.png"), "1 .2 names.: 'ADC', 'train': say"),
+        (("a/1.png", "deeper/a/2.png"), "'a', 'deeper'; some lie deeper: say"),
+        (("ADC/image/1.png", "ADC/label/1.png"), "2 .2 names.: 'image', 'label'"),
+        (("train/1.png", "test/2.png"), "1 .2 names.: 'test', 'train'"),
+    ],
+)
+def test_a_class_is_never_guessed(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(folder_of(tmp_path / "set", None, *names))
+
+
+@pytest.mark.parametrize("levels", [(3, None), (0, None), (1, 1), (None, 5), (-1, 2)])
+def test_levels_that_are_not_there(levels: tuple[int | None, int | None], tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, *DEEP)
+    with pytest.raises(ValueError, match="must be two of the levels 1 to 2 that each picture has"):
+        PatchSet.open(root, class_level=levels[0], group_level=levels[1])
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:
+    folder_of(tmp_path / "elsewhere", None, "1.png", "2.png")
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    (root / "B").symlink_to(tmp_path / "elsewhere")
+    assert PatchSet.open(root).counts() == {"A": 1, "B": 2}
+    (root / "A" / "loop").symlink_to(root)
+    with pytest.raises(ValueError, match="must not lead to a folder above itself, got '.*loop'"):
+        PatchSet.open(root)
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    (root / "B" / "c.png").symlink_to(tmp_path / "unmounted" / "c.png")
+    with pytest.raises(
+        FileNotFoundError, match="got 1 links that lead to none, such as '.*c.png'"
+    ):
+        PatchSet.open(root)
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    scan, access = os.scandir, os.access
+
+    def locked(path: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "B":
+            raise PermissionError(path)
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", locked)
+        with pytest.raises(PermissionError, match="got 1 that may not be read, such as '.*/B'"):
+            PatchSet.open(root)
+    monkeypatch.setattr(os, "access", lambda p, mode: "b.png" not in str(p) and access(p, mode))
+    with pytest.raises(PermissionError, match="got 1 that may not be read, such as '.*b.png'"):
+        PatchSet.open(root)
+
+
+@pytest.mark.parametrize("files", [["1.gif", "2.gif", "notes.txt"], []])
+def test_a_class_folder_without_pictures_does_not_vanish(files: list[str], tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    (root / "B").mkdir()
+    for name in files:
+        (root / "B" / name).write_bytes(b"")
+    kinds = r" \(.gif 2, .txt 1\)" if files else ""
+    message = f"got {len(files)} other files{kinds} and no picture in '.*/B': convert"
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(root)
+
+
+def test_every_documented_ending_is_listed(tmp_path: Path) -> None:
+    names = [f"A/{i}{ending}" for i, ending in enumerate(SUFFIXES)]
+    assert len(PatchSet.open(folder_of(tmp_path / "set", None, *names))) == len(SUFFIXES)
+
+
+def test_classes_that_differ_by_case_or_blanks_are_refused(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "ADC/1.png", "adc/2.png")
+    message = r"two labels must differ by more than case or blanks, got 'ADC' .*1.png'. and 'adc'"
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(root)
+    parts = [folder_of(tmp_path / n, None, f"{n}/1.png") for n in ("low grade", "Lowgrade")]
+    with pytest.raises(ValueError, match="got 'low grade' .* and 'Lowgrade'"):
+        PatchSet.open(parts)
+
+
+def test_the_user_s_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    patches = PatchSet.open("~/set")
+    assert patches.write("~/copy") == tmp_path / "copy" and len(PatchSet.open("~/copy")) == 2
+
+
+# ----------------------------------------------------------------------------------- manifests
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_manifest_in_folder_and_zip(as_zip: bool, tmp_path: Path) -> None:
+    rows = ["a.png,B,train,p1,x", "sub/b.png,A,test,p2,", 'c.png,,,"p, 3",y']
+    root = folder_of(
+        tmp_path / "set",
+        "\ufeff" + "\n".join([HEADER + ",stain", *rows]) + "\n",
+        "a.png",
+        "sub/b.png",
+        "c.png",
+        "not-listed.png",
+    )
+    source = zipped(root, tmp_path / "set.zip") if as_zip else root
+    patches = PatchSet.open(str(source))
+    assert [(r.path, r.label, r.split, r.group, dict(r.extra)) for r in patches.records] == [
+        ("a.png", "B", "train", "p1", {"stain": "x"}),
+        ("sub/b.png", "A", "test", "p2", {"stain": ""}),
+        ("c.png", "", "", "p, 3", {"stain": "y"}),
+    ]
+    assert patches.classes == ("A", "B") and patches.labels.tolist() == [1, 0, -1]
+    item = patches[1]
+    assert (
+        item["image"].dtype == torch.uint8
+        and item["image"].shape == (3, 8, 8)
+        and bool((item["image"] == 1).all())
+    )
+    assert {k: v for k, v in item.items() if k != "image"} == {
+        "label": 0,
+        "label_name": "A",
+        "group": "p2",
+        "path": "sub/b.png",
+    }
+    assert patches[-1]["label"] == -1
+
+
+def test_image_is_channel_first_and_upright(tmp_path: Path) -> None:
+    write_patches(tmp_path / "set", [(PatchRecord("a.png", "A", "", "g"), gradient())])
+    image = PatchSet.open(tmp_path / "set")[0]["image"]
+    assert torch.equal(image, torch.from_numpy(gradient()).permute(2, 0, 1))
+    image += 1  # the tensor is the caller's own
+
+
+def test_several_sources_are_one_set(tmp_path: Path) -> None:
+    first = folder_of(tmp_path / "one", f"{HEADER}\na.png,B,train,g1\n", "a.png")
+    second = zipped(
+        folder_of(tmp_path / "two", f"{HEADER}\na.png,A,test,g2\n", "b.png", "a.png"),
+        tmp_path / "two.zip",
+    )
+    patches = PatchSet.open([first, second])
+    assert patches.classes == ("A", "B") and patches.labels.tolist() == [1, 0]
+    assert [int(patches[i]["image"].max()) for i in range(2)] == [0, 1], (
+        "each patch comes from its own source"
+    )
+    part = patches.select("test")
+    assert (
+        len(part) == 1
+        and part.classes == ("A", "B")
+        and int(part[0]["image"].max()) == 1
+        and part[0]["label"] == 0
+    )
+
+
+MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
+    "columns": ("path,split\na.png,test\n", ValueError, r"columns .* got none named \['label'\]"),
+    "no header": ("", ValueError, "must have the columns"),
+    "no rows": (f"{HEADER}\n", ValueError, "must list at least one patch"),
+    "column twice": (f"{HEADER},Label\n", ValueError, "must be there once, got 'label' twice"),
+    "missing file": (
+        f"{HEADER}\n\na.png,A,train,g\nz.png,A,train,g\n",
+        FileNotFoundError,
+        "line 4 of '.*manifest.csv' names 'z.png', which is not there: paths are relative",
+    ),
+    "missing by case": (
+        f"{HEADER}\nA.png,A,train,g\n",
+        FileNotFoundError,
+        "names 'A.png', which is not there: there is 'a.png'",
+    ),
+    "cut in half": (f"{HEADER}\na.png,A,train,g\nb.p", FileNotFoundError, "manifest cut?"),
+    "outside": (f"{HEADER}\n../set/a.png,A,train,g\n", FileNotFoundError, "which is not there"),
+    "duplicate": (
+        f"{HEADER}\na.png,A,train,g\n./a.png,A,train,g\n",
+        ValueError,
+        "list each path once, got 'a.png' twice, at line 2 and line 3 of",
+    ),
+    "split": (
+        f"{HEADER}\na.png,A,dev,g\n",
+        ValueError,
+        r"split must be 'train', 'val', 'test' or empty, got 'dev' for 'a.png' \(line 2",
+    ),
+    "straddling": (
+        f"{HEADER}\na.png,A,train,g7\nb.png,A,test,g7\n",
+        ValueError,
+        "one split only, got 1 that straddle, such as 'g7'",
+    ),
+    "half straddling": (
+        f"{HEADER}\na.png,A,train,g7\nb.png,A,,g7\n",
+        ValueError,
+        "straddle, such as 'g7'",
+    ),
+    "no group": (
+        f"{HEADER}\na.png,A,train,\n",
+        ValueError,
+        r"must name its group, got none for 'a.png' \(line 2 of",
+    ),
+    "short row": (f"{HEADER}\na.png,A\n", ValueError, "must name its group, got none for 'a.png'"),
+    "long row": (
+        f"{HEADER}\na.png,A,train,g,H&E\n",
+        ValueError,
+        r"not have more cells than the header, got \['H&E'\] beyond it at line 2 of",
+    ),
+    "encoding": (
+        "path,label,split,group\na.png,\xe9,train,g\n".encode("latin-1"),
+        ValueError,
+        "a manifest must be UTF-8 text, .*: save it as 'CSV UTF-8'",
+    ),
+    "unicode text of a spreadsheet": (HEADER.encode("utf-16"), ValueError, "must be UTF-8"),
+    "no end of a quote": (
+        f'{HEADER}\na.png,"A,train,g\nb.png,A,train,g\n',
+        ValueError,
+        "got 'unexpected end of data' at line 3 of .*: is a quote not closed",
+    ),
+    "quote closed by another": (
+        f'{HEADER}\na.png,"A,train,g\nb.png,A",train,g\n',
+        ValueError,
+        "must not hold a line break, got .* up to line 3 of .*: is a quote not closed",
+    ),
+    "labels that differ by case": (
+        f"{HEADER}\na.png,ADC,train,g\nb.png,adc,train,g\n",
+        ValueError,
+        r"two labels must .*, got 'ADC' \(line 2 of .*\) and 'adc' \(line 3 of .*\): write",
+    ),
+    "groups that differ by a blank": (
+        f"{HEADER}\na.png,A,train,P 1\nb.png,A,test,P1\n",
+        ValueError,
+        r"two groups must .*, got 'P 1' \(line 2 of .*\) and 'P1' \(line 3",
+    ),
+    "scale": (
+        f"{HEADER},um_per_px\na.png,A,train,g,\nb.png,A,train,g,0;5\n",
+        ValueError,
+        r"number above 0, such as 0.5, or empty, got '0;5' for 'b.png' \(line 3",
+    ),
+    "no scale": (f"{HEADER},um_per_px\na.png,A,train,g,0\n", ValueError, "above 0, .*, got '0'"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFEST_FAULTS)
+def test_broken_manifest_is_named(case: str, tmp_path: Path) -> None:
+    manifest, kind, message = MANIFEST_FAULTS[case]
+    root = folder_of(tmp_path / "set", manifest, "a.png", "b.png")
+    for source in (root, zipped(root, tmp_path / "set.zip")):
+        with pytest.raises(kind, match=message):
+            PatchSet.open(source)
+
+
+TABLE = [("a.png", "A", "train", "P1"), ("sub/b.png", "B", "test", "P2")]
+KIND = {
+    "plain": f"{HEADER}\na.png,A,train,P1\nsub/b.png,B,test,P2\n",
+    "a mark at its start": f"\ufeff{HEADER}\na.png,A,train,P1\nsub/b.png,B,test,P2",
+    "semicolons": "path;label;split;group\na.png;A;train;P1\nsub/b.png;B;test;P2\n",
+    "tabs": "path\tlabel\tsplit\tgroup\na.png\tA\ttrain\tP1\nsub/b.png\tB\ttest\tP2\n",
+    "capitals": "Path,LABEL,Split,Group\na.png,A,Train,P1\nsub/b.png,B,TEST,P2\n",
+    "blanks": " path ,label, split,group\n a.png,A ,train ,P1 \nsub/b.png ,B,test,\u00a0P2\n",
+    "dots": f"{HEADER}\n./a.png,A,train,P1\n./sub/b.png,B,test,P2\n",
+    "backslashes": f"{HEADER}\n.\\a.png,A,train,P1\nsub\\b.png,B,test,P2\n",
+    "old line ends": f"{HEADER}\r\na.png,A,train,P1\r\nsub/b.png,B,test,P2\r\n",
+    "empty lines": f"\n{HEADER}\n\na.png,A,train,P1\n,,,\nsub/b.png,B,test,P2,,\n",
+    "another order": "group,path,split,label\nP1,a.png,train,A\nP2,sub/b.png,test,B\n",
+    "other words": f"{HEADER}\na.png,A,training,P1\nsub/b.png,B,testing,P2\n",
+}
+
+
+@pytest.mark.parametrize("case", KIND)
+def test_tables_as_people_write_them(case: str, tmp_path: Path) -> None:
+    patches = PatchSet.open(folder_of(tmp_path / "set", KIND[case], "a.png", "sub/b.png"))
+    assert [(r.path, r.label, r.split, r.group) for r in patches.records] == TABLE
+    assert not patches.notes and all(not r.extra for r in patches.records)
+
+
+def test_the_manifest_may_be_capital_and_names_composed(tmp_path: Path) -> None:
+    composed, apart = "M\u00fcller.png", "Mu\u0308ller.png"
+    root = folder_of(tmp_path / "set", None, apart)
+    rows = f"{HEADER}\n{composed},\u00e4,train,g\n"
+    (root / "Manifest.CSV").write_text(rows, encoding="utf-8")
+    patches = PatchSet.open(root)
+    assert paths(patches) == [apart] and patches[0]["image"].shape == (3, 8, 8)
+    (root / "Manifest.CSV").write_text(rows.replace("\u00e4", "a\u0308"), encoding="utf-8")
+    assert PatchSet.open(root).classes == ("\u00e4",), "labels are composed too"
+
+
+def test_group_and_split_are_optional(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", "label,path\nA,a.png\n,b.png\n", "a.png", "b.png", "c.png")
+    patches = PatchSet.open(root)
+    assert pairs(patches) == [("A", "", "set/a.png"), ("", "", "set/b.png")]
+    assert patches.labels.tolist() == [0, -1]
+    assert [note.split(":")[0] for note in patches.notes] == [
+        f"1 pictures of '{root}' are not in its manifest",
+        "No group is recorded for 2 of 2 patches",
+    ]
+
+
+def test_val_is_a_part_of_its_own(tmp_path: Path) -> None:
+    rows = "a.png,A,train,g1\nb.png,A,valid,g2\nc.png,A,test,g3\n"
+    root = folder_of(tmp_path / "set", f"{HEADER}\n{rows}", "a.png", "b.png", "c.png")
+    patches = PatchSet.open(root)
+    assert paths(patches.select("val")) == ["b.png"] and patches.with_split() is patches
+    assert patches.notes == (
+        "1 patches of the split 'val' are kept apart: neither trained nor tested on.",
+    )
+
+
+def test_a_row_without_its_last_cells(tmp_path: Path) -> None:
+    root = folder_of(
+        tmp_path / "set",
+        "group,path,split,label\ng1,a.png,train\ng2,b.png,train,A\n",
+        "a.png",
+        "b.png",
+    )
+    assert PatchSet.open(root).labels.tolist() == [-1, 0]
+
+
+CELLS = ["=1+1", "-", "+", "@x", "-1", "+0.5", "-1e-3", "-inf", "'=x", "''-", "'x", "a=b", "\t=x"]
+
+
+def test_no_written_cell_is_a_formula_and_all_are_read_back(tmp_path: Path) -> None:
+    write_table(tmp_path / "x.csv", ["path", "label"], [[f"{i}", c] for i, c in enumerate(CELLS)])
+    content = (tmp_path / "x.csv").read_bytes()
+    found = read_table(content, "'x.csv'", ["path"])
+    assert [row.cells["label"] for row in found] == CELLS
+    assert [row.line for row in found] == list(range(2, len(CELLS) + 2))
+    for line, cell in zip(content.decode().split("\r\n")[1:], CELLS, strict=False):
+        first = line.split(",", 1)[1].strip('"')[0]
+        assert first not in "=@\t" and (first not in "+-" or float(cell) is not None)
+
+
+def test_formulas_in_manifests_survive_as_text(tmp_path: Path) -> None:
+    record = PatchRecord("a.png", "=HYPERLINK(1)", "train", "-", {"note": "@sum", "seed": "-1"})
+    root = write_patches(tmp_path / "set", [(record, gradient())])
+    text = (root / "manifest.csv").read_text()
+    assert text.split()[1] == "a.png,'=HYPERLINK(1),train,'-,'@sum,-1"
+    assert PatchSet.open(root).records == (record,)
+
+
+def test_a_line_break_cannot_be_written(tmp_path: Path) -> None:
+    record = PatchRecord("a.png", "A\nB", "", "g")
+    with pytest.raises(ValueError, match="a cell must not hold a line break, got 'A.nB'"):
+        write_patches(tmp_path / "set", [(record, gradient())])
+    assert not list(tmp_path.iterdir())
+
+
+def test_group_must_not_straddle_sources(tmp_path: Path) -> None:
+    first = folder_of(tmp_path / "one", f"{HEADER}\na.png,A,train,patient 7\n", "a.png")
+    second = folder_of(tmp_path / "two", f"{HEADER}\na.png,A,test,patient 7\n", "a.png")
+    with pytest.raises(ValueError, match="straddle, such as 'patient 7'"):
+        PatchSet.open([first, second])
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="dataset_dir must exist, got '.*none'"):
+        PatchSet.open(tmp_path / "none")
+    (tmp_path / "file.txt").write_text("no zip")
+    with pytest.raises(ValueError, match="must be a folder or a zip, got '.*file.txt'"):
+        PatchSet.open(tmp_path / "file.txt")
+    for root in (folder_of(tmp_path / "empty", None), folder_of(tmp_path / "flat", None, "a.png")):
+        with pytest.raises(
+            ValueError, match=r"manifest.csv or class folders with pictures \(.png"
+        ):
+            PatchSet.open(root)
+
+
+def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
+    with pytest.raises(
+        ValueError, match="manifest.csv must lie at the top of '.*set.zip', got 'set/manifest.csv'"
+    ):
+        PatchSet.open(zipped(root, tmp_path / "set.zip", "set/"))

@@ -1,0 +1,217 @@
+"""Sources give the bytes that they list, and damaged, locked or oversized ones are refused;
+written sets are complete or not there.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making import HEADER, encoded, folder_of, gradient, zipped
+
+from monai_histodiff import PatchSet
+from monai_histodiff.data import Limits
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
+
+
+def paths(patches: PatchSet) -> list[str]:
+    return [r.path for r in patches.records]
+
+
+def test_zip_made_on_a_mac(tmp_path: Path) -> None:
+    path = zipped(
+        folder_of(tmp_path / "set", None, "A/a.png", "B/b.png"), tmp_path / "set.zip", "set/"
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/set/A/._a.png", b"a resource fork")
+    patches = PatchSet.open(path)
+    assert paths(patches) == ["set/A/a.png", "set/B/b.png"] and patches.classes == ("A", "B")
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "A/../../evil.png"])
+def test_names_that_lead_out_of_a_zip_are_not_followed(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr(name, encoded(gradient(), "PNG"))
+        archive.writestr("manifest.csv", f"{HEADER}\n{name},A,train,g\n")
+    with pytest.raises(FileNotFoundError, match="which is not there"):
+        PatchSet.open(tmp_path / "evil.zip")
+
+
+def test_write_copies_byte_for_byte(tmp_path: Path) -> None:
+    root = folder_of(
+        tmp_path / "set",
+        f'{HEADER},note\na.png,A,train,g1,\nsub/b.png,,test,g2,"x, ""y"""\n',
+        "a.png",
+        "sub/b.png",
+    )
+    (root / "a.png").write_bytes(b"these bytes are not even a picture")
+    patches = PatchSet.open(zipped(root, tmp_path / "set.zip"))
+    copy = patches.write(tmp_path / "new" / "copy")
+    assert PatchSet.open(copy).records == patches.records
+    for name in ("a.png", "sub/b.png"):
+        assert (copy / name).read_bytes() == (root / name).read_bytes()
+    part = PatchSet.open(patches.select("test").write(tmp_path / "part"))
+    assert paths(part) == ["sub/b.png"] and not (tmp_path / "part" / "a.png").exists()
+
+
+def test_write_keeps_patches_of_several_sources_apart(tmp_path: Path) -> None:
+    roots = [
+        folder_of(tmp_path / name, f"{HEADER}\na.png,{name},train,{name}\n", "a.png")
+        for name in ("A", "B")
+    ]
+    (roots[1] / "a.png").write_bytes(encoded(np.full((8, 8, 3), 7, np.uint8), "PNG"))
+    copy = PatchSet.open(PatchSet.open(roots).write(tmp_path / "copy"))
+    assert [(r.label, r.group) for r in copy.records] == [("A", "A"), ("B", "B")]
+    assert [int(copy[i]["image"].max()) for i in range(2)] == [0, 7]
+
+
+def test_failing_write_leaves_nothing(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    patches = PatchSet.open(root)
+    (root / "B" / "b.png").unlink()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError):
+        patches.write(tmp_path / "out" / "copy")
+    assert not list((tmp_path / "out").iterdir())
+    twice = [(PatchRecord("a.png", "A", "", g), gradient()) for g in "12"]
+    with pytest.raises(ValueError, match="its own path, got 'a.png' twice"):
+        write_patches(tmp_path / "out" / "copy", twice)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_write_needs_a_new_or_empty_folder(tmp_path: Path) -> None:
+    patches = PatchSet.open(folder_of(tmp_path / "set", None, "A/a.png"))
+    (tmp_path / "empty").mkdir()
+    patches.write(tmp_path / "empty")
+    assert sorted(p.name for p in (tmp_path / "empty").iterdir()) == ["A", "manifest.csv"]
+    before = (tmp_path / "empty" / "manifest.csv").read_bytes()
+    with pytest.raises(
+        FileExistsError,
+        match="must be written into a new folder, got '.*empty', which is not empty",
+    ):
+        patches.write(tmp_path / "empty")
+    assert (tmp_path / "empty" / "manifest.csv").read_bytes() == before
+
+
+def test_source_reads_what_it_lists(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    for source in (PatchSource(root), PatchSource(zipped(root, tmp_path / "set.zip"))):
+        assert (
+            source.names == ["A/a.png"]
+            and source.read("A/a.png") == (root / "A" / "a.png").read_bytes()
+        )
+
+
+# ----------------------------------------------------------------------------------------- zips
+
+METHOD, FLAGS = 10, 8  # offsets in an entry of the central directory
+
+
+def spoilt(path: Path, offset: int, value: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + offset] = value
+    path.write_bytes(bytes(content))
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[60] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+ZIPS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "encrypted": (
+        lambda p: spoilt(p, FLAGS, 1),
+        "must not be encrypted, got 1 files that are in '.*set.zip', such as 'B/b.png': unpack it",
+    ),
+    "deflate64": (
+        lambda p: spoilt(p, METHOD, 9),
+        r"got method 9 .9 is Deflate64. for 'B/b.png' in .*: unpack it and give the folder",
+    ),
+    "cut": (
+        lambda p: p.write_bytes(p.read_bytes()[:-40]),
+        "must be a folder or a zip, got .*: if it is meant to be a zip, it is damaged or cut",
+    ),
+    "damaged list": (
+        lambda p: spoilt(p, 1, 0),
+        "a zip must be whole, got '.*set.zip' .BadZipFile.*: copy it again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ZIPS)
+def test_a_zip_that_cannot_be_read_is_named_when_it_is_opened(case: str, tmp_path: Path) -> None:
+    spoil, message = ZIPS[case]
+    path = zipped(folder_of(tmp_path / "set", None, "A/a.png", "B/b.png"), tmp_path / "set.zip")
+    spoil(path)
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(path)
+
+
+def test_a_damaged_file_in_a_zip_is_named_when_it_is_read(tmp_path: Path) -> None:
+    path = zipped(folder_of(tmp_path / "set", None, "A/a.png", "B/b.png"), tmp_path / "set.zip")
+    flipped(path)
+    patches = PatchSet.open(path)
+    with pytest.raises(ValueError, match="must be whole, got 'A/a.png' damaged in '.*set.zip'"):
+        patches[0]
+    assert patches[1]["label"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_in_a_zip_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for _ in range(2):
+            archive.writestr("A/a.png", encoded(gradient(), "PNG"))
+    with pytest.raises(ValueError, match="must hold each name once, got 'A/a.png' twice"):
+        PatchSet.open(tmp_path / "set.zip")
+
+
+def test_a_zip_made_on_windows(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("A\\a.png", encoded(gradient(), "PNG"))
+        archive.writestr("..\\B\\b.png", encoded(gradient(), "PNG"))
+    patches = PatchSet.open(tmp_path / "set.zip")
+    assert paths(patches) == ["A/a.png"] and patches[0]["image"].shape == (3, 24, 40)
+
+
+def test_a_class_folder_without_pictures_does_not_vanish_from_a_zip(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    (root / "B").mkdir()
+    (root / "B" / "b.gif").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"got 1 other files \(.gif 1\) and no picture in .*B'"):
+        PatchSet.open(zipped(root, tmp_path / "set.zip"))
+
+
+# --------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_bytes_are_weighed_before_they_are_read(as_zip: bool, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    (root / "B" / "b.png").write_bytes(b"\0" * 5000)
+    source = zipped(root, tmp_path / "set.zip") if as_zip else root
+    patches = PatchSet.open(source, limits=Limits(bytes=4999))
+    assert patches[0]["image"].shape == (3, 8, 8)
+    with pytest.raises(ValueError, match="at most 4,999 bytes, got 5,000 in 'B/b.png': raise the"):
+        patches[1]
+    with pytest.raises(ValueError, match="must be a readable picture"):
+        PatchSet.open(source, limits=Limits(bytes=5000))[1]
+
+
+def test_a_manifest_is_weighed_too(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", f"{HEADER}\n" + "\n" * 3000, "a.png")
+    path = zipped(root, tmp_path / "set.zip")
+    assert path.stat().st_size < 1000, "a small file that unpacks to a large one"
+    with pytest.raises(ValueError, match="at most 999 bytes, got 3,023 in 'manifest.csv'"):
+        PatchSet.open(path, limits=Limits(bytes=999))
+
+
+def test_pixels_are_limited_by_the_same_argument(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    with pytest.raises(ValueError, match="at most 63 pixels, got 8 x 8 in 'A/a.png'"):
+        PatchSet.open(root, limits=Limits(pixels=63))[0]
+    with pytest.raises(ValueError, match="at most 63 pixels"):
+        PatchSet.open(root, limits=Limits(pixels=63)).sizes()
