@@ -26,6 +26,7 @@ from torch.utils.data import RandomSampler
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import warmup_cosine
+from monai_histodiff.utils.global_state import float32_default, kept_random_state
 
 __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
 
@@ -40,6 +41,7 @@ class PatchClassifier(nn.Module):
         blocks: basic residual blocks of each level.
     """
 
+    @float32_default()
     def __init__(
         self, num_classes: int, width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)
     ) -> None:
@@ -139,6 +141,7 @@ class ClassifierTraining:
     device: str | torch.device = "cpu"
     num_workers: int = 0
 
+    @kept_random_state()
     def __call__(
         self,
         data: Sequence[Mapping[str, Any]],
@@ -147,7 +150,7 @@ class ClassifierTraining:
         seed: int,
         name: str = "fit",
     ) -> nn.Module:
-        """Fit a fresh classifier.
+        """Fit a fresh classifier. The caller's random state is left as it was.
 
         Args:
             data: items with ``"image"`` and ``"label"``.
@@ -165,7 +168,8 @@ class ClassifierTraining:
         """
         set_determinism(seed)
         transform.set_random_state(seed)
-        network = self.network(num_classes=num_classes).to(self.device)
+        with float32_default():
+            network = self.network(num_classes=num_classes).to(self.device)
         optimizer = torch.optim.AdamW(
             network.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )
@@ -199,7 +203,6 @@ class ClassifierTraining:
         trainer.logger.setLevel(logging.WARNING)
         ProgressBar(desc=name).attach(trainer, event_name=Events.ITERATION_COMPLETED(every=5))
         trainer.run()
-        set_determinism(None)
         return network.eval()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from monai_histodiff.classifiers.classifier import PatchClassifier
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
 
 __all__ = ["EncoderStart", "PatchEncoder", "bundle_features", "linear_probe"]
@@ -92,6 +93,7 @@ class PatchEncoder(nn.Module):
         blocks: basic residual blocks of each level.
     """
 
+    @float32_default()
     def __init__(self, width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)) -> None:
         super().__init__()
         self.num_features = 8 * width

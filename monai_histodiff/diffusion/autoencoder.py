@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.utils.global_state import float32_default
 
 __all__ = ["PatchAutoencoder"]
 
@@ -42,6 +43,7 @@ class PatchAutoencoder(nn.Module):
     basis: Tensor
     scale: Tensor
 
+    @float32_default()
     def __init__(
         self,
         channels: Sequence[int] = (64, 192),
@@ -59,11 +61,10 @@ class PatchAutoencoder(nn.Module):
                 f"latent_channels must lie from 1 to {3 * self.factor**2}, the values of a block, "
                 f"got {latent_channels}"
             )
-        self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
-        self.register_buffer(
-            "basis", nn.init.orthogonal_(torch.empty(latent_channels, 3, self.factor, self.factor))
-        )
-        self.register_buffer("scale", torch.ones(latent_channels, 1, 1))
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.5, dtype=torch.float32))
+        basis = torch.empty(latent_channels, 3, self.factor, self.factor, dtype=torch.float32)
+        self.register_buffer("basis", nn.init.orthogonal_(basis))
+        self.register_buffer("scale", torch.ones(latent_channels, 1, 1, dtype=torch.float32))
         up: list[nn.Module] = []
         width = 3
         for i, (channel, blocks) in enumerate(zip(channels, num_res_blocks, strict=True)):

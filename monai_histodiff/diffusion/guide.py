@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_histodiff.utils.global_state import float32_default
+
 __all__ = ["LatentClassifier"]
 
 
@@ -27,6 +29,7 @@ class LatentClassifier(nn.Module):
 
     frequencies: Tensor
 
+    @float32_default()
     def __init__(
         self,
         in_channels: int,
@@ -40,7 +43,7 @@ class LatentClassifier(nn.Module):
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.register_buffer(
-            "frequencies", torch.exp(torch.linspace(0, 6.2, 32)), persistent=False
+            "frequencies", torch.linspace(0, 6.2, 32, dtype=torch.float32).exp(), persistent=False
         )
         self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
         self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1)
@@ -68,7 +71,7 @@ class LatentClassifier(nn.Module):
             raise ValueError(
                 f"the guide reads latents N x {self.in_channels} x h x w, got {tuple(z.shape)}"
             )
-        t = torch.zeros(len(z), device=z.device) if t is None else t
+        t = z.new_zeros(len(z), dtype=torch.float32) if t is None else t
         angles = t.float()[:, None] * self.frequencies
         emb = self.embed(torch.cat([angles.sin(), angles.cos()], 1).to(z.dtype))
         h = self.stem(z)

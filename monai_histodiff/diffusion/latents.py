@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from monai.data import DataLoader
+from monai.networks.utils import eval_mode
 from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,10 +18,14 @@ from tqdm import tqdm
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
-from monai_histodiff.utils.cache import fingerprint
-from monai_histodiff.utils.weights import write_state
+from monai_histodiff.utils.fingerprint import fingerprint
+from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.processes import from_first_rank
+from monai_histodiff.utils.weights import read_state, write_state
 
 __all__ = ["encode_latents", "fit_latent_statistics"]
+
+logger = logging.getLogger(__name__)
 
 
 def encode_latents(
@@ -41,27 +46,48 @@ def encode_latents(
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
         cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used
-            again only for the same autoencoder, statistics, files, transform and repeats. In a
-            distributed training one process encodes and all read it.
+            again only for the same autoencoder, statistics, files, transform and repeats, and made
+            anew if it is damaged. In a distributed training one process encodes and all read it.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU;
         ``row`` is the item's place in the dataset.
 
     Raises:
-        ValueError: latents that are not those of a ``PatchSet`` are to be kept.
+        ValueError: latents that are not those of a ``PatchSet`` are to be kept, are not finite, or
+            another run writes into the same cache at the same time.
     """
     if cache is None:
         return _items(*_encode(model, patches, repeats, batch_size, num_workers), repeats)
-    key = _key(model, patches, repeats)
-    if idist.get_rank() == 0 and not (
-        Path(cache).is_file() and torch.load(cache, weights_only=True)["key"] == key
-    ):
-        latents, labels = _encode(model, patches, repeats, batch_size, num_workers)
-        write_state(cache, {"key": key, "image": latents, "label": labels})
-    idist.barrier()
-    kept = torch.load(cache, weights_only=True)
-    return _items(kept["image"], kept["label"], repeats)
+    key, own = _key(model, patches, repeats), []
+
+    def prepare() -> None:
+        found = _kept(cache, key)
+        if found is None:
+            found = _encode(model, patches, repeats, batch_size, num_workers)
+            write_state(cache, {"key": key, "image": found[0], "label": found[1]})
+        own.append(found)
+
+    from_first_rank(prepare)
+    kept = own[0] if own else _kept(cache, key)
+    if kept is None:
+        raise ValueError(
+            f"the cache must hold the latents of this run, got those of another in '{cache}', "
+            "which writes there at the same time: give each run a cache of its own"
+        )
+    return _items(*kept, repeats)
+
+
+def _kept(cache: str | os.PathLike[str], key: str) -> tuple[Tensor, Tensor] | None:
+    """Latents and labels of a cache, if it has this key and is intact."""
+    if not Path(cache).exists():
+        return None
+    try:
+        kept = read_state(cache)
+        return (kept["image"], kept["label"]) if kept["key"] == key else None
+    except (ValueError, KeyError) as error:
+        logger.warning("the latents are encoded anew, for the cache is damaged: %s", error)
+        return None
 
 
 def _items(latents: Tensor, labels: Tensor, repeats: int) -> list[dict[str, Any]]:
@@ -72,23 +98,25 @@ def _items(latents: Tensor, labels: Tensor, repeats: int) -> list[dict[str, Any]
     ]
 
 
-@torch.no_grad()
 def _encode(
     model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: int, num_workers: int
 ) -> tuple[Tensor, Tensor]:
-    model = model.eval()
     latents, labels = [], []
-    loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
-    with tqdm(total=repeats * len(loader), desc="encode latents") as bar:
-        for _ in range(repeats):
-            for batch in loader:
-                image = convert_to_tensor(batch["image"], track_meta=False).to(
-                    model.latent_mean.device
-                )
-                latents.append(model.encode(model.padded(image)).half().cpu())
-                labels.append(torch.as_tensor(batch["label"]))
-                bar.update()
-    return torch.cat(latents), torch.cat(labels)
+    with kept_random_state(), eval_mode(model):
+        loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
+        batches = (batch for _ in range(repeats) for batch in loader)
+        for batch in tqdm(batches, desc="encode latents", total=repeats * len(loader)):
+            image = convert_to_tensor(batch["image"], track_meta=False)
+            padded = model.padded(image.to(model.latent_mean.device))
+            latents.append(model.encode(padded).half().cpu())
+            labels.append(torch.as_tensor(batch["label"]))
+    found = torch.cat(latents)
+    if not bool(found.isfinite().all()):
+        raise ValueError(
+            "latents must be finite in float16, got "
+            f"{int((~found.isfinite()).sum())} values that are not: check autoencoder and patches"
+        )
+    return found, torch.cat(labels)
 
 
 def _key(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:

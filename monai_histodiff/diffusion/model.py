@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.unet import FineUNet
+from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_fitting, load_weights, read_state
 
 __all__ = ["LatentDiffusion", "load_autoencoder"]
@@ -31,7 +32,7 @@ class LatentDiffusion(nn.Module):
     guessed.
 
     Autoencoder, UNet, latent statistics, noise schedule and prediction type all live in the
-    ``state_dict``.
+    ``state_dict``. Weights are made float32, whatever torch's default dtype is.
 
     Args:
         autoencoder: encodes patches; see :class:`PatchAutoencoder`.
@@ -46,6 +47,7 @@ class LatentDiffusion(nn.Module):
     latent_std: Tensor
     prediction_code: Tensor
 
+    @float32_default()
     def __init__(
         self,
         autoencoder: PatchAutoencoder,
@@ -61,9 +63,12 @@ class LatentDiffusion(nn.Module):
         self.unet = unet
         self.schedule = NoiseSchedule.named(schedule) if isinstance(schedule, str) else schedule
         self.patch_size = patch_size
-        self.register_buffer("latent_mean", torch.zeros(autoencoder.latent_channels))
-        self.register_buffer("latent_std", torch.ones(autoencoder.latent_channels))
-        self.register_buffer("prediction_code", torch.tensor(PREDICTIONS.index(prediction)))
+        channels = autoencoder.latent_channels
+        self.register_buffer("latent_mean", torch.zeros(channels, dtype=torch.float32))
+        self.register_buffer("latent_std", torch.ones(channels, dtype=torch.float32))
+        code = torch.tensor(PREDICTIONS.index(prediction), dtype=torch.long)
+        self.register_buffer("prediction_code", code)
+        self.to(torch.float32)  # a UNet from MONAI has torch's default dtype
 
     @property
     def prediction(self) -> str:
@@ -198,7 +203,8 @@ class LatentDiffusion(nn.Module):
         For sampling use :class:`monai_histodiff.GuidedSampler`; this makes the module a plain
         network for tools.
         """
-        return self.decode(self.denoise(noise, torch.ones(len(noise), device=noise.device)))
+        t = noise.new_ones(len(noise), dtype=torch.float32)
+        return self.decode(self.denoise(noise, t))
 
 
 def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Path]:

@@ -172,7 +172,7 @@ class GuidedSampler:
         drawn = []
         for k, seed in zip(torch.as_tensor(labels).tolist(), seeds, strict=True):
             generator = torch.Generator().manual_seed(int(seed))
-            torch.randn(self.latent_shape, generator=generator)  # the noise is drawn first
+            self._noise(generator)  # is drawn first
             drawn.append(self.sources.rows[k][self.sources.draw(k, generator)])
         return torch.stack(drawn)
 
@@ -238,7 +238,7 @@ class GuidedSampler:
         schedule, s = self._schedule(), self.settings
 
         def noise(_: int = 0) -> Tensor:
-            drawn = torch.stack([torch.randn(self.latent_shape, generator=g) for g in generators])
+            drawn = torch.stack([self._noise(generator) for generator in generators])
             return drawn.to(self.device, non_blocking=True)
 
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(s.bfloat16)):
@@ -249,6 +249,9 @@ class GuidedSampler:
                 latents = guided(latents, grid[-1].expand(len(latents)))
         guided.check(labels)
         return latents
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
 
     def _denoiser(self, labels: Tensor | None, schedule: NoiseSchedule) -> Denoiser:
         """The model's denoiser, wrapped by the weak model's and by the guide."""
@@ -283,7 +286,9 @@ class GuidedSampler:
     ) -> Tensor:
         if labels is None or self.settings.strength == 1 or self.sources is None:
             return noise * schedule.start_std
-        alpha, sigma = schedule.alpha_sigma(torch.tensor(self.settings.strength))
+        alpha, sigma = schedule.alpha_sigma(
+            torch.tensor(self.settings.strength, dtype=torch.float32)
+        )
         sources, pairs = self.sources, zip(labels.tolist(), generators, strict=True)
         drawn = [sources.latents[k][sources.draw(k, generator)] for k, generator in pairs]
         return alpha * torch.stack(drawn).to(noise) + sigma * noise

@@ -45,7 +45,7 @@ class NoiseSchedule(nn.Module):
         if not bool(torch.isfinite(table).all()) or not bool((table.diff() < 0).all()):
             raise ValueError("log_snr must be finite and strictly falling in t")
         self.register_buffer("log_snr_table", table)
-        self.register_buffer("is_flow", torch.tensor(bool(flow)))
+        self.register_buffer("is_flow", torch.tensor(bool(flow), dtype=torch.bool))
 
     @classmethod
     def named(
@@ -125,10 +125,10 @@ def _checked(steps: int) -> int:
 def _end(schedule: NoiseSchedule, start: float, stop: float | None) -> float:
     if stop is None:
         return 0.0
-    end = float(schedule.time(torch.tensor(float(stop), device=schedule.log_snr_table.device)))
+    table = schedule.log_snr_table
+    end = float(schedule.time(table.new_tensor(float(stop))))
     if not 0 < end < start:
-        table = schedule.log_snr_table
-        first = float(schedule.log_snr(torch.tensor(float(start), device=table.device)))
+        first = float(schedule.log_snr(table.new_tensor(float(start))))
         raise ValueError(
             f"stop must lie between the log-SNR of the start, {first:.2f}, and "
             f"{float(table[0]):.2f}, got {stop}"
@@ -146,12 +146,8 @@ def uniform_grid(
         ValueError: ``steps`` is below 1, or ``stop`` does not lie beyond the start and within the
             schedule.
     """
-    return torch.linspace(
-        start,
-        _end(schedule, start, stop),
-        _checked(steps) + 1,
-        device=schedule.log_snr_table.device,
-    )
+    end, table = _end(schedule, start, stop), schedule.log_snr_table
+    return torch.linspace(start, end, _checked(steps) + 1, dtype=table.dtype, device=table.device)
 
 
 def log_snr_grid(
@@ -160,10 +156,9 @@ def log_snr_grid(
     """As :func:`uniform_grid`, but equally spaced in log-SNR (Lu et al. 2022,
     arXiv:2211.01095).
     """
-    end, device = _end(schedule, start, stop), schedule.log_snr_table.device
-    first, last = schedule.log_snr(torch.tensor([start, end], device=device))
-    grid = schedule.time(
-        first + torch.linspace(0, 1, _checked(steps) + 1, device=device) * (last - first)
-    )
+    end, table = _end(schedule, start, stop), schedule.log_snr_table
+    first, last = schedule.log_snr(table.new_tensor([start, end]))
+    place = torch.linspace(0, 1, _checked(steps) + 1, dtype=table.dtype, device=table.device)
+    grid = schedule.time(first + place * (last - first))
     grid[0], grid[-1] = start, end
     return grid

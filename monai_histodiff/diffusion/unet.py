@@ -14,6 +14,7 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
+from monai_histodiff.utils.global_state import float32_default
 
 __all__ = ["FineUNet"]
 
@@ -40,6 +41,7 @@ class FineUNet(nn.Module):
         ValueError: a number is out of range, or ``factor`` does not divide ``block``.
     """
 
+    @float32_default()
     def __init__(
         self,
         unet: DiffusionModelUNet,

@@ -25,7 +25,8 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.verdict import PRIMARY, compare_arms
-from monai_histodiff.utils.cache import cached, fingerprint
+from monai_histodiff.utils.cache import cached
+from monai_histodiff.utils.fingerprint import fingerprint
 
 __all__ = ["Evaluation", "Recipe"]
 

@@ -28,7 +28,7 @@ from monai_histodiff.evaluation.feature_metrics import (
     nearest_distances,
 )
 from monai_histodiff.evaluation.metrics import classification_metrics
-from monai_histodiff.selection.copies import copy_distances, flag_copies
+from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
 
 __all__ = ["denoising_error", "evaluate_generator", "probe_reconstructions", "write_evaluation"]
@@ -134,19 +134,19 @@ def evaluate_generator(
     target.mkdir(parents=True, exist_ok=True)
     Image.fromarray(patch_grid(to_unit(generated[:64]))).save(target / "samples.png")
     copies: dict[str, Any] = {"percentile": percentile}
-    measures: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-        "features": nearest_distances,
-        "thumbnails": copy_distances,
+    measures: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], float]] = {
+        "features": (nearest_distances, 0.0),
+        "thumbnails": (copy_distances, FLOOR),
     }
-    for name, nearest in measures.items():
+    for name, (nearest, least) in measures.items():
         references = getattr(known, name)
         near, usual = (
             nearest(getattr(samples, name), references)[0],
             nearest(getattr(real, name), references)[0],
         )
         copies[name] = {
-            "samples": int(flag_copies(near, usual, percentile).sum()),
-            "held_out": int(flag_copies(usual, usual, percentile).sum()),
+            "samples": int(flag_copies(near, usual, percentile, least).sum()),
+            "held_out": int(flag_copies(usual, usual, percentile, least).sum()),
         }
     return {
         "samples": _compared(real, samples),

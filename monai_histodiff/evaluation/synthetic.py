@@ -16,7 +16,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, recompressed
 from monai_histodiff.evaluation.feature_metrics import compare_features
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.copies import copy_distances, flag_copies
+from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 
 __all__ = ["class_fidelity", "label_agreement"]
 
@@ -70,6 +70,7 @@ def class_fidelity(
 
     known, unseen = load(labelled), load(test)
     usual, real = copy_distances(unseen, known)[0], features(unseen)
+    twins = flag_copies(usual, usual, percentile, FLOOR)
     found: dict[str, Any] = {}
     for k, name in enumerate(labelled.classes):
         own, accepted = (
@@ -85,9 +86,9 @@ def class_fidelity(
             else {"samples": None, "floor": None}
         )
         copies = (
-            flag_copies(copy_distances(accepted, known)[0], usual, percentile)
+            flag_copies(copy_distances(accepted, known)[0], usual, percentile, FLOOR)
             if len(accepted)
-            else torch.zeros(0)
+            else torch.zeros(0, dtype=torch.bool)
         )
         found[name] = {
             **{
@@ -98,7 +99,7 @@ def class_fidelity(
             },
             "copies": {
                 "samples": int(copies.sum()),
-                "held_out": int(flag_copies(usual, usual, percentile)[test.labels == k].sum()),
+                "held_out": int(twins[test.labels == k].sum()),
             },
             "numbers": {
                 "real": len(own),

@@ -4,6 +4,8 @@ functions of tensors.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,23 +25,22 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         nothing.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: there is no sample, a logit is not finite, or a label is not one of the
+            classes.
     """
     if len(labels) == 0:
         raise ValueError("a temperature needs at least one sample, got none")
+    _check(logits, labels, "logits")
 
     def loss(log_t: float) -> float:
-        return float(
-            torch.nn.functional.cross_entropy(
-                logits.double() / torch.exp(torch.tensor(log_t)), labels
-            )
-        )
+        scaled = logits.double() / math.exp(log_t)
+        return float(torch.nn.functional.cross_entropy(scaled, labels))
 
-    low, high = torch.log(torch.tensor([0.05, 20.0])).tolist()
+    low, high = math.log(0.05), math.log(20.0)
     for _ in range(60):  # the loss is quasi-convex in log T (convex in 1 / T): ternary search
         a, b = low + (high - low) / 3, high - (high - low) / 3
         low, high = (low, b) if loss(a) < loss(b) else (a, high)
-    return float(torch.exp(torch.tensor((low + high) / 2)))
+    return math.exp((low + high) / 2)
 
 
 def precision_threshold(
@@ -61,27 +62,43 @@ def precision_threshold(
 
     Returns:
         The threshold and the precision reached at it. Where no threshold reaches the target, the
-        one with the highest
-        precision is returned: compare the second value with the target.
+        one with the highest precision is returned: compare the second value with the target.
 
     Raises:
-        ValueError: the target is not in (0, 1], or there are fewer than ``least`` samples.
+        ValueError: the target is not in (0, 1], there are fewer than ``least`` samples, a
+            probability does not lie in [0, 1], or a label is not one of the classes.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target precision must lie in (0, 1], got {target}")
+    if least < 1:
+        raise ValueError(f"least must be at least 1 assignment, got {least}")
     if len(labels) < least:
         raise ValueError(f"a threshold needs at least {least} held-out samples, got {len(labels)}")
+    _check(probabilities, labels, "probabilities")
+    if float(probabilities.min()) < 0 or float(probabilities.max()) > 1:
+        span = f"{float(probabilities.min()):g} to {float(probabilities.max()):g}"
+        raise ValueError(f"probabilities must lie in [0, 1], got {span}")
     scores, order = probabilities.double().flatten().sort(descending=True)
     right = torch.nn.functional.one_hot(labels, probabilities.shape[1]).flatten()[order].double()
-    precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
-    last_of_ties = torch.cat([scores[1:] < scores[:-1], torch.tensor([True])])
-    allowed = (
-        last_of_ties
-        & (torch.arange(1, len(right) + 1) >= least)
-        & (scores >= 1 / probabilities.shape[1])
-    )
+    count = torch.arange(1, len(right) + 1, device=right.device)
+    precision = right.cumsum(0) / count
+    last_of_ties = torch.ones_like(count, dtype=torch.bool)
+    last_of_ties[:-1] = scores[1:] < scores[:-1]
+    chance = 1 / probabilities.shape[1]
+    allowed = last_of_ties & (count >= least) & (scores >= chance)
     reached = (allowed & (precision >= target)).nonzero()
-    place = (
-        int(reached[-1]) if len(reached) else int(torch.where(allowed, precision, -1.0).argmax())
-    )
+    best = torch.where(allowed, precision, -1.0).argmax()
+    place = int(reached[-1]) if len(reached) else int(best)
     return float(scores[place]), float(precision[place])
+
+
+def _check(values: Tensor, labels: Tensor, name: str) -> None:
+    """One row of finite values for each label, and one column for each class."""
+    if values.ndim != 2 or labels.shape != values.shape[:1]:
+        shapes = f"{tuple(values.shape)} for labels of shape {tuple(labels.shape)}"
+        raise ValueError(f"{name} must be N x K, and labels N, got {shapes}")
+    if rows := int((~values.isfinite()).any(1).sum()):
+        raise ValueError(f"{name} must be finite, got {rows} samples with others")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= values.shape[1]:
+        raise ValueError(f"labels must lie from 0 to {values.shape[1] - 1}, got {low} to {high}")

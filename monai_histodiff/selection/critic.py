@@ -15,6 +15,7 @@ from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
+from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
 
 __all__ = ["PatchCritic", "fit_critic", "group_folds"]
@@ -42,12 +43,13 @@ class PatchCritic(nn.Module):
     precision: Tensor
     target_precision: Tensor
 
+    @float32_default()
     def __init__(self, members: Sequence[nn.Module], num_classes: int) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.num_classes = num_classes
         for name in ("temperature", "threshold", "precision", "target_precision"):
-            self.register_buffer(name, torch.tensor(1.0))
+            self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("folds", None)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -89,18 +91,17 @@ class PatchCritic(nn.Module):
             )
         if self.folds is None:
             raise ValueError(
-                "to judge variations of patches the critic must know its folds (fit_critic tells them), got none"
+                "to judge variations of patches the critic must know its folds (fit_critic tells "
+                "them), got none"
             )
-        if (
-            len(origins) != len(patches)
-            or int(origins.min()) < 0
-            or int(origins.max()) >= len(self.folds)
-        ):
-            span = f"{int(origins.min())} to {int(origins.max())} for {len(patches)} patches"
+        span = int(origins.min()), int(origins.max())
+        if len(origins) != len(patches) or span[0] < 0 or span[1] >= len(self.folds):
             raise ValueError(
-                f"origins must name one of the {len(self.folds)} fitted patches for each, got {len(origins)} from {span}"
+                f"origins must name one of the {len(self.folds)} fitted patches for each, got "
+                f"{len(origins)} from {span[0]} to {span[1]} for {len(patches)} patches"
             )
-        fold, found = self.folds.cpu()[origins], torch.zeros(len(patches), self.num_classes)
+        fold = self.folds.cpu()[origins]
+        found = torch.zeros(len(patches), self.num_classes, dtype=torch.float32)
         for k, member in enumerate(self.members):
             own = fold == k
             if bool(own.any()):
@@ -120,15 +121,26 @@ class PatchCritic(nn.Module):
         network: Callable[..., nn.Module],
         num_classes: int,
         members: int = 3,
+        sha256: str | None = None,
     ) -> PatchCritic:
         """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
 
+        Args:
+            path: the file.
+            network: makes a member.
+            num_classes: number of classes.
+            members: members of the ensemble.
+            sha256: of the file, in hexadecimal, where it is known.
+
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file cannot be read, or belongs to another architecture.
+            ValueError: the file cannot be read, is damaged, is another than it should be, or
+                belongs to another architecture.
         """
-        critic = cls([network(num_classes=num_classes) for _ in range(members)], num_classes)
-        state = read_state(path)
+        state = read_state(path, sha256)
+        with float32_default():
+            made = [network(num_classes=num_classes) for _ in range(members)]
+        critic = cls(made, num_classes)
         critic.folds = state.get("folds")
         load_fitting(critic, state, path)
         return critic.eval()
@@ -142,20 +154,27 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
         The fold of each patch, int64.
 
     Raises:
-        ValueError: ``folds`` is below 2, or a class has fewer patches, or fewer groups, than
-            folds, or lies in one fold alone however the groups are put.
+        ValueError: ``folds`` is below 2, a label is not a whole number, or a class has fewer
+            patches, or fewer groups, than folds, or lies in one fold alone however the groups are
+            put.
     """
     if folds < 2:
         raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
+    if len(labels) != len(groups):
+        raise ValueError(f"each label needs a group, got {len(labels)} and {len(groups)}")
+    if odd := [y for y in labels if float(y) % 1 != 0]:  # NaN is one of them
+        raise ValueError(f"labels must be whole numbers, got {odd[0]}")
     for label in sorted(set(labels)):
         own = [g for y, g in zip(labels, groups, strict=True) if y == label]
         if len(own) < folds:
             raise ValueError(
-                f"each class needs at least {folds} patches for {folds} folds, got {len(own)} of class {label}"
+                f"each class needs at least {folds} patches for {folds} folds, got {len(own)} of "
+                f"class {label}"
             )
         if len(set(own)) < folds:
             raise ValueError(
-                f"each class needs at least {folds} groups for {folds} folds, got {len(set(own))} in class {label}"
+                f"each class needs at least {folds} groups for {folds} folds, got {len(set(own))} "
+                f"in class {label}"
             )
     content: dict[str, Counter[int]] = {}
     for label, group in zip(labels, groups, strict=True):
@@ -167,7 +186,7 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
     )  # the hard ones first
     for _ in range(ATTEMPTS):
         place = _fill_folds(content, order, rarity, folds)
-        found = torch.tensor([place[g] for g in groups])
+        found = torch.tensor([place[g] for g in groups], dtype=torch.long)
         narrow = [
             y for y in sorted(set(labels)) if len({place[g] for g in content if content[g][y]}) < 2
         ]
@@ -175,7 +194,8 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
             return found
         order = rng.permutation(names).tolist()
     raise ValueError(
-        f"each class must lie in at least 2 of {folds} folds, or a member would not know it, got 1 for class {narrow[0]}"
+        f"each class must lie in at least 2 of {folds} folds, or a member would not know it, "
+        f"got 1 for class {narrow[0]}"
     )
 
 
@@ -226,7 +246,7 @@ def fit_critic(
     labels, classes = patches.labels, len(patches.classes)
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
     items = [patches[i] for i in range(len(patches))]
-    logits = torch.zeros(len(labels), classes)
+    logits = torch.zeros(len(labels), classes, dtype=torch.float32)
     members = []
     for k in range(folds):
         seen = [

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.selector import ACCEPTED, Selector
+from monai_histodiff.selection.selector import ACCEPTED, Selection, Selector
 from monai_histodiff.utils.processes import candidate_seed
 
 __all__ = ["best_scale", "farthest_first", "sample_candidates", "tune_scale"]
@@ -76,11 +76,10 @@ def sample_candidates(
             for c in open_classes
             for j in range(made[c], min(made[c] + share, max_candidates))
         ]
-        labels = torch.tensor([c for c, _ in plan])
-        seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan])
-        images = to_bytes(sampler(labels, seeds))
+        labels = torch.tensor([c for c, _ in plan], dtype=torch.long)
+        seeds = torch.tensor([candidate_seed(seed, c, j) for c, j in plan], dtype=torch.long)
         origin = sampler.origins(labels, seeds)
-        outcome = selector(images, labels, origin)
+        images, outcome = _judged(sampler, selector, labels, seeds, origin)
         for i, (c, _) in enumerate(plan):
             made[c] += 1
             if outcome.reasons[i] == ACCEPTED:
@@ -116,6 +115,26 @@ def sample_candidates(
                 reasons[rows[i]] = "over quota"
     seconds, origin = time.perf_counter() - start, torch.cat(varied) if varied else None
     return Candidates(images, labels, seeds, score, distance, nearest, reasons, seconds, origin)
+
+
+def _judged(
+    sampler: GuidedSampler,
+    selector: Selector,
+    labels: Tensor,
+    seeds: Tensor,
+    origins: Tensor | None,
+) -> tuple[Tensor, Selection]:
+    """Sampled patches as bytes, as they are kept, and their outcome. Bytes hold no NaN: a patch
+    that is not finite is marked as such, whatever the selector makes of its bytes.
+    """
+    patches = sampler(labels, seeds)
+    images = to_bytes(patches.nan_to_num(0, 0, 0))
+    outcome = selector(images, labels, origins)
+    for i in (~patches.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist():
+        outcome.reasons[i] = "not finite"
+        outcome.keep[i] = False
+        outcome.confidence[i] = outcome.distance[i] = math.nan
+    return images, outcome
 
 
 def tune_scale(
@@ -157,10 +176,15 @@ def tune_scale(
     if len(samplers) == 1:
         return samplers[0].settings.scale
     labels = torch.arange(num_classes).repeat_interleave(trials)
-    seeds = [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)]
-    origins, outcomes = sampler.origins(labels, seeds), []
-    for each in tqdm(samplers, desc="guidance scale"):
-        outcomes.append(selector(to_bytes(each(labels, seeds)), labels, origins))
+    seeds = torch.tensor(
+        [candidate_seed(seed, int(c), i % trials, 1) for i, c in enumerate(labels)],
+        dtype=torch.long,
+    )
+    origins = sampler.origins(labels, seeds)
+    outcomes = [
+        _judged(each, selector, labels, seeds, origins)[1]
+        for each in tqdm(samplers, desc="guidance scale")
+    ]
     accepted, confidence = (
         torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials)
         for name in ("keep", "confidence")
@@ -201,8 +225,15 @@ def best_scale(
         max_candidates: candidates of each class, at the most.
 
     Raises:
-        ValueError: there is no scale, or the trial is not ``S x K x n``.
+        ValueError: there is no scale, one is not finite, the trial is not ``S x K x n``, or quota
+            or candidates are below 1.
     """
+    if not all(math.isfinite(scale) for scale in scales):
+        raise ValueError(f"scales must be finite, got {[float(scale) for scale in scales]}")
+    if not (quota >= 1 and max_candidates >= 1):
+        raise ValueError(
+            f"quota and candidates must be at least 1, got {quota} and {max_candidates}"
+        )
     if (
         not scales
         or accepted.ndim != 3
@@ -238,14 +269,16 @@ def farthest_first(features: Tensor, count: int) -> Tensor:
         Indices in the order of choice, int64, shape ``count``.
 
     Raises:
-        ValueError: ``count`` is not from 1 to ``N``.
+        ValueError: ``count`` is not from 1 to ``N``, or a feature is not finite.
     """
     if not 1 <= count <= len(features):
         raise ValueError(f"count must lie from 1 to the {len(features)} rows, got {count}")
+    if rows := int((~features.isfinite()).any(1).sum()):
+        raise ValueError(f"features must be finite, got {rows} rows with others")
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
     distance = torch.full((len(features),), math.inf).to(features)
     while len(chosen) < count:
         distance = torch.minimum(distance, (features - features[chosen[-1]]).square().sum(1))
         distance[chosen[-1]] = -1  # twins of a chosen row remain eligible, the row itself does not
         chosen.append(int(distance.argmax()))
-    return torch.tensor(chosen)
+    return torch.tensor(chosen, dtype=torch.long)

@@ -6,6 +6,7 @@ example.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
-from monai_histodiff.selection.copies import copy_distances, copy_threshold
+from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
 
 __all__ = ["ACCEPTED", "CentroidSelector", "Selection", "Selector", "select"]
 
 ACCEPTED = "accepted"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,34 @@ def select(
         nearest: index of that patch, shape ``N``.
         threshold: lowest accepted probability of the intended class.
         copy_threshold: candidates nearer than this are rejected.
-    """
-    confidence = probabilities.gather(1, labels[:, None])[:, 0]
 
-    def reason(c: float, d: float) -> str:
-        if not math.isfinite(c + d):
+    Raises:
+        ValueError: a threshold is not a number in its range, a label is not one of the classes, or
+            the parts differ in length.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+    if not 0 <= copy_threshold < math.inf:
+        raise ValueError(f"copy threshold must be at least 0 and finite, got {copy_threshold}")
+    if len({len(part) for part in (probabilities, labels, distance, nearest)}) > 1:
+        counts = [len(part) for part in (probabilities, labels, distance, nearest)]
+        raise ValueError(f"each candidate needs one row of each part, got {counts}")
+    last = probabilities.shape[1] - 1
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= last:
+        span = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels must lie from 0 to {last}, got {span}")
+    confidence = probabilities.gather(1, labels[:, None])[:, 0]
+    finite = probabilities.isfinite().all(1) & distance.isfinite()
+
+    def reason(c: float, d: float, known: bool) -> str:
+        if not known:
             return "not finite"
         return (
             "low confidence" if c < threshold else "near copy" if d < copy_threshold else ACCEPTED
         )
 
-    reasons = [reason(c, d) for c, d in zip(confidence.tolist(), distance.tolist(), strict=True)]
+    rows = zip(confidence.tolist(), distance.tolist(), finite.tolist(), strict=True)
+    reasons = [reason(*row) for row in rows]
     keep = torch.tensor([r == ACCEPTED for r in reasons], dtype=torch.bool)
     return Selection(keep, confidence, distance, nearest, reasons)
 
@@ -93,6 +112,10 @@ class Selector:
         refuse_copies: reject what is nearer to a real patch than real patches of other groups are.
             Variations of real patches (a sampler's ``strength`` below 1) are near their sources by
             design, and are not refused for it.
+
+    Raises:
+        ValueError: a threshold or the critic's temperature is not a number in its range, or a real
+            patch is not finite or has no group.
     """
 
     def __init__(
@@ -103,14 +126,25 @@ class Selector:
         threshold: float | None = None,
         refuse_copies: bool = True,
     ) -> None:
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
-        self.critic, self.real = (
-            critic,
-            thumbnails(real),
-        )  # once: patches are compared as thumbnails
         self.threshold = float(critic.threshold) if threshold is None else threshold
-        self.copy_threshold = copy_threshold(self.real, groups) if refuse_copies else 0.0
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
+        if not 0 < float(critic.temperature) < math.inf:
+            raise ValueError(
+                f"the critic's temperature must be above 0, got {float(critic.temperature)}"
+            )
+        # once: patches are compared as thumbnails
+        self.critic, self.real = critic, thumbnails(real)
+        self.gate = copy_gate(self.real, groups) if refuse_copies else CopyGate(0.0, 0, 0)
+        self.copy_threshold = self.gate.threshold
+        if self.gate.twins:
+            logger.warning(
+                "%d of %d real patches have a twin in another group (duplicates, blank tiles): "
+                "they are set aside where the copy threshold, %.3f, is calibrated",
+                self.gate.twins,
+                len(real),
+                self.copy_threshold,
+            )
 
     def __call__(
         self, patches: Tensor, labels: Sequence[int] | Tensor, origins: Tensor | None = None
@@ -120,8 +154,8 @@ class Selector:
         Args:
             patches: ``N x 3 x H x W``.
             labels: their intended classes.
-            origins: of variations, see :meth:`PatchCritic.probabilities`; ``None``: all members of the
-                critic judge.
+            origins: of variations, see :meth:`PatchCritic.probabilities`; ``None``: all members of
+                the critic judge.
         """
         wanted = torch.as_tensor(labels, dtype=torch.long)
         distance, nearest = copy_distances(patches, self.real)
@@ -132,10 +166,12 @@ class Selector:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The thresholds in force."""
+        """The thresholds in force, and the real patches that the copy threshold rests on."""
         return {
             "threshold": self.threshold,
             "copy_threshold": self.copy_threshold,
+            "copy_twins": self.gate.twins,
+            "copy_compared": self.gate.compared,
             "temperature": float(self.critic.temperature),
         }
 
@@ -167,7 +203,8 @@ class CentroidSelector:
         counts = torch.bincount(labels, minlength=critic.num_classes)
         if bool((counts == 0).any()):
             raise ValueError(
-                f"a centroid needs at least one patch of its class, got none of class {int(counts.argmin())}"
+                "a centroid needs at least one patch of its class, got none of class "
+                f"{int(counts.argmin())}"
             )
         self.critic, self.real = critic, thumbnails(images)
         features = self._features(centre_crop(images, size))

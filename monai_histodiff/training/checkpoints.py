@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-import numpy as np
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.handlers import CheckpointLoader
@@ -20,7 +18,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_histodiff.training.steps import steps_now
-from monai_histodiff.utils.weights import save_weights, write_state
+from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.processes import candidate_seed, first_rank, process_rank
+from monai_histodiff.utils.weights import check_intact, save_weights, write_state
 
 __all__ = ["EMAHandler", "EpochSeed", "TrainingCheckpoint", "WeightsSaver"]
 
@@ -30,7 +30,8 @@ class EpochSeed:
     and the process's rank alone.
 
     A resumed training then repeats the epochs of the uninterrupted one, without a saved state of
-    any generator, and each process of a distributed training draws its own patches.
+    any generator, and each process of a distributed training draws its own patches. The random
+    state that the caller had is given back when the training is complete.
 
     Args:
         seed: of the training.
@@ -38,21 +39,23 @@ class EpochSeed:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+        self._kept = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         """Seed at the start of every epoch, before its first batch is drawn."""
+        engine.add_event_handler(Events.STARTED, self._keep)
         engine.add_event_handler(Events.EPOCH_STARTED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda: self._kept.close())
+
+    def _keep(self) -> None:
+        self._kept.pop_all()  # of a run that was torn
+        self._kept.enter_context(kept_random_state())
 
     def __call__(self, engine: Engine) -> None:
-        value = int(
-            np.random.SeedSequence(
-                (self.seed, engine.state.epoch, idist.get_rank())
-            ).generate_state(1)[0]
-        )
+        value = candidate_seed(self.seed, engine.state.epoch, process_rank())
         set_determinism(value)
-        set_rnd(
-            getattr(engine.state.dataloader, "dataset", None), value
-        )  # transforms that run in this process
+        # transforms that run in this process
+        set_rnd(getattr(engine.state.dataloader, "dataset", None), value)
 
 
 class TrainingCheckpoint:
@@ -94,7 +97,7 @@ class TrainingCheckpoint:
         }
 
     def __call__(self, engine: Engine) -> None:
-        if idist.get_rank() == 0:
+        if first_rank():
             write_state(
                 self.path,
                 {name: thing.state_dict() for name, thing in self._objects(engine).items()},
@@ -109,12 +112,15 @@ class TrainingCheckpoint:
         if not self.path.is_file():
             return
         try:
+            check_intact(self.path)
             CheckpointLoader(
                 str(self.path), self._objects(engine), name=__name__, map_location="cpu"
             )(engine)
         except Exception as error:  # a damaged file can raise nearly anything
             raise ValueError(
-                f"the checkpoint must be one of this training, got '{self.path}' ({str(error).splitlines()[0]})"
+                f"the checkpoint must be one of this training, got '{self.path}' "
+                f"({str(error).splitlines()[0]}): continue in the folder of that training, or "
+                "remove the file to begin anew"
             ) from error
 
 
@@ -195,7 +201,7 @@ class WeightsSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if idist.get_rank() > 0:
+        if not first_rank():
             return
         with self.ema.applied() if self.ema else nullcontext():
             save_weights(self.path, self.network.state_dict())

@@ -98,7 +98,7 @@ def stratified_times(n: int, device: Any) -> Tensor:
     """``n`` times in [0, 1], one in each of ``n`` equal strata, which lowers the variance of the
     loss (Kingma et al. 2021).
     """
-    return (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
+    return (torch.arange(n, device=device) + torch.rand(n, dtype=torch.float32, device=device)) / n
 
 
 class DenoisingPrepareBatch:

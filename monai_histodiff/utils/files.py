@@ -4,14 +4,22 @@ was.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import re
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["whole_file", "write_json"]
+__all__ = ["DRAFT", "file_sha256", "sweep_drafts", "whole_file", "write_json"]
+
+# what the name of a draft looks like: .NAME.HEX.part, hidden, beside the file that it is to become
+DRAFT = re.compile(r"\..*\.[0-9a-f]{32}\.part")
 
 
 @contextmanager
@@ -20,15 +28,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     the block ends well.
 
     The folder is made if need be. The draft is on the disk before it takes the place, and is
-    removed if an error is raised. Processes that write the same file at once each have their own
-    draft; the last one wins.
+    removed if an error is raised. Threads, processes and machines that write the same file at once
+    each have a draft of their own; the last one wins. A killed writer leaves its draft behind, see
+    :func:`sweep_drafts`.
 
     Raises:
         OSError: the draft was not written, or cannot take the place.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    draft = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
     try:
         yield draft
         with open(draft, "rb+") as stream:
@@ -38,8 +47,66 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def sweep_drafts(folder: str | os.PathLike[str], age: float = 3600.0) -> list[Path]:
+    """Remove the drafts that killed writers left in a folder and below it.
+
+    A draft tells nothing of its writer, who may sit on another machine. What counts is that
+    nothing was written into it for a while.
+
+    Args:
+        folder: searched with all folders below it; it may be missing.
+        age: seconds since a draft was last written; 0 for an owner that knows that nobody else
+            writes there.
+
+    Returns:
+        The drafts that were removed, in order.
+
+    Raises:
+        ValueError: ``age`` is negative.
+    """
+    if not age >= 0:
+        raise ValueError(f"age must be at least 0 seconds, got {age}")
+    swept = []
+    for path in sorted(Path(folder).rglob("*.part")):
+        try:
+            if DRAFT.fullmatch(path.name) and path.stat().st_mtime <= time.time() - age:
+                path.unlink()
+                swept.append(path)
+        except FileNotFoundError:  # its writer has finished
+            continue
+    return swept
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
-    """Write plain values as JSON; the file appears complete or not at all."""
+    """Write plain values as JSON; the file appears complete or not at all.
+
+    JSON knows neither NaN nor infinity: such numbers are written as ``null``.
+
+    Raises:
+        TypeError: a value is not plain.
+    """
     with whole_file(path) as draft:
-        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        text = json.dumps(_finite(content), indent=1, allow_nan=False)
+        draft.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -8,10 +8,18 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
-import torch.distributed as dist
+from torch import distributed
 
-__all__ = ["candidate_seed", "first_rank", "from_first_rank", "is_distributed", "process_rank"]
+__all__ = [
+    "barrier",
+    "candidate_seed",
+    "first_rank",
+    "from_first_rank",
+    "is_distributed",
+    "process_rank",
+]
 
 
 def candidate_seed(*identity: int) -> int:
@@ -21,19 +29,24 @@ def candidate_seed(*identity: int) -> int:
 
 def is_distributed() -> bool:
     """Whether this process belongs to a process group."""
-    return dist.is_available() and dist.is_initialized()
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def process_rank() -> int:
     """Rank of this process: that of its process group, else the one that the launcher put into
     ``RANK``, else 0.
     """
-    return dist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
+    return idist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
 
 
 def first_rank() -> bool:
     """Whether this process is the first of its process group, or belongs to none."""
-    return not is_distributed() or dist.get_rank() == 0
+    return not is_distributed() or idist.get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes of the group, if there is one."""
+    idist.barrier()
 
 
 def from_first_rank(make: Callable[[], Any]) -> Any:
@@ -50,7 +63,7 @@ def from_first_rank(make: Callable[[], Any]) -> Any:
             values = [make()]
         except Exception as error:
             values = [error]
-    dist.broadcast_object_list(values, src=0)
+    distributed.broadcast_object_list(values, src=0)
     if isinstance(values[0], Exception):
         raise values[0]
     return values[0]

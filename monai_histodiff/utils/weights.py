@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import file_sha256, whole_file
 
 __all__ = [
+    "check_intact",
     "checked_device",
     "load_fitting",
     "load_weights",
@@ -67,36 +69,56 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     try:
         with whole_file(path) as draft, open(draft, "wb") as stream:
             torch.save(dict(state), stream)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # torch's zip writer turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch's zip writer makes a full disk the latter
         kept = "the previous file is kept" if Path(path).is_file() else "there is no previous file"
         raise OSError(
             f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}"
         ) from error
 
 
-def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
+def load_weights(
+    network: Module, path: str | os.PathLike[str], sha256: str | None = None
+) -> Module:
     """Load a ``state_dict`` file strictly into a network and return it.
+
+    Args:
+        network: has the keys and shapes of the file.
+        path: the file.
+        sha256: of the file, in hexadecimal, where it is known: see
+            :func:`~monai_histodiff.utils.files.file_sha256`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable ``state_dict``, or belongs to another architecture.
+        ValueError: the file is not a readable ``state_dict``, is another than it should be, or
+            belongs to another architecture.
     """
-    load_fitting(network, read_state(path), path)
+    load_fitting(network, read_state(path, sha256), path)
     return network
 
 
-def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def read_state(path: str | os.PathLike[str], sha256: str | None = None) -> Mapping[str, Any]:
     """Tensors and plain values of a file, on the CPU.
+
+    The check sums in the file are compared, which ``torch.load`` does not do: of bits that flipped
+    within a tensor it says nothing.
+
+    Args:
+        path: the file.
+        sha256: of the file, in hexadecimal, where it is known.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or holds something else.
+        ValueError: the file cannot be read, is damaged, is another than it should be, or holds
+            something else.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must exist, got none at '{path}'")
+    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
+        raise ValueError(
+            f"weights must have the SHA-256 {sha256}, got {found} of '{path}': the file was "
+            "damaged or exchanged; fetch it again"
+        )
+    check_intact(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
@@ -106,6 +128,27 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not isinstance(state, Mapping):
         raise ValueError(f"weights must be a state_dict, got {type(state).__name__} in '{path}'")
     return state
+
+
+def check_intact(path: str | os.PathLike[str]) -> None:
+    """Compare the check sums (CRC-32) in a file that torch saved with its content.
+
+    Raises:
+        ValueError: a part of the file is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise ValueError(
+            f"weights must be a readable state_dict, got '{path}' ({type(error).__name__}): "
+            "fetch or save it again"
+        ) from error
+    if damaged:
+        raise ValueError(
+            f"weights must be a readable state_dict, got '{path}' (bytes of '{damaged}' are not "
+            "those that were saved): fetch or save it again"
+        )
 
 
 def load_fitting(
@@ -123,6 +166,7 @@ def load_fitting(
     ]
     if wrong:
         raise ValueError(
-            f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', such as '{wrong[0]}'"
+            f"weights must fit the network, got {len(wrong)} keys that do not in '{path}', "
+            f"such as '{wrong[0]}'"
         )
     network.load_state_dict(state)

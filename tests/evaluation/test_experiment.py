@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -364,15 +365,14 @@ def test_a_claim_is_corrected_for_the_others(
 class Counted(ClassifierTraining):
     """Counts the trainings, and fails at the one that it is told to."""
 
-    log: list[str] = []
-    fail_at: int = -1
+    told = SimpleNamespace(log=[], fail_at=-1)  # beside the recipe: plain attributes belong to it
 
     def __call__(
         self, data: Any, transform: Any, num_classes: int, seed: int, name: str = "fit"
     ) -> torch.nn.Module:
-        if len(self.log) == self.fail_at:
+        if len(self.told.log) == self.told.fail_at:
             raise KeyboardInterrupt
-        self.log.append(name)
+        self.told.log.append(name)
         return super().__call__(data, transform, num_classes, seed, name)
 
 
@@ -387,7 +387,7 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def trained(**options: Any) -> list[str]:
-        monkeypatch.setattr(Counted, "log", [])
+        monkeypatch.setattr(Counted.told, "log", [])
         settings = {
             "training": Counted(network=tiny, steps=3, batch_size=4),
             "arms": ["C", "G"],
@@ -403,14 +403,14 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
         seconds = run.seconds
         assert all(np.isfinite(s) and s > 0 for v in seconds.values() for s in v)
         results.append(run.probabilities)
-        return Counted.log
+        return Counted.told.log
 
     results: list[Any] = []
-    monkeypatch.setattr(Counted, "fail_at", 2)
+    monkeypatch.setattr(Counted.told, "fail_at", 2)
     with pytest.raises(KeyboardInterrupt):
         trained()
-    assert Counted.log == ["arm C, seed 0", "arm G, seed 0"]
-    monkeypatch.setattr(Counted, "fail_at", -1)
+    assert Counted.told.log == ["arm C, seed 0", "arm G, seed 0"]
+    monkeypatch.setattr(Counted.told, "fail_at", -1)
     assert trained() == ["arm C, seed 1", "arm G, seed 1"]
     assert trained() == []
     fresh = evaluation(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
+from monai_histodiff.selection.critic import group_folds
 from monai_histodiff.selection.quotas import best_scale, farthest_first
 from monai_histodiff.selection.selector import ACCEPTED, select
 
@@ -330,3 +333,109 @@ def test_farthest_first_covers_within_twice_the_best_radius() -> None:
 def test_farthest_first_takes_some_of_what_there_is(count: int) -> None:
     with pytest.raises(ValueError, match=f"count must lie from 1 to the 3 rows, got {count}"):
         farthest_first(torch.zeros(3, 2), count)
+
+
+# --- what is not a number is refused ---
+
+NAN, INF = math.nan, math.inf
+Call = Callable[[], Any]
+
+
+def judged(threshold: float = 0.5, copies: float = 0.0, labels: list[int] | None = None) -> Any:
+    parts = torch.full((2, 2), 0.5), torch.tensor(labels or [0, 1]), torch.ones(2), torch.zeros(2)
+    return select(*parts, threshold, copies)
+
+
+def with_one(value: float, shape: tuple[int, ...] = (20, 2)) -> Tensor:
+    out = torch.full(shape, 0.5)
+    out.view(-1)[3] = value
+    return out
+
+
+LABELS = torch.arange(20) % 2
+REFUSED: list[tuple[Call, str]] = [
+    (
+        lambda: fit_temperature(with_one(NAN), LABELS),
+        "logits must be finite, got 1 samples with others",
+    ),
+    (lambda: fit_temperature(with_one(-INF), LABELS), "logits must be finite, got 1 samples"),
+    (
+        lambda: fit_temperature(with_one(0.5), LABELS + 1),
+        "labels must lie from 0 to 1, got 1 to 2",
+    ),
+    (
+        lambda: fit_temperature(with_one(0.5), LABELS - 1),
+        "labels must lie from 0 to 1, got -1 to 0",
+    ),
+    (
+        lambda: fit_temperature(with_one(0.5), LABELS[:9]),
+        r"logits must be N x K, and labels N, got \(20, 2\) for labels of shape \(9,\)",
+    ),
+    (lambda: precision_threshold(with_one(NAN), LABELS), "probabilities must be finite, got 1"),
+    (
+        lambda: precision_threshold(with_one(1.5), LABELS),
+        r"probabilities must lie in \[0, 1\], got 0.5 to 1.5",
+    ),
+    (
+        lambda: precision_threshold(with_one(-0.1), LABELS),
+        r"probabilities must lie in \[0, 1\], got -0.1 to 0.5",
+    ),
+    (lambda: precision_threshold(with_one(0.5), LABELS * 2), "labels must lie from 0 to 1, got 0"),
+    (
+        lambda: precision_threshold(with_one(0.5), LABELS, least=0),
+        "least must be at least 1 assignment, got 0",
+    ),
+    (lambda: judged(NAN), r"threshold must lie in \[0, 1\], got nan"),
+    (lambda: judged(1.01), r"threshold must lie in \[0, 1\], got 1.01"),
+    (lambda: judged(-0.01), r"threshold must lie in \[0, 1\], got -0.01"),
+    (lambda: judged(copies=NAN), "copy threshold must be at least 0 and finite, got nan"),
+    (lambda: judged(copies=INF), "copy threshold must be at least 0 and finite, got inf"),
+    (lambda: judged(copies=-1.0), "copy threshold must be at least 0 and finite, got -1.0"),
+    (lambda: judged(labels=[0, 2]), "labels must lie from 0 to 1, got 0 to 2"),
+    (lambda: judged(labels=[-1, 1]), "labels must lie from 0 to 1, got -1 to 1"),
+    (
+        lambda: judged(labels=[0, 1, 1]),
+        r"each candidate needs one row of each part, got \[2, 3, 2, 2\]",
+    ),
+    (
+        lambda: farthest_first(with_one(NAN, (4, 2)), 2),
+        "features must be finite, got 1 rows with others",
+    ),
+    (lambda: farthest_first(with_one(INF, (4, 2)), 2), "features must be finite, got 1 rows"),
+    (lambda: best_scale([NAN, 1.0], *trial([1, 1], [2, 2]), 5, 9), "scales must be finite, got"),
+    (lambda: best_scale([INF], *trial([1, 1]), 5, 9), r"scales must be finite, got \[inf\]"),
+    (
+        lambda: best_scale([1.0], *trial([1, 1]), 0, 9),
+        "quota and candidates must be at least 1, got 0 and 9",
+    ),
+    (
+        lambda: best_scale([1.0], *trial([1, 1]), 5, NAN),  # type: ignore[arg-type]
+        "quota and candidates must be at least 1, got 5 and nan",
+    ),
+    (
+        lambda: group_folds([0, 0, 1, NAN], list("abcd"), 2),  # type: ignore[list-item]
+        "labels must be whole numbers, got nan",
+    ),
+    (lambda: group_folds([0, 0, 1], list("abcd"), 2), "each label needs a group, got 3 and 4"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_what_is_not_a_number_is_refused(call: Call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_threshold_may_be_0_or_1() -> None:
+    assert judged(0.0).keep.tolist() == [True, True]
+    assert judged(1.0).keep.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_one_value_that_is_not_finite_spoils_a_candidate(value: float) -> None:
+    """Even of a class that is not the intended one, or in the distance alone."""
+    probabilities = torch.tensor([[0.9, value], [0.9, 0.1], [0.9, 0.1]])
+    distance = torch.tensor([1.0, value, 1.0])
+    outcome = select(probabilities, torch.zeros(3).long(), distance, torch.zeros(3), 0.5)
+    assert outcome.reasons == ["not finite", "not finite", ACCEPTED]
+    assert outcome.keep.tolist() == [False, False, True]

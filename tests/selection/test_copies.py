@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.pixels import appearance, to_unit
-from monai_histodiff.selection.copies import copy_distances, copy_threshold
+from monai_histodiff.data.pixels import appearance, recompressed, to_unit
+from monai_histodiff.selection.copies import (
+    FLOOR,
+    CopyGate,
+    copy_distances,
+    copy_gate,
+    flag_copies,
+)
 
 
 def patches(count: int, seed: int = 0, size: int = 32) -> Tensor:
@@ -140,34 +146,75 @@ def levels(values: list[float]) -> Tensor:
     return torch.tensor(values)[:, None, None, None].expand(-1, 3, 32, 32)
 
 
+def threshold(references: Tensor, groups: list[str], percentile: float = 1.0) -> float:
+    return copy_gate(references, groups, percentile).threshold
+
+
 def test_the_threshold_is_a_percentile_of_the_nearest_other_group() -> None:
     """Nearest in another group: 0.1 -> 0.3, 0.3 -> 0.1, 0.6 -> 0.3, 1.0 -> 0.6, at 0.2, 0.2, 0.3
     and 0.4.
     """
     references, groups = levels([0.1, 0.3, 0.6, 1.0]), ["a", "b", "c", "d"]
-    assert copy_threshold(references, groups, percentile=0) == pytest.approx(0.2, abs=1e-5)
-    assert copy_threshold(references, groups, percentile=50) == pytest.approx(0.25, abs=1e-5)
-    assert copy_threshold(references, groups, percentile=100) == pytest.approx(0.4, abs=1e-5)
+    assert threshold(references, groups, percentile=0) == pytest.approx(0.2, abs=1e-5)
+    assert threshold(references, groups, percentile=50) == pytest.approx(0.25, abs=1e-5)
+    assert threshold(references, groups, percentile=100) == pytest.approx(0.4, abs=1e-5)
+    assert copy_gate(references, groups) == CopyGate(threshold(references, groups), 0, 4)
 
 
 def test_neighbours_within_a_group_do_not_count() -> None:
-    references = levels([0.1, 0.101, 0.5, 0.501])
-    assert copy_threshold(references, ["a", "a", "b", "b"], percentile=0) == pytest.approx(
-        0.399, abs=1e-5
-    )
-    assert copy_threshold(references, ["a", "b", "a", "b"], percentile=0) == pytest.approx(
-        0.001, abs=1e-5
-    )
+    references = levels([0.1, 0.15, 0.5, 0.55])
+    near, far = ["a", "a", "b", "b"], ["a", "b", "a", "b"]
+    assert threshold(references, near, percentile=0) == pytest.approx(0.35, abs=1e-5)
+    assert threshold(references, far, percentile=0) == pytest.approx(0.05, abs=1e-5)
 
 
-def test_duplicates_lower_the_threshold_only_across_groups() -> None:
+def test_duplicates_across_groups_are_set_aside_and_told() -> None:
+    """Every patch twice, turned, under another group: the gate is the one without them."""
     base = patches(30)
     groups = [f"g{i}" for i in range(30)]
-    plain = copy_threshold(base, groups)
-    turned = torch.cat([base, base.rot90(1, (2, 3))])
-    assert plain > 0.01
-    assert copy_threshold(turned, groups + groups) == pytest.approx(plain, rel=1e-3)
-    assert copy_threshold(turned, groups + [f"h{i}" for i in range(30)]) < 1e-6
+    plain = copy_gate(base, groups)
+    assert plain.threshold > FLOOR and (plain.twins, plain.compared) == (0, 30)
+    doubled = torch.cat([base, base.rot90(1, (2, 3))])
+    within = copy_gate(doubled, groups + groups)
+    across = copy_gate(doubled, groups + [f"h{i}" for i in range(30)])
+    assert within.threshold == pytest.approx(plain.threshold, rel=1e-3) and within.twins == 0
+    assert across.threshold == pytest.approx(plain.threshold, rel=1e-3)
+    assert (across.twins, across.compared) == (60, 60)
+    assert bool((copy_distances(base, doubled)[0] < across.threshold).all())
+
+
+def test_a_few_duplicates_do_not_switch_the_gate_off() -> None:
+    """Two of a hundred are the first percentile."""
+    base = patches(100)
+    groups = [f"g{i}" for i in range(102)]
+    gate = copy_gate(torch.cat([base, base[:2]]), groups)
+    assert gate.twins == 4 and gate.threshold > 0.9 * copy_gate(base, groups[:100]).threshold
+
+
+def test_blank_tiles_do_not_switch_the_gate_off_nor_make_everything_a_copy() -> None:
+    """Background, in every group, of nearly one shade: as usual in slides."""
+    blank = levels([0.93 + 0.001 * (i % 5) for i in range(40)])
+    tissue = patches(60)
+    references = torch.cat([tissue, blank])
+    gate = copy_gate(references, [f"g{i}" for i in range(60)] + ["a", "b", "c", "d"] * 10)
+    plain = copy_gate(tissue, [f"g{i}" for i in range(60)])
+    assert gate.twins == 40 and gate.threshold == pytest.approx(plain.threshold, rel=0.2)
+    new = copy_distances(patches(100, seed=1), references)[0] < gate.threshold
+    assert float(new.float().mean()) < 0.05
+    assert bool((copy_distances(references, references)[0] < gate.threshold).all())
+
+
+def test_re_encoded_patches_are_copies() -> None:
+    """What a JPEG of quality 75 changes is below the least threshold, whatever the groups."""
+    grain = patches(20, size=64)
+    smooth = torch.nn.functional.avg_pool2d(grain, 5, 1, 2)
+    pictures = (smooth * 255).round().to(torch.uint8)
+    moved, nearest = copy_distances(recompressed(pictures, 75), pictures)
+    assert 0 < float(moved.max()) < FLOOR and nearest.tolist() == list(range(20))
+
+
+def test_all_tiles_alike_leave_the_least_threshold() -> None:
+    assert copy_gate(levels([0.9] * 6), list("aabbcc")) == CopyGate(FLOOR, 6, 0)
 
 
 def test_real_patches_of_another_group_are_no_copies_of_each_other() -> None:
@@ -175,12 +222,74 @@ def test_real_patches_of_another_group_are_no_copies_of_each_other() -> None:
     threshold.
     """
     references = patches(100)
-    groups = [f"g{i}" for i in range(100)]
-    threshold = copy_threshold(references, groups)
-    assert (copy_distances(patches(100, seed=1), references)[0] < threshold).float().mean() < 0.05
-    assert (copy_distances(references.flip(3), references)[0] < threshold).all()
+    limit = threshold(references, [f"g{i}" for i in range(100)])
+    assert (copy_distances(patches(100, seed=1), references)[0] < limit).float().mean() < 0.05
+    assert (copy_distances(references.flip(3), references)[0] < limit).all()
 
 
-def test_a_single_group_has_no_threshold() -> None:
-    assert copy_threshold(patches(5), ["a"] * 5) == 0.0
-    assert copy_threshold(patches(1), ["a"]) == 0.0
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_single_group_has_the_least_threshold(count: int) -> None:
+    """Nothing tells how near new patches come, but an exact copy is one."""
+    gate = copy_gate(patches(count), ["a"] * count)
+    assert gate == CopyGate(FLOOR, 0, 0) and gate.threshold > 0
+
+
+@pytest.mark.parametrize("percentile", [-1.0, 100.5, float("nan")])
+def test_a_percentile_lies_in_0_to_100(percentile: float) -> None:
+    with pytest.raises(ValueError, match=r"percentile must lie in \[0, 100\], got"):
+        copy_gate(patches(2), ["a", "b"], percentile)
+    with pytest.raises(ValueError, match=r"percentile must lie in \[0, 100\], got"):
+        flag_copies(torch.ones(2), torch.ones(2), percentile)
+
+
+def test_real_patches_are_finite_and_have_groups() -> None:
+    spoilt = patches(3)
+    spoilt[1, 0, 2, 2] = float("nan")
+    for call in (lambda: copy_gate(spoilt, list("abc")), lambda: copy_distances(spoilt, spoilt)):
+        with pytest.raises(ValueError, match="real patches must be finite, got 1 that are not"):
+            call()
+    with pytest.raises(ValueError, match="each patch needs a group, got 3 and 2"):
+        copy_gate(patches(3), ["a", "b"])
+
+
+# --- flags ---
+
+
+def test_copies_lie_nearer_than_nearly_all_held_out_patches() -> None:
+    usual = torch.arange(1, 101.0)
+    assert flag_copies(torch.tensor([0.5, 1.98, 2.0, 9.0]), usual).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_exact_copies_are_flagged_where_held_out_patches_are_duplicates() -> None:
+    """Their distances, 0, would make the percentile 0, and nothing lies below it."""
+    usual = torch.cat([torch.zeros(20), torch.arange(1, 101.0)])
+    assert flag_copies(torch.tensor([0.0, 1.5, 3.0]), usual).tolist() == [True, True, False]
+    assert flag_copies(torch.tensor([0.0, 0.1]), torch.zeros(3)).tolist() == [True, False]
+
+
+def test_up_to_the_floor_two_patches_are_one() -> None:
+    usual = torch.cat([torch.full((50,), 0.1), torch.arange(1, 101.0)])
+    samples = torch.tensor([0.1, 0.2, 0.21, 1.5, 3.0])
+    assert flag_copies(samples, usual, floor=0.2).tolist() == [True, True, True, True, False]
+    assert flag_copies(samples, torch.full((9,), 0.1), floor=0.2).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_flags_need_numbers() -> None:
+    nan = torch.tensor([1.0, float("nan")])
+    for parts in ((nan, torch.ones(2)), (torch.ones(2), nan)):
+        with pytest.raises(ValueError, match="distances must be numbers, got 1 that are NaN"):
+            flag_copies(*parts)
+    for floor in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="floor must be at least 0, got"):
+            flag_copies(torch.ones(2), torch.ones(2), floor=floor)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ from torch import nn
 
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
+from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.critic import group_folds
+from monai_histodiff.utils.files import file_sha256
 from monai_histodiff.utils.weights import save_weights
 
 
@@ -261,6 +265,14 @@ def test_origins_must_be_fitted_patches(
         critic.probabilities(labelled.images()[:3], torch.tensor(origins))
 
 
+def test_a_critic_of_another_hash_is_refused(critic: PatchCritic, tmp_path: Path) -> None:
+    critic.save(tmp_path / "critic.pt")
+    own = file_sha256(tmp_path / "critic.pt")
+    PatchCritic.load(tmp_path / "critic.pt", small, 3, sha256=own)
+    with pytest.raises(ValueError, match=f"weights must have the SHA-256 {'0' * 64}, got {own}"):
+        PatchCritic.load(tmp_path / "critic.pt", small, 3, sha256="0" * 64)
+
+
 def test_critic_survives_saving(critic: PatchCritic, labelled: PatchSet, tmp_path: Path) -> None:
     critic.save(tmp_path / "critic.pt")
     twin = PatchCritic.load(tmp_path / "critic.pt", small, 3, members=3)
@@ -340,7 +352,32 @@ def test_selector_says_what_it_applies(critic: PatchCritic, labelled: PatchSet) 
         and settings["copy_threshold"] > 0
     )
     one_group = Selector(critic, labelled.images(), ["g"] * len(labelled))
-    assert one_group.copy_threshold == 0.0, "without two groups nothing tells how near is a copy"
+    assert one_group.copy_threshold == FLOOR, "an exact copy is one whatever the groups"
+    assert settings["copy_twins"] == 0 and settings["copy_compared"] == len(labelled)
+    assert one_group.settings["copy_compared"] == 0
+
+
+def test_selector_tells_of_real_patches_with_twins(
+    critic: PatchCritic, labelled: PatchSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Duplicates in another group, as are usual: copies of them are refused all the same."""
+    real = torch.cat([labelled.images(), labelled.images()[:5]])
+    groups = [*labelled.groups, *[f"twin {i}" for i in range(5)]]
+    selector = Selector(critic, real, groups, threshold=0.0)
+    assert selector.settings["copy_twins"] == 10 and selector.copy_threshold > FLOOR
+    assert f"10 of {len(real)} real patches have a twin in another group" in caplog.text
+    outcome = selector(real[:3] / 255, labelled.labels[:3])
+    assert outcome.reasons == ["near copy"] * 3
+
+
+@pytest.mark.parametrize("name", ["threshold", "temperature"])
+def test_a_critic_whose_numbers_are_spoilt_selects_nothing(
+    name: str, critic: PatchCritic, labelled: PatchSet
+) -> None:
+    spoilt = copy.deepcopy(critic)
+    getattr(spoilt, name).fill_(math.nan)
+    with pytest.raises(ValueError, match=f"{name} must .*, got nan"):
+        Selector(spoilt, labelled.images(), labelled.groups)
 
 
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:

@@ -1,0 +1,98 @@
+"""Kept latents: whose they are is checked when they are read, and a damaged file is made anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
+
+import monai_histodiff as mh
+from monai_histodiff.diffusion import encode_latents, latents
+from monai_histodiff.utils.weights import write_state
+
+PIPELINE = Compose(
+    [ScaleIntensityRanged("image", 0, 255, 0.0, 1.0), ToTensord("image", track_meta=False)]
+)
+
+
+@pytest.fixture
+def encode(
+    patch_set: mh.PatchSet, model: mh.LatentDiffusion, tmp_path: Path
+) -> Callable[[], list[dict[str, Any]]]:
+    return lambda: encode_latents(model, Dataset(patch_set, PIPELINE), cache=tmp_path / "z.pt")
+
+
+def test_latents_are_encoded_once(
+    encode: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encode()
+    monkeypatch.setattr(latents, "_encode", None)
+    torch.testing.assert_close(encode(), first, rtol=0, atol=0)
+
+
+def flip_a_bit(path: Path) -> None:
+    """In a latent, of which the first is looked for by its bytes."""
+    content, stored = bytearray(path.read_bytes()), torch.load(path)["image"]
+    content[content.index(stored[0, 0, 0].numpy().tobytes())] ^= 2
+    path.write_bytes(bytes(content))
+
+
+DAMAGE: list[Callable[[Path], Any]] = [
+    lambda p: p.write_bytes(p.read_bytes()[:-200]),
+    lambda p: p.write_bytes(b""),
+    flip_a_bit,
+    lambda p: write_state(p, {"image": torch.zeros(1)}),
+    lambda p: torch.save([1], p),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_made_anew_with_a_warning(
+    damage: Callable[[Path], Any],
+    encode: Callable[[], Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, path = encode(), tmp_path / "z.pt"
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(encode(), first, rtol=0, atol=0)
+    assert "encoded anew" in caplog.text
+
+
+def test_the_latents_of_another_run_do_not_come_back(
+    encode: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run writes the same file between our writing and the reading."""
+    first = encode()
+    (tmp_path / "z.pt").unlink()
+
+    def overtaken(path: Path, state: dict[str, Any]) -> None:
+        zeros = torch.zeros_like(state["image"])
+        write_state(path, {"key": "another", "image": zeros, "label": state["label"]})
+
+    monkeypatch.setattr(latents, "write_state", overtaken)
+    torch.testing.assert_close(encode(), first, rtol=0, atol=0)
+    monkeypatch.setattr(latents, "from_first_rank", lambda make: overtaken_elsewhere(tmp_path))
+    with pytest.raises(ValueError, match="must hold the latents of this run, got those of another"):
+        encode()
+
+
+def overtaken_elsewhere(folder: Path) -> None:
+    """What a process that is not the first sees."""
+    write_state(folder / "z.pt", {"key": "another", "image": torch.zeros(1), "label": [0]})
+
+
+def test_latents_beyond_float16_are_refused(
+    encode: Callable[[], Any], model: mh.LatentDiffusion, tmp_path: Path
+) -> None:
+    model.latent_std.fill_(1e-9)
+    with pytest.raises(ValueError, match="latents must be finite in float16, got [0-9]+ values"):
+        encode()
+    assert not (tmp_path / "z.pt").exists()

@@ -1,0 +1,81 @@
+"""Files of weights: what flipped on the way is noticed, with or without a hash."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from monai_histodiff.utils.files import file_sha256
+from monai_histodiff.utils.weights import check_intact, load_weights, read_state, write_state
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_state(tmp_path / "a.pt", {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)})
+    return tmp_path / "a.pt"
+
+
+def places(path: Path) -> dict[str, int]:
+    """Where the bytes of each part of the file begin."""
+    content, found = path.read_bytes(), {}
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            data = archive.read(part)
+            if data:
+                found[part.filename] = content.index(data, part.header_offset)
+    return found
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def test_one_flipped_bit_in_a_tensor_is_noticed(path: Path) -> None:
+    """``torch.load`` reads another number, and says nothing."""
+    (name,) = [n for n in places(path) if n.endswith("data/0")]
+    flip(path, places(path)[name] + 9)
+    assert not torch.equal(torch.load(path)["weight"], torch.arange(6.0).view(2, 3))
+    with pytest.raises(ValueError, match=f"bytes of '{name}' are not those that were saved"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_no_flipped_bit_gives_other_weights(path: Path) -> None:
+    """Anywhere in the file: refused, or harmless."""
+    whole, before = path.read_bytes(), read_state(path)
+    refused = 0
+    for place in range(0, len(whole), 7):
+        flip(path, place)
+        try:
+            state = read_state(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert all(torch.equal(state[k], before[k]) for k in before), place
+        path.write_bytes(whole)
+    assert refused > 20
+
+
+def test_the_hash_tells_any_other_file(path: Path) -> None:
+    own = file_sha256(path)
+    network = load_weights(nn.Linear(3, 2), path, own.upper())
+    assert network.bias.tolist() == [1, 1]
+    write_state(path, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    message = f"weights must have the SHA-256 {own}, got {file_sha256(path)} of '.*a.pt': the file"
+    with pytest.raises(ValueError, match=message):
+        load_weights(network, path, own)
+    assert network.bias.tolist() == [1, 1], "nothing of it was loaded"
+    with pytest.raises(ValueError, match=message):
+        read_state(path, own)
+
+
+def test_an_intact_file_is_intact(path: Path) -> None:
+    check_intact(path)
+    path.write_text("no zip")
+    with pytest.raises(ValueError, match="readable state_dict, got '.*a.pt' .BadZipFile."):
+        check_intact(path)
