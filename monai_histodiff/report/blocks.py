@@ -13,7 +13,7 @@ from monai_histodiff.report.plots import Strip
 from monai_histodiff.report.values import clean, finite, number, percent
 
 __all__ = [
-    "Cell",
+    "TableCell",
     "Fact",
     "Fold",
     "Gallery",
@@ -32,7 +32,7 @@ Block = Any  # a dataclass with a ``kind``
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table: its text, small print below, and a plot."""
 
     text: str = ""
@@ -50,7 +50,7 @@ class Table:
     kind: ClassVar[str] = "table"
     caption: str
     heads: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Sequence[TableCell | str]]
     cards: bool = False
     css: str = ""
 
@@ -71,7 +71,7 @@ class TileView:
 
     pictures: Sequence[Picture]
     told: str
-    notes: Sequence[Cell] = ()
+    notes: Sequence[TableCell] = ()
 
     @property
     def ratio(self) -> float:
@@ -175,8 +175,8 @@ def pairs(caption: str, values: Mapping[str, Any]) -> list[Table]:
     return [Table(caption, ["Name", "Value"], rows, css="pairs")] if rows else []
 
 
-def share(part: Any, whole: Any, least: bool = False) -> Cell:
+def share(part: Any, whole: Any, least: bool = False) -> TableCell:
     """A part of a whole in per cent, with a bar; ``least``: it may be more."""
     value = float(finite(part)[0]) / (float(finite(whole)[0]) or math.nan)
     bar = None if math.isnan(value) else (0.0, round(100 * min(value, 1.0), 2))
-    return Cell(("≥\u00a0" if least else "") + percent(value), plot=Strip(bar=bar, css="bar"))
+    return TableCell(("≥\u00a0" if least else "") + percent(value), plot=Strip(bar=bar, css="bar"))

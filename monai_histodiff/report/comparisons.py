@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_histodiff.report.blocks import Block, Cell, Fold, Side, Table, Words
+from monai_histodiff.report.blocks import Block, Fold, Side, Table, TableCell, Words
 from monai_histodiff.report.plots import Axis, Intervals, Reliability, Row, Strip
 from monai_histodiff.report.values import change_words, claim, finite, number
 
@@ -71,7 +71,7 @@ def changes(results: Mapping[str, Any]) -> list[Block]:
         [
             key.replace("-", " against ", 1),
             *(
-                Cell(
+                TableCell(
                     number(METRICS[m][1] * mean / 100, METRICS[m][2], sign=True),
                     " to ".join(
                         number(METRICS[m][1] * v / 100, METRICS[m][2], sign=True)
@@ -144,12 +144,12 @@ def arms(results: Mapping[str, Any]) -> list[Block]:
         note = names.get(name, "baseline to beat" if name in baselines else "")
         label = f"balanced accuracy of each seed: {', '.join(map(number, means[name]))} %"
         cells = [
-            Cell(number(factor * finite(arm.get(key)), digits))
+            TableCell(number(factor * finite(arm.get(key)), digits))
             for key in metrics
             for _, factor, digits in [METRICS[key]]
         ]
-        seeds = Cell(plot=Strip(strips.dots(means[name]), label=label))
-        rows.append([Cell(name, note), *cells, seeds])
+        seeds = TableCell(plot=Strip(strips.dots(means[name]), label=label))
+        rows.append([TableCell(name, note), *cells, seeds])
         mean, (low, high) = float(means[name].mean()), ends[name]
         told = f"{number(mean)} %"
         told += f" ({number(low)} to {number(high)})" if name in known else ""
@@ -179,7 +179,7 @@ def classes_table(
     names, chosen = results.get("arm_names", {}), results["selection"].get("per_class", {})
     tests = results["dataset"].get("counts", {}).get("test", {})
     found = [results.get("recall", {}).get(arm, {}) for arm in both]
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for name in [name for name in classes if any(name in arm for arm in found)]:
         means = [100 * float(finite(arm.get(name)).mean()) for arm in found]
         dots = [v for v in means if v == v]
@@ -188,10 +188,10 @@ def classes_table(
         made = chosen.get(name, {})
         rows.append(
             [
-                Cell(name, f"{number(tests[name], 0)} test patches" if name in tests else ""),
+                TableCell(name, f"{number(tests[name], 0)} test patches" if name in tests else ""),
                 *(number(100 * finite(arm.get(name))) for arm in found),
                 number(means[-1] - means[0], sign=True),
-                Cell(plot=plot),
+                TableCell(plot=plot),
                 f"{number(made.get('accepted'), 0)} of {number(made.get('candidates'), 0)}",
             ]
         )

@@ -9,12 +9,12 @@ from typing import Any
 
 from monai_histodiff.report.blocks import (
     Block,
-    Cell,
     Fact,
     Gallery,
     Page,
     Section,
     Table,
+    TableCell,
     TileView,
     Verdict,
     Words,
@@ -87,7 +87,7 @@ def _table(values: Mapping[str, Any]) -> Table:
 def _tile(values: Mapping[str, Any]) -> TileView:
     _check("a picture", values, ("image", "images", "alt", "caption"), ("alt",))
     images = values["images"] if "images" in values else [values["image"]]
-    caption = [Cell(str(values["caption"]))] if "caption" in values else []
+    caption = [TableCell(str(values["caption"]))] if "caption" in values else []
     return TileView([picture(image, values["alt"]) for image in images], values["alt"], caption)
 
 

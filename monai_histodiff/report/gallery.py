@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_histodiff.report.blocks import Cell, Gallery, TileView, Words, share
+from monai_histodiff.report.blocks import Gallery, TableCell, TileView, Words, share
 from monai_histodiff.report.html import picture
 from monai_histodiff.report.values import number, percent
 
@@ -86,12 +86,12 @@ def _view(tile: Tile) -> TileView:
             f"{tile.source.capitalize()} patch that the synthetic patch is a variation of: {told}"
         )
         pictures.append(picture(tile.origin, alt))
-        beside = [Cell(f"made from this {tile.source} patch")]
+        beside = [TableCell(f"made from this {tile.source} patch")]
     elif tile.nearest is not None:
         alt = f"Real training patch nearest to the synthetic patch: {told}"
         pictures.append(picture(tile.nearest, alt))
-        beside = [Cell("nearest real", f"distance {number(tile.distance, 3)}")]
+        beside = [TableCell("nearest real", f"distance {number(tile.distance, 3)}")]
     confidence = share(tile.confidence, 1)
     name = f"{tile.label}: " if tile.reason else ""
-    sure = Cell(name + confidence.text, plot=confidence.plot)
-    return TileView(pictures, told, [sure, *beside, Cell(f"seed {tile.seed}")])
+    sure = TableCell(name + confidence.text, plot=confidence.plot)
+    return TileView(pictures, told, [sure, *beside, TableCell(f"seed {tile.seed}")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_histodiff.report.blocks import Block, Cell, Side, Table, Words, share
+from monai_histodiff.report.blocks import Block, Side, Table, TableCell, Words, share
 from monai_histodiff.report.values import finite, number, percent
 
 __all__ = ["dataset", "generator", "passed", "selection"]
@@ -51,7 +51,7 @@ def selection(chosen: Mapping[str, Any], agreement: Mapping[str, Any] | None) ->
     further classifier says of their labels.
     """
     tables: list[Block] = []
-    why: list[list[Cell | str]] = [
+    why: list[list[TableCell | str]] = [
         [reason, number(n, 0), share(n, chosen.get("candidates"))]
         for reason, n in chosen.get("reasons", {}).items()
         if reason not in (ACCEPTED, SURPLUS)
@@ -64,7 +64,7 @@ def selection(chosen: Mapping[str, Any], agreement: Mapping[str, Any] | None) ->
         told = (
             "Share of patches to which a further classifier, fitted on others, gives their class"
         )
-        asked: list[list[Cell | str]] = [
+        asked: list[list[TableCell | str]] = [
             [words, share(agreement[k], 1)] for k, words in ASKED.items() if k in agreement
         ]
         tables.append(Table(told, heads, asked, css="plotted"))
@@ -100,10 +100,10 @@ def _by_class(chosen: Mapping[str, Any]) -> Table:
         *(f"{kind.capitalize()} sources\npatches they vary" for kind in sources),
     ]
     heads += ["Over quota\npassed, not needed"] * surplus + ["Rate\npassed of candidates"]
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for name, count in counts.items():
         over = _surplus(count)
-        row: list[Cell | str] = [name]
+        row: list[TableCell | str] = [name]
         row += [number(count.get(key), 0) for key in ("candidates", "accepted")]
         row += [number(_sources(count).get(kind), 0) for kind in sources]
         row += [number(over, 0)] * surplus
@@ -121,13 +121,13 @@ def _sources(count: Mapping[str, Any]) -> Mapping[str, Any]:
 def generator(classes: Mapping[str, Any]) -> list[Block]:
     """Figures of the generator for each class, beside those of real patches."""
 
-    def beside(ours: Any, real: Any, of: Sequence[Any] = (), digits: int = 0) -> Cell:
+    def beside(ours: Any, real: Any, of: Sequence[Any] = (), digits: int = 0) -> TableCell:
         shown = [number(value, digits) for value in (ours, real)]
         if of:
             shown = [f"{a} of {number(b, 0)}" for a, b in zip(shown, of, strict=True)]
-        return Cell(shown[0], f"real {shown[1]}")
+        return TableCell(shown[0], f"real {shown[1]}")
 
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for name, found in classes.items():
         copies, numbers = found["copies"], found["numbers"]
         ours, real = found["samples"] or {}, found["floor"] or {}
@@ -137,7 +137,7 @@ def generator(classes: Mapping[str, Any]) -> list[Block]:
         ]
         of = (numbers["accepted"], numbers["real"])
         copied = beside(copies["samples"], copies["held_out"], of)
-        rows.append([Cell(name, note), *figures, copied])
+        rows.append([TableCell(name, note), *figures, copied])
     heads = ["Class", *(head for head, _ in FIDELITY.values()), "Copies\nof a labelled patch"]
     table = Table("Accepted patches beside real ones", heads, rows, cards=True)
     return [Words(GENERATOR), table] if rows else []
@@ -148,11 +148,11 @@ def dataset(data: Mapping[str, Any], classes: Sequence[str]) -> list[Block]:
     if not (counts := data.get("counts")):
         return []
     groups = data.get("groups", {})
-    rows: list[list[Cell | str]] = [
+    rows: list[list[TableCell | str]] = [
         [name, *(number(part.get(name, 0), 0) for part in counts.values())] for name in classes
     ]
     rows.append(["All classes", *(number(sum(part.values()), 0) for part in counts.values())])
     each = [number(groups.get(key), 0) for key in counts]
-    rows.append([Cell("Groups", "patients, slides or tiles"), *each])
+    rows.append([TableCell("Groups", "patients, slides or tiles"), *each])
     heads = ["Class", *(WORDS.get(key, key) for key in counts)]
     return [Table(f"Patches in {data.get('path', 'the data set')}", heads, rows)]

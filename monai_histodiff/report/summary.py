@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_histodiff.report.blocks import Cell, Page, Section, Table, Verdict, share
+from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict, share
 from monai_histodiff.report.comparisons import change
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import passed
@@ -163,9 +163,9 @@ def _curves(by_labels: Runs) -> Iterator[Curves]:
 
 def _table(by_labels: Runs) -> Table:
     arms = _arms([run for runs in by_labels.values() for run in runs])
-    rows: list[list[Cell | str]] = [
+    rows: list[list[TableCell | str]] = [
         [
-            Cell(arm, words),
+            TableCell(arm, words),
             *(
                 number([100 * v for v in _scores(runs, arm, METRIC)])
                 for runs in by_labels.values()
@@ -179,7 +179,7 @@ def _table(by_labels: Runs) -> Table:
 
 
 def _runs(by_labels: Runs) -> Table:
-    rows: list[list[Cell | str]] = []
+    rows: list[list[TableCell | str]] = []
     for labels, runs in by_labels.items():
         for run in runs:
             chosen = run.get("selection", {})
@@ -188,7 +188,9 @@ def _runs(by_labels: Runs) -> Table:
             own = run["differences"].get(MAIN, {})
             rows.append(
                 [
-                    Cell(f"{labels} labels per class", f"draw {run['settings'].get('draw', 0)}"),
+                    TableCell(
+                        f"{labels} labels per class", f"draw {run['settings'].get('draw', 0)}"
+                    ),
                     number(len(run["seeds"]), 0),
                     change_words(change(own)),
                     done,
