@@ -136,7 +136,7 @@ def page_values(
         for twin in found.twins[:SHOWN]
     ]
     table = {"caption": "Patches, and groups in brackets", "heads": heads, "rows": rows}
-    sections = [
+    sections: list[dict[str, Any]] = [
         {"title": "To look at", "notes": list(found.problems)},
         {"title": "Classes", "tables": [table] if rows else []},
         *({"title": label, "pictures": shown(_spread(patches, label))} for label in found.classes),
