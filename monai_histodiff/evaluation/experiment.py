@@ -17,7 +17,7 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
-from monai_histodiff.augmentation.transforms import SyntheticAugmentd
+from monai_histodiff.augmentation.dictionary import SyntheticAugmentd
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.data.bank import SyntheticBank
