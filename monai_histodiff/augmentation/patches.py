@@ -14,7 +14,7 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor
 
 from monai_histodiff.data.bank import Bank, check_scale
-from monai_histodiff.data.pixels import resample
+from monai_histodiff.data.pixels import resampled
 
 __all__ = ["SYNTHETIC", "Scale", "check_patch", "check_values", "in_place_of"]
 
@@ -34,9 +34,11 @@ FARTHEST = 4.0  # times that patches may be enlarged or reduced
 class Scale:
     """How patches of a bank come to the scale and size of yours.
 
-    A synthetic patch is cropped at the bank's scale and resampled to yours. A real patch is
-    resampled to the bank's scale and back. Both have then gone through one last step, the same,
-    from as many pixels to as many: neither is sharper than the other.
+    A synthetic patch is cropped at the bank's scale and resampled to yours. Where yours is finer,
+    it lacks the detail that real patches have, and any classifier would see that: real patches,
+    too, then go to the bank's scale and back. Both have gone through one last step, the same, from
+    as many pixels to as many: neither is sharper. Where yours is coarser, a synthetic patch loses
+    what your pixels cannot hold, and real patches stay as they are.
 
     Args:
         bank: tells its ``um_per_px`` and its size.
@@ -124,15 +126,15 @@ class Scale:
             for place, whole, side in zip(corner, patch.shape[1:], (height, width), strict=True)
         )
         cut = patch[:, top : top + height, left : left + width]
-        return cut.clone() if self.factor == 1 else resample(cut, size)
+        return cut.clone() if self.factor == 1 else resampled(cut, size)
 
     def of_real(self, patch: Any) -> Any:
-        """A real patch that has gone the same way."""
-        if self.factor == 1:
+        """A real patch, without the detail that the bank's cannot have."""
+        if self.factor <= 1:
             return patch
         height, width = patch.shape[1:]
-        small = resample(_bytes(patch), self.size_in_bank((height, width)))
-        out = _typed(resample(small, (height, width)), patch)
+        small = resampled(_bytes(patch), self.size_in_bank((height, width)))
+        out = _typed(resampled(small, (height, width)), patch)
         return MetaTensor(out).copy_meta_from(patch) if isinstance(patch, MetaTensor) else out
 
 

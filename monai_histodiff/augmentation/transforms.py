@@ -51,9 +51,9 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         classes: the names of your class indices, in order; ``None``: they are the bank's. Needed
             where names are numbers that are not their indices.
         um_per_px: micrometres that a pixel of your patches shows, where that, or their size, is
-            not the bank's. Synthetic patches are then cropped and resampled to yours. Where the
-            scale differs, real patches, too, go to the bank's scale and back, even at ``prob=0``:
-            use the transform with ``prob=0`` in validation, so that it sees patches as sharp.
+            not the bank's. Synthetic patches are then cropped and resampled to yours. Where yours
+            are finer, real patches, too, go to the bank's scale and back, even at ``prob=0``: put
+            the transform with ``prob=0`` into validation, which else sees other patches.
 
     Raises:
         ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; ``balance`` is
@@ -187,7 +187,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         if randomize:
             self.randomize(own)
         if self._drawn is None:
-            if self.scale.factor != 1:
+            if self.scale.factor > 1:
                 check_values(img, key)
             return self.scale.of_real(img), label
         check_values(img, key)
