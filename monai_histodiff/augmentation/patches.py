@@ -14,7 +14,7 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor
 
 from monai_histodiff.data.bank import Bank, check_scale
-from monai_histodiff.data.pixels import resampled
+from monai_histodiff.data.pixels import resampled, to_bytes, to_unit
 
 __all__ = ["SYNTHETIC", "Scale", "check_patch", "check_values", "in_place_of"]
 
@@ -225,7 +225,7 @@ def _bytes(img: Any) -> Tensor:
     """A patch in [0, 1], or uint8, as a plain uint8 tensor on the CPU."""
     x = torch.from_numpy(img) if isinstance(img, np.ndarray) else img.cpu()
     x = x.as_tensor() if isinstance(x, MetaTensor) else x
-    return x if _is_bytes(x) else (x.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(x if _is_bytes(x) else x.float())
 
 
 def _typed(patch: Tensor, img: Any) -> Any:
@@ -236,5 +236,5 @@ def _typed(patch: Tensor, img: Any) -> Any:
             if img.dtype == np.uint8
             else (patch.numpy() / 255).astype(img.dtype)
         )
-    out = patch.clone() if img.dtype == torch.uint8 else (patch.float() / 255).to(img.dtype)
+    out = patch.clone() if img.dtype == torch.uint8 else to_unit(patch).to(img.dtype)
     return out.to(img.device)

@@ -115,7 +115,7 @@ def save_outcome(
         selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``, that
             judged them.
         sampler: made them.
-        settings: further plain values.
+        settings: further plain values; ``um_per_px``, where it is among them, is the bank's.
 
     Returns:
         The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
@@ -149,7 +149,8 @@ def save_outcome(
     }
     candidates.save(root / "candidates", classes)
     provenance = {"sampling": sampling, "selection": selection, "settings": dict(settings or {})}
-    candidates.bank(accepted, classes, provenance).save(root / "bank")
+    scale = provenance["settings"].get("um_per_px")
+    candidates.bank(accepted, classes, provenance, scale).save(root / "bank")
     return write_json(root / "outcome.json", provenance)
 
 

@@ -125,6 +125,8 @@ def check_classes(classes: Sequence[str]) -> None:
             raise ValueError(
                 f"a class name must be printable text, not empty, got {name!r}: rename it"
             )
+        if name != name.strip():
+            raise ValueError(f"a class name must be without blanks around it, got {name!r}")
     if twice := sorted({name for name in classes if list(classes).count(name) > 1}):
         raise ValueError(f"class names must be distinct, got {twice[0]!r} more than once")
 

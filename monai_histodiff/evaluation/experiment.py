@@ -220,7 +220,8 @@ class Evaluation:
         prob, full = self.recipe.share(arm)
         steps: list[Any] = [self.recipe.crop]
         if bank is not None:
-            mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full)
+            names = self.material.classes
+            mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full, classes=names)
             steps = [mix, *steps] if ARMS[arm].uncropped else [*steps, mix]
         transform = Compose([*steps, _pair, self.recipe.augmentation(arm)])
         training, classes = self.recipe.training_of(arm), len(self.material.classes)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +351,9 @@ def test_saved_bank_tells_where_it_comes_from(tmp_path: Path) -> None:
         "capacity": 10,
         "seed": 5,
     }
-    assert about["sampling"] == painter.settings and about["selection"] == {"threshold": 0.5}
+    assert about["sampling"] == json.loads(json.dumps(asdict(painter.settings))) and about[
+        "selection"
+    ] == {"threshold": 0.5}
     assert [r["accepted"] for r in about["refreshes"]] == [[4, 4, 4]] * 2 and all(
         r["candidates"] >= 12 for r in about["refreshes"]
     )
