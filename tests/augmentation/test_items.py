@@ -45,11 +45,9 @@ def test_texts_beside_a_patch_tell_that_it_is_synthetic(bank: SyntheticBank) -> 
     assert [out[k] for k in ("path", "group", "label_name")] == ["synthetic", "synthetic", "a"]
     assert out["file"] == Path("synthetic") and item["path"] == "a/1.png"
     other = transform(bank, balance=[0, 1])(item)
-    assert other["label"] == 1 and other["label_name"] == "b", (
-        "the name of the class that it is now"
-    )
+    assert other["label"] == 1 and other["label_name"] == "b", "the class that it is of now"
     kept = transform(bank, prob=0.0)(item)
-    assert all(kept[k] == v for k, v in item.items())
+    assert all(kept[k] is v for k, v in item.items())
     chosen = transform(bank, keep_keys=("group",))(item)
     assert chosen["group"] == "patient 1" and chosen["path"] == "synthetic"
 
