@@ -35,7 +35,7 @@ WRONG: list[tuple[Any, str]] = [
     ([[0]], "got a list: load it before"),
     (
         zeros(SIDE, SIDE, 3),
-        r"got shape \(8, 8, 3\), channels last: .*EnsureChannelFirstd",
+        r"shape \(8, 8, 3\), with the channels last: .*EnsureChannelFirstd",
     ),
     (zeros(SIDE, SIDE, 4), r"got shape \(8, 8, 4\), with the channels last"),
     (zeros(SIDE, SIDE), r"got shape \(8, 8\), a grey picture: read it in colour"),
