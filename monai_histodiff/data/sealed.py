@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, write_patches
-from monai_histodiff.data.strict_table import REMEDY, Row, read_rows, read_text
+from monai_histodiff.data.strict_table import REMEDY, SealedRow, read_rows, read_text
 
 __all__ = ["MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
 
@@ -45,7 +45,7 @@ class Sealed:
     """
 
     about: dict[str, Any]
-    rows: list[Row]
+    rows: list[SealedRow]
     images: Tensor
 
 
@@ -195,7 +195,7 @@ def _checked_seal(seal: Any, path: Path) -> dict[str, Any]:
 
 
 def _read_picture(
-    root: Path, row: Row, size: tuple[int, ...] | None, max_bytes: int
+    root: Path, row: SealedRow, size: tuple[int, ...] | None, max_bytes: int
 ) -> np.ndarray:
     name = row.record.path
     path = root / name

@@ -4,8 +4,6 @@ file and the line.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.tables import read_table
 
-__all__ = ["REMEDY", "Row", "read_rows", "read_text"]
+__all__ = ["REMEDY", "SealedRow", "read_rows", "read_text"]
 
 REMEDY = "copy the folder anew from where it was whole, or make it again"
 MAX_TEXT = 2**28  # bytes of a manifest or JSON file
@@ -22,7 +21,7 @@ BASE = ("path", "label", "split", "group")
 
 
 @dataclass(frozen=True)
-class Row:
+class SealedRow:
     """One row of a sealed manifest, with its place for messages.
 
     Attributes:
@@ -72,6 +71,17 @@ class Row:
         return value
 
 
+def check_length(path: Path) -> None:
+    """Refuse a text file that is too large to be one of ours.
+
+    Raises:
+        ValueError: it is.
+    """
+    size = path.stat().st_size
+    if size > MAX_TEXT:
+        raise ValueError(f"'{path}' must not exceed {MAX_TEXT} bytes, got {size}: {REMEDY}")
+
+
 def read_text(path: Path) -> str:
     """The text of a file, with or without a byte order mark.
 
@@ -79,9 +89,7 @@ def read_text(path: Path) -> str:
         OSError: it cannot be read.
         ValueError: it is not UTF-8, or too large.
     """
-    size = path.stat().st_size
-    if size > MAX_TEXT:
-        raise ValueError(f"'{path}' must not exceed {MAX_TEXT} bytes, got {size}: {REMEDY}")
+    check_length(path)
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,7 +98,7 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str]) -> list[SealedRow]:
     """The rows of a manifest.
 
     Args:
@@ -103,31 +111,22 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"'{path}' must exist, got none: {REMEDY}")
-    rows: list[Row] = []
-    seen: set[str] = set()
-    needed = [*BASE, *columns]
+    check_length(path)
     try:
-        table = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-        found = [(table.line_num, cells) for cells in table]
-        header = list(table.fieldnames or ())
-        if not found:  # then no column beyond the first four was written
-            needed = needed[:4]
-        if missing := [name for name in needed if name not in header]:
+        found = read_table(path.read_bytes(), f"'{path}'", BASE)
+    except ValueError as error:
+        raise ValueError(f"{error}: {REMEDY}") from error
+    rows: list[SealedRow] = []
+    seen: set[str] = set()
+    for line, cells in ((row.line, dict(row.cells)) for row in found):
+        name, label, split, group = (cells.pop(column) for column in BASE)
+        row = SealedRow(path, line, PatchRecord(name, label, split, group, cells))
+        if missing := [column for column in columns if column not in cells]:
             raise ValueError(
-                f"'{path}' must have the columns {needed}, got no {missing}: {REMEDY}"
+                f"'{path}' must have the columns {list(columns)}, got no {missing}: {REMEDY}"
             )
-        for line, cells in found:
-            if None in cells or None in cells.values():
-                raise ValueError(
-                    f"line {line} of '{path}' must have {len(header)} cells, got another number: "
-                    f"{REMEDY}"
-                )
-            name, label, split, group = (cells.pop(column) for column in BASE)
-            row = Row(path, line, PatchRecord(name, label, split, group, cells))
-            if name in seen:
-                raise row.fail("each path must be listed once", name)
-            seen.add(name)
-            rows.append(row)
-    except csv.Error as error:
-        raise ValueError(f"'{path}' must be a whole CSV file, got {error}: {REMEDY}") from error
+        if name in seen:
+            raise row.fail("each path must be listed once", name)
+        seen.add(name)
+        rows.append(row)
     return rows

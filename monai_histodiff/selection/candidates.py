@@ -16,7 +16,7 @@ from torch import Tensor
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_files import PatchRecord
 from monai_histodiff.data.sealed import MAX_BYTES, read_sealed, write_sealed
-from monai_histodiff.data.strict_table import Row
+from monai_histodiff.data.strict_table import SealedRow
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["Candidates"]
@@ -171,7 +171,7 @@ class Candidates:
         return SyntheticBank(images, score, seeds, classes, provenance, um_per_px)
 
 
-def _check(row: Row, classes: Sequence[str] | None) -> None:
+def _check(row: SealedRow, classes: Sequence[str] | None) -> None:
     """Refuse a row that :meth:`Candidates.save` would not have written.
 
     Raises:
