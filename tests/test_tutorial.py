@@ -29,7 +29,7 @@ def test_the_tutorial(
         set_determinism(None)
     assert len(blocks) == 8
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1] == "True 1.0 -1"
+    assert printed[1] == "True tensor(1.) -1"
     assert names["weights"] == pytest.approx([0.2, 0.8])  # (1 - 0.5) * 0.8 + 0.5 * 0.2 = 0.5
     assert sum(names["labels"]) / len(names["labels"]) == pytest.approx(0.5, abs=0.04)
     assert (

@@ -7,11 +7,11 @@ The transforms alone are light; the live bank, which samples, is imported when i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from monai_histodiff.augmentation.dictionary import SyntheticAugmentD as SyntheticAugmentD
+from monai_histodiff.augmentation.dictionary import SyntheticAugmentd as SyntheticAugmentd
+from monai_histodiff.augmentation.dictionary import SyntheticAugmentDict as SyntheticAugmentDict
+from monai_histodiff.augmentation.labels import even_weights as even_weights
 from monai_histodiff.augmentation.transforms import SyntheticAugment as SyntheticAugment
-from monai_histodiff.augmentation.transforms import SyntheticAugmentD as SyntheticAugmentD
-from monai_histodiff.augmentation.transforms import SyntheticAugmentd as SyntheticAugmentd
-from monai_histodiff.augmentation.transforms import SyntheticAugmentDict as SyntheticAugmentDict
-from monai_histodiff.augmentation.transforms import even_weights as even_weights
 
 if TYPE_CHECKING:
     from monai_histodiff.augmentation.live_bank import LiveBank as LiveBank

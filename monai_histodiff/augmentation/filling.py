@@ -4,34 +4,42 @@ processes on it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
+from dataclasses import asdict
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.quotas import sample_candidates
 from monai_histodiff.selection.selector import Selector
 
-__all__ = ["Filling", "Fresh"]
+__all__ = ["Filling", "Fresh", "guard_forks", "made_with"]
 
 # Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay
 # locked in the child.
 _sampling = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_sampling.acquire,
-        after_in_parent=_sampling.release,
-        after_in_child=_sampling.release,
-    )
+@cache
+def guard_forks() -> None:
+    """From now on, let a fork of this process wait for the batch under way; the first live bank
+    asks for it.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_sampling.acquire,
+            after_in_parent=_sampling.release,
+            after_in_child=_sampling.release,
+        )
 
 
 class Fresh(NamedTuple):
@@ -77,6 +85,11 @@ class Filling:
             daemon=True,
         )
         self._thread.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error."""
+        return self.result.done() and self.result.exception() is not None
 
     def stop(self) -> None:
         """End the thread, at the latest after the batch under way."""
@@ -140,3 +153,30 @@ def _own_stream(device: torch.device) -> Any:
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     return torch.cuda.stream(stream)
+
+
+def made_with(sampler: GuidedSampler, selector: Selector) -> dict[str, Any]:
+    """Plain values that say what patches are made with: SHA-256 of the weights, and the settings
+    of sampler and selector.
+    """
+    networks = {
+        "model": sampler.model,
+        "weak": sampler.weak,
+        "guide": sampler.guide,
+        "critic": selector.critic,
+    }
+    hashes = {name: _digest(network) for name, network in networks.items() if network is not None}
+    return {
+        "weights_sha256": hashes,
+        "sampling": asdict(sampler.settings),
+        "selection": selector.settings,
+    }
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(
+            name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()

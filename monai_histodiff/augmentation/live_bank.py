@@ -4,7 +4,6 @@ while training runs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -12,15 +11,13 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from monai_histodiff.augmentation.filling import Filling, Fresh
+from monai_histodiff.augmentation.buffers import Buffers
+from monai_histodiff.augmentation.filling import Filling, Fresh, guard_forks, made_with
 from monai_histodiff.data.bank import BankPatch, SyntheticBank
+from monai_histodiff.data.bank_files import check_classes, check_scale
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.selector import Selector
 from monai_histodiff.utils.processes import (
@@ -29,11 +26,9 @@ from monai_histodiff.utils.processes import (
     from_first_rank,
     is_distributed,
 )
-from monai_histodiff.utils.shared_memory import SharedTensors
 
 __all__ = ["LiveBank"]
 
-COLUMNS = ("images", "confidence", "seeds")
 logger = logging.getLogger(__name__)
 
 
@@ -64,14 +59,15 @@ class LiveBank:
         seed: seed of all refreshes.
         surplus: accepted patches to collect in a refresh, as a multiple of the quota, of which the
             most diverse are kept; see :func:`monai_histodiff.sample_candidates`.
+        um_per_px: micrometres that a pixel of its patches shows; ``None``: not known.
 
     Attributes:
         history: what each refresh accepted, by class, from how many candidates, in how many
             seconds.
 
     Raises:
-        ValueError: there is no class, the quota is below 1 or exceeds the capacity, or the surplus
-            is below 1.
+        ValueError: there is no class, names are not distinct, the quota is below 1 or exceeds the
+            capacity, the surplus is below 1, or the scale is not positive.
     """
 
     def __init__(
@@ -85,9 +81,12 @@ class LiveBank:
         batch_size: int = 64,
         seed: int = 0,
         surplus: float = 1.0,
+        um_per_px: float | None = None,
     ) -> None:
         if not classes:
             raise ValueError("a bank needs at least one class, got none")
+        check_classes(classes)
+        check_scale(um_per_px)
         if not 1 <= quota <= capacity:
             raise ValueError(
                 f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}"
@@ -102,16 +101,9 @@ class LiveBank:
             "surplus": surplus,
         }
         self.history: list[dict[str, Any]] = []
-        n, side = len(self.classes), sampler.size
-        self._memory = SharedTensors(
-            {
-                "images": ((2, n, capacity, 3, side, side), torch.uint8),
-                "confidence": ((2, n, capacity), torch.float32),
-                "seeds": ((2, n, capacity), torch.int64),
-                "count": ((2, n), torch.int64),
-                "version": ((1,), torch.int64),
-            }
-        )
+        self.um_per_px, side = um_per_px, sampler.size
+        self._buffers = Buffers(len(self.classes), capacity, (side, side))
+        guard_forks()
         self._source: tuple[GuidedSampler, Selector] | None = (sampler, selector)
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -132,15 +124,20 @@ class LiveBank:
     @property
     def refreshes(self) -> int:
         """Times that the bank has been filled."""
-        return int(self._memory["version"])
+        return self._buffers.version
 
     @property
     def num_classes(self) -> int:
         """Class indices of the bank lie below this number."""
         return len(self.classes)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the patches."""
+        return self._buffers.size
+
     def __len__(self) -> int:
-        return int(self._memory["count"][self.refreshes % 2].sum())
+        return sum(self._buffers.counts())
 
     def count(self, label: int) -> int:
         """Number of patches of a class now; 0 for a class that the bank does not know. It fills a
@@ -148,30 +145,32 @@ class LiveBank:
 
         Raises:
             RuntimeError: the bank was never filled, and this process cannot do it.
+            Exception: what sampling ahead has raised meanwhile, see :meth:`check`.
         """
-        self._fill_first()
-        return (
-            int(self._memory["count"][self.refreshes % 2, label])
-            if 0 <= label < self.num_classes
-            else 0
-        )
+        self._ready()
+        return self._buffers.count(label)
 
     def draw(self, label: int, position: float) -> BankPatch | None:
         """As :meth:`monai_histodiff.SyntheticBank.draw`. It fills a bank never filled.
 
         Raises:
             RuntimeError: the bank was never filled, and this process cannot do it.
+            Exception: what sampling ahead has raised meanwhile, see :meth:`check`.
         """
-        self._fill_first()
-        while True:
-            version = self.refreshes
-            count = self.count(label)
-            if not count:
-                return None
-            place = (version % 2, label, min(int(position * count), count - 1))
-            image, confidence, seed = (self._memory[name][place].clone() for name in COLUMNS)
-            if version == self.refreshes:  # else the buffer may have been written to meanwhile
-                return BankPatch(image, label, float(confidence), int(seed))
+        self._ready()
+        return self._buffers.draw(label, position)
+
+    def check(self) -> None:
+        """Raise what sampling ahead has raised, if it has, once: else the bank would never be
+        renewed, and nobody would know. Workers cannot tell; the handler asks at every epoch.
+
+        Raises:
+            Exception: what sampling raised. The patches stay, and sampling may start again.
+        """
+        if any(filling.failed for filling in self._filling):  # costs no lock
+            with self._lock:
+                if any(filling.failed for filling in self._filling):
+                    self._result(wait=False)
 
     def prepare(self) -> None:
         """Start to sample the next refresh in the background, unless it is under way or ready;
@@ -179,17 +178,11 @@ class LiveBank:
 
         Raises:
             RuntimeError: this process cannot sample.
+            Exception: what sampling the one under way has raised, see :meth:`check`.
         """
         with self._lock:
-            if self._source is None or self._process != os.getpid():
-                raise RuntimeError(
-                    "a worker process cannot sample, and this live bank was never filled: fill it in the main process before the "
-                    "workers start (LiveBank.refresh, or the handler BankRefresher), or prepare a bank (LiveBank.save) and give "
-                    "SyntheticAugmentd its folder"
-                )
-            if not self._filling and first_rank():
-                options = {**self.options, "seed": candidate_seed(self.seed, self.refreshes)}
-                self._filling.append(Filling(*self._source, len(self.classes), options))
+            self.check()
+            self._start()
 
     def refresh(self, wait: bool = True) -> bool:
         """Publish what :meth:`prepare` has sampled, or sample now.
@@ -205,38 +198,42 @@ class LiveBank:
             Exception: what sampling raised.
         """
         with self._lock:
-            self.prepare()
+            self._start()
             start = time.perf_counter()
             fresh = from_first_rank(lambda: self._result(wait))
             if fresh is None:
                 return False
-            self._publish(fresh)
-            waited, accepted = (
-                time.perf_counter() - start,
-                [len(part["images"]) for part in fresh.patches],
-            )
+            self._buffers.publish(fresh.patches)
+            waited = time.perf_counter() - start
+            accepted = [len(part["images"]) for part in fresh.patches]
             self.history.append({"accepted": accepted, **fresh.about})
             logger.info(
-                f"refresh {self.refreshes}: accepted {accepted} in {fresh.about['seconds']:.2f} s, waited {waited:.2f} s"
+                "refresh %d: accepted %s in %.2f s, waited %.2f s",
+                self.refreshes,
+                accepted,
+                fresh.about["seconds"],
+                waited,
             )
             return True
 
     def close(self) -> None:
         """Stop sampling, at the latest after the batch under way. The patches stay, and sampling
-        may start again.
+        may start again. What sampling ahead has raised is logged.
         """
+        for filling in self._filling:
+            if filling.failed:
+                logger.warning("sampling ahead had failed: %r", filling.result.exception())
         _stop(self._filling)
 
     def snapshot(self) -> SyntheticBank:
         """A bank of the patches that there are now, with their provenance."""
         with self._lock:
-            now = self.refreshes % 2
-            counts = self._memory["count"][now].tolist()
-            images, confidence, seeds = (
-                {k: self._memory[name][now, k, :n] for k, n in enumerate(counts)}
-                for name in COLUMNS
+            return SyntheticBank(
+                **self._buffers.content(),
+                classes=self.classes,
+                provenance=self.provenance,
+                um_per_px=self.um_per_px,
             )
-            return SyntheticBank(images, confidence, seeds, self.classes, self.provenance)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write :meth:`snapshot` to a folder, from which ``SyntheticBank.load`` reads it.
@@ -255,29 +252,32 @@ class LiveBank:
             "settings": {**self.options, "capacity": self.capacity, "seed": self.seed},
             "refreshes": [dict(row) for row in self.history],
         }
-        if self._source is not None:
-            sampler, selector = self._source
-            networks = {
-                "model": sampler.model,
-                "weak": sampler.weak,
-                "guide": sampler.guide,
-                "critic": selector.critic,
-            }
-            out["weights_sha256"] = {
-                name: _digest(network) for name, network in networks.items() if network is not None
-            }
-            out |= {"sampling": asdict(sampler.settings), "selection": selector.settings}
-        return out
+        return out if self._source is None else {**out, **made_with(*self._source)}
 
-    def _fill_first(self) -> None:
+    def _ready(self) -> None:
+        self.check()
         if self.refreshes == 0:
             with self._lock:
                 if self.refreshes == 0:
                     if is_distributed():
                         raise RuntimeError(
-                            "distributed processes must fill a live bank before they train: call refresh on every rank"
+                            "distributed processes must fill a live bank before they train: "
+                            "call refresh on every rank"
                         )
                     self.refresh()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._source is None or self._process != os.getpid():
+                raise RuntimeError(
+                    "a worker process cannot sample, and this live bank was never filled: fill it "
+                    "in the main process before the workers start (LiveBank.refresh, or the "
+                    "handler BankRefresher), or prepare a bank (LiveBank.save) and give "
+                    "SyntheticAugmentd its folder"
+                )
+            if not self._filling and first_rank():
+                options = {**self.options, "seed": candidate_seed(self.seed, self.refreshes)}
+                self._filling.append(Filling(*self._source, len(self.classes), options))
 
     def _result(self, wait: bool) -> Fresh | None:
         (filling,) = self._filling
@@ -289,27 +289,7 @@ class LiveBank:
             if filling.result.done():  # not so when waiting was interrupted
                 _stop(self._filling)
 
-    def _publish(self, fresh: Fresh) -> None:
-        memory, old, new = self._memory, self.refreshes % 2, (self.refreshes + 1) % 2
-        for k, part in enumerate(fresh.patches):
-            count = len(part["images"])
-            total = min(self.capacity, count + int(memory["count"][old, k]))
-            for name in COLUMNS:
-                memory[name][new, k, :count] = part[name]
-                memory[name][new, k, count:total] = memory[name][old, k, : total - count]
-            memory["count"][new, k] = total
-        memory["version"].add_(1)
-
 
 def _stop(filling: list[Filling]) -> None:
     while filling:
         filling.pop().stop()
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(
-            name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()

@@ -43,7 +43,8 @@ class BankRefresher:
         rules = [rule for rule in (refresh_every, max_reuse) if rule is not None]
         if not rules or min(rules) <= 0:
             raise ValueError(
-                f"refresh_every or max_reuse must be given, and positive, got {refresh_every} and {max_reuse}"
+                "refresh_every or max_reuse must be given, and positive, got "
+                f"{refresh_every} and {max_reuse}"
             )
         self.bank, self.refresh_every, self.max_reuse, self.wait = (
             bank,
@@ -55,12 +56,16 @@ class BankRefresher:
 
     def attach(self, engine: Engine) -> None:
         """Follow a trainer's epochs and, for ``max_reuse``, its batches; stop sampling when it has
-        completed.
+        completed, or raised an error.
+
+        Of several handlers of an error, ignite calls no further one once one raises: attach this
+        one before MONAI's ``StatsHandler`` and ``CheckpointSaver``.
         """
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_epoch)
         engine.add_event_handler(Events.COMPLETED, self.stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
         if self.max_reuse is not None:
             engine.add_event_handler(Events.ITERATION_STARTED, self.count)
 
@@ -70,7 +75,11 @@ class BankRefresher:
             self.bank.refresh()
 
     def __call__(self, engine: Engine) -> None:
-        """Publish what is due, and sample the next."""
+        """Publish what is due, and sample the next.
+
+        Raises:
+            Exception: what sampling has raised meanwhile, on every rank.
+        """
         if from_first_rank(self._due) and self.bank.refresh(self.wait):
             self._epochs = self._shown = 0
         self.bank.prepare()
@@ -83,7 +92,8 @@ class BankRefresher:
         """
         if "synthetic" not in engine.state.batch:
             raise KeyError(
-                f"max_reuse needs 'synthetic' in the trainer's batches, got {sorted(map(str, engine.state.batch))}"
+                "max_reuse needs 'synthetic' in the trainer's batches, got "
+                f"{sorted(map(str, engine.state.batch))}: keep that key of SyntheticAugmentd"
             )
         self._shown += int(sum(engine.state.batch["synthetic"]))
 
@@ -95,7 +105,17 @@ class BankRefresher:
         """Stop sampling."""
         self.bank.close()
 
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        """Stop sampling, and let the error go on.
+
+        Raises:
+            BaseException: the trainer's error.
+        """
+        self.bank.close()
+        raise error
+
     def _due(self) -> bool:
+        self.bank.check()
         old = self.refresh_every is not None and self._epochs >= self.refresh_every
         worn = (
             self.max_reuse is not None

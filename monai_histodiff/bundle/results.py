@@ -23,7 +23,7 @@ from monai_histodiff.evaluation.verdict import CLAIM
 from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.selector import ACCEPTED
+from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.utils.files import write_json
 
 __all__ = ["run_and_report"]
@@ -116,8 +116,8 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
     for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
-        accepted = [i for i in rows if candidates.reasons[i] == ACCEPTED]
-        rejected = [i for i in rows if candidates.reasons[i] not in (ACCEPTED, "over quota")]
+        accepted = [i for i in rows if candidates.reasons[i] is Reason.accepted]
+        rejected = [i for i in rows if not candidates.reasons[i].passed]
         step = max(
             1, len(accepted) // per_class
         )  # over the whole range of accepted confidences, not the best only
@@ -133,7 +133,7 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
                     label=name,
                     confidence=float(candidates.confidence[i]),
                     seed=int(candidates.seed[i]),
-                    reason="" if reason == ACCEPTED else reason,
+                    reason="" if reason.passed else reason.value,
                     nearest=None if varied else real,
                     distance=float(candidates.distance[i]),
                     origin=real if varied else None,

@@ -17,7 +17,6 @@ import torch
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.selector import ACCEPTED
 from monai_histodiff.utils.files import whole_file, write_json
 
 __all__ = ["check_new", "check_split", "check_stage", "save_outcome", "write_split"]
@@ -116,7 +115,7 @@ def save_outcome(
         selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``, that
             judged them.
         sampler: made them.
-        settings: further plain values.
+        settings: further plain values; ``um_per_px``, where it is among them, is the bank's.
 
     Returns:
         The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
@@ -124,7 +123,7 @@ def save_outcome(
     """
     root, accepted = Path(output_dir), candidates.accepted
     counts = candidates.counts(torch.ones_like(accepted))
-    chosen, made = counts["accepted"], counts["candidates"]
+    passed, made = counts["accepted"] + counts["over_quota"], counts["candidates"]
     calibrated = {
         "target_precision": selector.critic.target_precision,
         "reached_precision": selector.critic.precision,
@@ -139,22 +138,19 @@ def save_outcome(
             name: value if isinstance(value, str) else round(float(value), 6)
             for name, value in rule.items()
         },
-        "reasons": {
-            r: candidates.reasons.count(r)
-            for r in sorted(set(candidates.reasons))
-            if r != ACCEPTED
-        },
+        "reasons": candidates.rejections(),
     }
     sampling = {
         **asdict(sampler.settings),
         "candidates_per_second": made / max(candidates.seconds, 1e-9),
-        "accepted_per_second": chosen / max(candidates.seconds, 1e-9),
+        "accepted_per_second": passed / max(candidates.seconds, 1e-9),
         "seconds": candidates.seconds,
         "network_evaluations": made * sampler.network_evaluations,
     }
     candidates.save(root / "candidates", classes)
     provenance = {"sampling": sampling, "selection": selection, "settings": dict(settings or {})}
-    candidates.bank(accepted, classes, provenance).save(root / "bank")
+    scale = provenance["settings"].get("um_per_px")
+    candidates.bank(accepted, classes, provenance, scale).save(root / "bank")
     return write_json(root / "outcome.json", provenance)
 
 

@@ -74,7 +74,8 @@ class PatchViews:
         low, high = self.zoom
         if self.size > side * low:
             raise ValueError(
-                f"patches must be at least {self.size / low:.0f} x {self.size / low:.0f} for these views, got {side}"
+                f"patches must be at least {self.size / low:.0f} x {self.size / low:.0f} for "
+                f"these views, got {side}"
             )
         extent = (
             self.size / side / (low * (high / low) ** torch.rand(n, 1, 1, device=device))

@@ -169,7 +169,8 @@ def linear_probe(
     counts = torch.bincount(labels.clamp(min=0))
     if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) == 0:
         raise ValueError(
-            f"labels must be 0 to K - 1 with K at least 2, each present, got {sorted(set(labels.tolist()))}"
+            "labels must be 0 to K - 1 with K at least 2, each present, "
+            f"got {sorted(set(labels.tolist()))}"
         )
     x, mean = features.double(), features.double().mean(0)
     std = x.std(0, correction=0).clamp(min=1e-6)

@@ -4,7 +4,6 @@ by any worker.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.bank_files import check_classes, check_scale, read_bank, write_bank
+from monai_histodiff.data.sealed import MAX_BYTES
 from monai_histodiff.utils.shared_memory import SharedTensors
 
 __all__ = ["Bank", "BankPatch", "SyntheticBank"]
-
-PROVENANCE = "bank.json"
 
 
 class BankPatch(NamedTuple):
@@ -46,11 +43,19 @@ class Bank(Protocol):
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names, by class index."""
+        """Names, by class index; empty where they are not known."""
 
     @property
     def num_classes(self) -> int:
         """Class indices lie below this number."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the patches; ``None`` where there is none."""
+
+    @property
+    def um_per_px(self) -> float | None:
+        """Micrometres that a pixel shows; ``None`` where that is not known."""
 
     def count(self, label: int) -> int:
         """Number of patches of a class; 0 for a class that the bank does not know."""
@@ -70,13 +75,15 @@ class SyntheticBank:
     Args:
         images: class index to uint8 tensor ``N x 3 x H x W``; an empty class is allowed and says
             so when drawn from.
-        confidence: class index to float tensor, shape ``N``; ones by default.
+        confidence: class index to float tensor, shape ``N``, in [0, 1]; ones by default.
         seeds: class index to int64 tensor, shape ``N``; -1 by default.
         classes: names, by class index; optional.
         provenance: plain values that say where the patches come from.
+        um_per_px: micrometres that a pixel shows; ``None``: not known.
 
     Raises:
-        ValueError: there is no class, or shapes, dtypes or sizes disagree.
+        ValueError: there is no class, shapes, dtypes or sizes disagree, a confidence is no
+            probability, names are not distinct, or the scale is not positive.
     """
 
     def __init__(
@@ -86,17 +93,24 @@ class SyntheticBank:
         seeds: Mapping[int, Tensor] | None = None,
         classes: Sequence[str] = (),
         provenance: Mapping[str, Any] | None = None,
+        um_per_px: float | None = None,
     ) -> None:
         if not images:
             raise ValueError("a bank needs at least one class, got none")
         for label, stack in images.items():
             if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:
                 raise ValueError(
-                    f"a bank holds uint8 patches N x 3 x H x W, got {stack.dtype} {tuple(stack.shape)} for class {label}"
+                    "a bank holds uint8 patches N x 3 x H x W, got "
+                    f"{stack.dtype} {tuple(stack.shape)} for class {label}"
                 )
+        if min(images) < 0:
+            raise ValueError(f"class indices of a bank start at 0, got {min(images)}")
+        check_classes(classes)
+        check_scale(um_per_px)
         if classes and max(images) >= len(classes):
             raise ValueError(
-                f"each class of a bank needs its name, got {len(classes)} names and class {max(images)}"
+                f"each class of a bank needs its name, got {len(classes)} names and class "
+                f"{max(images)}"
             )
         sizes = {tuple(stack.shape[2:]) for stack in images.values() if len(stack)}
         if len(sizes) > 1:
@@ -106,23 +120,34 @@ class SyntheticBank:
             "confidence": _column(confidence, images, 1.0, torch.float32),
             "seeds": _column(seeds, images, -1, torch.int64),
         }
+        for label, values in columns["confidence"].items():
+            if not bool(((values >= 0) & (values <= 1)).all()):
+                wrong = next(float(v) for v in values if not 0 <= float(v) <= 1)
+                raise ValueError(
+                    f"a confidence is a probability, in [0, 1], got {wrong:g} for class {label}"
+                )
         content = {(name, k): v for name, column in columns.items() for k, v in column.items()}
         memory = SharedTensors({key: (v.shape, v.dtype) for key, v in content.items()})
         for key, value in content.items():
             memory[key].copy_(value)
         self.__setstate__(
-            {"memory": memory, "classes": tuple(classes), "provenance": dict(provenance or {})}
+            {
+                "memory": memory,
+                "classes": tuple(classes),
+                "provenance": dict(provenance or {}),
+                "um_per_px": um_per_px,
+            }
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"memory": self._memory, "classes": self.classes, "provenance": self.provenance}
+        names = ("classes", "provenance", "um_per_px")
+        return {"memory": self._memory, **{name: getattr(self, name) for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._memory, self.classes, self.provenance = (
-            state["memory"],
-            state["classes"],
-            state["provenance"],
-        )
+        self._memory: SharedTensors = state["memory"]
+        self.classes: tuple[str, ...] = state["classes"]
+        self.provenance: dict[str, Any] = state["provenance"]
+        self.um_per_px: float | None = state["um_per_px"]
         self.images, self.confidence, self.seeds = (
             {k: v for (column, k), v in self._memory.items() if column == name}
             for name in ("images", "confidence", "seeds")
@@ -130,7 +155,10 @@ class SyntheticBank:
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[int, np.ndarray], classes: Sequence[str] = ()
+        cls,
+        arrays: Mapping[int, np.ndarray],
+        classes: Sequence[str] = (),
+        um_per_px: float | None = None,
     ) -> SyntheticBank:
         """A bank of uint8 arrays ``{class_index: N x H x W x 3}``.
 
@@ -140,12 +168,11 @@ class SyntheticBank:
         for label, array in arrays.items():
             if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
                 raise ValueError(
-                    f"a bank is made of uint8 arrays N x H x W x 3, got {array.dtype} {array.shape} for class {label}"
+                    "a bank is made of uint8 arrays N x H x W x 3, got "
+                    f"{array.dtype} {array.shape} for class {label}"
                 )
-        return cls(
-            {k: torch.from_numpy(v).permute(0, 3, 1, 2) for k, v in arrays.items()},
-            classes=classes,
-        )
+        stacks = {k: torch.from_numpy(v).permute(0, 3, 1, 2) for k, v in arrays.items()}
+        return cls(stacks, classes=classes, um_per_px=um_per_px)
 
     def __len__(self) -> int:
         return sum(len(v) for v in self.images.values())
@@ -180,58 +207,31 @@ class SyntheticBank:
         return next(((v.shape[2], v.shape[3]) for v in self.images.values() if len(v)), None)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the bank as a patch set of PNG files, with its provenance; the folder appears
-        complete or not at all.
+        """Write the bank as a patch set of PNG files with ``bank.json``: class names, scale,
+        provenance, and number, size and SHA-256 of the patches. The folder appears complete or not
+        at all.
 
         Raises:
             FileExistsError: the folder exists and is not empty.
         """
-
-        def items() -> Any:
-            for label, stack in sorted(self.images.items()):
-                name = self.classes[label] if self.classes else str(label)
-                for i, patch in enumerate(stack):
-                    seed, score = int(self.seeds[label][i]), float(self.confidence[label][i])
-                    extra = {"index": str(label), "seed": str(seed), "confidence": repr(score)}
-                    record = PatchRecord(
-                        f"{label}/{i:06d}.png", name, "", f"synthetic/{label}/{i}", extra
-                    )
-                    yield record, patch.permute(1, 2, 0).numpy()
-
-        about = {
-            "classes": list(self.classes),
-            "indices": sorted(self.images),
-            "provenance": self.provenance,
-        }
-        return write_patches(folder, items(), {PROVENANCE: json.dumps(about, indent=1)})
+        return write_bank(folder, self)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> SyntheticBank:
-        """Read a bank written by :meth:`save`.
+    def load(cls, folder: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> SyntheticBank:
+        """Read a bank written by :meth:`save`, and check that it is whole: number, names, ranges,
+        sizes and hashes. A bank of version 0.9 or earlier has no hashes and is read with a
+        warning.
+
+        Args:
+            folder: the folder.
+            max_bytes: what the patches may take in memory.
 
         Raises:
-            FileNotFoundError: the folder, or its ``bank.json``, does not exist.
+            FileNotFoundError: the folder, its ``bank.json``, manifest or a picture is missing.
+            ValueError: something is cut, changed, out of range or too large; the message names the
+                file and the remedy.
         """
-        about_file = Path(folder) / PROVENANCE
-        if not about_file.is_file():
-            raise FileNotFoundError(f"a bank must hold '{PROVENANCE}', got none in '{folder}'")
-        about = json.loads(about_file.read_text())
-        if not any(Path(folder).glob("*/*.png")):
-            empty = torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-            return cls(
-                {i: empty for i in about["indices"]},
-                classes=about["classes"],
-                provenance=about["provenance"],
-            )
-        patches = PatchSet.open(folder)
-        images, indices = (
-            patches.images(),
-            torch.tensor([int(r.extra["index"]) for r in patches.records]),
-        )
-        score = torch.tensor([float(r.extra["confidence"]) for r in patches.records])
-        seeds = torch.tensor([int(r.extra["seed"]) for r in patches.records])
-        parts = [{i: v[indices == i] for i in about["indices"]} for v in (images, score, seeds)]
-        return cls(parts[0], parts[1], parts[2], about["classes"], about["provenance"])
+        return cls(**read_bank(folder, max_bytes))
 
 
 def _column(
@@ -245,13 +245,14 @@ def _column(
         if values is not None and label not in values:
             raise ValueError(f"each patch needs one value, got none for class {label}")
         column = (
-            torch.full((len(stack),), default, dtype=dtype)
+            torch.full((len(stack),), default, dtype=dtype, device="cpu")
             if values is None
-            else torch.as_tensor(values[label]).to(dtype)
+            else torch.as_tensor(values[label], dtype=dtype, device="cpu")
         )
         if column.shape != (len(stack),):
             raise ValueError(
-                f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches of class {label}"
+                f"each patch needs one value, got {tuple(column.shape)} for {len(stack)} patches "
+                f"of class {label}"
             )
         out[int(label)] = column
     return out

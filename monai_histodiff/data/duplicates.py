@@ -19,7 +19,7 @@ ROWS, PAIRS = 512, 65536  # compared at once, for the sake of memory
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Near duplicates: int64 indices ``first < second`` and their distances, all of shape ``P``."""
+    """Near duplicates: int64 indices ``first < second`` and distances, all of shape ``P``."""
 
     first: Tensor
     second: Tensor

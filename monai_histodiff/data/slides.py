@@ -57,7 +57,8 @@ class View:
             finest = max(self.slide.um_per_px)
             raise ValueError(
                 f"um_per_px must be at least the slide's own, {finest:.4g}, got "
-                f"{self.um_per_px:g} for '{self.slide.path}': detail that was not scanned cannot be had"
+                f"{self.um_per_px:g} for '{self.slide.path}': detail that was not scanned cannot "
+                "be had"
             )
         fine = [level for level, scale in enumerate(scales) if min(scale) >= 0.995] or [0]
         object.__setattr__(self, "level", fine[-1])

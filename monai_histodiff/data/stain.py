@@ -57,7 +57,8 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         low, high = (float(v) for v in x.aminmax())
         if low < -0.5 or high > 1.5:
             raise ValueError(
-                f"a patch that is not uint8 must have values in [0, 1], got {low:g} to {high:g}: scale it before"
+                "a patch that is not uint8 must have values in [0, 1], "
+                f"got {low:g} to {high:g}: scale it before"
             )
     out = shift_stains(x, gain, offset)
     return to_bytes(out) if byte else out.to(image.dtype)

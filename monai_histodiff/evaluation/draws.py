@@ -42,12 +42,14 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
             raise ValueError(f"results must hold {', '.join(missing)}, got none in '{path}'")
         if results["dataset"]["path"] != (first := (found or [results])[0]["dataset"]["path"]):
             raise ValueError(
-                f"results must be of one data set, got '{first}' and '{results['dataset']['path']}'"
+                "results must be of one data set, "
+                f"got '{first}' and '{results['dataset']['path']}'"
             )
         key = (results["settings"]["labels_per_class"], results["settings"]["draw"])
         if key in seen:
             raise ValueError(
-                f"each draw must occur once, got draw {key[1]} with {key[0]} labels per class twice, in '{path}'"
+                "each draw must occur once, "
+                f"got draw {key[1]} with {key[0]} labels per class twice, in '{path}'"
             )
         seen.add(key)
         found.append(results)

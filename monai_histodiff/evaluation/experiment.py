@@ -17,7 +17,7 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
-from monai_histodiff.augmentation.transforms import SyntheticAugmentd
+from monai_histodiff.augmentation.dictionary import SyntheticAugmentd
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.data.bank import SyntheticBank
@@ -221,7 +221,8 @@ class Evaluation:
         prob, full = self.recipe.share(arm)
         steps: list[Any] = [self.recipe.crop]
         if bank is not None:
-            mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full)
+            names = self.material.classes
+            mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full, classes=names)
             steps = [mix, *steps] if ARMS[arm].uncropped else [*steps, mix]
         transform = Compose([*steps, _pair, self.recipe.augmentation(arm)])
         training, classes = self.recipe.training_of(arm), len(self.material.classes)

@@ -133,7 +133,8 @@ def verdict(
     if seeds < 3:
         return (
             "soft",
-            f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 this may be training noise.",
+            f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 "
+            "this may be training noise.",
         )
     if (low > 0 or high < 0) and adjusted is not None and not adjusted < LEVEL:
         corrected = f"its p-value, corrected for {claims} claims, is {adjusted:.2f}"

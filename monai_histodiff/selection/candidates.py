@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,15 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.data.bank import SyntheticBank
-from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.selection.selector import ACCEPTED
+from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.sealed import MAX_BYTES, read_sealed, write_sealed
+from monai_histodiff.data.strict_table import SealedRow
+from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["Candidates"]
+
+ABOUT = "candidates.json"
+COLUMNS = ("index", "seed", "confidence", "distance", "nearest", "reason")
 
 
 @dataclass
@@ -31,10 +36,13 @@ class Candidates:
         confidence: critic's probability of the intended class.
         distance: distance to the nearest real training patch.
         nearest: index of that patch.
-        reasons: ``"accepted"`` or why not.
+        reasons: what became of each; text is taken for the :class:`Reason` that it names.
         seconds: time that sampling and judging took.
         origin: of variations, the labelled patch that each was made from; ``None`` for patches
             made from noise.
+
+    Raises:
+        ValueError: a reason is none of :class:`Reason`.
     """
 
     images: Tensor
@@ -43,28 +51,45 @@ class Candidates:
     confidence: Tensor
     distance: Tensor
     nearest: Tensor
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
     seconds: float = 0.0
     origin: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.reasons = [Reason(r) for r in self.reasons]
+
     @property
     def accepted(self) -> Tensor:
-        """Bool, shape ``N``."""
-        return torch.tensor([r == ACCEPTED for r in self.reasons], dtype=torch.bool)
+        """Bool, shape ``N``: which ones the bank takes."""
+        kept = [r is Reason.accepted for r in self.reasons]
+        return torch.tensor(kept, dtype=torch.bool, device="cpu")
 
     def counts(self, rows: Tensor) -> dict[str, int]:
-        """``candidates`` and ``accepted`` among the rows (bool mask); of variations also the
-        ``sources`` of the accepted ones: from how many labelled patches they come.
+        """``candidates``, ``accepted`` and ``over_quota`` (passed every check, but not needed)
+        among the rows (bool mask); of variations also the ``sources`` of the accepted ones: from
+        how many labelled patches they come.
         """
         kept = self.accepted & rows
-        found = {"candidates": int(rows.sum()), "accepted": int(kept.sum())}
+        chosen = [self.reasons[i] for i in rows.nonzero()[:, 0].tolist()]
+        found = {
+            "candidates": len(chosen),
+            "accepted": int(kept.sum()),
+            "over_quota": chosen.count(Reason.over_quota),
+        }
         return (
             found if self.origin is None else {**found, "sources": len(self.origin[kept].unique())}
         )
 
+    def rejections(self) -> dict[str, int]:
+        """Number of candidates that were rejected for each reason, in the order of
+        :class:`Reason`.
+        """
+        found = {reason: self.reasons.count(reason) for reason in Reason if not reason.passed}
+        return {reason.value: count for reason, count in found.items() if count}
+
     def save(self, folder: str | os.PathLike[str], classes: Sequence[str]) -> Path:
         """Write all candidates as a patch set of PNG files whose manifest tells what became of
-        each.
+        each, with ``candidates.json``: class names, and number, size and SHA-256 of the patches.
 
         Raises:
             FileExistsError: the folder exists and is not empty.
@@ -76,52 +101,94 @@ class Candidates:
             )
             for i, label in enumerate(self.labels.tolist()):
                 row = {name: repr(getattr(self, name)[i].item()) for name in columns}
-                extra = {"index": str(label), **row, "reason": self.reasons[i]}
+                extra = {"index": str(label), **row, "reason": self.reasons[i].value}
                 record = PatchRecord(
                     f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra
                 )
                 yield record, self.images[i].permute(1, 2, 0).numpy()
 
-        return write_patches(folder, items())
+        about = {"classes": list(classes), "seconds": self.seconds}
+        return write_sealed(folder, ABOUT, about, items())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Candidates:
-        """Read candidates written by :meth:`save`.
+    def load(cls, folder: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Candidates:
+        """Read candidates written by :meth:`save`, and check that they are whole: number, names,
+        ranges, sizes and hashes. Those of version 0.9 or earlier, which lack ``candidates.json``,
+        are read with a warning.
+
+        Args:
+            folder: the folder.
+            max_bytes: what the patches may take in memory.
 
         Raises:
-            FileNotFoundError: the folder does not exist.
+            FileNotFoundError: the folder, its manifest or a picture is missing.
+            ValueError: something is cut, changed, out of range or too large; the message names the
+                file and the remedy.
         """
-        patches = PatchSet.open(folder)
-        rows = [r.extra for r in patches.records]
-        labels, seed, nearest = (
-            torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest")
-        )
-        confidence, distance = (
-            torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance")
-        )
-        origin = (
-            torch.tensor([int(r["origin"]) for r in rows])
-            if rows and "origin" in rows[0]
-            else None
-        )
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"candidates must lie in a folder, got none at '{folder}': give the folder that "
+                "Candidates.save wrote, such as 'candidates' in the output of a run"
+            )
+        found = read_sealed(folder, ABOUT, ("classes", "seconds"), COLUMNS, max_bytes)
+        for row in found.rows:
+            _check(row, found.about.get("classes"))
+
+        def column(name: str, dtype: torch.dtype) -> Tensor:
+            read = float if dtype == torch.float32 else int
+            values = [read(row.record.extra[name]) for row in found.rows]
+            return torch.tensor(values, dtype=dtype, device="cpu")
+
+        varied = bool(found.rows) and "origin" in found.rows[0].record.extra
         return cls(
-            patches.images(),
-            labels,
-            seed,
-            confidence,
-            distance,
-            nearest,
-            [r["reason"] for r in rows],
-            origin=origin,
+            found.images,
+            column("index", torch.int64),
+            column("seed", torch.int64),
+            column("confidence", torch.float32),
+            column("distance", torch.float32),
+            column("nearest", torch.int64),
+            [Reason(row.record.extra["reason"]) for row in found.rows],
+            float(found.about.get("seconds", 0.0)),
+            column("origin", torch.int64) if varied else None,
         )
 
     def bank(
-        self, chosen: Tensor, classes: Sequence[str], provenance: Mapping[str, Any] | None = None
+        self,
+        chosen: Tensor,
+        classes: Sequence[str],
+        provenance: Mapping[str, Any] | None = None,
+        um_per_px: float | None = None,
     ) -> SyntheticBank:
-        """The bank of the chosen candidates (bool mask or indices)."""
+        """The bank of the chosen candidates (bool mask or indices). A confidence that is not
+        finite counts as 0.
+        """
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
+        confidence = self.confidence.nan_to_num(0, 0, 0)
         images, score, seeds = (
-            {k: v[i] for k, i in rows.items()} for v in (self.images, self.confidence, self.seed)
+            {k: v[i] for k, i in rows.items()} for v in (self.images, confidence, self.seed)
         )
-        return SyntheticBank(images, score, seeds, classes, provenance)
+        return SyntheticBank(images, score, seeds, classes, provenance, um_per_px)
+
+
+def _check(row: SealedRow, classes: Sequence[str] | None) -> None:
+    """Refuse a row that :meth:`Candidates.save` would not have written.
+
+    Raises:
+        ValueError: its message names file and line.
+    """
+    texts = row.record.extra
+    names = [reason.value for reason in Reason]
+    if texts["reason"] not in names:
+        raise row.fail(f"reason must be one of {names}", texts["reason"])
+    finite = texts["reason"] != Reason.not_finite.value
+    label = row.whole("index", 0, len(classes) - 1 if classes else 2**31)
+    if classes and row.record.label != classes[label]:
+        rule = f"label must be {classes[label]!r}, the name of index {label}"
+        raise row.fail(rule, row.record.label)
+    row.whole("seed")
+    row.real("confidence", 0, 1, finite)
+    row.real("distance", 0, math.inf, finite)
+    row.whole("nearest", 0)
+    if "origin" in texts:
+        row.whole("origin", 0)

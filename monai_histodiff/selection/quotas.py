@@ -14,7 +14,8 @@ from tqdm import tqdm
 from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.selector import ACCEPTED, Selection, Selector
+from monai_histodiff.selection.reasons import Reason
+from monai_histodiff.selection.selector import Selection, Selector
 from monai_histodiff.utils.processes import candidate_seed
 
 __all__ = ["best_scale", "farthest_first", "sample_candidates", "tune_scale"]
@@ -52,7 +53,7 @@ def sample_candidates(
         progress: show a progress bar.
 
     Returns:
-        Every candidate. Accepted ones beyond the quota are marked ``"over quota"``.
+        Every candidate. Accepted ones beyond the quota are marked :attr:`Reason.over_quota`.
 
     Raises:
         ValueError: a number is below 1.
@@ -82,10 +83,10 @@ def sample_candidates(
         images, outcome = _judged(sampler, selector, labels, seeds, origin)
         for i, (c, _) in enumerate(plan):
             made[c] += 1
-            if outcome.reasons[i] == ACCEPTED:
+            if outcome.reasons[i] == Reason.accepted:
                 kept[c] += 1
                 if kept[c] > pool:
-                    outcome.reasons[i] = "over quota"
+                    outcome.reasons[i] = Reason.over_quota
         judged = (outcome.confidence, outcome.distance, outcome.nearest, outcome.reasons)
         parts.append(Candidates(images, labels, seeds, *judged, origin=origin))
         bar.update(len(plan))
@@ -98,7 +99,7 @@ def sample_candidates(
     varied = [p.origin for p in parts if p.origin is not None]
     reasons = [r for p in parts for r in p.reasons]
     for c in range(num_classes):
-        rows = [i for i, r in enumerate(reasons) if r == ACCEPTED and labels[i] == c]
+        rows = [i for i, r in enumerate(reasons) if r == Reason.accepted and labels[i] == c]
         if len(rows) < quota:
             rate = f"{kept[c] / made[c]:.1%}"
             logger.warning(
@@ -112,7 +113,7 @@ def sample_candidates(
         elif len(rows) > quota:
             small = thumbnails(images[rows], 8).flatten(1)
             for i in set(range(len(rows))) - set(farthest_first(small, quota).tolist()):
-                reasons[rows[i]] = "over quota"
+                reasons[rows[i]] = Reason.over_quota
     seconds, origin = time.perf_counter() - start, torch.cat(varied) if varied else None
     return Candidates(images, labels, seeds, score, distance, nearest, reasons, seconds, origin)
 
@@ -131,7 +132,7 @@ def _judged(
     images = to_bytes(patches.nan_to_num(0, 0, 0))
     outcome = selector(images, labels, origins)
     for i in (~patches.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist():
-        outcome.reasons[i] = "not finite"
+        outcome.reasons[i] = Reason.not_finite
         outcome.keep[i] = False
         outcome.confidence[i] = outcome.distance[i] = math.nan
     return images, outcome

@@ -20,10 +20,10 @@ from torch.nn.functional import normalize
 from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.reasons import Reason
 
-__all__ = ["ACCEPTED", "CentroidSelector", "Selection", "Selector", "select"]
+__all__ = ["CentroidSelector", "Selection", "Selector", "select"]
 
-ACCEPTED = "accepted"
 logger = logging.getLogger(__name__)
 
 
@@ -36,18 +36,18 @@ class Selection:
         confidence: calibrated probability of the intended class, shape ``N``.
         distance: distance to the nearest real training patch, shape ``N``.
         nearest: index of that patch, shape ``N``.
-        reasons: ``"accepted"``, or why the candidate was rejected.
+        reasons: :attr:`Reason.accepted`, or why the candidate was rejected.
     """
 
     keep: Tensor
     confidence: Tensor
     distance: Tensor
     nearest: Tensor
-    reasons: list[str]
+    reasons: list[Reason]
 
     def counts(self) -> dict[str, int]:
         """Number of rejected candidates for each reason."""
-        return dict(Counter(r for r in self.reasons if r != ACCEPTED))
+        return dict(Counter(Reason(r).value for r in self.reasons if not Reason(r).passed))
 
 
 def select(
@@ -86,16 +86,17 @@ def select(
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     finite = probabilities.isfinite().all(1) & distance.isfinite()
 
-    def reason(c: float, d: float, known: bool) -> str:
+    def reason(c: float, d: float, known: bool) -> Reason:
         if not known:
-            return "not finite"
-        return (
-            "low confidence" if c < threshold else "near copy" if d < copy_threshold else ACCEPTED
-        )
+            return Reason.not_finite
+        if c < threshold:
+            return Reason.low_confidence
+        return Reason.near_copy if d < copy_threshold else Reason.accepted
 
     rows = zip(confidence.tolist(), distance.tolist(), finite.tolist(), strict=True)
     reasons = [reason(*row) for row in rows]
-    keep = torch.tensor([r == ACCEPTED for r in reasons], dtype=torch.bool)
+    kept = [r is Reason.accepted for r in reasons]
+    keep = torch.tensor(kept, dtype=torch.bool, device="cpu")
     return Selection(keep, confidence, distance, nearest, reasons)
 
 
@@ -221,13 +222,13 @@ class CentroidSelector:
         cosine = self._features(patches) @ self.centroids.T
         distance, nearest = copy_distances(patches, self.real)
         keep = cosine.argmax(1) == wanted
-        confidence = (1 + cosine.gather(1, wanted[:, None])[:, 0]) / 2
+        confidence = (1 + cosine.gather(1, wanted[:, None])[:, 0]).clamp(0, 2) / 2
         return Selection(
             keep,
             confidence,
             distance,
             nearest,
-            [ACCEPTED if k else "another centroid is nearer" for k in keep.tolist()],
+            [Reason.accepted if k else Reason.other_centroid for k in keep.tolist()],
         )
 
     @property

@@ -5,6 +5,7 @@ nothing behind.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from monai_histodiff import (
     SyntheticBank,
     sample_candidates,
 )
+from monai_histodiff.augmentation import filling, live_bank
 from monai_histodiff.utils.processes import candidate_seed
 
 
@@ -205,6 +208,118 @@ def test_an_error_of_the_sampler_is_raised_and_the_patches_stay() -> None:
     assert bank.refresh() and bank.refreshes == 2
 
 
+class Breaks(Painter):
+    """Fails in its n-th call and after, until it is mended."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.good = good
+
+    def __call__(self, labels: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        if len(self.calls) >= self.good:
+            raise FloatingPointError("the denoised latent must be finite")
+        return super().__call__(labels, seeds)
+
+
+def failed_ahead() -> tuple[LiveBank, Breaks]:
+    """A bank that is filled, and whose next refresh has failed in the background."""
+    painter = Breaks(10**6)
+    bank = live(painter)
+    bank.refresh()
+    painter.good = 0
+    bank.prepare()
+    while not bank._filling[0].failed:
+        time.sleep(0.01)
+    return bank, painter
+
+
+ASKED: dict[str, Any] = {
+    "draw": lambda bank: bank.draw(0, 0.5),
+    "count": lambda bank: bank.count(0),
+    "prepare": lambda bank: bank.prepare(),
+    "refresh": lambda bank: bank.refresh(wait=False),
+    "check": lambda bank: bank.check(),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_an_error_of_sampling_ahead_is_told_at_the_next_question(asked: str) -> None:
+    """Once; then the patches that there are serve again, and sampling may start anew."""
+    bank, painter = failed_ahead()
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        ASKED[asked](bank)
+    assert threads() == [] and seeds_of(bank, 0) == accepted_of(0, 0)
+    painter.good = 10**6
+    assert bank.refresh() and seeds_of(bank, 0)[:4] == accepted_of(1, 0)
+
+
+def test_closing_a_bank_whose_sampling_failed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    bank, _ = failed_ahead()
+    bank.close()
+    assert "sampling ahead had failed: FloatingPointError" in caplog.messages[0]
+
+
+def test_an_error_of_sampling_reaches_the_training_long_before_a_refresh_is_due() -> None:
+    painter, epochs = Breaks(10**6), []
+    bank = live(painter)
+    bank.refresh()
+    painter.good = 0
+
+    def step(engine: Engine, _: Any) -> None:
+        epochs.append(engine.state.epoch)
+        while threads():
+            time.sleep(0.01)
+
+    engine = Engine(step)
+    BankRefresher(bank, refresh_every=10).attach(engine)
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        engine.run([0], max_epochs=10)
+    assert epochs == [1]
+
+
+def test_sampling_ends_when_the_training_raises() -> None:
+    painter = Painter()
+    bank = live(painter, batch_size=1)
+    bank.refresh()
+    painter.gate.clear()
+    before = len(painter.calls)
+
+    def step(engine: Engine, _: Any) -> None:
+        assert painter.inside.wait(30)
+        threading.Timer(0.05, painter.gate.set).start()
+        raise ZeroDivisionError("the loss")
+
+    engine = Engine(step)
+    BankRefresher(bank).attach(engine)
+    with pytest.raises(ZeroDivisionError, match="the loss"):
+        engine.run([0], max_epochs=2)
+    assert threads() == [] and len(painter.calls) == before + 1, "no further batch was begun"
+
+
+def test_forks_are_hooked_by_the_first_live_bank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by who imports the module: a copy of it is executed anew."""
+    hooks: list[Any] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **hook: hooks.append(hook))
+    spec = importlib.util.spec_from_file_location("filling_anew", filling.__file__)
+    assert spec is not None and spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    assert not hooks
+    monkeypatch.setattr(live_bank, "guard_forks", anew.guard_forks)
+    for _ in range(2):
+        live()
+        assert [hook["before"] for hook in hooks] == [anew._sampling.acquire]
+
+
+def test_a_live_bank_tells_size_and_scale() -> None:
+    bank = live(um_per_px=0.5)
+    assert bank.size == (SIDE, SIDE) and bank.um_per_px == 0.5
+    bank.refresh()
+    assert bank.snapshot().um_per_px == 0.5 and live().um_per_px is None
+    cropped = SyntheticAugment(bank, 1.0, full_prob_at=1, um_per_px=0.5)
+    assert cropped(torch.zeros(3, 4, 4, dtype=torch.uint8), 1)[0].shape == (3, 4, 4)
+
+
 @pytest.mark.parametrize("end", ["close", "drop"])
 def test_the_thread_ends_with_its_bank(end: str) -> None:
     painter = Painter()
@@ -350,7 +465,9 @@ def test_saved_bank_tells_where_it_comes_from(tmp_path: Path) -> None:
         "capacity": 10,
         "seed": 5,
     }
-    assert about["sampling"] == painter.settings and about["selection"] == {"threshold": 0.5}
+    assert about["sampling"] == json.loads(json.dumps(asdict(painter.settings))) and about[
+        "selection"
+    ] == {"threshold": 0.5}
     assert [r["accepted"] for r in about["refreshes"]] == [[4, 4, 4]] * 2 and all(
         r["candidates"] >= 12 for r in about["refreshes"]
     )
@@ -390,6 +507,8 @@ def test_real_sampler_and_selector(model: LatentDiffusion, guide: LatentClassifi
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"classes": []}, "a bank needs at least one class, got none"),
+    ({"classes": ["a", "a"]}, "class names must be distinct, got 'a' more than once"),
+    ({"um_per_px": -1.0}, "um_per_px must be a positive number"),
     ({"quota": 0}, "quota must lie from 1 to capacity, got 0 and capacity 10"),
     ({"quota": 11}, "quota must lie from 1 to capacity, got 11 and capacity 10"),
     ({"surplus": 0.5}, "surplus must be at least 1 and finite, got 0.5"),

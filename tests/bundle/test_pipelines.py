@@ -105,7 +105,11 @@ def epoch(loader: Any, bank: LiveBank) -> list[int]:
     out = []
     for batch in loader:
         for image, label, seed, synthetic in zip(
-            batch["image"], batch["label"], batch["seed"], batch["synthetic"], strict=True
+            batch["image"],
+            batch["label"],
+            batch["synthetic_seed"],
+            batch["synthetic"],
+            strict=True,
         ):
             out.append(int(seed))
             if synthetic:
@@ -205,7 +209,9 @@ def test_a_pickled_pipeline_holds_the_patches() -> None:
     bank.refresh()
     transform = SyntheticAugmentd("image", bank, prob=0.5).set_random_state(1)
     twin = pickle.loads(pickle.dumps(transform))
-    assert [twin(d)["seed"] for d in items()] == [transform(d)["seed"] for d in items()]
+    assert [twin(d)["synthetic_seed"] for d in items()] == [
+        transform(d)["synthetic_seed"] for d in items()
+    ]
 
 
 def test_a_worker_that_would_need_the_model_says_what_to_do() -> None:
@@ -227,7 +233,7 @@ def test_monai_seeds_the_transform_wherever_it_is() -> None:
     for _ in range(2):
         data = Dataset(items(), pipeline(bank))
         assert set_rnd(data, seed=5) > 5
-        runs.append([data[i]["seed"] for i in range(ITEMS)])
+        runs.append([data[i]["synthetic_seed"] for i in range(ITEMS)])
     assert runs[0] == runs[1] and -1 in runs[0] and len(set(runs[0])) > 10
 
 
@@ -306,9 +312,9 @@ def test_trainer_of_a_bundle_configuration(tmp_path: Path) -> None:
     def note(engine: Any) -> None:
         batch = engine.state.batch
         assert torch.equal(
-            batch["weight"], torch.where(batch["synthetic"], batch["confidence"], 1.0)
+            batch["weight"], torch.where(batch["synthetic"], batch["synthetic_confidence"], 1.0)
         )
-        seen[engine.state.epoch - 1] |= set(batch["seed"].tolist()) - {-1}
+        seen[engine.state.epoch - 1] |= set(batch["synthetic_seed"].tolist()) - {-1}
 
     trainer.add_event_handler(Events.ITERATION_STARTED, note)
     trainer.run()

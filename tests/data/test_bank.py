@@ -29,6 +29,7 @@ from monai_histodiff import (
     sample_candidates,
 )
 from monai_histodiff.bundle.run_folder import check_new, save_outcome
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.selector import Selection
 from monai_histodiff.utils.processes import candidate_seed
 
@@ -56,11 +57,13 @@ def bank() -> SyntheticBank:
         },
         ("adeno", "normal", "squamous é"),
         {"sampling": {"scale": 3.0, "interval": [-6, 6]}, "note": None},
+        um_per_px=0.5,
     )
 
 
 def same(a: SyntheticBank, b: SyntheticBank) -> None:
     assert a.classes == b.classes and a.provenance == b.provenance and a.size == b.size
+    assert a.um_per_px == b.um_per_px
     assert list(a.images) == list(b.images)
     for name in ("images", "confidence", "seeds"):
         for label, value in getattr(a, name).items():
@@ -162,6 +165,22 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
         lambda: SyntheticBank({0: noise(2), 1: noise(1)}, classes=["a"]),
         "needs its name, got 1 names and class 1",
     ),
+    (lambda: SyntheticBank({-1: noise(2), 0: noise(1)}), "start at 0, got -1"),
+    (
+        lambda: SyntheticBank({0: noise(2)}, confidence={0: torch.tensor([0.5, 1.5])}),
+        r"a probability, in \[0, 1\], got 1.5 for class 0",
+    ),
+    (
+        lambda: SyntheticBank({3: noise(1)}, confidence={3: torch.tensor([float("nan")])}),
+        "got nan for class 3",
+    ),
+    (lambda: SyntheticBank({0: noise(1)}, classes=["a", "a"]), "distinct, got 'a' more than once"),
+    (lambda: SyntheticBank({0: noise(1)}, classes=[" "]), "printable text, not empty, got ' '"),
+    (lambda: SyntheticBank({0: noise(1)}, classes=["a\x1b[31m"]), r"got 'a\\x1b\[31m'"),
+    (lambda: SyntheticBank({0: noise(1)}, classes=["a "]), "without blanks around it, got 'a '"),
+    (lambda: SyntheticBank({0: noise(1)}, um_per_px=0.0), "a positive number .*, got 0.0"),
+    (lambda: SyntheticBank({0: noise(1)}, um_per_px=float("nan")), "positive number .*, got nan"),
+    (lambda: SyntheticBank({0: noise(1)}, um_per_px=True), "positive number .*, got True"),
 ]
 
 
@@ -180,9 +199,6 @@ def test_folder_that_is_no_bank_or_is_taken(bank: SyntheticBank, tmp_path: Path)
     with pytest.raises(FileExistsError, match="must be written into a new folder"):
         bank.save(folder)
     same(SyntheticBank.load(folder), bank)
-    (folder / "2" / "000001.png").unlink()
-    with pytest.raises(FileNotFoundError, match="names '2/000001.png', which is not there"):
-        SyntheticBank.load(folder)
 
 
 def test_failing_save_leaves_nothing(
@@ -373,7 +389,12 @@ def test_bank_of_chosen_candidates() -> None:
         [bank.count(k) for k in range(3)] == [5, 0, 5]
         and bank.classes == ("a", "b", "c")
         and bank.provenance == {"from": "a test"}
+        and bank.um_per_px is None
     )
+    assert candidates.bank(candidates.accepted, ["a", "b", "c"], um_per_px=0.5).um_per_px == 0.5
+    unsure = replace(candidates, confidence=torch.full_like(candidates.confidence, math.nan))
+    kept = unsure.bank(unsure.accepted, ["a", "b", "c"])
+    assert kept.confidence[0].tolist() == [0.0] * 5, "what is not finite counts as 0"
     for k in (0, 2):
         rows = (candidates.accepted & (candidates.labels == k)).nonzero()[:, 0]
         assert torch.equal(bank.images[k], candidates.images[rows]) and torch.equal(
@@ -416,14 +437,14 @@ def test_real_sampler_gives_the_same_candidates_in_any_batches(
 class Settings:
     """Stands for a sampler of which only the settings are asked."""
 
-    settings = {"steps": 4, "scale": 3.0, "interval": (-6.0, 6.0)}
+    settings = SamplingSettings(steps=4, scale=3.0, interval=(-6.0, 6.0))
     network_evaluations = 6
 
 
 def saved(
     root: Path, accepts: Callable[[int, int], bool], classes: Sequence[str] = ("a", "b", "c")
 ) -> tuple[Candidates, dict[str, Any]]:
-    candidates, _ = painted(accepts, quota=4, max_candidates=12)
+    candidates, _ = painted(accepts, quota=4, max_candidates=12, batch_size=64)
     critic = PatchCritic([torch.nn.Identity()], 3)
     for name, value in (
         ("threshold", 0.7),
@@ -448,10 +469,9 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
     selection, sampling = outcome["selection"], outcome["sampling"]
     made, kept = len(candidates.reasons), candidates.reasons.count("accepted")
     assert (selection["candidates"], selection["accepted"]) == (made, kept) and 0 < kept < made
-    assert (
-        sum(selection["reasons"].values()) == made - kept
-        and "accepted" not in selection["reasons"]
-    )
+    assert selection["over_quota"] == candidates.reasons.count("over quota") > 0
+    assert sum(selection["reasons"].values()) == made - kept - selection["over_quota"]
+    assert set(selection["reasons"]) <= {"low confidence", "near copy"}, "why they were rejected"
     assert [row["accepted"] for row in selection["per_class"].values()] == [4, 4, 0] and list(
         selection["per_class"]
     ) == [
@@ -472,6 +492,10 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
     assert sampling["interval"] == [-6.0, 6.0] and math.isclose(
         sampling["candidates_per_second"] * sampling["seconds"], made, rel_tol=1e-6
     )
+    passed = kept + selection["over_quota"]
+    assert math.isclose(
+        sampling["accepted_per_second"] * sampling["seconds"], passed, rel_tol=1e-6
+    )
     assert (
         outcome["settings"] == {"quota": 4, "draw": 3}
         and sampling["network_evaluations"] == 6 * made
@@ -490,16 +514,22 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
 
 def test_counts_of_variations_tell_from_how_many_patches_they_come() -> None:
     labels, reasons = (
-        torch.tensor([0, 0, 0, 0, 1, 1]),
-        ["accepted", "accepted", "accepted", "low confidence", "accepted", "near copy"],
+        torch.tensor([0, 0, 0, 0, 1, 1, 0]),
+        [*["accepted"] * 3, "low confidence", "accepted", "near copy", "over quota"],
     )
-    zeros, images = torch.zeros(6), torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
-    origin = torch.tensor([3, 3, 5, 7, 9, 9])
+    zeros, images = torch.zeros(7), torch.zeros(7, 3, 4, 4, dtype=torch.uint8)
+    origin = torch.tensor([3, 3, 5, 7, 9, 9, 8])
     made = Candidates(images, labels, labels, zeros, zeros, labels, reasons, origin=origin)
-    assert made.counts(labels == 0) == {"candidates": 4, "accepted": 3, "sources": 2}
-    assert made.counts(labels >= 0) == {"candidates": 6, "accepted": 4, "sources": 3}
-    assert made.counts(labels > 1) == {"candidates": 0, "accepted": 0, "sources": 0}
-    assert replace(made, origin=None).counts(labels == 1) == {"candidates": 2, "accepted": 1}
+
+    def counted(rows: Tensor, *numbers: int) -> bool:
+        names = ("candidates", "accepted", "over_quota", "sources")
+        return made.counts(rows) == dict(zip(names, numbers, strict=True))
+
+    assert counted(labels == 0, 5, 3, 1, 2) and counted(labels >= 0, 7, 4, 1, 3)
+    assert counted(labels > 1, 0, 0, 0, 0)
+    plain = replace(made, origin=None).counts(labels == 1)
+    assert plain == {"candidates": 2, "accepted": 1, "over_quota": 0}
+    assert made.rejections() == {"low confidence": 1, "near copy": 1}
 
 
 def test_outcome_of_a_run_that_accepted_nothing(tmp_path: Path) -> None:

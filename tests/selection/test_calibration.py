@@ -11,7 +11,8 @@ from torch import Tensor
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
 from monai_histodiff.selection.critic import group_folds
 from monai_histodiff.selection.quotas import best_scale, farthest_first
-from monai_histodiff.selection.selector import ACCEPTED, select
+from monai_histodiff.selection.reasons import Reason
+from monai_histodiff.selection.selector import select
 
 
 def calibrated(
@@ -198,18 +199,18 @@ def test_every_candidate_gets_its_reason() -> None:
         probabilities, labels, distance, nearest, threshold=0.75, copy_threshold=0.125
     )
     assert outcome.reasons == [
-        ACCEPTED,
+        Reason.accepted,
         "low confidence",  # in the intended class, whatever the critic sees in the other
         "low confidence",  # comes before the copy gate
         "near copy",
         "not finite",
         "not finite",
-        ACCEPTED,  # at the threshold
-        ACCEPTED,  # at the copy threshold
+        Reason.accepted,  # at the threshold
+        Reason.accepted,  # at the copy threshold
         "not finite",
     ]
     assert outcome.keep.dtype == torch.bool
-    assert outcome.keep.tolist() == [r == ACCEPTED for r in outcome.reasons]
+    assert outcome.keep.tolist() == [r == Reason.accepted for r in outcome.reasons]
     torch.testing.assert_close(
         outcome.confidence,
         torch.tensor([0.9, 0.1, 0.6, 0.9, nan, 0.9, 0.75, 0.9, 0.9]),
@@ -227,7 +228,7 @@ def test_without_a_copy_threshold_exact_copies_pass() -> None:
         torch.tensor([3]),
         threshold=0.5,
     )
-    assert outcome.reasons == [ACCEPTED] and outcome.counts() == {}
+    assert outcome.reasons == [Reason.accepted] and outcome.counts() == {}
 
 
 def test_no_candidate_is_no_outcome() -> None:
@@ -437,5 +438,5 @@ def test_one_value_that_is_not_finite_spoils_a_candidate(value: float) -> None:
     probabilities = torch.tensor([[0.9, value], [0.9, 0.1], [0.9, 0.1]])
     distance = torch.tensor([1.0, value, 1.0])
     outcome = select(probabilities, torch.zeros(3).long(), distance, torch.zeros(3), 0.5)
-    assert outcome.reasons == ["not finite", "not finite", ACCEPTED]
+    assert outcome.reasons == ["not finite", "not finite", "accepted"]
     assert outcome.keep.tolist() == [False, False, True]

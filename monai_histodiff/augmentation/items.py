@@ -1,0 +1,71 @@
+"""What lies in an item beside patch and label: once the patch is replaced, nothing may go on
+telling of the real one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from monai_histodiff.augmentation.patches import SYNTHETIC
+
+__all__ = ["RECORD", "check_item", "retell"]
+
+RECORD = ("synthetic", "synthetic_confidence", "synthetic_seed")
+
+
+def check_item(
+    item: Mapping[Hashable, Any],
+    own: Iterable[Hashable],
+    kept: Iterable[Hashable],
+    written: Iterable[Hashable],
+) -> None:
+    """Refuse items that a replacement would make false, whether this one is replaced or not.
+
+    Args:
+        item: the item.
+        own: the keys of patch and label.
+        kept: keys whose values hold for a synthetic patch, too.
+        written: keys that will be added.
+
+    Raises:
+        ValueError: a key would be overwritten, or holds more than a text and is not among those
+            kept, such as a mask.
+    """
+    if taken := [key for key in written if key in item]:
+        raise ValueError(
+            f"the keys {taken} tell what the transform did, and the item has them already: rename "
+            "yours (and use one SyntheticAugmentd in a pipeline)"
+        )
+    known = {*own, *kept}
+    stale = [
+        key
+        for key, value in item.items()
+        if key not in known and not isinstance(value, (str, os.PathLike))
+    ]
+    if stale:
+        raise ValueError(
+            f"the keys {stale} belong to the real patch and would lie beside a synthetic one: "
+            f"take them out before (DeleteItemsd({stale})), or name them in keep_keys if what "
+            "they tell holds for any patch of the class"
+        )
+
+
+def retell(
+    item: dict[Hashable, Any], own: Iterable[Hashable], kept: Iterable[Hashable], names: Any
+) -> None:
+    """Make the texts of an item whose patch was replaced tell of the synthetic one: the name of
+    the old class becomes that of the new one, any other text ``"synthetic"``.
+
+    Args:
+        item: changed in place.
+        own: the keys of patch and label.
+        kept: keys that are left as they are.
+        names: of the old and of the new class; empty where they are not known.
+    """
+    known = {*own, *kept}
+    for key, value in item.items():
+        if key not in known:
+            is_class = bool(names) and value == names[0]
+            item[key] = type(value)(names[1] if is_class else SYNTHETIC)

@@ -1,0 +1,163 @@
+"""The class of an item: read, compared with the bank's, and written back as it came; and the
+weights of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_histodiff.data.bank import Bank
+
+__all__ = ["Labels", "even_weights", "soft_label"]
+
+
+class Labels:
+    """Your classes beside those of a bank.
+
+    Args:
+        bank: whose classes they are.
+        classes: names of your class indices, in order: the same names as the bank's, in any order.
+            ``None``: your indices are the bank's.
+
+    Attributes:
+        names: by your index; empty where the bank has none.
+        to_bank: the bank's index, by yours.
+
+    Raises:
+        ValueError: other names; or no names are given, though the bank's are numbers that are not
+            their indices, so that a number could mean either.
+    """
+
+    def __init__(self, bank: Bank, classes: Sequence[str] | None = None) -> None:
+        known = list(bank.classes)
+        if classes is None:
+            odd = [(i, name) for i, name in enumerate(known) if name != str(i)]
+            if odd and all(name.strip().isdecimal() for name in known):
+                raise ValueError(
+                    f"the bank's classes are named by numbers, of which {odd[0][1]!r} has the "
+                    f"index {odd[0][0]}: pass classes=, the names of your class indices in order "
+                    f"(the bank's: {known})"
+                )
+            self.to_bank = list(range(bank.num_classes))
+            self.names = known
+        else:
+            self.names = list(classes)
+            if not known or sorted(self.names) != sorted(known):
+                raise ValueError(
+                    f"classes must be the bank's names, {known}, in the order of your class "
+                    f"indices, got {self.names}"
+                )
+            self.to_bank = [known.index(name) for name in self.names]
+        self.from_bank = {theirs: own for own, theirs in enumerate(self.to_bank)}
+
+    def __len__(self) -> int:
+        return len(self.to_bank)
+
+    def read(self, label: Any, key: str = "label") -> int:
+        """Your class index of an item.
+
+        Args:
+            label: a class index (int, or an integer tensor or array of one element), or the name
+                of a class.
+            key: where it comes from, for messages.
+
+        Raises:
+            ValueError: it is no single class of the bank; the message tells what it is.
+        """
+        if isinstance(label, str):
+            if label not in self.names:
+                raise self._error(key, f"{str(label)!r}", "this is none of the bank's classes")
+            return self.names.index(label)
+        if not isinstance(label, (int, float, np.generic, np.ndarray, Tensor)):
+            got = "None" if label is None else f"a {type(label).__name__}"
+            raise self._error(key, got, "give each item its class")
+        if isinstance(label, Tensor):
+            label = label.detach().cpu()
+            label = label.double() if label.is_floating_point() else label
+        values = np.asarray(label)
+        if values.size != 1:
+            raise self._error(key, f"shape {values.shape}", self._several(values))
+        value = values.reshape(-1)[0]
+        if values.dtype.kind not in ("bui" if len(self) <= 2 else "ui"):
+            got = f"{value} ({values.dtype})"
+            raise self._error(key, got, "an index is a whole number: cast it")
+        if not 0 <= value < len(self):
+            reason = {
+                -1: "-1 stands for items without a label: leave them out",
+                len(self): "if your indices start at 1, subtract 1 from each",
+            }.get(int(value), "pass classes= if your indices have another order")
+            raise self._error(key, str(value), reason)
+        return int(value)
+
+    def like(self, label: Any, index: int) -> Any:
+        """One of your class indices in the type of a label: a name for a name, a tensor for a
+        tensor.
+        """
+        if isinstance(label, str):
+            return type(label)(self.names[index])
+        if isinstance(label, Tensor):
+            return torch.full_like(label, index)
+        return np.full_like(label, index) if isinstance(label, np.ndarray) else type(label)(index)
+
+    def _several(self, values: np.ndarray) -> str:
+        if values.size == len(self) and bool(np.isin(values, (0, 1)).all()):
+            if values.sum() == 1:
+                return "of a one-hot label take the argmax"
+            return (
+                "an item of several classes (multi-label) cannot be replaced by one of one class"
+            )
+        return "apply the transform to each item, not to a batch"
+
+    def _error(self, key: str, got: str, remedy: str) -> ValueError:
+        names = f", or one of the names {self.names}" if self.names else ""
+        return ValueError(
+            f"the label under '{key}' must be a class index from 0 to {len(self) - 1}{names}, "
+            f"got {got}: {remedy}"
+        )
+
+
+def even_weights(counts: Sequence[int], prob: float) -> list[float]:
+    """The ``balance`` of :class:`~monai_histodiff.SyntheticAugment` that makes the classes as even
+    as ``prob`` allows.
+
+    Items of class ``c`` have the frequency ``(1 - prob) counts[c] / sum(counts) + prob w[c]``. The
+    weights ``w`` raise the rarest classes to one common level; where ``prob`` is large enough, all
+    classes reach ``1 / len(counts)``.
+
+    Args:
+        counts: real items of each class.
+        prob: probability of a replacement, in (0, 1].
+
+    Returns:
+        One weight for each class, of sum 1.
+
+    Raises:
+        ValueError: ``prob`` is not in (0, 1], or the counts are negative or all zero.
+    """
+    real = np.asarray(counts, dtype=float)
+    if not 0 < prob <= 1:
+        raise ValueError(f"prob must lie in (0, 1], got {prob}")
+    if not len(real) or not real.min() >= 0 or real.sum() == 0:
+        raise ValueError(f"counts must not be negative, nor all zero, got {list(counts)}")
+    real *= (1 - prob) / real.sum()
+    rising = np.sort(real)
+    levels = (prob + rising.cumsum()) / np.arange(
+        1, len(real) + 1
+    )  # if the k rarest classes share all of prob
+    level = levels[np.flatnonzero(levels > rising)[-1]]
+    return [float(w) for w in (level - real).clip(min=0) / prob]
+
+
+def soft_label(label: int, confidence: float, num_classes: int) -> Tensor:
+    """float32 of shape ``num_classes``: the confidence at the label, the rest spread evenly over
+    the other classes.
+    """
+    rest = (1 - confidence) / max(num_classes - 1, 1)
+    out = torch.full((num_classes,), rest, dtype=torch.float32, device="cpu")
+    out[label] = confidence
+    return out

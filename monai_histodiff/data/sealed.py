@@ -1,0 +1,235 @@
+"""Patch sets of our own that are checked when they are read back: beside the manifest lies a JSON
+file with their number, size and SHA-256.
+
+The manifest holds the SHA-256 of each picture, the JSON file that of all rows: a picture or a row
+that was changed, cut or lost since is an error that names the file. This guards against accidents,
+not against someone who writes new hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, write_patches
+from monai_histodiff.data.strict_table import REMEDY, SealedRow, read_rows, read_text
+
+__all__ = ["MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
+
+MAX_BYTES = 2**32  # of all pictures in memory
+OVERHEAD = 2**16  # bytes that a PNG file may be larger than twice its pixels
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A patch set that was read and found whole.
+
+    Attributes:
+        about: the plain values of the JSON file.
+        rows: one for each patch.
+        images: uint8, ``N x 3 x H x W``; ``0 x 3 x 0 x 0`` where there are none.
+    """
+
+    about: dict[str, Any]
+    rows: list[SealedRow]
+    images: Tensor
+
+
+def write_sealed(
+    folder: str | os.PathLike[str],
+    name: str,
+    about: Mapping[str, Any],
+    items: Iterable[tuple[PatchRecord, np.ndarray]],
+) -> Path:
+    """Write PNG patches with their manifest and ``name``, a JSON file that seals them; the folder
+    appears complete or not at all.
+
+    Args:
+        folder: a new folder.
+        name: of the JSON file.
+        about: plain values for it.
+        items: each record with its uint8 ``H x W x 3`` array; all of one size.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+    """
+    written: list[tuple[PatchRecord, bytes | np.ndarray]] = []
+    size: tuple[int, ...] | None = None
+    for record, array in items:
+        stream = io.BytesIO()
+        Image.fromarray(array).save(stream, "PNG")
+        content, size = stream.getvalue(), array.shape[:2]
+        found = hashlib.sha256(content).hexdigest()
+        written.append((replace(record, extra={**record.extra, "sha256": found}), content))
+    seal = {
+        "patches": len(written),
+        "size": None if size is None else list(size),
+        "sha256": _digest([record for record, _ in written]),
+    }
+    text = json.dumps({**about, "seal": seal}, indent=1)
+    return write_patches(folder, written, {name: text})
+
+
+def read_sealed(
+    folder: str | os.PathLike[str],
+    name: str,
+    needs: Sequence[str],
+    columns: Sequence[str],
+    max_bytes: int = MAX_BYTES,
+) -> Sealed:
+    """Read what :func:`write_sealed` wrote, and check it.
+
+    What was written before there were seals (0.9) is read with a warning: its rows and values are
+    checked, but nothing tells whether a picture was changed.
+
+    Args:
+        folder: the folder.
+        name: of the JSON file.
+        needs: entries that the JSON file must have, if there is one.
+        columns: columns that the manifest must have beyond ``path,label,split,group``.
+        max_bytes: what the pictures may take in memory.
+
+    Raises:
+        FileNotFoundError: the folder, the manifest, its seal or a picture is missing.
+        ValueError: something is cut, changed, of another size, too large, or lies outside of the
+            folder; the message names the file and the remedy.
+    """
+    root = Path(folder)
+    about = _read_json(root / name, needs)
+    sealed = "seal" in about
+    rows = read_rows(root / MANIFEST, [*columns, *(["sha256"] if sealed else [])])
+    if not sealed and rows and "sha256" in rows[0].record.extra:
+        raise FileNotFoundError(
+            f"'{root / name}' must hold the seal of the patches beside it, got none: {REMEDY}"
+        )
+    if sealed:
+        seal = _checked_seal(about["seal"], root / name)
+        if len(rows) != seal["patches"]:
+            raise ValueError(
+                f"'{root / MANIFEST}' must list the {seal['patches']} patches that '{name}' "
+                f"counts, got {len(rows)}: {REMEDY}"
+            )
+        if _digest([row.record for row in rows]) != seal["sha256"]:
+            raise ValueError(
+                f"'{root / MANIFEST}' must be as it was written, got rows that differ from the "
+                f"SHA-256 in '{name}': {REMEDY}"
+            )
+        size = seal["size"] and tuple(seal["size"])
+    else:
+        logger.warning(
+            "'%s' was written by version 0.9 or earlier, without hashes: rows and values are "
+            "checked, changed pictures go unnoticed; load and save it to seal it",
+            root,
+        )
+        size = None
+    pictures: list[np.ndarray] = []
+    for row in rows:
+        picture = _read_picture(root, row, size, max_bytes)
+        size = picture.shape[:2]
+        if len(rows) * picture.size > max_bytes:
+            raise ValueError(
+                f"the pictures of '{root}' must fit into {max_bytes} bytes, got {len(rows)} of "
+                f"{size[0]} x {size[1]}: pass a larger max_bytes if this is meant"
+            )
+        pictures.append(picture)
+    if not pictures:
+        return Sealed(about, rows, torch.empty(0, 3, 0, 0, dtype=torch.uint8, device="cpu"))
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Sealed(about, rows, images)
+
+
+def _digest(records: Sequence[PatchRecord]) -> str:
+    found = hashlib.sha256()
+    for r in records:
+        row = [r.path, r.label, r.split, r.group, sorted(r.extra.items())]
+        found.update(json.dumps(row).encode() + b"\n")
+    return found.hexdigest()
+
+
+def _read_json(path: Path, needs: Sequence[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"'{path}' must be whole JSON, got an error in line {error.lineno} ({error.msg}): "
+            f"{REMEDY}"
+        ) from error
+    missing = [key for key in needs if not isinstance(about, dict) or key not in about]
+    if missing or not isinstance(about, dict):
+        raise ValueError(
+            f"'{path}' must have the entries {list(needs)}, got no {missing}: {REMEDY}"
+        )
+    return about
+
+
+def _checked_seal(seal: Any, path: Path) -> dict[str, Any]:
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    parts = seal if isinstance(seal, dict) else {}
+    size = parts.get("size", 0)
+    right = size is None or (
+        isinstance(size, list) and len(size) == 2 and all(whole(n) and n > 0 for n in size)
+    )
+    if not (right and whole(parts.get("patches")) and isinstance(parts.get("sha256"), str)):
+        raise ValueError(
+            f"the seal in '{path}' must tell patches, size and sha256, got {seal!r}: {REMEDY}"
+        )
+    return parts
+
+
+def _read_picture(
+    root: Path, row: SealedRow, size: tuple[int, ...] | None, max_bytes: int
+) -> np.ndarray:
+    name = row.record.path
+    path = root / name
+    parts = PurePosixPath(name).parts
+    inside = not name.startswith("/") and ".." not in parts and "\\" not in name
+    if not (inside and path.resolve().is_relative_to(root.resolve())):
+        raise row.fail("a path must stay within the folder", name)
+    if not path.is_file():
+        raise FileNotFoundError(f"'{row.file}' names '{name}', which is not there: {REMEDY}")
+    most = max_bytes if size is None else 6 * math.prod(size) + OVERHEAD
+    if path.stat().st_size > most:
+        raise ValueError(
+            f"'{path}' must not exceed {most} bytes, got {path.stat().st_size}: {REMEDY}"
+        )
+    content = path.read_bytes()
+    recorded = row.record.extra.get("sha256")
+    if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
+        raise ValueError(
+            f"'{path}' must be as it was written, got bytes of another SHA-256: {REMEDY}"
+        )
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            found = (picture.height, picture.width)
+            if picture.mode != "RGB" or (size is not None and found != tuple(size)):
+                wanted = "any size" if size is None else f"{size[0]} x {size[1]}"
+                raise ValueError(
+                    f"'{path}' must be RGB of {wanted}, got {picture.mode} of "
+                    f"{found[0]} x {found[1]}: {REMEDY}"
+                )
+            if 3 * math.prod(found) > max_bytes:
+                raise ValueError(
+                    f"'{path}' must fit into {max_bytes} bytes, got {found[0]} x {found[1]} "
+                    "pixels: pass a larger max_bytes if this is meant"
+                )
+            return np.array(picture)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"'{path}' must be a whole PNG picture, got {error}: {REMEDY}") from error

@@ -1,0 +1,165 @@
+"""Once a patch is replaced, nothing in its item goes on telling of the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    DeleteItemsd,
+    Flipd,
+    Invertd,
+    LoadImaged,
+    RandFlipd,
+)
+from PIL import Image
+
+from monai_histodiff import PatchSet, SyntheticAugment, SyntheticAugmentd, SyntheticBank
+
+SIDE = 8
+
+
+@pytest.fixture
+def bank() -> SyntheticBank:
+    images = {k: torch.full((1, 3, SIDE, SIDE), k, dtype=torch.uint8) for k in range(2)}
+    return SyntheticBank(images, {k: torch.tensor([0.75]) for k in range(2)}, classes=["a", "b"])
+
+
+def transform(bank: SyntheticBank, prob: float = 1.0, **options: Any) -> SyntheticAugmentd:
+    return SyntheticAugmentd("image", bank, prob=prob, full_prob_at=1, **options)
+
+
+def real(**more: Any) -> dict[str, Any]:
+    return {"image": torch.full((3, SIDE, SIDE), 255, dtype=torch.uint8), "label": 0, **more}
+
+
+def test_texts_beside_a_patch_tell_that_it_is_synthetic(bank: SyntheticBank) -> None:
+    item = real(path="a/1.png", group="patient 1", label_name="a", file=Path("1.png"))
+    out = transform(bank)(item)
+    assert [out[k] for k in ("path", "group", "label_name")] == ["synthetic", "synthetic", "a"]
+    assert out["file"] == Path("synthetic") and item["path"] == "a/1.png"
+    other = transform(bank, balance=[0, 1])(item)
+    assert other["label"] == 1 and other["label_name"] == "b", "the class that it is of now"
+    kept = transform(bank, prob=0.0)(item)
+    assert all(kept[k] is v for k, v in item.items())
+    chosen = transform(bank, keep_keys=("group",))(item)
+    assert chosen["group"] == "patient 1" and chosen["path"] == "synthetic"
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "value", [torch.zeros(1, SIDE, SIDE), np.zeros(3), 1.0, 7, None, ["x"], {"filename": "x"}]
+)
+def test_what_else_belongs_to_the_real_patch_is_refused(
+    bank: SyntheticBank, value: Any, prob: float
+) -> None:
+    """At the first item, whether it is replaced or not."""
+    item = real(mask=value, path="x")
+    with pytest.raises(
+        ValueError, match=r"the keys \['mask'\] belong to the real patch .*DeleteItemsd.*keep_keys"
+    ):
+        transform(bank, prob)(item)
+    assert transform(bank, prob, keep_keys="mask")(item)["mask"] is value
+    assert "mask" not in Compose([DeleteItemsd("mask"), transform(bank, prob)])(item)
+
+
+@pytest.mark.parametrize("key", ["synthetic", "synthetic_confidence", "synthetic_seed", "w", "s"])
+def test_no_key_of_yours_is_overwritten(bank: SyntheticBank, key: str) -> None:
+    made = transform(bank, weight_key="w", soft_label_key="s", keep_keys=key)
+    with pytest.raises(ValueError, match=rf"the keys \['{key}'\] tell .* rename yours"):
+        made(real(**{key: "mine"}))
+    out = transform(bank, keep_keys=["seed", "confidence"])(real(seed=5, confidence=0.1))
+    assert (out["seed"], out["confidence"]) == (5, 0.1) and out["synthetic_seed"] == -1
+
+
+def test_a_second_transform_is_refused(bank: SyntheticBank) -> None:
+    with pytest.raises(ValueError, match="use one SyntheticAugmentd in a pipeline"):
+        transform(bank)(transform(bank)(real()))
+
+
+def test_metadata_keep_the_grid_and_lose_the_file(bank: SyntheticBank) -> None:
+    affine = torch.diag(torch.tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float64))
+    meta = {"filename_or_obj": "a.png", "affine": affine, "space": "RAS", "location": (3, 4)}
+    img = MetaTensor(torch.zeros(3, SIDE, SIDE), meta=meta, applied_operations=[{"class": "Flip"}])
+    out: Any = SyntheticAugment(bank, 1.0, full_prob_at=1)(img, 0)[0]
+    assert out.meta["filename_or_obj"] == "synthetic" and out.meta["space"] == "RAS"
+    assert torch.equal(out.affine, affine) and "location" not in out.meta
+    assert [op["class"] for op in out.applied_operations] == ["SyntheticAugment"]
+    assert img.meta["filename_or_obj"] == "a.png" and img.meta["location"] == (3, 4)
+    kept: Any = SyntheticAugment(bank, 0.0)(img, 0)[0]
+    assert kept is img
+
+
+def test_a_patch_set_is_replaced_in_a_loader(bank: SyntheticBank, tmp_path: Path) -> None:
+    """Its items bear label name, group and path; batches of both kinds collate."""
+    for k, name in enumerate("ab"):
+        for i in range(8):
+            file = tmp_path / name / f"{i}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((SIDE, SIDE, 3), 100 + k, np.uint8)).save(file)
+    data = Dataset(PatchSet.open(tmp_path), transform(bank, 0.5).set_random_state(0))
+    (batch,) = DataLoader(data, batch_size=16)
+    assert 0 < int(batch["synthetic"].sum()) < 16
+    rows = zip(batch["synthetic"], batch["path"], batch["group"], batch["label_name"], strict=True)
+    for i, (made, path, group, name) in enumerate(rows):
+        assert (path == "synthetic") == (group == "synthetic") == bool(made)
+        assert name == "ab"[int(batch["label"][i])]
+        assert int(batch["image"][i].max()) == int(batch["label"][i]) + (0 if made else 100)
+
+
+def test_files_loaded_by_monai_collate_with_synthetic_ones(
+    bank: SyntheticBank, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(16)]
+    for file in files:
+        Image.fromarray(np.full((SIDE, SIDE, 3), 100, np.uint8)).save(file)
+    load = LoadImaged("image", ensure_channel_first=True, dtype=np.uint8)
+    steps = Compose([load, transform(bank, 0.5), RandFlipd("image", 0.5)]).set_random_state(1)
+    data = Dataset([{"image": str(f), "label": i % 2} for i, f in enumerate(files)], steps)
+    (batch,) = DataLoader(data, batch_size=16)
+    assert 0 < int(batch["synthetic"].sum()) < 16
+    names = batch["image"].meta["filename_or_obj"]
+    expected = [
+        "synthetic" if made else str(f) for made, f in zip(batch["synthetic"], files, strict=True)
+    ]
+    assert [str(name) for name in names] == expected
+
+
+def steps_of(bank: SyntheticBank, prob: float) -> Compose:
+    return Compose(
+        [
+            CenterSpatialCropd("image", SIDE),
+            transform(bank, prob),
+            Flipd("image", spatial_axis=1),
+        ]
+    )
+
+
+def test_inverting_a_replacement_says_that_there_is_no_original(bank: SyntheticBank) -> None:
+    image = MetaTensor(torch.arange(300, dtype=torch.uint8).remainder(250).view(3, 10, 10))
+    for prob in (0.0, 1.0):
+        steps = steps_of(bank, prob)
+        out = steps({"image": image, "label": 0})
+        if prob == 0:
+            back = steps.inverse(out)["image"]
+            assert back.shape == image.shape and torch.equal(back[:, 1:9, 1:9], image[:, 1:9, 1:9])
+        else:
+            with pytest.raises(RuntimeError) as caught:
+                steps.inverse(out)
+            told = f"{caught.value} {caught.value.__cause__}"
+            assert "a replacement cannot be inverted" in told and "prob=0" in told
+
+
+def test_predictions_of_real_patches_are_inverted(bank: SyntheticBank) -> None:
+    image = MetaTensor(torch.arange(300, dtype=torch.float32).view(3, 10, 10) / 300)
+    steps = steps_of(bank, 0.0)
+    out = steps({"image": image, "label": 0})
+    out["pred"] = out["image"].clone()
+    back = Invertd("pred", steps, "image", nearest_interp=False)(out)["pred"]
+    assert torch.allclose(back[:, 1:9, 1:9], image[:, 1:9, 1:9])
