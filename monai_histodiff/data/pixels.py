@@ -18,7 +18,7 @@ __all__ = [
     "five_crops",
     "patch_grid",
     "recompressed",
-    "resample",
+    "resampled",
     "thumbnails",
     "to_bytes",
     "to_unit",
@@ -104,7 +104,7 @@ def recompressed(images: Tensor, quality: int = 90) -> Tensor:
     return torch.stack(pictures).permute(0, 3, 1, 2).contiguous() if pictures else images
 
 
-def resample(patches: Tensor, size: tuple[int, int]) -> Tensor:
+def resampled(patches: Tensor, size: tuple[int, int]) -> Tensor:
     """Patches ``... x 3 x H x W`` to another height and width: bicubic, with what the new grid
     cannot hold filtered out before. uint8 stays uint8; patches of that size stay as they are.
     """

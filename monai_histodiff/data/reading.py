@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import decode_patch, picture_size
-from monai_histodiff.data.pixels import resample
+from monai_histodiff.data.pixels import resampled
 
 __all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
 
@@ -75,7 +75,7 @@ class PatchReader:
         array = decode_patch(self.content(record), record.path, limits)
         image = torch.from_numpy(array).permute(2, 0, 1)
         height, width = image.shape[1:]
-        return resample(image, self._scaled(record, height, width)).contiguous()
+        return resampled(image, self._scaled(record, height, width)).contiguous()
 
     def size(self, record: PatchRecord) -> tuple[int, int]:
         """Height and width of the image, from the header of the file."""

@@ -14,7 +14,7 @@ from making import folder_of, gradient
 from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.patch_set import patch_hash
-from monai_histodiff.data.pixels import resample
+from monai_histodiff.data.pixels import resampled
 
 
 def one(folder: Path, picture: np.ndarray, scale: str | None) -> PatchSet:
@@ -73,16 +73,16 @@ def test_resampling_by_one_is_the_identity_to_the_byte(scale: str | None, tmp_pa
     for found in (patches[0], patches.at(1.0)[0]):
         assert torch.equal(found["image"], torch.from_numpy(picture).permute(2, 0, 1))
     image = torch.rand(3, 8, 8)
-    assert resample(image, (8, 8)) is image
+    assert resampled(image, (8, 8)) is image
 
 
 def test_the_resampler_takes_bytes_and_floats_alike() -> None:
     patches = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8)
-    whole, unit = resample(patches, (10, 12)), resample(patches.float() / 255, (10, 12))
+    whole, unit = resampled(patches, (10, 12)), resampled(patches.float() / 255, (10, 12))
     assert whole.dtype == torch.uint8 and unit.dtype == torch.float32
     assert whole.shape == unit.shape == (2, 3, 10, 12)
     assert float((whole.float() / 255 - unit).abs().max()) <= 0.5 / 255 + 1e-6
-    assert torch.equal(resample(patches[0], (10, 12)), whole[0])
+    assert torch.equal(resampled(patches[0], (10, 12)), whole[0])
     assert 0 <= float(unit.min()) and float(unit.max()) <= 1, "no overshoot leaves the range"
 
 
