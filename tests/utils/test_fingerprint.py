@@ -242,8 +242,7 @@ def test_other_content_has_another_fingerprint(one: Any, other: Any) -> None:
 def test_a_decorator_does_not_hide_the_method() -> None:
     """``torch.no_grad`` wraps a method in one and the same function."""
     one, other = (
-        with_method(f"f = __import__('torch').no_grad()(lambda self: {value})")
-        for value in (1, 2)
+        with_method(f"f = __import__('torch').no_grad()(lambda self: {value})") for value in (1, 2)
     )
     assert fingerprint(one) != fingerprint(other)
 
