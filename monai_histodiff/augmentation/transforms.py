@@ -249,7 +249,9 @@ def soft_label(label: int, confidence: float, num_classes: int) -> Tensor:
         raise ValueError(
             f"the class of a soft label must lie from 0 to {num_classes - 1}, got {label}"
         )
-    out = torch.full((num_classes,), (1 - confidence) / max(num_classes - 1, 1))
+    out = torch.full(
+        (num_classes,), (1 - confidence) / max(num_classes - 1, 1), dtype=torch.float32
+    )
     out[label] = confidence
     return out
 

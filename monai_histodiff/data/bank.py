@@ -228,7 +228,9 @@ class SyntheticBank:
             patches.images(),
             torch.tensor([int(r.extra["index"]) for r in patches.records]),
         )
-        score = torch.tensor([float(r.extra["confidence"]) for r in patches.records])
+        score = torch.tensor(
+            [float(r.extra["confidence"]) for r in patches.records], dtype=torch.float32
+        )
         seeds = torch.tensor([int(r.extra["seed"]) for r in patches.records])
         parts = [{i: v[indices == i] for i in about["indices"]} for v in (images, score, seeds)]
         return cls(parts[0], parts[1], parts[2], about["classes"], about["provenance"])

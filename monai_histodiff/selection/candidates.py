@@ -97,7 +97,8 @@ class Candidates:
             torch.tensor([int(r[name]) for r in rows]) for name in ("index", "seed", "nearest")
         )
         confidence, distance = (
-            torch.tensor([float(r[name]) for r in rows]) for name in ("confidence", "distance")
+            torch.tensor([float(r[name]) for r in rows], dtype=torch.float32)
+            for name in ("confidence", "distance")
         )
         origin = (
             torch.tensor([int(r["origin"]) for r in rows])

@@ -79,7 +79,8 @@ class GradientNorm:
         if engine.scaler is None and not math.isfinite(float(norm)):
             loss = float(engine.state.output[CommonKeys.LOSS])
             raise RuntimeError(
-                f"the gradient must be finite, got norm {float(norm)}, loss {loss} at iteration {engine.state.iteration}"
+                f"the gradient must be finite, got norm {float(norm)}, loss {loss} at iteration "
+                f"{engine.state.iteration}"
             )
         if math.isfinite(self.max_norm):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)

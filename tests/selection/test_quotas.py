@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 from painting import Judge, Painter
 from torch import Tensor
 
