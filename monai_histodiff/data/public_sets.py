@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from monai_histodiff.data import public_readers as readers
+import monai_histodiff.data.public_readers as readers
 
 __all__ = ["PUBLIC_SETS", "PublicFile", "PublicSet"]
 
