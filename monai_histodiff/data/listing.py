@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from monai_histodiff.data.patch_files import COLUMNS, MANIFEST, SCALE, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import SUFFIXES
-from monai_histodiff.data.tables import Row, read_table
+from monai_histodiff.data.tables import TableRow, read_table
 
 __all__ = ["list_patches"]
 
@@ -119,7 +119,7 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[_F
     return found
 
 
-def _file(source: PatchSource, row: Row, at: str) -> str:
+def _file(source: PatchSource, row: TableRow, at: str) -> str:
     path = row.cells["path"]
     name = source.find(path)
     if name is None:
@@ -133,7 +133,7 @@ def _file(source: PatchSource, row: Row, at: str) -> str:
     return name
 
 
-def _record(source: PatchSource, row: Row, name: str, at: str) -> _Found:
+def _record(source: PatchSource, row: TableRow, name: str, at: str) -> _Found:
     split = row.cells.get("split", "")
     if split and split.lower() not in SPLITS:
         raise ValueError(

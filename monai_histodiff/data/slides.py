@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from monai_histodiff.data.slide_reader import Slide
 
-__all__ = ["Plan", "Tile", "View", "overview", "plan_tiles", "tissue_mask"]
+__all__ = ["Plan", "SlideTile", "View", "overview", "plan_tiles", "tissue_mask"]
 
 MASK_UM = 8.0  # spacing of the picture in which tissue is looked for
 LARGEST = 1.05  # how far a level may be enlarged: scanners differ by as much at one magnification
@@ -173,7 +173,7 @@ def _otsu(values: NDArray[np.uint8]) -> int:
 
 
 @dataclass(frozen=True)
-class Tile:
+class SlideTile:
     """One tile: its corner in pixels of the view, and in pixels of the slide's finest level."""
 
     x: int
@@ -194,7 +194,7 @@ class Plan:
         picture: the slide at about 8 um per pixel with the tiles drawn in, ``H x W x 3``.
     """
 
-    tiles: tuple[Tile, ...]
+    tiles: tuple[SlideTile, ...]
     found: int
     background: int
     beyond: int
@@ -227,13 +227,13 @@ def plan_tiles(
     picture = overview(small)
     columns, rows = (n // size for n in view.size)
     side = size * um_per_px / small.um_per_px  # of a tile, in pixels of the picture
-    wanted: list[Tile] = []
+    wanted: list[SlideTile] = []
     if columns and rows:
         mask = np.pad(tissue_mask(picture), ((0, 1), (0, 1)), "edge").astype(np.float32)
         box = (0, 0, min(columns * side, mask.shape[1]), min(rows * side, mask.shape[0]))
         share = Image.fromarray(mask).resize((columns, rows), Image.Resampling.BOX, box)
         places = np.argwhere(np.asarray(share) >= tissue - 1e-6) * size
-        wanted = [Tile(x, y, *view.corner(x, y)) for y, x in places.tolist()]
+        wanted = [SlideTile(x, y, *view.corner(x, y)) for y, x in places.tolist()]
     kept = wanted
     if per_slide is not None and len(wanted) > per_slide:
         rng = np.random.default_rng((seed, zlib.crc32(slide.path.name.encode())))
@@ -251,7 +251,7 @@ def plan_tiles(
 
 def cut(
     slide: Slide, plan: Plan, um_per_px: float, size: int
-) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+) -> Iterator[tuple[SlideTile, NDArray[np.uint8]]]:
     """Read the tiles of a plan, one at a time: uint8 RGB ``size x size x 3``."""
     view = View(slide, um_per_px)
     for tile in plan.tiles:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Row", "read_table", "write_table"]
+__all__ = ["TableRow", "read_table", "write_table"]
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
@@ -23,7 +23,7 @@ DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """The cells of one row by column; ``line`` counts from 1, the header's line."""
 
     line: int
@@ -32,7 +32,7 @@ class Row:
 
 def read_table(
     content: bytes, where: str, required: Sequence[str], optional: Sequence[str] = ()
-) -> list[Row]:
+) -> list[TableRow]:
     """The rows of a table.
 
     Args:
@@ -44,7 +44,7 @@ def read_table(
         optional: columns that may be there. Further ones keep their names and cells.
 
     Returns:
-        One :class:`Row` for each line that is not empty; cells that are missing at its end are
+        One :class:`TableRow` for each line that is not empty; cells that are missing at its end are
         empty.
 
     Raises:
@@ -64,7 +64,7 @@ def read_table(
         io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True
     )
     columns: list[str] = []
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     try:
         for cells in lines:
             if not any(cell.strip() for cell in cells):
@@ -101,7 +101,7 @@ def _columns(
 
 def _row(
     cells: Sequence[str], columns: Sequence[str], line: int, where: str, known: Sequence[str]
-) -> Row:
+) -> TableRow:
     if any(cell.strip() for cell in cells[len(columns) :]):
         raise ValueError(
             f"a row must not have more cells than the header, got {list(cells[len(columns) :])}"
@@ -117,7 +117,7 @@ def _row(
             )
         cell = cell.strip() if name in known else cell
         found[name] = cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-    return Row(line, found)
+    return TableRow(line, found)
 
 
 def write_table(
