@@ -242,14 +242,6 @@ def _check_models(values: Mapping[str, Any]) -> None:
                 "give --ldm_dir with the whole path"
                 + (", or --autoguidance 1" if name.endswith("weak.pt") else "")
             )
-    if "patch_size" in values:
-        parser = ConfigParser()
-        parser.read_config(str(root / wanted[0]))
-        if (size := parser["network_def#patch_size"]) != values["patch_size"]:
-            raise ValueError(
-                f"patch_size must be that of the generator, {size}, got {values['patch_size']}: "
-                f"give --patch_size {size}"
-            )
 
 
 def _did_you_mean(key: str, known: set[str]) -> str:

@@ -17,10 +17,11 @@ __all__ = ["config_files", "options_page"]
 
 HEAD = """# Options
 
-Every option of every config, as `--NAME VALUE`; made from `monai_histodiff/bundle/option_table.py` by
-`python -m monai_histodiff.bundle.option_docs bundles > docs/options.md`. An unknown name, or a value of another kind or out of
-range, is refused in the first second. Other keys of a config (networks, transforms, optimisers) can be overridden as
-MONAI's bundles allow, for example `--optimizer#lr 0.0005`.
+Every option of every config, as `--NAME VALUE`; made from `monai_histodiff/bundle/option_table.py`
+by `python -m monai_histodiff.bundle.option_docs bundles > docs/options.md`. An unknown name, or a
+value of another kind or out of range, is refused in the first second. Other keys of a config
+(networks, transforms, optimisers) can be overridden as MONAI's bundles allow, for example
+`--optimizer#lr 0.0005`.
 """
 TITLES = {
     "finetune": "`bundles/finetune.json`",

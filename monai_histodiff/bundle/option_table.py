@@ -22,7 +22,8 @@ from monai_histodiff.bundle.options import (
     WHOLES,
     Option,
 )
-from monai_histodiff.diffusion.settings import MODES, SOLVERS
+from monai_histodiff.diffusion.settings import MODES
+from monai_histodiff.diffusion.solvers import SOLVERS
 from monai_histodiff.evaluation.arms import ARMS
 
 __all__ = ["OPTIONS", "check_values", "options_of"]
@@ -102,7 +103,12 @@ OPTIONS: tuple[Option, ...] = (
         **INNER,
     ),
     Option(
-        "patch_size", WHOLE, "height and width in pixels", (TRAIN, EVALUATE, LDM_EVALUATE), low=8
+        "patch_size",
+        WHOLE,
+        "height and width in pixels, a multiple of 32; the generator was trained on 128",
+        (TRAIN, EVALUATE, LDM_EVALUATE),
+        low=96,
+        high=512,
     ),
     Option(
         "unlabelled_patches",
@@ -143,7 +149,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, LDM_TRAIN[1]), low=1),
     Option("adaptation_encodings", WHOLE, "the same, for the adaptation", (TRAIN,), low=1),
     # ------------------------------------------------------------------------- sampling
-    Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=SOLVERS),
+    Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=tuple(SOLVERS)),
     Option("eta", NUMBER, "noise of `ddim`", (INFERENCE,), **SHARE),
     Option(
         "solver_steps", WHOLE, "of the solver", (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE), low=1
@@ -274,5 +280,7 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
     low, high = values.get("guidance_interval", (0, 1))
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")
+    if rest := (size := values.get("patch_size", 0)) % 32:
+        raise ValueError(f"patch_size must be a multiple of 32, got {size}: give {size - rest}")
     if values.get("solver_stop") is not None and values.get("solver_steps", 2) < 2:
         raise ValueError("solver_steps must be at least 2 with a solver_stop, got 1: give more")

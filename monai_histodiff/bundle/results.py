@@ -227,8 +227,8 @@ def _notes(
         )
     if (sources := selection.get("sources")) is not None:
         notes.append(
-            f"The accepted variations come from {sources} of the {len(evaluation.material.labelled)} "
-            "labelled patches."
+            f"The accepted variations come from {sources} of the "
+            f"{len(evaluation.material.labelled)} labelled patches."
         )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(

@@ -424,7 +424,7 @@ def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> N
         ({"labels_per_class": 7}, "labels_per_class is 7, but class 'pink' has 6 patches"),
         ({"critic_folds": 7}, "each class needs at least 7 patches for 7 folds, got 6"),
         ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
-        ({"patch_size": 256}, "patch_size must be that of the generator, 128, got 256"),
+        ({"patch_size": 256}, "patches must be at least 256 x 256"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(

@@ -88,7 +88,10 @@ FINETUNE = [
     ({"strength": float("nan")}, "strength must be a number, above 0, at most 1, got nan"),
     ({"train#target_precision": 75}, "target_precision must be a number, above 0, at most 1, got"),
     ({"train#quota": 0}, "quota must be a whole number, at least 1, got 0: give 1 or more"),
-    ({"train#patch_size": 64}, "patch_size must be that of the generator, 128, got 64"),
+    (
+        {"train#patch_size": 64},
+        "patch_size must be a whole number, at least 96, at most 512, got 64",
+    ),
     (
         {"train#nosuch": 1},
         "an option of the stage train must be one of its config's, got 'nosuch'",

@@ -16,9 +16,10 @@ import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
 
-from monai_histodiff import Candidates, Critic, PatchSet, __version__
+from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.inference import sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
+from monai_histodiff.diffusion.settings import SamplingSettings
 
 Parts = tuple[PatchSet, PatchSet, PatchSet]
 
@@ -35,7 +36,7 @@ def parts(write_patch_set: WritePatchSet, tmp_path: Path) -> Parts:
 class Sampler:
     """Stands for a sampler of which only the settings are asked."""
 
-    settings = {"steps": 4, "scale": 3.0, "interval": (-6.0, 6.0)}
+    settings = SamplingSettings(steps=4, scale=3.0, interval=(-6.0, 6.0))
     network_evaluations = 6
 
 
@@ -47,7 +48,7 @@ def finish(root: Path, parts: Parts, candidates: Candidates) -> RunFolder:
     for name in ("guide", "critic", "generator"):
         torch.save({"w": torch.ones(3)}, getattr(folder, name))
     folder.write_split(parts[1], parts[0], parts[2])
-    judge: Any = SimpleNamespace(critic=Critic([torch.nn.Identity()], 3), settings={})
+    judge: Any = SimpleNamespace(critic=PatchCritic([torch.nn.Identity()], 3), settings={})
     made: Any = sampler
     folder.save(candidates, CLASSES, judge, made, {"draw": 0, "labels_per_class": 25})
     return folder
@@ -191,9 +192,9 @@ def test_files_of_another_run_and_damaged_ones_are_refused(done: RunFolder) -> N
 def test_inference_takes_the_files_of_a_run_that_came_to_its_end(
     done: RunFolder, tmp_path: Path
 ) -> None:
-    shipped = {"steps": 12, "scale": 6.0, "eta": 0.5, "classes": ["a", "b"]}
+    shipped = {"steps": 12, "scale": 6.0, "extra": 0.5, "classes": ["a", "b"]}
     made = sampling_of(done.models, shipped)
-    assert (made["steps"], made["scale"], made["eta"]) == (4, 3.0, 0.5)
+    assert (made["steps"], made["scale"], made["extra"]) == (4, 3.0, 0.5)
     assert made["classes"] == list(CLASSES) and made["generator"] == done.generator
     own = sampling_of(tmp_path / "bundle" / "models", shipped)
     assert own["generator"] is None and own["scale"] == 6.0 and own["classes"] == ["a", "b"]

@@ -29,6 +29,7 @@ from monai_histodiff import (
     sample_candidates,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.selector import Selection
 from monai_histodiff.utils.processes import candidate_seed
 
@@ -416,7 +417,7 @@ def test_real_sampler_gives_the_same_candidates_in_any_batches(
 class Settings:
     """Stands for a sampler of which only the settings are asked."""
 
-    settings = {"steps": 4, "scale": 3.0, "interval": (-6.0, 6.0)}
+    settings = SamplingSettings(steps=4, scale=3.0, interval=(-6.0, 6.0))
     network_evaluations = 6
 
 
