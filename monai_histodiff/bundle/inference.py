@@ -4,6 +4,7 @@ and onto disk.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -32,6 +33,8 @@ __all__ = [
     "sampling_of",
     "seed_items",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,8 +212,9 @@ class PatchWriter:
         if self.critic is not None:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
             scores = self.critic.probabilities(patches, origins).gather(1, labels[:, None])[:, 0]
+            keep = scores >= float(self.critic.threshold)
+            self._tell(int(keep.sum()), scores, float(self.critic.threshold))
             if self.accepted_only:
-                keep = scores >= float(self.critic.threshold)
                 patches, seeds, labels, scores = (
                     patches[keep],
                     seeds[keep],
@@ -237,3 +241,16 @@ class PatchWriter:
         if len(patches):
             Image.fromarray(patch_grid(patches)).save(self.root / "samples.png")
         return target
+
+    def _tell(self, kept: int, scores: Tensor, threshold: float) -> None:
+        """Print how many patches the critic accepts; where it is none, warn and say why."""
+        print(f"Accepted {kept} of {len(scores)} at threshold {threshold:.2f}.", flush=True)
+        if kept == 0:
+            scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
+            logger.warning(
+                "no patch reached the critic's threshold, %.2f: the surest had %.2f. More --seeds "
+                "or another --guidance_scale%s may help; --accepted_only False keeps all",
+                threshold,
+                float(scores.max()),
+                scale,
+            )
