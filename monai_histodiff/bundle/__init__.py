@@ -7,13 +7,12 @@ from monai_histodiff.bundle.inference import PatchWriter as PatchWriter
 from monai_histodiff.bundle.inference import ReconstructionInferer as ReconstructionInferer
 from monai_histodiff.bundle.inference import SamplingInferer as SamplingInferer
 from monai_histodiff.bundle.inference import SeedPrepareBatch as SeedPrepareBatch
+from monai_histodiff.bundle.inference import label_of as label_of
+from monai_histodiff.bundle.inference import sampling_of as sampling_of
 from monai_histodiff.bundle.inference import seed_items as seed_items
+from monai_histodiff.bundle.preparation import prepare as prepare
 from monai_histodiff.bundle.results import run_and_report as run_and_report
-from monai_histodiff.bundle.run_folder import check_new as check_new
-from monai_histodiff.bundle.run_folder import check_split as check_split
-from monai_histodiff.bundle.run_folder import check_stage as check_stage
-from monai_histodiff.bundle.run_folder import save_outcome as save_outcome
-from monai_histodiff.bundle.run_folder import write_split as write_split
+from monai_histodiff.bundle.run_folder import RunFolder as RunFolder
 from monai_histodiff.bundle.stages import run_stage as run_stage
 from monai_histodiff.bundle.zoo import check_bundle as check_bundle
 from monai_histodiff.bundle.zoo import package_bundle as package_bundle

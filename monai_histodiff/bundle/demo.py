@@ -53,7 +53,8 @@ def write_demo(
         )
         if len(usable) < train_per_class + test_per_class:
             raise ValueError(
-                f"class '{name}' needs {train_per_class + test_per_class} usable candidates, got {len(usable)}"
+                f"class '{name}' needs {train_per_class + test_per_class} usable candidates, "
+                f"got {len(usable)}"
             )
         chosen = rng.permutation(usable)[: train_per_class + test_per_class]
         rows += [

@@ -4,8 +4,10 @@ and onto disk.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from monai.utils import CommonKeys
 from PIL import Image
 from torch import Tensor, nn
 
+from monai_histodiff.bundle.run_folder import MODELS, RunFolder
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
@@ -26,8 +29,56 @@ __all__ = [
     "ReconstructionInferer",
     "SamplingInferer",
     "SeedPrepareBatch",
+    "label_of",
+    "sampling_of",
     "seed_items",
 ]
+
+logger = logging.getLogger(__name__)
+
+
+def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """How the weights of a folder are to be sampled from: the settings, classes and files of the
+    run that made them.
+
+    Args:
+        weights_dir: ``models`` of a run, or of the bundle.
+        shipped: settings and classes of the bundle's own weights, taken where no run made them.
+
+    Returns:
+        The settings of a :class:`~monai_histodiff.GuidedSampler`; ``classes``; ``generator``, the
+        file of the adapted model, or ``None``; and ``sources``, the file of the latents of real
+        patches.
+
+    Raises:
+        FileNotFoundError: the weights are of a run that did not come to its end.
+        ValueError: a file is missing, damaged, or of another run.
+    """
+    folder = RunFolder(Path(weights_dir).parent)
+    if not (folder.outcome.exists() or folder.record.exists() or folder.generator.exists()):
+        return {**shipped, "generator": None, "sources": folder.sources}
+    folder.check_files(MODELS)
+    made = folder.read_outcome()
+    return {
+        **shipped,
+        **made["sampling"],
+        "classes": list(made["selection"]["per_class"]),
+        "generator": folder.generator if folder.generator.exists() else None,
+        "sources": folder.sources,
+    }
+
+
+def label_of(classes: Sequence[str], name: str) -> int:
+    """The index of a class.
+
+    Raises:
+        ValueError: there is no class of that name.
+    """
+    if name not in classes:
+        near = get_close_matches(str(name), classes, 1)
+        hint = f"did you mean '{near[0]}'?" if near else "choose among them"
+        raise ValueError(f"class must be one of {', '.join(classes)}, got {name!r}: {hint}")
+    return list(classes).index(name)
 
 
 def seed_items(seeds: Sequence[int], label: int | None = None) -> list[dict[str, Any]]:
@@ -120,9 +171,23 @@ class PatchWriter:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Gather after every iteration, write at completion."""
+        """Check at the start, gather after every iteration, write at completion."""
+        engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.gather)
         engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def check(self) -> None:
+        """Refuse a folder that holds samples already.
+
+        Raises:
+            FileExistsError: the folder ``samples`` exists and is not empty.
+        """
+        target = self.root / "samples"
+        if target.exists() and any(target.iterdir()):
+            raise FileExistsError(
+                f"output_dir must be new, got '{self.root}', which holds 'samples' already: "
+                "choose another"
+            )
 
     def gather(self, engine: Engine) -> None:
         """Keep one batch: patches, seeds and labels."""
@@ -147,8 +212,9 @@ class PatchWriter:
         if self.critic is not None:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
             scores = self.critic.probabilities(patches, origins).gather(1, labels[:, None])[:, 0]
+            keep = scores >= float(self.critic.threshold)
+            self._tell(int(keep.sum()), scores, float(self.critic.threshold))
             if self.accepted_only:
-                keep = scores >= float(self.critic.threshold)
                 patches, seeds, labels, scores = (
                     patches[keep],
                     seeds[keep],
@@ -175,3 +241,16 @@ class PatchWriter:
         if len(patches):
             Image.fromarray(patch_grid(patches)).save(self.root / "samples.png")
         return target
+
+    def _tell(self, kept: int, scores: Tensor, threshold: float) -> None:
+        """Print how many patches the critic accepts; where it is none, warn and say why."""
+        print(f"Accepted {kept} of {len(scores)} at threshold {threshold:.2f}.", flush=True)
+        if kept == 0:
+            scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
+            logger.warning(
+                "no patch reached the critic's threshold, %.2f: the surest had %.2f. More --seeds "
+                "or another --guidance_scale%s may help; --accepted_only False keeps all",
+                threshold,
+                float(scores.max()),
+                scale,
+            )

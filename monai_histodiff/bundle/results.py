@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,8 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
+from monai_histodiff._version import __version__
+from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
@@ -53,8 +54,8 @@ def run_and_report(
     Returns:
         The path of the report.
     """
-    root = Path(output_dir)
-    outcome = json.loads((root / "outcome.json").read_text(encoding="utf-8"))
+    folder = RunFolder(output_dir)
+    outcome = folder.read_outcome()
     made = outcome[
         "settings"
     ]  # with these patches, in this order, the selection compared the candidates
@@ -78,6 +79,7 @@ def run_and_report(
     recipe["backbone"] = getattr(training.network, "backbone", "from scratch")
     results = {
         **evaluation.results(),
+        "run": outcome["run"],
         "dataset": _dataset(dataset_dir, patches, evaluation.material.labelled),
         "selection": outcome["selection"],
         "sampling": outcome["sampling"],
@@ -95,12 +97,13 @@ def run_and_report(
         results["generator"] = class_fidelity(
             evaluation.material.candidates, train, known, evaluation.test, features, size
         )
-    write_json(root / "results.json", results)
+    write_json(folder.results, results)
     report = write_report(
-        root / "report.html",
+        folder.report,
         results,
         gallery(evaluation.material.candidates, known, evaluation.material.size),
     )
+    folder.release()
     print(f"{results['verdict']}\nReport: {report}")
     return report
 
@@ -200,32 +203,40 @@ def _notes(
 ) -> Sequence[str]:
     selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
     notes = [
-        "The intervals cover the choice of test groups and of training seeds, for one draw of the labelled patches; "
-        "another draw can give another answer.",
+        "The intervals cover the choice of test groups and of training seeds, for one draw of the "
+        "labelled patches; another draw can give another answer.",
         "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
     ]
     if (ceiling := differences.get("R-C")) is not None and evaluation.material.pool is not None:
         mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
         left = int((evaluation.material.pool.labels >= 0).sum())
         notes.append(
-            f"The ceiling: the {left} training patches that were not drawn as labelled, with their true labels, "
-            f"change balanced accuracy by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}). Synthetic patches can hardly "
-            "bring more."
+            f"The ceiling: the {left} training patches that were not drawn as labelled, with "
+            f"their true labels, change balanced accuracy by {mean:+.1f} points (95 % interval "
+            f"{low:+.1f} to {high:+.1f}). Synthetic patches can hardly bring more."
+        )
+    if (made_by := outcome.get("version", __version__)) != __version__:
+        notes.append(
+            f"The candidates were made with version {made_by}, and judged with {__version__}."
         )
     strength = outcome["sampling"].get("strength", 1.0)
     if strength < 1:
         notes.append(
-            f"Candidates are variations of the labelled patches (strength {strength:g}), near them by design: the check for copies "
-            "was off. They are a learned augmentation, not new tissue."
+            f"Candidates are variations of the labelled patches (strength {strength:g}), near "
+            "them by design: the check for copies was off. They are a learned augmentation, not "
+            "new tissue."
         )
     if (sources := selection.get("sources")) is not None:
         notes.append(
-            f"The accepted variations come from {sources} of the {len(evaluation.material.labelled)} labelled patches."
+            f"The accepted variations come from {sources} of the "
+            f"{len(evaluation.material.labelled)} labelled patches."
         )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
-            f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out real patches at any threshold, "
-            f"below the target of {selection['target_precision']:.2f}: accepted labels are wrong more often than was asked for."
+            f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out "
+            f"real patches at any threshold, below the target of "
+            f"{selection['target_precision']:.2f}: accepted labels are wrong more often than was "
+            "asked for."
         )
     for name, row in selection["per_class"].items():
         if row["accepted"] < quota:
@@ -233,7 +244,8 @@ def _notes(
             notes.append(f"Class {name} is short of its quota: {found}.")
     if len(set(evaluation.material.labelled.groups)) == len(evaluation.material.labelled):
         notes.append(
-            "Each labelled patch is its own group: if several come from one patient or slide, the intervals are too narrow."
+            "Each labelled patch is its own group: if several come from one patient or slide, "
+            "the intervals are too narrow."
         )
     return notes
 
@@ -247,7 +259,8 @@ def _carried_over(agreement: Mapping[str, Any] | None) -> str:
         if name != "patches"
     }
     return (
-        f"a further classifier, fitted on {agreement['patches']} other real training patches, gives their class to "
-        f"{shares['accepted']} of the accepted candidates and {shares['candidates']} of all, to {shares['labelled']} of the labelled "
-        f"real patches and to {shares['test']} of the test patches."
+        f"a further classifier, fitted on {agreement['patches']} other real training patches, "
+        f"gives their class to {shares['accepted']} of the accepted candidates and "
+        f"{shares['candidates']} of all, to {shares['labelled']} of the labelled real patches and "
+        f"to {shares['test']} of the test patches."
     )

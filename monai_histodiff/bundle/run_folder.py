@@ -1,181 +1,295 @@
-"""The folder of a run: what it holds, and which patches were used for what, so that nothing that
-made its candidates is tested on.
+"""``RunFolder``: what a run's folder holds, who may write into it, and what of it may be trusted.
+
+Nothing that made the candidates of a run is tested on, and nothing of another run is taken for its
+own.
 """
 
 from __future__ import annotations
 
 import csv
-import json
+import logging
 import os
+import shutil
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from monai_histodiff._version import __version__
+from monai_histodiff.bundle.claim import Claim
+from monai_histodiff.bundle.provenance import (
+    check_files,
+    describe_files,
+    outcome_of,
+    read_json,
+)
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.utils.files import whole_file, write_json
 
-__all__ = ["check_new", "check_split", "check_stage", "save_outcome", "write_split"]
+__all__ = ["RunFolder"]
 
-FILE = "split.csv"
+COLUMNS = ("path", "label", "group", "role")
 SEEN = ("labelled", "unlabelled")
+MODELS = tuple(f"models/{name}.pt" for name in ("model", "critic", "generator", "sources"))
+# what the training stage writes, the outcome last
+MADE = ("candidates", "bank", "split.csv", *MODELS)
+logger = logging.getLogger(__name__)
 
 
-def write_split(
-    output_dir: str | os.PathLike[str], known: PatchSet, labelled: PatchSet, test: PatchSet
-) -> Path:
-    """Write the columns ``path,label,group,role``, one row for each patch.
-
-    Args:
-        output_dir: where ``split.csv`` goes.
-        known: what the generator was adapted to: the labelled patches (role ``labelled``) and
-            others, whose labels were not read (``unlabelled``).
-        labelled: what guide and critic were fitted on.
-        test: what they must not see (``test``).
-    """
-    parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
-    with (
-        whole_file(Path(output_dir) / FILE) as draft,
-        open(draft, "w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "group", "role"])
-        writer.writerows(
-            [r.path, r.label, r.group, role] for role, part in parts.items() for r in part.records
-        )
-    return Path(output_dir) / FILE
-
-
-def check_split(output_dir: str | os.PathLike[str], labelled: PatchSet, test: PatchSet) -> None:
-    """Refuse to judge candidates on patches that they were made with, before any work is done.
+class RunFolder:
+    """The folder of one run: the training stage fills it, the evaluation adds to it.
 
     Args:
-        output_dir: of the run that made the candidates.
-        labelled: what the arms train on: must be what guide and critic were fitted on.
-        test: what they are tested on: of groups that neither generator nor guide nor critic saw.
+        root: the folder, ``output_dir`` of the configs. Nothing is made before :meth:`claim`.
 
-    Raises:
-        FileNotFoundError: there is no ``split.csv``.
-        ValueError: other patches are labelled, or a test group was seen.
+    Attributes:
+        record: who works in it, or worked in it last.
+        split: which patches were used for what.
+        outcome: of the sampling, with the files of the run; the training stage writes it last.
+        results: of the evaluation.
+        report: the same as a page.
+        candidates: all candidates.
+        bank: the accepted ones.
+        cache: test probabilities of the classifiers, by hashes of all that they depend on.
+        models: the folder of the weights: ``guide``, ``critic``, the adapted ``generator``, and
+            the latents of real patches, ``sources``, that variations start from.
     """
-    path = Path(output_dir) / FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the training stage must have written '{FILE}', got none in '{output_dir}'"
-        )
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    seen = {row["group"] for row in rows if row["role"] in SEEN}
-    if leaked := sorted(seen & set(test.groups)):
-        raise ValueError(
-            f"test groups must be new to the candidates, got {len(leaked)} they were made with, such as '{leaked[0]}'"
-        )
-    made_with = {(row["path"], row["label"]) for row in rows if row["role"] == "labelled"}
-    if other := sorted({(r.path, r.label) for r in labelled.records} ^ made_with):
-        raise ValueError(
-            f"labelled patches must be those of the candidates, got {len(other)} that differ, such as '{other[0][0]}'"
-        )
 
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.record = self.root / "run.json"
+        self.split = self.root / "split.csv"
+        self.outcome = self.root / "outcome.json"
+        self.results, self.report = self.root / "results.json", self.root / "report.html"
+        self.candidates, self.bank = self.root / "candidates", self.root / "bank"
+        self.cache, self.models = self.root / "cache", self.root / "models"
+        self.guide, self.critic, self.generator, self.sources = (self.root / m for m in MODELS)
 
-def check_new(
-    output_dir: str | os.PathLike[str],
-    names: Sequence[str] = ("candidates", "bank", "outcome.json"),
-) -> None:
-    """Refuse an output folder that holds results already, before any work is done.
+    # ---------------------------------------------------------------------------- who may write
 
-    Raises:
-        FileExistsError: it holds one of the names.
-    """
-    for name in names:
-        if (Path(output_dir) / name).exists():
+    def check_new(self) -> None:
+        """Refuse a folder in which a run works, or that holds one already; changes nothing.
+
+        What a run left that did not come to its end is no run: see :meth:`claim`.
+
+        Raises:
+            FileExistsError: another process works there, or there are files of a run.
+        """
+        Claim(self.record).check()
+        found = [name for name in (*MADE, "outcome.json") if (self.root / name).exists()]
+        if found and (self.outcome.exists() or not self.record.exists()):
             raise FileExistsError(
-                f"output_dir must be new, got '{output_dir}', which holds '{name}' already"
+                f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
+                "choose another, or run evaluate on it"
             )
 
+    def check_unevaluated(self, replace: bool = False) -> None:
+        """Refuse a folder that holds results, unless they are to be replaced.
 
-def save_outcome(
-    output_dir: str | os.PathLike[str],
-    candidates: Candidates,
-    classes: Sequence[str],
-    selector: Any,
-    sampler: GuidedSampler,
-    settings: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write ``candidates/``, ``bank/`` (the accepted ones) and ``outcome.json`` (counts,
-    thresholds, speed, settings).
+        Raises:
+            FileExistsError: another process works there, or there are results.
+        """
+        Claim(self.record).check()
+        found = [path.name for path in (self.results, self.report) if path.exists()]
+        if found and not replace:
+            half = (
+                ""
+                if len(found) == 2
+                else f" alone, of an evaluation that was stopped after {found[0]}"
+            )
+            raise FileExistsError(
+                f"output_dir must be new to the evaluation, got '{self.root}', which holds "
+                f"{' and '.join(found)}{half}: add --replace True (nothing is trained again)"
+            )
 
-    Args:
-        output_dir: where they go.
-        candidates: with their outcome.
-        classes: class names.
-        selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``, that
-            judged them.
-        sampler: made them.
-        settings: further plain values; ``um_per_px``, where it is among them, is the bank's.
+    def claim(self, stage: str = "train") -> str:
+        """Claim the folder for this process, until :meth:`release` or its end.
 
-    Returns:
-        The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
-        repeats.
-    """
-    root, accepted = Path(output_dir), candidates.accepted
-    counts = candidates.counts(torch.ones_like(accepted))
-    passed, made = counts["accepted"] + counts["over_quota"], counts["candidates"]
-    calibrated = {
-        "target_precision": selector.critic.target_precision,
-        "reached_precision": selector.critic.precision,
-    }
-    rule = {**calibrated, **selector.settings}
-    selection = {
-        **counts,
-        "per_class": {
-            name: candidates.counts(candidates.labels == k) for k, name in enumerate(classes)
-        },
-        **{
-            name: value if isinstance(value, str) else round(float(value), 6)
-            for name, value in rule.items()
-        },
-        "reasons": candidates.rejections(),
-    }
-    sampling = {
-        **asdict(sampler.settings),
-        "candidates_per_second": made / max(candidates.seconds, 1e-9),
-        "accepted_per_second": passed / max(candidates.seconds, 1e-9),
-        "seconds": candidates.seconds,
-        "network_evaluations": made * sampler.network_evaluations,
-    }
-    candidates.save(root / "candidates", classes)
-    provenance = {"sampling": sampling, "selection": selection, "settings": dict(settings or {})}
-    scale = provenance["settings"].get("um_per_px")
-    candidates.bank(accepted, classes, provenance, scale).save(root / "bank")
-    return write_json(root / "outcome.json", provenance)
+        The training stage starts with a folder of its own: what an unfinished run left is
+        removed, down to drafts, but for the cache, whose files tell what they depend on. The
+        evaluation keeps everything but drafts.
 
+        Returns:
+            The run's identity, which all that it writes repeats.
 
-def check_stage(output_dir: str | os.PathLike[str], **settings: Any) -> None:
-    """Refuse to judge candidates by other patches than those they were made for, before any work
-    is done.
+        Raises:
+            FileExistsError: another process works there, or, for the training stage, it holds a
+                run already.
+        """
+        if stage == "train":
+            self.check_new()
+            run = uuid.uuid4().hex
+        else:
+            run = str(self.read_outcome()["run"])
+        claim = Claim(self.record)
+        before = claim.content
+        claim.take({"run": run, "stage": stage, "version": __version__})
+        left = [name for name in MADE if stage == "train" and (self.root / name).exists()]
+        drafts = [
+            path
+            for folder in (self.root, self.models, self.cache)
+            for path in (
+                *folder.glob(".*.part"),
+                *folder.glob(".candidates-*"),
+                *folder.glob(".bank-*"),
+            )
+        ]
+        for path in (*(self.root / name for name in left), *drafts):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if left or drafts:
+            logger.warning(
+                "removed from '%s' what the unfinished run of %s left: %s",
+                self.root,
+                before.get("started", "an unknown time"),
+                ", ".join([*left, *([f"{len(drafts)} drafts"] if drafts else [])]),
+            )
+        return run
 
-    Args:
-        output_dir: holds ``outcome.json`` of the training stage.
-        settings: what must be as it was there: those that decide which patches are labelled, and
-            which are for test.
+    def release(self) -> None:
+        """The work is done: others may claim the folder."""
+        Claim(self.record).release()
 
-    Raises:
-        FileNotFoundError: there is no ``outcome.json``.
-        ValueError: a setting differs: patches that the generator, guide or critic saw could be
-            among the test patches.
-    """
-    path = Path(output_dir) / "outcome.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the training stage must have written 'outcome.json', got none in '{output_dir}'"
-        )
-    made = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    for key, value in settings.items():
-        if key in made and made[key] != value:
+    # ------------------------------------------------------------------- which patches were used
+
+    def write_split(self, known: PatchSet, labelled: PatchSet, test: PatchSet) -> Path:
+        """Write the columns ``path,label,group,role``, one row for each patch.
+
+        Args:
+            known: what the generator was adapted to: the labelled patches (role ``labelled``) and
+                others, whose labels were not read (``unlabelled``).
+            labelled: what guide and critic were fitted on.
+            test: what they must not see (``test``).
+        """
+        parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
+        with (
+            whole_file(self.split) as draft,
+            open(draft, "w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.writer(stream)
+            writer.writerow(COLUMNS)
+            for role, part in parts.items():
+                writer.writerows([r.path, r.label, r.group, role] for r in part.records)
+        return self.split
+
+    def check_split(self, labelled: PatchSet, test: PatchSet) -> None:
+        """Refuse to judge candidates on patches that they were made with, before any work is done.
+
+        Args:
+            labelled: what the arms train on: must be what guide and critic were fitted on.
+            test: what they are tested on: of groups that neither generator nor guide nor critic
+                saw.
+
+        Raises:
+            FileNotFoundError: there is no ``split.csv``.
+            ValueError: it is damaged, other patches are labelled, or a test group was seen.
+        """
+        self._need(self.split)
+        with open(self.split, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+        if not rows or any(row.get(column) is None for row in rows for column in COLUMNS):
             raise ValueError(
-                f"{key} must be what the candidates were made with, {made[key]}, got {value}"
+                f"'{self.split}' must have the columns {','.join(COLUMNS)} in every row, got "
+                "others: run the training stage again"
+            )
+        seen = {row["group"] for row in rows if row["role"] in SEEN}
+        if leaked := sorted(seen & set(test.groups)):
+            raise ValueError(
+                f"test groups must be new to the candidates, got {len(leaked)} they were made "
+                f"with, such as '{leaked[0]}': give the data of that run"
+            )
+        made_with = {(row["path"], row["label"]) for row in rows if row["role"] == "labelled"}
+        if other := sorted({(r.path, r.label) for r in labelled.records} ^ made_with):
+            raise ValueError(
+                f"labelled patches must be those of the candidates, got {len(other)} that differ, "
+                f"such as '{other[0][0]}': give the data, labels_per_class and draw of that run"
+            )
+
+    # ---------------------------------------------------------------------- what came out of it
+
+    def save(
+        self,
+        candidates: Candidates,
+        classes: Sequence[str],
+        selector: Any,
+        sampler: GuidedSampler,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write ``candidates/``, ``bank/`` (the accepted ones) and, last, ``outcome.json``:
+        counts, thresholds, speed, settings, and the hashes of all files of the run. The claim
+        ends.
+
+        Args:
+            candidates: with their outcome.
+            classes: class names.
+            selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``,
+                that judged them.
+            sampler: made them.
+            settings: further plain values; ``um_per_px``, where it is among them, is the
+                bank's.
+
+        Returns:
+            The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
+            repeats.
+        """
+        provenance = {
+            "run": str(Claim(self.record).content.get("run", "")),
+            "version": __version__,
+            **outcome_of(candidates, classes, selector, sampler),
+            "settings": dict(settings or {}),
+        }
+        candidates.save(self.candidates, classes)
+        scale = provenance["settings"].get("um_per_px")
+        candidates.bank(candidates.accepted, classes, provenance, scale).save(self.bank)
+        files = describe_files(self.root, MADE)
+        write_json(self.outcome, {**provenance, "files": files})
+        self.release()
+        return self.outcome
+
+    def read_outcome(self) -> dict[str, Any]:
+        """What :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged.
+        """
+        self._need(self.outcome)
+        return read_json(self.outcome, ("run", "sampling", "selection", "settings", "files"))
+
+    def check_files(self, names: Sequence[str] = MADE) -> None:
+        """Refuse files that are not those of the run, before any work is done.
+
+        Raises:
+            FileNotFoundError: there is no outcome.
+            ValueError: a file is missing, damaged, or of another run; the message names it.
+        """
+        check_files(self.root, self.read_outcome()["files"], names)
+
+    def check_settings(self, **settings: Any) -> None:
+        """Refuse to judge candidates by other patches than those they were made for, before any
+        work is done.
+
+        Args:
+            settings: what must be as it was in the training stage: those that decide which
+                patches are labelled, and which are for test.
+
+        Raises:
+            FileNotFoundError: there is no outcome.
+            ValueError: a setting differs: patches that the generator, guide or critic saw could
+                be among the test patches.
+        """
+        made = self.read_outcome()["settings"]
+        for key, value in settings.items():
+            if key in made and made[key] != value:
+                raise ValueError(
+                    f"{key} must be what the candidates were made with, {made[key]}, got {value}: "
+                    f"give --{key} {made[key]}"
+                )
+
+    def _need(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"the training stage must have written '{path.name}', got none in '{self.root}': "
+                "run it first, or give its output_dir"
             )

@@ -1,17 +1,15 @@
-"""Runs the stages of ``bundles/finetune.json`` one after another; bad input ends in one clear
-line.
-"""
+"""Runs the stages of ``bundles/finetune.json`` one after another."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from monai.bundle import ConfigParser, run
+from monai.bundle import run
+
+from monai_histodiff.bundle.errors import told
 
 __all__ = ["run_stage"]
-
-BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError)
 
 
 def run_stage(config_file: str | os.PathLike[str], **overrides: Any) -> None:
@@ -24,21 +22,12 @@ def run_stage(config_file: str | os.PathLike[str], **overrides: Any) -> None:
 
     Raises:
         SystemExit: the input is bad (a value out of range, a file that is missing or that is there
-            already). The message is that of the first error, without the chain of the
-            configuration that led to it. An override must
-            be of a key that the config has: MONAI itself takes any, and a misspelt one would
-            change nothing.
+            already, a full disk). The message is that of the first error, without the chain of the
+            configuration that led to it.
     """
     try:
-        parser = ConfigParser()
-        parser.read_config(str(config_file))
-        if unknown := [key for key in overrides if key.split("#")[0] not in parser.get()]:
-            raise ValueError(f"an option must be a key of '{config_file}', got '{unknown[0]}'")
         run(config_file=str(config_file), **overrides)
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, BAD_INPUT):
-            cause = cause.__cause__
-        if isinstance(cause, BAD_INPUT):
-            raise SystemExit(f"Error: {cause}") from error
-        raise
+        if (line := told(error)) is None:
+            raise
+        raise SystemExit(f"Error: {line}") from error

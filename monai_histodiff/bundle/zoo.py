@@ -18,52 +18,30 @@ import os
 import pydoc
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from monai_histodiff.bundle.metadata import metadata_problems
 from monai_histodiff.utils.files import whole_file
 
 __all__ = ["check_bundle", "package_bundle"]
 
 METADATA, WEIGHTS, INFERENCE = "configs/metadata.json", "models/model.pt", "configs/inference.json"
+CONFIG = r"configs/[^/]+\.(json|yaml|yml)"
 REQUIRED_FILES = ("LICENSE", METADATA, WEIGHTS, INFERENCE)
 CONFIG_KEYS = ("bundle_root", "output_dir", "dataset_dir", "device")
 INFERENCE_KEYS = ("network_def", "inferer")
 TARGET_PACKAGES = ("monai", "monai_histodiff", "torch", "ignite")
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
 LARGE = 25_000_000  # bytes; the Zoo says 25 MB
-METADATA_REQUIRED: dict[str, type] = {
-    **dict.fromkeys(
-        ("schema", "version", "monai_version", "pytorch_version", "numpy_version"), str
-    ),
-    **dict.fromkeys(("task", "description", "authors", "copyright"), str),
-    **dict.fromkeys(("required_packages_version", "changelog", "network_data_format"), dict),
-}
-METADATA_OPTIONAL: dict[str, type] = {
-    **dict.fromkeys(
-        (
-            "name",
-            "data_source",
-            "data_type",
-            "image_classes",
-            "label_classes",
-            "pred_classes",
-            "intended_use",
-        ),
-        str,
-    ),
-    **dict.fromkeys(("eval_metrics", "supported_apps"), dict),
-    "references": list,
-}
-TENSOR_KEYS = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
 
 
 def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
-    """Problems that the Model Zoo would find in a bundle with JSON configs, and those that break
-    it elsewhere.
+    """Problems that the Model Zoo would find in a bundle, and those that break it elsewhere.
 
     Code of the packages named by ``_target_`` is imported, and the weights are read; nothing of
     the bundle is run.
@@ -82,20 +60,25 @@ def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
     problems = [f"a bundle must hold '{name}'" for name in REQUIRED_FILES if name not in files]
     if any(name.startswith("scripts/") for name in files):
         problems.append(
-            "code must come from an installed package, got 'scripts/', which is found from one folder only"
+            "code must come from an installed package, got 'scripts/', which is found from one "
+            "folder only"
         )
     for name in files:
-        if re.fullmatch(r"configs/[^/]+\.json", name):
+        if re.fullmatch(CONFIG, name):
+            kind = "JSON" if name.endswith("json") else "YAML"
             try:
-                content = json.loads((root / name).read_text(encoding="utf-8"))
-            except ValueError as error:
-                problems.append(f"'{name}' must be JSON, got {error}")
+                text = (root / name).read_text(encoding="utf-8")
+                content = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+            except (ValueError, yaml.YAMLError) as error:
+                told = " ".join(str(error).split())
+                problems.append(f"'{name}' must be {kind}, got {told}")
                 continue
             if not isinstance(content, dict):
-                problems.append(f"'{name}' must be a JSON object, got {type(content).__name__}")
+                found = type(content).__name__
+                problems.append(f"'{name}' must be a {kind} object, got {found}")
             else:
                 problems += (
-                    _metadata_problems(content)
+                    metadata_problems(content)
                     if name == METADATA
                     else _config_problems(name, content)
                 )
@@ -168,85 +151,9 @@ def _files(root: Path) -> list[str]:
     return sorted(name.as_posix() for name in kept)
 
 
-def _metadata_problems(metadata: Mapping[str, Any]) -> list[str]:
-    problems = [f"metadata must have '{key}'" for key in METADATA_REQUIRED if key not in metadata]
-    for key, kind in {**METADATA_REQUIRED, **METADATA_OPTIONAL}.items():
-        if key in metadata and not isinstance(metadata[key], kind):
-            problems.append(
-                f"metadata must have '{key}' of type {kind.__name__}, got {metadata[key]!r}"
-            )
-    version, changelog = metadata.get("version"), metadata.get("changelog")
-    if isinstance(version, str) and not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        problems.append(f"the version must be like '0.1.0', got '{version}'")
-    if isinstance(changelog, dict) and isinstance(version, str) and version not in changelog:
-        problems.append(
-            f"the changelog must name the version '{version}', got {sorted(changelog)}"
-        )
-    for key, value in metadata.items():
-        if key.endswith("_data_format") and isinstance(value, dict):
-            problems += _format_problems(key, value)
-    network = metadata.get("network_data_format")
-    for side, tensor in (("inputs", "image"), ("outputs", "pred")):
-        if (
-            isinstance(network, dict)
-            and isinstance(network.get(side), dict)
-            and not isinstance(network[side].get(tensor), dict)
-        ):
-            problems.append(
-                f"network_data_format must describe the tensor '{side}#{tensor}', got {sorted(network[side])}"
-            )
-    return problems
-
-
-def _format_problems(name: str, described: Mapping[str, Any]) -> list[str]:
-    problems = []
-    for side in ("inputs", "outputs", "post_processed_outputs"):
-        tensors = described.get(side, {} if side == "post_processed_outputs" else None)
-        if not isinstance(tensors, dict):
-            problems.append(f"{name} must have '{side}' of type dict, got {tensors!r}")
-            continue
-        for tensor, keys in tensors.items():
-            if isinstance(keys, dict):
-                problems += [
-                    f"{name}#{side}#{tensor} {problem}" for problem in _tensor_problems(keys)
-                ]
-            elif not isinstance(keys, (str, int, float)):
-                problems.append(
-                    f"{name}#{side}#{tensor} must be a tensor, a number or a text, got {keys!r}"
-                )
-    return problems
-
-
-def _tensor_problems(keys: Mapping[str, Any]) -> list[str]:
-    valid: dict[str, Callable[[Any], bool]] = {
-        "type": lambda v: isinstance(v, str),
-        "format": lambda v: isinstance(v, str),
-        "num_channels": lambda v: _is_int(v) and v > 0,
-        "spatial_shape": lambda v: (
-            isinstance(v, list) and all(isinstance(n, str) or (_is_int(n) and n > 0) for n in v)
-        ),
-        "dtype": lambda v: isinstance(v, str) and isinstance(getattr(torch, v, None), torch.dtype),
-        "value_range": lambda v: (
-            isinstance(v, list)
-            and len(v) in (0, 2)
-            and all(_is_int(n) or isinstance(n, float) for n in v)
-        ),
-        "is_patch_data": lambda v: isinstance(v, bool),
-        "channel_def": lambda v: isinstance(v, dict),
-    }
-    missing = [f"must have '{key}'" for key in TENSOR_KEYS if key not in keys]
-    wrong = [key for key, is_valid in valid.items() if key in keys and not is_valid(keys[key])]
-    return missing + [f"must have a valid '{key}', got {keys[key]!r}" for key in wrong]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _config_problems(name: str, config: Mapping[str, Any]) -> list[str]:
-    overlay = any(
-        key.startswith("+") or "#" in key for key in config
-    )  # it changes another config, and stands on that one's keys
+    # what cannot run alone changes another config, and stands on that one's keys
+    overlay = "run" not in config and name != INFERENCE
     keys = () if overlay else CONFIG_KEYS + (INFERENCE_KEYS if name == INFERENCE else ())
     problems = [f"'{name}' must define '{key}'" for key in keys if key not in config]
     targets = list(_targets(config))
@@ -257,7 +164,8 @@ def _config_problems(name: str, config: Mapping[str, Any]) -> list[str]:
             or "." not in target
         ):
             problems.append(
-                f"'{name}' must name full paths in {', '.join(TARGET_PACKAGES)} as _target_, got {target!r}"
+                f"'{name}' must name full paths in {', '.join(TARGET_PACKAGES)} as _target_, got "
+                f"{target!r}"
             )
         elif not _is_importable(target):
             problems.append(
@@ -289,7 +197,8 @@ def _weights_problems(name: str, path: Path) -> list[str]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly anything
         return [
-            f"'{name}' must load with weights_only=True, got {type(error).__name__}: {str(error).split(chr(10))[0]}"
+            f"'{name}' must load with weights_only=True, got {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'an empty file'}"
         ]
     return (
         []

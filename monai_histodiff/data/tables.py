@@ -44,8 +44,8 @@ def read_table(
         optional: columns that may be there. Further ones keep their names and cells.
 
     Returns:
-        One :class:`TableRow` for each line that is not empty; cells that are missing at its end are
-        empty.
+        One :class:`TableRow` for each line that is not empty; cells that are missing at its end
+        are empty.
 
     Raises:
         ValueError: the text is not UTF-8, a required column is missing or a column is there

@@ -1,6 +1,7 @@
-"""The guide: a classifier of noisy latents."""
+"""The guide: a classifier of noisy latents.
 
-from __future__ import annotations
+Annotations are evaluated and messages are plain, so that ``torch.jit.script`` takes the network.
+"""
 
 from collections.abc import Sequence
 
@@ -69,7 +70,7 @@ class LatentClassifier(nn.Module):
         """
         if z.ndim != 4 or z.shape[1] != self.in_channels:
             raise ValueError(
-                f"the guide reads latents N x {self.in_channels} x h x w, got {tuple(z.shape)}"
+                f"the guide reads latents N x {self.in_channels} x h x w, got {list(z.shape)}"
             )
         t = z.new_zeros(len(z), dtype=torch.float32) if t is None else t
         angles = t.float()[:, None] * self.frequencies

@@ -185,7 +185,7 @@ class CentroidSelector:
     features of a classifier fitted on the labelled patches; here those of the critic's members,
     one after another. Where the published code sorts what is left by distance and keeps a fixed
     number, :func:`~monai_histodiff.sample_candidates` keeps the first ones. Nothing is calibrated,
-    and near copies are not refused. In ``bundles/histopathology_guidance/configs/published.json``.
+    and near copies are not refused. In ``bundles/histopathology_guidance/configs/published.yaml``.
 
     Args:
         critic: its members must be :class:`~monai_histodiff.PatchClassifier`.

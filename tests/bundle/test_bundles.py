@@ -34,6 +34,8 @@ from monai_histodiff import (
     PatchSet,
     SyntheticBank,
 )
+from monai_histodiff.bundle.provenance import describe_files
+from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.stages import run_stage
 from monai_histodiff.bundle.zoo import package_bundle
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -41,6 +43,7 @@ from monai_histodiff.data.pixels import appearance
 from monai_histodiff.diffusion.model import PREDICTIONS
 from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
 from monai_histodiff.evaluation.generator import denoising_error
+from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.weights import load_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +114,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     out = Path(shutil.copytree(finetuned, tmp_path / "out"))
     before, kept = json.loads((out / "results.json").read_text()), set((out / "cache").iterdir())
     settings: dict[str, Any] = {
-        "config_file": str(GUIDANCE / "configs/evaluate.json"),
+        "config_file": str(GUIDANCE / "configs/evaluate.yaml"),
         "bundle_root": str(GUIDANCE),
         "dataset_dir": str(finetuned.parent / "data"),
         "output_dir": str(out),
@@ -131,7 +134,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         "solver_steps": 3,
         "output_dir": str(out / "published"),
     }
-    configs = [str(GUIDANCE / "configs" / name) for name in ("train.json", "published.json")]
+    configs = [str(GUIDANCE / "configs" / name) for name in ("train.yaml", "published.yaml")]
     run(config_file=configs, **common, **paper)
     about = json.loads((out / "published/outcome.json").read_text())
     sampling, made = about["sampling"], about["settings"]
@@ -150,7 +153,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     ):
         run_stage(**{**settings, "labels_per_class": 5}, replace=True)
     with pytest.raises(
-        SystemExit, match=r"an option must be a key of '.*evaluate.json', got 'classifier_step'"
+        SystemExit, match=r"must be one of evaluate's, got 'classifier_step': did you mean"
     ):
         run_stage(**settings, classifier_step=3)
     other = write_stripes(tmp_path / "other", per_class=8, splits=("test", "train"))
@@ -265,7 +268,7 @@ def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
     for stage, settings in json.loads((BUNDLES / "thorough.json").read_text()).items():
         if isinstance(settings, dict):
             assert set(settings) <= set(
-                json.loads((GUIDANCE / "configs" / f"{stage}.json").read_text())
+                ConfigParser.load_config_file(str(GUIDANCE / "configs" / f"{stage}.yaml"))
             )
 
 
@@ -325,7 +328,7 @@ def test_guidance_inference_makes_the_variations_of_its_run(
         "critic_steps": 12,
     }
     data, run_dir = str(finetuned.parent / "data"), tmp_path / "run"
-    train = str(GUIDANCE / "configs" / "train.json")
+    train = str(GUIDANCE / "configs" / "train.yaml")
     run_stage(
         train,
         ldm_dir=str(LDM),
@@ -350,6 +353,9 @@ def test_guidance_inference_makes_the_variations_of_its_run(
     critic = PatchCritic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
     critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
     critic.save(run_dir / "models" / "critic.pt")
+    folder = RunFolder(run_dir)
+    told_of = {"files": describe_files(run_dir, MADE)}
+    write_json(folder.outcome, {**folder.read_outcome(), **told_of})
     inference: dict[str, Any] = {
         **{
             "config_file": str(GUIDANCE / "configs" / "inference.json"),
@@ -402,7 +408,7 @@ def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> N
         SystemExit, match="output_dir must be new, got .* which holds 'candidates' already"
     ):
         run_stage(
-            GUIDANCE / "configs" / "train.json",
+            GUIDANCE / "configs" / "train.yaml",
             bundle_root=str(GUIDANCE),
             dataset_dir="nowhere",
             output_dir=str(finetuned),
@@ -431,7 +437,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
         options["dataset_dir"] = str(tmp_path / "EMPTY")
     with pytest.raises(SystemExit, match=message) as caught:
         run_stage(
-            GUIDANCE / "configs" / "train.json",
+            GUIDANCE / "configs" / "train.yaml",
             bundle_root=str(GUIDANCE),
             ldm_dir=str(LDM),
             output_dir=str(tmp_path / "out"),
@@ -462,7 +468,13 @@ def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> Non
         [*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1] == "Error: dataset_dir must exist, got 'nowhere'"
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: dataset_dir must exist, got 'nowhere': give")
+
+
+def ldm_training(name: str) -> list[str]:
+    """The config files of a training."""
+    return [str(LDM / "configs" / f"{stem}.yaml") for stem in ("train_base", name)]
 
 
 def pretraining_sets(folder: Path) -> list[str]:
@@ -489,13 +501,13 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     small = {"steps": 2, "batch_size": 4, "epoch_length": 2}
     autoencoder, diffusion = tmp_path / "autoencoder", tmp_path / "diffusion"
     run(
-        config_file=str(LDM / "configs/train_autoencoder.json"),
+        config_file=ldm_training("train_autoencoder"),
         output_dir=str(autoencoder),
         **common,
         **small,
     )
     run(
-        config_file=str(LDM / "configs/train_diffusion.json"),
+        config_file=ldm_training("train_diffusion"),
         output_dir=str(diffusion),
         autoencoder_weights=str(autoencoder / "model.pt"),
         **common,
@@ -516,7 +528,7 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
         "autoencoder_weights": str(diffusion / "model.pt"),
     }
     again = {
-        "config_file": str(LDM / "configs/train_diffusion.json"),
+        "config_file": ldm_training("train_diffusion"),
         **common,
         **small,
         "encodings": 1,
@@ -558,11 +570,11 @@ def test_training_resumes_and_draws_its_curves(
         "epoch_length": 1,
         "output_dir": str(tmp_path / "out"),
     }
-    options["train#handlers#1#iteration_log"] = True
-    run(config_file=str(LDM / "configs/train_autoencoder.json"), steps=3, **options)
+    options["log_every"] = 1
+    run(config_file=ldm_training("train_autoencoder"), steps=3, **options)
     assert not (tmp_path / "out" / "tensorboard").exists()
     run(
-        config_file=str(LDM / "configs/train_autoencoder.json"),
+        config_file=ldm_training("train_autoencoder"),
         steps=5,
         tensorboard=True,
         accumulation_steps=2,
@@ -582,7 +594,7 @@ def test_training_resumes_and_draws_its_curves(
 
 def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
     workflow = ConfigWorkflow(
-        config_file=str(LDM / "configs" / "train_autoencoder.json"),
+        config_file=ldm_training("train_autoencoder"),
         workflow_type="train",
         logging_file=False,
         tracking="mlflow",
@@ -596,7 +608,7 @@ def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
 
 def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
     run(
-        config_file=str(LDM / "configs/train_encoder.json"),
+        config_file=ldm_training("train_encoder"),
         output_dir=str(tmp_path / "out"),
         dataset_dir=str(tmp_path / "data"),
         sources=pretraining_sets(tmp_path / "data"),
@@ -647,7 +659,7 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     torch.manual_seed(0)
     save_weights(bundle / "models" / "encoder.pt", PatchEncoder().state_dict())
     run(
-        config_file=str(LDM / "configs/evaluate.json"),
+        config_file=str(LDM / "configs/evaluate.yaml"),
         bundle_root=str(bundle),
         output_dir=str(tmp_path / "out"),
         dataset_dir=str(tmp_path / "data"),
@@ -713,7 +725,9 @@ def test_training_workflows_have_the_required_properties(
             "encodings": 1,
         }
     workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / f"{config}.json"),
+        config_file=ldm_training(config)
+        if bundle == LDM
+        else str(bundle / "configs" / f"{config}.yaml"),
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train",

@@ -1,18 +1,31 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from conftest import WritePatchSet
+import torch
+from conftest import CLASSES, WritePatchSet
 
-from monai_histodiff import PatchSet
-from monai_histodiff.bundle.run_folder import check_split, write_split
+from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
+from monai_histodiff.bundle.inference import sampling_of
+from monai_histodiff.bundle.run_folder import MADE, RunFolder
+from monai_histodiff.diffusion.settings import SamplingSettings
+
+Parts = tuple[PatchSet, PatchSet, PatchSet]
 
 
 @pytest.fixture
-def parts(write_patch_set: WritePatchSet, tmp_path: Path) -> tuple[PatchSet, PatchSet, PatchSet]:
+def parts(write_patch_set: WritePatchSet, tmp_path: Path) -> Parts:
     """Labelled patches, those with further ones, and test patches of other groups."""
     train = PatchSet.open(write_patch_set(tmp_path / "train", per_class=6, split="train"))
     test = PatchSet.open(write_patch_set(tmp_path / "test", per_class=2, split="test", seed=1))
@@ -20,35 +33,234 @@ def parts(write_patch_set: WritePatchSet, tmp_path: Path) -> tuple[PatchSet, Pat
     return labelled, labelled.extend(train, 5, seed=0), test
 
 
-def test_every_patch_that_was_used_is_listed_with_its_role(
-    parts: tuple[PatchSet, PatchSet, PatchSet], tmp_path: Path
+class Sampler:
+    """Stands for a sampler of which only the settings are asked."""
+
+    settings = SamplingSettings(steps=4, scale=3.0, interval=(-6.0, 6.0))
+    network_evaluations = 6
+
+
+def finish(root: Path, parts: Parts, candidates: Candidates) -> RunFolder:
+    """What a training stage does with a folder, without the trainings."""
+    folder, sampler = RunFolder(root), Sampler()
+    folder.claim()
+    folder.models.mkdir()
+    for name in ("guide", "critic", "generator"):
+        torch.save({"w": torch.ones(3)}, getattr(folder, name))
+    folder.write_split(parts[1], parts[0], parts[2])
+    judge: Any = SimpleNamespace(critic=PatchCritic([torch.nn.Identity()], 3), settings={})
+    made: Any = sampler
+    folder.save(candidates, CLASSES, judge, made, {"draw": 0, "labels_per_class": 25})
+    return folder
+
+
+@pytest.fixture
+def done(parts: Parts, candidates: Candidates, tmp_path: Path) -> RunFolder:
+    return finish(tmp_path / "run", parts, candidates)
+
+
+# ------------------------------------------------------------------------------------------ claims
+
+
+HOLD = (
+    "import sys, time; from monai_histodiff.bundle.run_folder import RunFolder; "
+    "RunFolder(sys.argv[1]).claim(); print('held', flush=True); time.sleep(60)"
+)
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """A process that has claimed the folder."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    root = tmp_path / "run"
+    process = hold(root)
+    try:
+        folder, start = RunFolder(root), time.perf_counter()
+        for refused in (folder.check_new, folder.claim, folder.check_unevaluated):
+            with pytest.raises(
+                FileExistsError,
+                match=rf"must be free, got '{root}', where process {process.pid} on .* has worked "
+                "since .*: wait for it, or choose another folder",
+            ):
+                refused()
+        assert time.perf_counter() - start < 1
+    finally:
+        process.kill()
+        process.wait()
+    (root / "models").mkdir()
+    leftovers = [folder.generator, folder.split, folder.cache / ".x.npz.1.part"]
+    for path in (*leftovers, folder.cache / "kept.npz", root / "mine.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of the run that was killed")
+    (root / ".candidates-abc").mkdir()
+    with caplog.at_level(logging.WARNING):
+        run = folder.claim()
+    assert "what the unfinished run of" in caplog.text and "models/generator.pt" in caplog.text
+    assert not any(path.exists() for path in (*leftovers, root / ".candidates-abc"))
+    assert (folder.cache / "kept.npz").exists() and (root / "mine.txt").exists()
+    record = json.loads(folder.record.read_text())
+    assert (record["run"], record["pid"], record["stage"]) == (run, os.getpid(), "train")
+    assert record["version"] == __version__ and record["finished"] is None
+    assert folder.claim() != run, "a process may begin again what it holds"
+    folder.release()
+    assert json.loads(folder.record.read_text())["finished"] is not None
+    process = hold(root)
+    process.kill()
+    process.wait()
+
+
+def test_a_folder_of_no_known_run_is_not_touched(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.models.mkdir()
+    folder.check_new()
+    folder.generator.write_text("somebody's")
+    for refused in (folder.check_new, folder.claim):
+        with pytest.raises(FileExistsError, match="which holds 'models/generator.pt' already"):
+            refused()
+    assert folder.generator.read_text() == "somebody's" and not folder.record.exists()
+
+
+def test_a_finished_run_is_claimed_for_its_evaluation_only(done: RunFolder) -> None:
+    with pytest.raises(FileExistsError, match="which holds 'candidates' already: choose another"):
+        done.claim()
+    draft = done.root / ".results.json.1.part"
+    draft.write_text("half")
+    assert done.claim("evaluate") == done.read_outcome()["run"]
+    assert json.loads(done.record.read_text())["stage"] == "evaluate" and not draft.exists()
+    done.check_files()
+    done.release()
+
+
+def test_results_are_replaced_when_asked_for(done: RunFolder) -> None:
+    done.check_unevaluated()
+    done.results.write_text("{}")
+    with pytest.raises(
+        FileExistsError,
+        match=r"results.json alone, of an evaluation that was stopped after results.json: add "
+        r"--replace True \(nothing is trained again\)",
+    ):
+        done.check_unevaluated()
+    done.report.write_text("")
+    with pytest.raises(FileExistsError, match="holds results.json and report.html: add --replace"):
+        done.check_unevaluated()
+    done.check_unevaluated(replace=True)
+
+
+# -------------------------------------------------------------------------------------- provenance
+
+
+def test_the_outcome_names_the_files_of_the_run(done: RunFolder) -> None:
+    outcome = done.read_outcome()
+    assert set(outcome["files"]) == set(MADE) - {"models/sources.pt"}
+    assert outcome["files"]["candidates"]["files"] == 19 and outcome["version"] == __version__
+    split = done.split.read_bytes()
+    assert outcome["files"]["split.csv"]["bytes"] == len(split)
+    assert outcome["run"] == json.loads(done.record.read_text())["run"]
+    done.check_files()
+
+
+def test_files_of_another_run_and_damaged_ones_are_refused(done: RunFolder) -> None:
+    some = next(done.candidates.glob("*/*.png"))
+    kept = some.read_bytes()
+    some.unlink()
+    with pytest.raises(
+        ValueError, match=r"'.*candidates' must be as its run wrote it, 19 file\(s\) of .*, got 18"
+    ):
+        done.check_files()
+    some.write_bytes(kept)
+    weights = bytearray(done.guide.read_bytes())
+    weights[-200] ^= 1
+    done.guide.write_bytes(weights)
+    with pytest.raises(ValueError, match=r"'.*model.pt' must be .*, got other content: run the"):
+        done.check_files()
+    done.guide.unlink()
+    with pytest.raises(ValueError, match=r"'.*model.pt' must be as its run wrote it.*got nothing"):
+        sampling_of(done.models, {})
+    done.sources.write_text("of another run")
+    with pytest.raises(ValueError, match=r"got '.*sources.pt', which is of another: delete it"):
+        done.check_files(["models/sources.pt"])
+
+
+def test_inference_takes_the_files_of_a_run_that_came_to_its_end(
+    done: RunFolder, tmp_path: Path
+) -> None:
+    shipped = {"steps": 12, "scale": 6.0, "extra": 0.5, "classes": ["a", "b"]}
+    made = sampling_of(done.models, shipped)
+    assert (made["steps"], made["scale"], made["extra"]) == (4, 3.0, 0.5)
+    assert made["classes"] == list(CLASSES) and made["generator"] == done.generator
+    own = sampling_of(tmp_path / "bundle" / "models", shipped)
+    assert own["generator"] is None and own["scale"] == 6.0 and own["classes"] == ["a", "b"]
+    done.outcome.unlink()
+    with pytest.raises(FileNotFoundError, match="must have written 'outcome.json', got none in"):
+        sampling_of(done.models, shipped)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "'.*outcome.json' must be whole JSON, got"),
+        (lambda text: "[]", "'.*outcome.json' must be a JSON object, got list"),
+        (lambda text: text.replace('"files"', '"file"'), "must have the key 'files', got"),
+    ],
+)
+def test_a_damaged_outcome_is_named(done: RunFolder, change: Any, message: str) -> None:
+    text = done.outcome.read_text()
+    done.outcome.write_text("\ufeff" + text, encoding="utf-8")
+    done.check_files()
+    done.outcome.write_text(change(text))
+    with pytest.raises(ValueError, match=message):
+        done.check_files()
+
+
+def test_candidates_are_judged_by_the_patches_that_they_were_made_for(
+    done: RunFolder, tmp_path: Path
+) -> None:
+    done.check_settings(draw=0, labels_per_class=25, other=3)
+    with pytest.raises(
+        ValueError,
+        match="draw must be what the candidates were made with, 0, got 1: give --draw 0",
+    ):
+        done.check_settings(draw=1, labels_per_class=25)
+    with pytest.raises(
+        FileNotFoundError, match="the training stage must have written 'outcome.js"
+    ):
+        RunFolder(tmp_path / "other").check_settings(draw=0)
+
+
+# ------------------------------------------------------------------------------------------- split
+
+
+def test_every_patch_that_was_used_is_listed_with_its_role(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
-    path = write_split(tmp_path / "run", known, labelled, test)
-    with open(path, newline="", encoding="utf-8") as stream:
+    folder = RunFolder(tmp_path / "run")
+    with open(folder.write_split(known, labelled, test), newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     found = {
         role: [row for row in rows if row["role"] == role]
         for role in ("labelled", "unlabelled", "test")
     }
-    assert {role: len(of_role) for role, of_role in found.items()} == {
-        "labelled": 6,
-        "unlabelled": 5,
-        "test": 6,
-    } and len(rows) == 17
+    counts = {role: len(of_role) for role, of_role in found.items()}
+    assert counts == {"labelled": 6, "unlabelled": 5, "test": 6} and len(rows) == 17
     assert [(r["path"], r["label"], r["group"]) for r in found["labelled"]] == [
         (r.path, r.label, r.group) for r in labelled.records
     ]
     assert {r["group"] for r in found["test"]} == set(test.groups)
-    check_split(tmp_path / "run", labelled, test)
+    folder.check_split(labelled, test)
 
 
-def test_a_test_group_that_was_seen_is_refused(
-    parts: tuple[PatchSet, PatchSet, PatchSet], tmp_path: Path
-) -> None:
+def test_a_test_group_that_was_seen_is_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
-    write_split(tmp_path, known, labelled, test)
-    adapted_to = min(set(known.groups) - set(labelled.groups))  # seen without a label
+    folder = RunFolder(tmp_path)
+    folder.write_split(known, labelled, test)
+    adapted_to = known.without(labelled).records[0].group
     torn = PatchSet(
         test._sources,
         [replace(test.records[0], group=adapted_to), *test.records[1:]],
@@ -58,26 +270,35 @@ def test_a_test_group_that_was_seen_is_refused(
         ValueError,
         match=f"must be new to the candidates, got 1 they were made with, such as '{adapted_to}'",
     ):
-        check_split(tmp_path, labelled, torn)
+        folder.check_split(labelled, torn)
 
 
-def test_other_labelled_patches_are_refused(
-    parts: tuple[PatchSet, PatchSet, PatchSet], tmp_path: Path
-) -> None:
+def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
-    write_split(tmp_path, known, labelled, test)
+    folder = RunFolder(tmp_path)
+    folder.write_split(known, labelled, test)
     for other, number in ((labelled[1:], 1), (known, 5)):
         with pytest.raises(
             ValueError,
-            match=f"labelled patches must be those of the candidates, got {number} that differ, such as '",
+            match=f"must be those of the candidates, got {number} that differ, such as '",
         ):
-            check_split(tmp_path, other, test)
+            folder.check_split(other, test)
 
 
-def test_a_run_without_the_list_is_refused(
-    parts: tuple[PatchSet, PatchSet, PatchSet], tmp_path: Path
+def test_a_run_without_the_list_or_with_a_damaged_one_is_refused(
+    parts: Parts, tmp_path: Path
 ) -> None:
+    folder = RunFolder(tmp_path)
     with pytest.raises(
         FileNotFoundError, match="the training stage must have written 'split.csv', got none in"
     ):
-        check_split(tmp_path, parts[0], parts[2])
+        folder.check_split(parts[0], parts[2])
+    text = folder.write_split(parts[1], parts[0], parts[2]).read_text()
+    for damaged in ("", text.replace("role", "part", 1), text.rstrip()[: -len(",test")] + "\n"):
+        folder.split.write_text(damaged)
+        with pytest.raises(
+            ValueError, match="must have the columns path,label,group,role in every"
+        ):
+            folder.check_split(parts[0], parts[2])
+    folder.split.write_text("\ufeff" + text, encoding="utf-8")
+    folder.check_split(parts[0], parts[2])

@@ -311,89 +311,75 @@ def network_tensor(
     return meta["network_data_format"][side][name]
 
 
+IMAGE = "metadata 'network_data_format#inputs#image"
 METADATA_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     *(
-        (lambda m, k=key: m.pop(k), f"metadata must have '{key}'")
+        (lambda m, k=key: m.pop(k), f"metadata must have '{key}', got ['")
         for key in metadata()
         if key not in ("supported_apps", "references")
     ),
-    (
-        lambda m: m.update(monai_version=1.6),
-        "metadata must have 'monai_version' of type str, got 1.6",
-    ),
+    (lambda m: m.update(monai_version=1.6), "'monai_version' must be of type string, got 1.6"),
     (
         lambda m: m.update(required_packages_version=["einops"]),
-        "'required_packages_version' of type dict, got ['einops']",
+        "'required_packages_version' must be of type object, got ['einops']",
     ),
     (
         lambda m: m.update(references="a paper"),
-        "metadata must have 'references' of type list, got 'a paper'",
+        "'references' must be of type array, got 'a paper'",
     ),
-    (
-        lambda m: m.update(supported_apps=None),
-        "metadata must have 'supported_apps' of type dict, got None",
-    ),
-    (
-        lambda m: m.update(version=["0.1.0"]),
-        "metadata must have 'version' of type str, got ['0.1.0']",
-    ),
+    (lambda m: m.update(supported_apps=None), "'supported_apps' must be of type object, got None"),
+    (lambda m: m.update(version=["0.1.0"]), "'version' must be of type string, got ['0.1.0']"),
     (
         lambda m: m.update(version="0.2.0"),
         "the changelog must name the version '0.2.0', got ['0.1.0']",
     ),
     (
         lambda m: m.update(version="../0", changelog={"../0": ""}),
-        "the version must be like '0.1.0', got '../0'",
+        "'version' must be like '0.1.0', got '../0'",
     ),
     (
         lambda m: m["network_data_format"].pop("outputs"),
-        "network_data_format must have 'outputs' of type dict, got None",
+        "'network_data_format' must have 'outputs', got ['inputs']",
     ),
     (
         lambda m: m["network_data_format"]["inputs"].pop("image"),
-        "must describe the tensor 'inputs#image', got []",
+        "'network_data_format#inputs' must have 'image', got []",
     ),
     (
         lambda m: m["network_data_format"]["outputs"].update(pred="patch"),
-        "must describe the tensor 'outputs#pred', got ['pred']",
+        "'network_data_format#outputs#pred' must be of type object, got 'patch'",
     ),
     (
         lambda m: m["network_data_format"]["inputs"].update(t=[0]),
-        "network_data_format#inputs#t must be a tensor, a number or a text",
+        "'network_data_format#inputs#t' must be of type string or number, got [0]",
     ),
     (
         lambda m: m["network_data_format"].update(post_processed_outputs={"pred": {}}),
-        "#post_processed_outputs#pred must have 'type'",
+        "#post_processed_outputs#pred' must have 'type', got []",
     ),
     (
         lambda m: m.update(guide_data_format={"inputs": {"z": {}}, "outputs": {}}),
-        "guide_data_format#inputs#z must have 'dtype'",
+        "'guide_data_format#inputs#z' must have 'dtype', got []",
     ),
     *(
-        (
-            lambda m, k=key: network_tensor(m).pop(k),
-            f"network_data_format#inputs#image must have '{key}'",
-        )
+        (lambda m, k=key: network_tensor(m).pop(k), f"{IMAGE}' must have '{key}', got ['")
         for key in ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
     ),
     *(
-        (
-            lambda m, k=key, v=value: network_tensor(m).update({k: v}),
-            f"#inputs#image must have a valid '{key}', got {value!r}",
-        )
-        for key, value in (
-            ("type", 1),
-            ("format", None),
-            ("num_channels", 0),
-            ("num_channels", True),
-            ("spatial_shape", 16),
-            ("spatial_shape", [16, 0]),
-            ("dtype", "float31"),
-            ("dtype", "nn"),
-            ("value_range", [0]),
-            ("value_range", ["0", "1"]),
-            ("is_patch_data", "no"),
-            ("channel_def", ["red"]),
+        (lambda m, k=key, v=value: network_tensor(m).update({k: v}), f"{IMAGE}#{key}{rule}")
+        for key, value, rule in (
+            ("type", 1, "' must be of type string, got 1"),
+            ("format", None, "' must be of type string, got None"),
+            ("num_channels", 0, "' must be at least 1, got 0"),
+            ("num_channels", True, "' must be of type integer, got True"),
+            ("spatial_shape", 16, "' must be of type array, got 16"),
+            ("spatial_shape", [16, 0], "#1' must be as the schema says, got 0"),
+            ("dtype", "float31", "' must be a dtype of torch, got 'float31'"),
+            ("dtype", "nn", "' must be a dtype of torch, got 'nn'"),
+            ("value_range", [0], "' must be as the schema says, got [0]"),
+            ("value_range", ["0", "1"], "#0' must be of type number, got '0'"),
+            ("is_patch_data", "no", "' must be of type boolean, got 'no'"),
+            ("channel_def", ["red"], "' must be of type object, got ['red']"),
         )
     ),
 ]
@@ -454,9 +440,31 @@ def test_config_fault_is_named(
 
 def test_every_config_is_checked(bundle: Path) -> None:
     (bundle / "configs" / "train.json").write_text(
-        '{"bundle_root": ".", "output_dir": "o", "device": "cpu"}'
+        '{"bundle_root": ".", "output_dir": "o", "device": "cpu", "run": []}'
     )
     assert check_bundle(bundle) == ["'configs/train.json' must define 'dataset_dir'"]
+    (bundle / "configs" / "train.json").write_text('{"steps": 3}')
+    assert check_bundle(bundle) == [], "a config without steps lies over another"
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_yaml_is_read(bundle: Path, suffix: str) -> None:
+    path = bundle / "configs" / f"train.{suffix}"
+    path.write_text("run:\n  - {_target_: monai.inferers.NoInferer}\n")
+    name = f"'configs/train.{suffix}'"
+    assert check_bundle(bundle) == [
+        *(f"{name} must define '{k}'" for k in ("bundle_root", "output_dir", "dataset_dir")),
+        f"{name} must define 'device'",
+        f"{name} must name something that can be imported as _target_, got "
+        "'monai.inferers.NoInferer'",
+    ]
+    for text, problem in (
+        ("a: [", f"{name} must be YAML, got"),
+        ("- a", "a YAML object, got list"),
+    ):
+        path.write_text(text)
+        found = check_bundle(bundle)
+        assert len(found) == 1 and problem in found[0]
 
 
 @pytest.mark.parametrize("name", ["LICENSE", METADATA, INFERENCE, WEIGHTS])

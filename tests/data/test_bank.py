@@ -28,7 +28,7 @@ from monai_histodiff import (
     SyntheticBank,
     sample_candidates,
 )
-from monai_histodiff.bundle.run_folder import check_new, save_outcome
+from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.selector import Selection
 from monai_histodiff.utils.processes import candidate_seed
@@ -457,7 +457,7 @@ def saved(
     judge: Any = SimpleNamespace(
         critic=critic, settings={"threshold": 0.8, "copy_threshold": 0.1, "temperature": 1.5}
     )
-    path = save_outcome(root, candidates, classes, judge, sampler, {"quota": 4, "draw": 3})
+    path = RunFolder(root).save(candidates, classes, judge, sampler, {"quota": 4, "draw": 3})
     assert path == root / "outcome.json"
     return candidates, json.loads(path.read_text())
 
@@ -506,7 +506,10 @@ def test_outcome_counts_what_happened(tmp_path: Path) -> None:
         SyntheticBank.load(tmp_path / "run" / "bank"),
     )
     assert outcomes(loaded) == outcomes(candidates)
-    assert [bank.count(k) for k in range(3)] == [4, 4, 0] and bank.provenance == outcome
+    assert [bank.count(k) for k in range(3)] == [4, 4, 0] and outcome == {
+        **bank.provenance,
+        "files": outcome["files"],
+    }
     assert sorted(s for v in bank.seeds.values() for s in v.tolist()) == sorted(
         candidates.seed[candidates.accepted].tolist()
     )
@@ -544,16 +547,14 @@ def test_outcome_of_a_run_that_accepted_nothing(tmp_path: Path) -> None:
 
 
 def test_run_that_has_results_is_not_overwritten(tmp_path: Path) -> None:
-    check_new(tmp_path / "nowhere")
+    RunFolder(tmp_path / "nowhere").check_new()
     (tmp_path / "models").mkdir()
-    check_new(tmp_path)
+    RunFolder(tmp_path).check_new()
     saved(tmp_path, lambda *_: True)
     with pytest.raises(
         FileExistsError, match="output_dir must be new, got '.*', which holds 'candidates' already"
     ):
-        check_new(tmp_path)
-    with pytest.raises(FileExistsError, match="which holds 'outcome.json' already"):
-        check_new(str(tmp_path), ["results.json", "outcome.json"])
+        RunFolder(tmp_path).check_new()
     before = (tmp_path / "outcome.json").read_bytes()
     with pytest.raises(FileExistsError):
         saved(tmp_path, lambda *_: False)

@@ -197,7 +197,7 @@ def test_guide_reads_latents_of_any_size_and_of_its_own_channels(guide: LatentCl
     for shape in ((2, 4, 8, 8), (1, 4, 5, 12)):
         assert guide(torch.randn(shape), torch.rand(shape[0])).shape == (shape[0], 3)
     for shape in ((2, 3, 8, 8), (4, 8, 8)):
-        with pytest.raises(ValueError, match=r"the guide reads latents N x 4 x h x w, got \("):
+        with pytest.raises(ValueError, match=r"the guide reads latents N x 4 x h x w, got \["):
             guide(torch.randn(shape), torch.rand(2))
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         LatentClassifier(4, 1)

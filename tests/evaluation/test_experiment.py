@@ -30,7 +30,6 @@ from monai_histodiff import (
     PatchSet,
 )
 from monai_histodiff.bundle.results import gallery, run_and_report
-from monai_histodiff.bundle.run_folder import check_stage
 from monai_histodiff.data.pixels import five_crops
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Recipe
@@ -491,6 +490,8 @@ def test_nothing_accepted_is_a_stated_outcome(
 
 
 OUTCOME = {
+    "run": "0123",
+    "files": {},
     "selection": {
         "candidates": 18,
         "accepted": 6,
@@ -620,18 +621,3 @@ def test_the_generator_is_measured_where_there_are_features(
         and results["generator"]["pink"]["numbers"]["accepted"] == 6
     )
     assert results["verdict"] == "Not tested: arm G was not run."
-
-
-def test_candidates_are_judged_by_the_patches_that_they_were_made_for(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match="the training stage must have written 'outcome.json', got none in"
-    ):
-        check_stage(tmp_path, draw=0)
-    (tmp_path / "outcome.json").write_text(
-        json.dumps({"settings": {"draw": 0, "labels_per_class": 25}})
-    )
-    check_stage(tmp_path, draw=0, labels_per_class=25, other=3)
-    with pytest.raises(
-        ValueError, match="draw must be what the candidates were made with, 0, got 1"
-    ):
-        check_stage(tmp_path, draw=1, labels_per_class=25)

@@ -69,7 +69,8 @@ def options(data: Path, output: Path) -> dict[str, Any]:
 def train(data: Path, output: Path, kill_at: int = 0) -> tuple[list[float], dict[str, Any]]:
     """The losses and the final weights of one process's part of a training."""
     files = [
-        str(LDM / "configs" / name) for name in ("train_autoencoder.json", "multi_gpu_train.json")
+        str(LDM / "configs" / name)
+        for name in ("train_base.yaml", "train_autoencoder.yaml", "multi_gpu_train.yaml")
     ]
     workflow = ConfigWorkflow(
         config_file=files, workflow_type="train", logging_file=False, **options(data, output)
@@ -136,7 +137,9 @@ def test_two_processes_train_one_network_and_resume_to_the_same_curve(
 def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path) -> None:
     data, weights = write_patch_set(tmp_path / "data"), tmp_path / "autoencoder.pt"
     parser = ConfigParser()
-    parser.read_config(str(LDM / "configs" / "train_diffusion.json"))
+    parser.read_config(
+        [str(LDM / "configs" / name) for name in ("train_base.yaml", "train_diffusion.yaml")]
+    )
     parser.update(SMALL_NETWORK)
     save_weights(weights, parser.get_parsed_content("network_def").state_dict())
     (tmp_path / "small.json").write_text(
@@ -145,7 +148,8 @@ def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path)
         )
     )
     files = [
-        str(LDM / "configs" / name) for name in ("train_diffusion.json", "multi_gpu_train.json")
+        str(LDM / "configs" / name)
+        for name in ("train_base.yaml", "train_diffusion.yaml", "multi_gpu_train.yaml")
     ] + [str(tmp_path / "small.json")]
     torchrun = [
         "-m",

@@ -1,0 +1,261 @@
+"""Everything about a run that can be told before any work: names, values, places, data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+from monai_histodiff.bundle.option_table import check_values, options_of
+from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.utils.weights import checked_device
+
+__all__ = [
+    "check_arms",
+    "check_names",
+    "check_places",
+    "check_stage_names",
+    "check_writable",
+    "option_values",
+    "room_for",
+    "running_config",
+]
+
+REFERENCE = re.compile(r"@(\w+)")
+PATCH_BYTES = 3 * 128**2  # of a stored patch, at the most
+WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
+# what bundle_root must hold, for the configs that stand on it
+ROOTED = {
+    "finetune": "histopathology_guidance",
+    **dict.fromkeys(
+        ("train", "evaluate", "inference", "ldm inference", "ldm evaluate"),
+        "configs/metadata.json",
+    ),
+}
+# keys that MONAI, and the Model Zoo, look up by themselves
+MONAI_KEYS = {
+    *("_meta_", "imports", "initialize", "run", "finalize"),
+    *("bundle_root", "output_dir", "dataset_dir", "device", "network_def", "inferer", "evaluator"),
+    *("save_execute_config", "execute_config"),
+    *DEFAULT_MLFLOW_SETTINGS["configs"],
+}
+
+
+def running_config() -> tuple[dict[str, Any], Path] | None:
+    """The config, overrides included, of the ``ConfigWorkflow`` that evaluates the expression
+    from which this is called, and the folder of its file; MONAI has no other way to them.
+    ``None`` where there is no workflow.
+    """
+    frame = sys._getframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigWorkflow):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return None
+    workflow = frame.f_locals["self"]
+    return deepcopy(workflow.parser.get()), Path(workflow.config_root_path)
+
+
+def check_names(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse keys that nothing in the config refers to: MONAI takes any, and a misspelt one would
+    change nothing.
+
+    Args:
+        name: the config's, in the table of options.
+        config: with overrides.
+
+    Raises:
+        ValueError: with the nearest name that there is.
+    """
+    used = {found for text in _texts(config) for found in REFERENCE.findall(text)}
+    known = {*options_of(name), *used, *MONAI_KEYS}
+    for key, value in config.items():
+        part = isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("$"))
+        if key not in known and not part:  # a part that nothing needs may have been switched off
+            raise ValueError(
+                f"an option must be one of {name}'s, got '{key}': {_did_you_mean(key, known)}"
+            )
+
+
+def check_stage_names(stage: str, overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse options of a stage that its config does not have.
+
+    Raises:
+        ValueError: with the nearest name that there is.
+    """
+    for key in overrides:
+        if key.split("#")[0] not in config:
+            raise ValueError(
+                f"an option of the stage {stage} must be one of its config's, got '{key}': "
+                f"{_did_you_mean(key, {*options_of(stage), *config})}"
+            )
+
+
+def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config's options, but for those that are computed from more than options.
+
+    Args:
+        name: the config's, in the table of options.
+        config: with overrides.
+    """
+    known, parser = options_of(name), ConfigParser(deepcopy(dict(config)))
+    simple = {key for key in known if key in config}
+    while needy := {
+        key
+        for key in simple
+        if {ref for text in _texts(config[key]) for ref in REFERENCE.findall(text)} - simple
+    }:
+        simple -= needy
+    return {key: parser.get_parsed_content(key) for key in known if key in simple}
+
+
+def check_places(name: str, values: Mapping[str, Any], home: Path | None = None) -> None:
+    """Check values, then device, folders and room on the disk.
+
+    Args:
+        name: the config's, in the table of options.
+        values: of its options.
+        home: folder of the config's file, for the remedy.
+
+    Raises:
+        ValueError: a value is out of range, a place of another kind, or the disk full.
+        OSError: a place is missing, or cannot be written.
+    """
+    check_values(name, values)
+    _check_output(name, values)
+    try:
+        checked_device(values["device"])
+    except ValueError as error:
+        raise ValueError(f"{error}: give --device cpu") from error
+    root = Path(values["bundle_root"])
+    if name in ROOTED and not (root / ROOTED[name]).exists():
+        whole = home.parent if home and home.name == "configs" else home
+        raise FileNotFoundError(
+            f"bundle_root must be the folder that holds '{ROOTED[name]}', got '{root}' in "
+            f"'{Path.cwd()}': give --bundle_root {whole.resolve() if whole else 'with its path'}"
+        )
+    for key in ("ldm_dir", "guidance_dir"):
+        if key in values and not Path(values[key]).is_dir():
+            raise FileNotFoundError(
+                f"{key} must be the folder of a bundle, got '{values[key]}' in '{Path.cwd()}', "
+                f"where there is none: give --{key} with the whole path"
+            )
+    if values.get("dataset_dir") and not Path(values["dataset_dir"]).exists():
+        raise FileNotFoundError(
+            f"dataset_dir must exist, got '{values['dataset_dir']}': give the path of a folder or "
+            "a zip"
+        )
+    for key in ("weights", "initial_weights", "autoencoder_weights"):
+        needed = key != "autoencoder_weights" or not values.get("initial_weights")
+        if values.get(key) and needed and not Path(values[key]).is_file():
+            raise FileNotFoundError(
+                f"{key} must be a file, got '{values[key]}', where there is none: give its path"
+            )
+    if "ldm_dir" in values:
+        _check_models(values)
+    check_writable(Path(values["output_dir"]))
+
+
+def check_writable(folder: Path, needed: float = 1e6) -> None:
+    """Refuse a folder that cannot be made or written, or whose disk has no room; makes nothing.
+
+    Raises:
+        NotADirectoryError: it, or a folder above it, is a file.
+        PermissionError: it cannot be written.
+        ValueError: there is not the needed room, in bytes.
+    """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"output_dir must be a folder, got '{folder}', where '{there}' is a file: choose "
+            "another"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"output_dir must be writable, got '{folder}', where '{there}' is not: choose another"
+        )
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise ValueError(
+            f"output_dir must be on a disk with {needed / 1e6:.0f} MB of room, got "
+            f"{free / 1e6:.0f} MB for '{folder}': free some, or choose another disk"
+        )
+
+
+def room_for(values: Mapping[str, Any], classes: int) -> float:
+    """Bytes that a training stage may write: weights, candidates, and the bank."""
+    patches = classes * (values["max_candidates"] + values["quota"])
+    return WEIGHTS_BYTES + patches * PATCH_BYTES
+
+
+def check_arms(values: Mapping[str, Any]) -> None:
+    """Check that the arms have the files that they need beside those of the run.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    arms, encoder = values["arms"], Path(values["ldm_dir"]) / "models" / "encoder.pt"
+    if "J" in arms and not encoder.is_file():
+        raise FileNotFoundError(
+            f"arm J needs the patch encoder of the LDM bundle, got no '{encoder}': leave J out"
+        )
+    if "G0" in arms and not RunFolder(values["published_dir"]).outcome.is_file():
+        raise FileNotFoundError(
+            f"arm G0 needs a run of published.yaml in published_dir, got none in "
+            f"'{values['published_dir']}': make one (docs/verdict.md), or leave G0 out"
+        )
+
+
+def _check_output(name: str, values: Mapping[str, Any]) -> None:
+    """That nothing is overwritten, and nobody else works there."""
+    if name == "train":
+        RunFolder(values["output_dir"]).check_new()
+    if name == "evaluate":
+        RunFolder(values["output_dir"]).check_unevaluated(values["replace"])
+    if name in ("inference", "ldm inference"):
+        samples = Path(values["output_dir"]) / "samples"
+        if samples.exists() and any(samples.iterdir()):
+            raise FileExistsError(
+                f"output_dir must be new, got '{values['output_dir']}', which holds 'samples' "
+                "already: choose another"
+            )
+
+
+def _check_models(values: Mapping[str, Any]) -> None:
+    root = Path(values["ldm_dir"])
+    wanted = ["configs/inference.json", "models/model.pt"]
+    if values.get("autoguidance", 1) > 1:
+        wanted.append("models/weak.pt")
+    for name in wanted:
+        if not (root / name).is_file():
+            raise FileNotFoundError(
+                f"ldm_dir must be the bundle histopathology_ldm, got no '{name}' in '{root}': "
+                "give --ldm_dir with the whole path"
+                + (", or --autoguidance 1" if name.endswith("weak.pt") else "")
+            )
+
+
+def _did_you_mean(key: str, known: set[str]) -> str:
+    near = get_close_matches(key, sorted(known - {key}), 1, 0.6)
+    return f"did you mean '{near[0]}'?" if near else "docs/options.md lists them"
+
+
+def _texts(thing: Any) -> Iterator[str]:
+    """All texts within."""
+    if isinstance(thing, str):
+        yield thing
+    elif isinstance(thing, Mapping):
+        for value in thing.values():
+            yield from _texts(value)
+    elif isinstance(thing, (list, tuple)):
+        for value in thing:
+            yield from _texts(value)

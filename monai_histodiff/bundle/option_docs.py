@@ -1,0 +1,82 @@
+"""``python -m monai_histodiff.bundle.option_docs bundles > docs/options.md``: the table of options
+as a page.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_histodiff.bundle.option_table import options_of
+
+__all__ = ["config_files", "options_page"]
+
+HEAD = """# Options
+
+Every option of every config, as `--NAME VALUE`; made from `monai_histodiff/bundle/option_table.py`
+by `python -m monai_histodiff.bundle.option_docs bundles > docs/options.md`. An unknown name, or a
+value of another kind or out of range, is refused in the first second. Other keys of a config
+(networks, transforms, optimisers) can be overridden as MONAI's bundles allow, for example
+`--optimizer#lr 0.0005`.
+"""
+TITLES = {
+    "finetune": "`bundles/finetune.json`",
+    "train": "`histopathology_guidance/configs/train.yaml` (`--train#NAME` in `finetune.json`)",
+    "evaluate": "`histopathology_guidance/configs/evaluate.yaml` (`--evaluate#NAME` in "
+    "`finetune.json`)",
+    "inference": "`histopathology_guidance/configs/inference.json`",
+    "make_demo": "`histopathology_guidance/configs/make_demo.yaml`",
+    "ldm inference": "`histopathology_ldm/configs/inference.json`",
+    "ldm train_autoencoder": "`histopathology_ldm/configs/train_autoencoder.yaml`, over "
+    "`train_base.yaml`",
+    "ldm train_diffusion": "`histopathology_ldm/configs/train_diffusion.yaml`, over "
+    "`train_base.yaml`",
+    "ldm train_encoder": "`histopathology_ldm/configs/train_encoder.yaml`, over `train_base.yaml`",
+    "ldm evaluate": "`histopathology_ldm/configs/evaluate.yaml`",
+}
+
+
+def config_files(bundles: Path, name: str) -> list[str]:
+    """The files of a config that the table of options names, in the order to read them."""
+    if name == "finetune":
+        return [str(bundles / "finetune.json")]
+    ldm = name.startswith("ldm ")
+    folder = bundles / f"histopathology_{'ldm' if ldm else 'guidance'}" / "configs"
+    suffix = "json" if name.endswith("inference") else "yaml"
+    own = [str(folder / f"{name.removeprefix('ldm ')}.{suffix}")]
+    return [str(folder / "train_base.yaml"), *own] if name.startswith("ldm train") else own
+
+
+def options_page(bundles: Path) -> str:
+    """Markdown: a table for each config, with the defaults that its files hold."""
+    parts = [HEAD]
+    for name, title in TITLES.items():
+        content = ConfigParser.load_config_files(config_files(bundles, name))
+        rows = [
+            f"| `{option.name}` | {_shown(content[option.name])} | {option.rule} | {option.help} |"
+            for option in options_of(name).values()
+        ]
+        parts.append(
+            "\n".join([f"## {title}\n", "| option | default | what it may be | meaning |"])
+            + "\n|---|---|---|---|\n"
+            + "\n".join(rows)
+            + "\n"
+        )
+    return "\n".join(parts)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "chosen" if value else "none"
+    text = value if isinstance(value, str) else json.dumps(value).replace('"', "'")
+    if text.startswith("$"):
+        text = text[1:]
+    return f"`{text}`" if text else "empty"
+
+
+if __name__ == "__main__":
+    print(options_page(Path(sys.argv[1])), end="")

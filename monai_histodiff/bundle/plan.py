@@ -1,0 +1,173 @@
+"""The plan of a run: its steps, how long they will take on this machine, and how far it is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from monai_histodiff.classifiers.classifier import PatchClassifier
+
+__all__ = ["Plan", "Step", "evaluation_steps", "measure_speed", "training_steps"]
+
+# Costs in units of one training step of a PatchClassifier on a batch of 8 patches, as measured on
+# one CPU core (x86-64, AVX-512, float32)
+CLASSIFIER_STEP = 0.11  # for each patch of the batch
+ADAPTATION_STEP = 0.91  # for each latent
+GUIDE_STEP = 0.026
+ENCODING = 0.03
+EVALUATION = 0.22  # of the UNet, for each patch; the weak one and the guide take as much again
+DECODING = 0.3  # and judging
+ACCEPTED = 0.75  # share of the candidates, as a guess
+PROBE_BATCH, PROBE_SIZE = 8, 128
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run.
+
+    Attributes:
+        name: short.
+        text: what it does.
+        cost: in units of :func:`measure_speed`.
+    """
+
+    name: str
+    text: str
+    cost: float
+
+
+class Plan:
+    """Steps with their costs; tells how far a run is, from the time that it has taken so far.
+
+    Args:
+        steps: in order.
+        unit: seconds of one unit of cost, as measured beforehand.
+        hint: a further line for the beginning.
+    """
+
+    def __init__(self, steps: list[Step], unit: float = 0.0, hint: str = "") -> None:
+        self.steps, self.unit, self.hint = steps, unit, hint
+        self._start: float | None = None
+        self._told = False
+
+    def __deepcopy__(self, _: Any) -> Plan:
+        """The same plan: a configuration copies its values, and a run has one."""
+        return self
+
+    def announce(self) -> None:
+        """Print one line: the steps, and about how long they take; once."""
+        if self._told:
+            return
+        self._told = True
+        if self.steps:
+            texts = ", ".join(step.text for step in self.steps)
+            print(f"Plan: {texts}: about {_spoken(self.unit * self._cost())}.", flush=True)
+        if self.hint:
+            print(self.hint, flush=True)
+
+    def begin(self, name: str) -> None:
+        """Print that a step begins, the share of the whole that is done, and about how much time
+        is left. A name that is not in the plan is passed over.
+        """
+        place = next((i for i, step in enumerate(self.steps) if step.name == name), None)
+        if place is None:
+            return
+        now = time.perf_counter()
+        self._start = now if self._start is None else self._start
+        done, whole = self._cost(place), self._cost()
+        unit = (now - self._start) / done if done else self.unit
+        print(
+            f"[{place + 1}/{len(self.steps)}] {self.steps[place].text}: {done / whole:.0%} done, "
+            f"about {_spoken(unit * (whole - done))} left",
+            flush=True,
+        )
+
+    def _cost(self, count: int | None = None) -> float:
+        return sum(step.cost for step in self.steps[:count])
+
+
+def training_steps(
+    values: Mapping[str, Any], classes: int, labelled: int, known: int
+) -> list[Step]:
+    """The steps of ``train.yaml`` that cost time, from its options and the numbers of classes, of
+    labelled patches, and of all that the generator is adapted to.
+    """
+    steps = []
+    if adaptation := values["adaptation_steps"]:
+        cost = adaptation * (values["batch_size"] // 2) * ADAPTATION_STEP
+        cost += known * values["adaptation_encodings"] * ENCODING
+        steps.append(Step("adapt", f"adapt the generator ({adaptation} steps)", cost))
+    guide = values["guide_steps"] * values["batch_size"] * GUIDE_STEP
+    guide += labelled * values["encodings"] * ENCODING
+    steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide))
+    folds, fitting = values["critic_folds"], values["critic_steps"]
+    critic = folds * fitting * 32 * CLASSIFIER_STEP
+    steps.append(Step("critic", f"fit the critic ({folds} x {fitting} steps)", critic))
+    wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
+    scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
+    tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
+    networks = 2.0 if values["autoguidance"] > 1 else 1.0
+    one = values["solver_steps"] * networks * EVALUATION + DECODING
+    most = classes * values["max_candidates"]
+    sampling = classes * (wanted + tried) * one
+    steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
+    return steps
+
+
+def evaluation_steps(values: Mapping[str, Any]) -> list[Step]:
+    """The step of ``evaluate.yaml`` that costs time; classifiers in the cache cost none."""
+    arms = [arm for arm in values["arms"] if arm != "J"]
+    count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
+    cost = (count * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
+    return [Step("evaluate", f"train {count} classifiers ({fitting} steps each)", cost)]
+
+
+def measure_speed(device: str | torch.device) -> tuple[float, str]:
+    """Seconds of one training step of a classifier on 8 patches, and a hint where one thread
+    would be faster than all. Takes about a second; random numbers are left as they were.
+    """
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = PatchClassifier(2).to(device)
+        images = torch.rand(PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE).to(device)
+    several = _seconds(network, images)
+    if torch.device(device).type != "cpu" or threads == 1:
+        return several, ""
+    try:
+        torch.set_num_threads(1)
+        alone = _seconds(network, images)
+    finally:
+        torch.set_num_threads(threads)
+    if alone > 0.8 * several:
+        return several, ""
+    return several, (
+        f"Hint: on this machine, now, one thread is {several / alone:.1f} times as fast as "
+        f"{threads}: other work keeps the cores busy. Put OMP_NUM_THREADS=1 before the command."
+        if "OMP_NUM_THREADS" not in os.environ
+        else f"Hint: OMP_NUM_THREADS=1 would be {several / alone:.1f} times as fast here, now."
+    )
+
+
+def _seconds(network: torch.nn.Module, images: torch.Tensor) -> float:
+    """The faster of two training steps, after one that warms up."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        network(images).square().mean().backward()
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def _spoken(seconds: float) -> str:
+    """``40 s``, ``3 minutes``, ``1.5 hours``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds)):d} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

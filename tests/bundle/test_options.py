@@ -1,0 +1,327 @@
+"""Every option is checked within seconds of the start, before any work, and told in one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import WritePatchSet
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import set_track_meta
+
+from monai_histodiff.bundle import checks, plan
+from monai_histodiff.bundle.errors import told
+from monai_histodiff.bundle.inference import label_of
+from monai_histodiff.bundle.option_docs import config_files, options_page
+from monai_histodiff.bundle.option_table import OPTIONS, options_of
+from monai_histodiff.bundle.plan import Plan, Step, evaluation_steps, training_steps
+from monai_histodiff.diffusion.model import LatentDiffusion
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = ROOT / "bundles"
+LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
+
+
+def config_of(name: str) -> list[str]:
+    """The files of a config that the table of options names."""
+    return config_files(BUNDLES, name)
+
+
+CONFIGS = sorted({config for option in OPTIONS for config in option.configs})
+OVERLAYS = ("published", "multi_gpu_train", "train_base", "metadata")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No network may be loaded, and the speed of the machine is not measured."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a network is loaded before the options are checked")
+
+    monkeypatch.setattr(LatentDiffusion, "from_bundle", refuse)
+    monkeypatch.setattr("monai_histodiff.bundle.preparation.measure_speed", lambda _: (1.0, ""))
+    monkeypatch.chdir(tmp_path)
+    yield
+    set_track_meta(True)
+
+
+def start(name: str, **overrides: Any) -> None:
+    """What MONAI does with a config before it runs it."""
+    root = BUNDLES if name == "finetune" else LDM if name.startswith("ldm ") else GUIDANCE
+    overrides = {"bundle_root": str(root), "device": "cpu", **overrides}
+    ConfigWorkflow(config_of(name), logging_file=False, **overrides).initialize()
+
+
+def refused(name: str, **overrides: Any) -> str:
+    with pytest.raises(Exception) as caught:
+        start(name, **overrides)
+    line = told(caught.value)
+    assert line is not None, caught.value
+    return line
+
+
+FINETUNE = [
+    ({"lables_per_class": 5}, "got 'lables_per_class': did you mean 'labels_per_class'?"),
+    (
+        {"seeds": 5},
+        "seeds must be a list of whole numbers, at least 0, got 5: write it in brackets",
+    ),
+    ({"seeds": [1, 1]}, "seeds must name each once, got [1, 1]: leave out what comes twice"),
+    ({"seeds": []}, "seeds must be a list of whole numbers, at least 0, got 0: give at least 1"),
+    ({"seeds": [True]}, "seeds must be a list of whole numbers"),
+    ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
+    ({"arms": ["C", "X"]}, "S, I, J, R, got 'X': choose among them"),
+    ({"arms": ["F", "G"]}, "arms must include 'C', what all are compared with, got ['F', 'G']"),
+    ({"arms": ["C", "G0"]}, "arm G0 needs a run of published.yaml in published_dir, got none in"),
+    ({"strength": 1.5}, "strength must be a number, above 0, at most 1, got 1.5: give 1 or less"),
+    ({"strength": 0}, "strength must be a number, above 0, at most 1, got 0: give more than 0"),
+    ({"strength": "0.5"}, "got '0.5': write it without quotes, such as --strength 0.5"),
+    ({"strength": float("nan")}, "strength must be a number, above 0, at most 1, got nan"),
+    ({"train#target_precision": 75}, "target_precision must be a number, above 0, at most 1, got"),
+    ({"train#quota": 0}, "quota must be a whole number, at least 1, got 0: give 1 or more"),
+    (
+        {"train#patch_size": 64},
+        "patch_size must be a whole number, at least 96, at most 512, got 64",
+    ),
+    (
+        {"train#nosuch": 1},
+        "an option of the stage train must be one of its config's, got 'nosuch'",
+    ),
+    ({"evaluate#classifer_steps": 9}, "got 'classifer_steps': did you mean 'classifier_steps'?"),
+    ({"evaluate#replace": "false"}, "got 'false': write --replace True or --replace False"),
+    ({"evaluate#generator_metrics": 1}, "generator_metrics must be True or False, got 1"),
+    ({"train#bfloat16": "no"}, "bfloat16 must be True or False, or None, got 'no'"),
+    ({"train#guidance_interval": [6.0, -6.0]}, "guidance_interval must rise, got [6.0, -6.0]"),
+    ({"train#guidance_interval": [6.0]}, "2 of a list of numbers, got 1: give 2"),
+    ({"train#guidance_mode": "loud"}, "of noisy, x0, clean, got 'loud': choose among them"),
+    ({"train#solver_steps": 1}, "solver_steps must be at least 2 with a solver_stop, got 1"),
+    ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
+    ({"labels_per_class": "5"}, "got '5': write --labels_per_class 25, --labels_per_class 5%"),
+    ({"labels_per_class": 0}, "labels_per_class must be 'all', a share such as '5%', or a whole"),
+    ({"labels_per_class": "0%"}, "labels_per_class must be 'all', a share such as '5%', or a who"),
+    ({"labels_per_class": 2}, "each class needs at least 3 patches for 3 folds, got 2"),
+    ({"labels_per_class": 41}, "labels_per_class is 41, but class 'lung_aca' has 40 patches"),
+    ({"draw": -1}, "draw must be a whole number, at least 0, at most 4294967295, got -1"),
+    ({"draw": 1.5}, "got 1.5: write it without quotes or a point, such as --draw 5"),
+    ({"output_dir": "FILE"}, "output_dir must be a folder, got 'FILE', where '"),
+    ({"output_dir": "FILE/x"}, "is a file: choose another"),
+    ({"output_dir": 20260101}, "one that is a number as --output_dir ./20260101"),
+    ({"output_dir": "~/x"}, "output_dir must be a path without '~', which only a shell understan"),
+    ({"dataset_dir": ["a"]}, "dataset_dir must be a path, got ['a']: give one path"),
+    ({"dataset_dir": "nowhere"}, "dataset_dir must exist, got 'nowhere': give the path of"),
+    ({"bundle_root": "bundles"}, f": give --bundle_root {BUNDLES}"),
+    ({"ldm_dir": "nowhere"}, "ldm_dir must be the folder of a bundle, got 'nowhere' in"),
+    ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FINETUNE, ids=[str(c[0]) for c in FINETUNE])
+def test_finetune_refuses_before_any_work(change: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "FILE").touch()
+    line = refused("finetune", **{"output_dir": str(tmp_path / "out"), **change})
+    assert message in line and "\n" not in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FILE"], "nothing was written"
+
+
+OTHERS = [
+    (
+        "train",
+        {"quotaa": 5},
+        "an option must be one of train's, got 'quotaa': did you mean 'quota",
+    ),
+    ("train", {"bundle_root": "."}, f": give --bundle_root {GUIDANCE}"),
+    ("evaluate", {"replace": "False"}, "replace must be True or False, got 'False'"),
+    ("evaluate", {"output_dir": "new"}, "must have written 'outcome.json', got none in 'new'"),
+    ("inference", {"class": 1}, "class must be text, got 1: put it in two pairs of quotes"),
+    ("inference", {"class": "lung_sc"}, "got 'lung_sc': did you mean 'lung_scc'?"),
+    ("inference", {"class": "nosuch"}, "lung_aca, lung_n, lung_scc, got 'nosuch': choose among"),
+    ("inference", {"accepted_only": "true"}, "accepted_only must be True or False, got 'true'"),
+    ("inference", {"eta": 2}, "eta must be a number, at least 0, at most 1, got 2"),
+    ("ldm inference", {"seeds": 4}, "seeds must be a list of whole numbers, at least 0, got 4"),
+    ("ldm inference", {"batch": 4}, "got 'batch': did you mean 'batch_size'?"),
+    ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),
+    ("ldm train_autoencoder", {"step": 9}, "got 'step': did you mean 'steps'?"),
+    ("ldm train_encoder", {"temperature": 0}, "temperature must be a number, above 0, got 0"),
+    ("ldm evaluate", {"num_samples": 1.5}, "num_samples must be a whole number, at least 1, got"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), OTHERS, ids=[str(c[:2]) for c in OTHERS])
+def test_every_config_refuses_before_any_work(name: str, change: Any, message: str) -> None:
+    assert message in refused(name, **change)
+
+
+def test_the_samples_of_an_earlier_inference_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "out" / "samples" / "0.png").mkdir(parents=True)
+    for name in ("inference", "ldm inference"):
+        assert "holds 'samples' already: choose" in refused(name, output_dir=str(tmp_path / "out"))
+
+
+def test_data_is_checked_against_folds_and_threshold(
+    write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    data = str(write_patch_set(tmp_path / "a", 12, 1, side=128, classes=("blue", "pink")))
+    few = {"dataset_dir": data, "labels_per_class": 4, "output_dir": str(tmp_path / "out")}
+    assert "must give at least 10 labelled patches in all" in refused("train", **few)
+    small = str(write_patch_set(tmp_path / "c", 12, 1, side=96))
+    line = refused("train", **{**few, "labels_per_class": 6, "dataset_dir": small})
+    assert "patches must be at least 128 x 128, got (96, 96)" in line
+
+
+def test_a_full_or_closed_disk_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = SimpleNamespace(free=50e6)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage)
+    line = refused("finetune", output_dir="out")
+    assert (
+        "output_dir must be on a disk with" in line and "MB of room, got 50 MB for 'out'" in line
+    )
+    monkeypatch.setattr(checks.os, "access", lambda *_: False)
+    line = refused("finetune", output_dir="out")
+    assert (
+        line
+        == f"output_dir must be writable, got 'out', where '{tmp_path}' is not: choose another"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left", "x/a"),
+            "the disk must have room, got none for 'x/",
+        ),
+        (OSError(errno.EROFS, "Read-only", "x/a"), "'x/a' must be writable, got 'Read-only'"),
+        (ValueError("a must be b,\n got c"), "a must be b, got c"),
+    ],
+)
+def test_errors_are_told_in_one_line(error: Exception, line: str) -> None:
+    outer = RuntimeError("Failed to evaluate")
+    outer.__cause__ = error
+    assert (told(outer) or "").startswith(line) and told(RuntimeError("a fault of ours")) is None
+
+
+def test_the_last_line_of_a_command_is_the_rule(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name, options, line in (
+        ("evaluate", ["--output_dir", "no"], "Error: the training stage must have written"),
+        ("inference", ["--class", "nosuch"], "Error: class must be one of lung_aca, lung_n,"),
+        ("finetune", ["--seeds", "5"], "Error: seeds must be a list of whole numbers"),
+    ):
+        root = BUNDLES if name == "finetune" else GUIDANCE
+        call = [*command, config_of(name)[0], "--bundle_root", str(root), "--device", "cpu"]
+        done = subprocess.run(
+            [*call, *options], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
+        )
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode != 0 and last.startswith(line), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# -------------------------------------------------------------------------------------- the table
+
+
+def raw(name: str) -> dict[str, Any]:
+    return dict(ConfigParser.load_config_files(config_of(name)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_table_knows_every_option_of_every_config(name: str) -> None:
+    content, known = raw(name), options_of(name)
+    plain = {k for k, v in content.items() if isinstance(v, (bool, int, float)) or v is None}
+    assert set(known) <= set(content), "an option that its config does not have"
+    assert plain - set(known) <= {"main_process"}, "a plain value that the table does not know"
+    checks.check_names(name, content)
+    values = checks.option_values(name, content)
+    for option in known.values():
+        if option.name in values:
+            option.check(values[option.name])
+
+
+def test_all_configs_are_in_the_table() -> None:
+    found = {path.stem for path in BUNDLES.rglob("configs/*.[jy]*") if path.stem not in OVERLAYS}
+    assert {name.removeprefix("ldm ") for name in CONFIGS} - {"finetune"} == found
+
+
+def test_label_of_a_class() -> None:
+    assert [label_of(["0", "1"], name) for name in ("0", "1")] == [0, 1]
+
+
+# --------------------------------------------------------------------------------------- the plan
+
+
+def test_the_plan_tells_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Plan([Step("a", "first", 30), Step("b", "second", 90)], 2.0, "Hint: none.")
+    now = iter([100.0, 190.0])
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: next(now))
+    made.announce()
+    made.announce()
+    made.begin("a")
+    made.begin("b")
+    made.begin("not planned")
+    assert capsys.readouterr().out.splitlines() == [
+        "Plan: first, second: about 4 minutes.",
+        "Hint: none.",
+        "[1/2] first: 0% done, about 4 minutes left",
+        "[2/2] second: 25% done, about 4 minutes left",  # three times slower than was thought
+    ]
+
+
+def test_the_plan_counts_what_the_options_ask_for() -> None:
+    values = {**checks.option_values("train", raw("train")), "bfloat16": False}
+    steps = training_steps(values, 3, 75, 300)
+    assert [step.name for step in steps] == ["adapt", "guide", "critic", "sample"]
+    assert "up to 300 candidates" in steps[3].text
+    none = training_steps({**values, "adaptation_steps": 0, "guidance_scale": 3.0}, 3, 75, 300)
+    assert [step.name for step in none] == ["guide", "critic", "sample"]
+    assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
+    verdict = {**checks.option_values("evaluate", raw("evaluate")), "arms": ["C", "G", "J"]}
+    (step,) = evaluation_steps(verdict)
+    assert step.text == "train 6 classifiers (80 steps each)"
+
+
+def test_one_thread_is_recommended_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.__setitem__(0, n))
+    monkeypatch.setattr(plan, "_seconds", lambda *_: 1.0 if threads[0] == 1 else 3.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    unit, hint = plan.measure_speed("cpu")
+    assert unit == 3.0 and threads == [4]
+    assert "one thread is 3.0 times as fast as 4" in hint and "Put OMP_NUM_THREADS=1" in hint
+    monkeypatch.setattr(plan, "_seconds", lambda *_: 1.0)
+    assert plan.measure_speed("cpu") == (1.0, "")
+
+
+def test_measuring_leaves_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    assert plan.measure_speed("cpu")[0] > 0 and torch.equal(torch.rand(2), expected)
+
+
+def test_the_page_of_options_is_made_from_the_table() -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert page == options_page(BUNDLES), "make it anew, as its head says"
+
+
+def test_readme_tells_the_options_of_finetune() -> None:
+    text, content = (ROOT / "README.md").read_text(encoding="utf-8"), raw("finetune")
+    rows = dict(line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `"))
+    known = options_of("finetune")
+    told_of = {name.strip(" `"): value.strip(" `") for name, value in rows.items()}
+    for name, value in told_of.items():
+        if name in known and name != "output_dir":
+            assert json.loads(value.replace("'", '"')) == content[name], name
+    assert {"labels_per_class", "seeds", "arms", "strength", "draw"} <= set(told_of)
