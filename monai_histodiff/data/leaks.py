@@ -7,20 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
+from monai_histodiff.data.duplicates import PLAIN, near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails
 
 __all__ = ["Leaks", "find_leaks"]
-
-# Root-mean-square difference of 16 x 16 thumbnails, in units of the intensity range. On colorectal
-# patches of two data sets JPEG at quality 50 changed them by 0.020 at most; the nearest patch of
-# another group was at 0.056 at least.
-NEAR = 0.03
-FLAT = 0.02  # standard deviation of a thumbnail below which it shows nothing to compare
-COARSE = 8  # side of the thumbnails that are searched first
-AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -31,8 +23,8 @@ class Leaks:
         patches: number of test patches.
         exact: how many have the very pixels of a training patch.
         blank: how many of the exact ones are of one colour, as empty glass is: alike by nature.
-        near: how many further ones differ from a training patch, flipped or turned as may be, by
-            no more than compression does.
+        near: how many further ones are near duplicates of a training patch, flipped or turned as
+            may be, by :func:`~monai_histodiff.data.duplicates.near_pairs`.
         pairs: ``(test path, training path)`` of each.
     """
 
@@ -73,12 +65,9 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
     known, small = _described(train)
     unseen, views = _described(test)
     places = {digest: i for i, digest in reversed(list(enumerate(known)))}
-    level = views.flatten(2)
-    spread = (level - level.mean(2, keepdim=True)).square().mean(2).sqrt()
-    flat = spread.amax(1) < FLAT
+    flat = _contrast(views) < PLAIN
     exact = {j: places[digest] for j, digest in enumerate(unseen) if digest in places}
-    rest = torch.tensor([j not in exact for j in range(len(unseen))], dtype=torch.bool) & ~flat
-    near = _near(views, rest.nonzero()[:, 0], small) if len(small) else {}
+    near = {j: i for j, i in _near(small, views).items() if j not in exact}
     pairs = [
         (test.records[j].path, train.records[i].path) for j, i in [*exact.items(), *near.items()]
     ]
@@ -97,21 +86,17 @@ def _described(patches: PatchSet) -> tuple[list[bytes], Tensor]:
     return digests, torch.cat(small)
 
 
-def _near(views: Tensor, rows: Tensor, known: Tensor) -> dict[int, int]:
-    """The row of ``known`` that a view nearly is, for those of the rows that have one."""
-    coarse = adaptive_avg_pool2d(known, COARSE).flatten(1)
-    centre = coarse.mean(0)
-    coarse = coarse - centre
-    squares = coarse.square().sum(1)
+def _contrast(small: Tensor) -> Tensor:
+    """Root-mean-square deviation of each thumbnail from its mean colour."""
+    return (small - small.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
+
+
+def _near(known: Tensor, views: Tensor) -> dict[int, int]:
+    """The nearest row of ``known`` that a view nearly is, for the views that have one."""
+    pairs = near_pairs(torch.cat([known, views]))
     found: dict[int, int] = {}
-    for part in rows.split(AT_ONCE):
-        for flip in (False, True):
-            for turns in range(4):
-                turned = views[part].flip(3) if flip else views[part]
-                turned = torch.rot90(turned, turns, (2, 3))
-                x = adaptive_avg_pool2d(turned, COARSE).flatten(1) - centre
-                nearest = (squares - 2 * x @ coarse.T).argmin(1)
-                distance = (turned - known[nearest]).square().mean((1, 2, 3)).sqrt()
-                for j in (distance <= NEAR).nonzero()[:, 0].tolist():
-                    found.setdefault(int(part[j]), int(nearest[j]))
+    for p in pairs.distance.argsort().tolist():
+        i, j = int(pairs.first[p]), int(pairs.second[p]) - len(known)
+        if i < len(known) and j >= 0:
+            found.setdefault(j, i)
     return dict(sorted(found.items()))
