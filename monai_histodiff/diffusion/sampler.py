@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 class GuidedSampler:
     """Samples patches from a latent diffusion model, guided toward a class by a latent classifier.
 
+    The same labels, seeds and batches give the same bits on one machine. In another batch a patch
+    is the same but for rounding: on a CPU in float32 to 1e-5, which is at most one of 256 levels.
+
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.

@@ -85,6 +85,26 @@ def test_patch_does_not_depend_on_its_neighbours(
     assert torch.allclose(sampler(LABELS[3:4], SEEDS[3:4]), truth[3:4], atol=1e-5)
 
 
+def levels(patches: Tensor) -> Tensor:
+    return (patches * 255).round().int()
+
+
+def test_patches_are_the_same_bits_within_a_batch_and_a_rounding_apart_across(
+    make_sampler: MakeSampler,
+) -> None:
+    """What the sampler promises, and no more: a matrix product rounds by its size."""
+    labels, seeds = [i % 3 for i in range(12)], list(range(12))
+    sampler = make_sampler(max_batch=4)
+    truth = sampler(labels, seeds)
+    assert torch.equal(sampler(labels, seeds), truth)
+    assert torch.equal(make_sampler(max_batch=4)(labels[4:8], seeds[4:8]), truth[4:8])
+    for batch in (1, 12):
+        other = make_sampler(max_batch=batch)(labels, seeds)
+        assert float((other - truth).abs().max()) < 1e-5
+        apart = (levels(other) - levels(truth)).abs()
+        assert int(apart.max()) <= 1 and float(apart.float().mean()) < 1e-3
+
+
 def test_seed_and_label_both_matter(make_sampler: MakeSampler) -> None:
     sampler = make_sampler(scale=6.0, cap=1.0)
     patches = sampler([0, 0, 0, 1], [1, 2, 1, 1])
@@ -762,6 +782,26 @@ def test_variation_depends_on_seed_and_label_alone(
     assert torch.allclose(
         sampler.replace(max_batch=1).latents([2, 0], [7, 5]), together[[2, 0]], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow"])
+@pytest.mark.parametrize("strength", [0.3, 0.6, 0.9])
+def test_a_variation_starts_from_its_source_noised_to_the_strength(
+    strength: float, schedule: str, make_model: Callable[..., LatentDiffusion]
+) -> None:
+    """z_t = alpha z_0 + sigma eps, at t = strength: what the denoiser is first shown."""
+    model, seen = make_model(schedule=schedule), []
+    guide = LatentClassifier(4, 3, channels=(8, 8)).eval()
+    real = Sources(tuple(torch.full((1, *model.latent_shape), v) for v in (3.0, -2.0, 5.0)))
+    sampler = GuidedSampler(model, guide, steps=3, scale=0.0, strength=strength, sources=real)
+    denoise = model.denoise
+    model.denoise = lambda z, t: (seen.append((z, t)), denoise(z, t))[1]  # type: ignore
+    sampler.latents([2], [7])
+    alpha, sigma = model.schedule.alpha_sigma(torch.tensor(strength))
+    noise = torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(7))
+    first, time = seen[0]
+    assert float(time) == pytest.approx(strength)
+    torch.testing.assert_close(first[0], alpha * 5.0 + sigma * noise, rtol=1e-5, atol=1e-5)
 
 
 def test_full_strength_is_pure_noise(model: LatentDiffusion, guide: LatentClassifier) -> None:
