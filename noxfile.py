@@ -3,7 +3,8 @@
 Each runs in an environment of its own.
 
 ``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as
-CI. ``build``: sdist and wheel, checked.
+CI. ``mutation``: changes of the code that no test notices, for twenty minutes. ``build``: sdist
+and wheel, checked.
 
 """
 
@@ -49,6 +50,13 @@ def tests(session: nox.Session) -> None:
     """All tests that this machine can run."""
     install(session)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Changes of the code that no test notices: ``nox -s mutation -- --minutes 5 utils/cache``."""
+    install(session)
+    session.run("python", "tests/mutation.py", *session.posargs)
 
 
 @nox.session

@@ -203,6 +203,26 @@ def test_no_class_of_ours_is_defined_twice() -> None:
     assert len(found) > 30 and set(found.values()) == {1}, found.most_common(3)
 
 
+def whole_numbers(call: ast.Call) -> bool:
+    """Whether a tensor is made of ``int(...)`` alone, which no default dtype changes."""
+    element = getattr(call.args[0], "elt", None)
+    return isinstance(element, ast.Call) and ast.unparse(element.func) == "int"
+
+
+def test_new_tensors_name_their_dtype() -> None:
+    """Else they have the one that the user made torch's default, and other values by one seed."""
+    makers = {"empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "tensor"}
+    makers = {f"torch.{name}" for name in (*makers, "zeros")}
+    found = 0
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in makers:
+                found += 1
+                named = any(keyword.arg == "dtype" for keyword in node.keywords)
+                assert named or whole_numbers(node), f"{name}:{node.lineno}"
+    assert found > 40
+
+
 def test_no_print_and_no_assert() -> None:
     """Messages go through logging, and ``python -O`` must not switch a check off."""
     for name, tree in TREES.items():

@@ -143,7 +143,7 @@ class PatchWriter:
         """
         patches, seeds, labels = (torch.cat(v) for v in zip(*self._parts, strict=True))
         self._parts.clear()
-        scores = torch.full((len(patches),), float("nan"))
+        scores = torch.full((len(patches),), float("nan"), dtype=torch.float32)
         if self.critic is not None:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
             scores = self.critic.probabilities(patches, origins).gather(1, labels[:, None])[:, 0]

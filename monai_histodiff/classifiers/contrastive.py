@@ -17,12 +17,12 @@ from monai_histodiff.data.stain import shift_stains
 
 __all__ = ["PairLoss", "PatchViews", "ViewPairPrepareBatch", "projection_head"]
 
-QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-FLIP = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float32)
+FLIP = torch.tensor([[-1.0, 0.0], [0.0, 1.0]], dtype=torch.float32)
 DIHEDRAL = torch.stack(
     [
         flip @ torch.linalg.matrix_power(QUARTER_TURN, k)
-        for flip in (torch.eye(2), FLIP)
+        for flip in (torch.eye(2, dtype=torch.float32), FLIP)
         for k in range(4)
     ]
 )
@@ -78,17 +78,19 @@ class PatchViews:
                 f"these views, got {side}"
             )
         extent = (
-            self.size / side / (low * (high / low) ** torch.rand(n, 1, 1, device=device))
+            self.size
+            / side
+            / (low * (high / low) ** torch.rand(n, 1, 1, dtype=torch.float32, device=device))
         )  # as a part of the patch
         turn = DIHEDRAL.to(device)[torch.randint(len(DIHEDRAL), (n,), device=device)]
-        shift = (2 * torch.rand(n, 2, 1, device=device) - 1) * (1 - extent)
+        shift = (2 * torch.rand(n, 2, 1, dtype=torch.float32, device=device) - 1) * (1 - extent)
         grid = F.affine_grid(
             torch.cat([extent * turn, shift], 2), [n, 3, self.size, self.size], align_corners=False
         )
         views = F.grid_sample(
             patches, grid, mode="bilinear", padding_mode="reflection", align_corners=False
         )
-        gain, offset = (2 * torch.rand(2, n, 3, device=device) - 1).unbind()
+        gain, offset = (2 * torch.rand(2, n, 3, dtype=torch.float32, device=device) - 1).unbind()
         return torch.vmap(shift_stains)(views, 1 + self.gain * gain, self.offset * offset)
 
 

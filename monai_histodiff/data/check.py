@@ -169,7 +169,7 @@ def _twins(
     for i, print_ in enumerate(prints):
         if (j := first.setdefault(print_, i)) != i and not plain[i]:
             pairs[j, i] = 0.0
-    kept = torch.tensor(sorted(first.values()))
+    kept = torch.tensor(sorted(first.values()), dtype=torch.long)
     near = near_pairs(small[kept])
     for i, j, distance in zip(kept[near.first], kept[near.second], near.distance, strict=True):
         pairs[int(i), int(j)] = max(float(distance), 1e-9)

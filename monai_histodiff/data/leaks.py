@@ -88,7 +88,7 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
 
 def _described(patches: PatchSet) -> tuple[list[bytes], Tensor]:
     """SHA-256 of the pixels, and 16 x 16 thumbnails, ``N x 3 x 16 x 16``."""
-    digests, small = [], [torch.empty(0, 3, 16, 16)]
+    digests, small = [], [torch.empty(0, 3, 16, 16, dtype=torch.float32)]
     for i in range(len(patches)):
         image = patches[i]["image"]
         shape = str(tuple(image.shape)).encode()

@@ -130,7 +130,7 @@ class PatchReader:
         """
         if not records:
             raise ValueError("a patch set must hold at least one patch, got none")
-        out = torch.empty(0)
+        out = torch.empty(0, dtype=torch.float32)
         for i, record in enumerate(records):
             image = self.image(record)
             if size is not None and min(image.shape[1:]) < size:

@@ -29,7 +29,10 @@ __all__ = [
 # Optical density of haematoxylin, eosin and the residual, one stain a row (Ruifrok & Johnston
 # 2001).
 STAINS = torch.nn.functional.normalize(
-    torch.tensor([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)]), dim=1
+    torch.tensor(
+        [(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)], dtype=torch.float32
+    ),
+    dim=1,
 )
 UNMIX = torch.linalg.inv(STAINS)
 

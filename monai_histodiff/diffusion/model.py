@@ -22,7 +22,7 @@ from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_fitting, load_weights, read_state
 
-__all__ = ["LatentDiffusion", "load_autoencoder"]
+__all__ = ["LatentDiffusion", "load_autoencoder", "same_latents"]
 
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
 
@@ -234,3 +234,16 @@ def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> La
     if isinstance(model.unet, FineUNet):
         model.unet.see(model.autoencoder)
     return model
+
+
+def same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
+    """Whether two models share all but the UNet and what it predicts."""
+
+    def rest(m: LatentDiffusion) -> dict[str, Tensor]:
+        own = m.state_dict().items()
+        return {k: v for k, v in own if not k.startswith("unet.") and k != "prediction_code"}
+
+    ours, theirs = rest(model), rest(other)
+    same = ours.keys() == theirs.keys()
+    same = same and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
+    return same and model.latent_shape == other.latent_shape

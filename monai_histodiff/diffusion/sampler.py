@@ -21,7 +21,7 @@ from monai_histodiff.diffusion.guidance import (
     in_interval,
 )
 from monai_histodiff.diffusion.guide import LatentClassifier
-from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.model import LatentDiffusion, same_latents
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
@@ -79,7 +79,7 @@ class GuidedSampler:
         if chosen.autoguidance > 1 and weak is None:
             weight = chosen.autoguidance
             raise ValueError(f"autoguidance needs a weak model, got weight {weight} and none")
-        if weak is not None and not _same_latents(model, weak):
+        if weak is not None and not same_latents(model, weak):
             rule = "the weak model must have the latents and the noise schedule of the model"
             raise ValueError(f"{rule}, got others")
         channels = model.latent_shape[0]
@@ -295,16 +295,3 @@ class GuidedSampler:
         sources, pairs = self.sources, zip(labels.tolist(), generators, strict=True)
         drawn = [sources.latents[k][sources.draw(k, generator)] for k, generator in pairs]
         return alpha * torch.stack(drawn).to(noise) + sigma * noise
-
-
-def _same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
-    """Whether two models share all but the UNet and what it predicts."""
-
-    def rest(m: LatentDiffusion) -> dict[str, Tensor]:
-        own = m.state_dict().items()
-        return {k: v for k, v in own if not k.startswith("unet.") and k != "prediction_code"}
-
-    ours, theirs = rest(model), rest(other)
-    same = ours.keys() == theirs.keys()
-    same = same and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
-    return same and model.latent_shape == other.latent_shape

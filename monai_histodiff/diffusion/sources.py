@@ -56,7 +56,9 @@ class Sources:
             own = [items[i] for i in (labels == k).nonzero()[:, 0].tolist()]
             latents = [torch.as_tensor(item["image"]) for item in own]
             rows = torch.tensor([int(item["row"]) for item in own], dtype=torch.long)
-            found.append((torch.stack(latents) if own else torch.empty(0), rows))
+            found.append(
+                (torch.stack(latents) if own else torch.empty(0, dtype=torch.float32), rows)
+            )
         return cls(tuple(z for z, _ in found), tuple(rows for _, rows in found))
 
     def draw(self, label: int, generator: torch.Generator) -> int:

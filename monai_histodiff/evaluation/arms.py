@@ -229,7 +229,9 @@ def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
     if not bool((pool.labels >= 0).any()):
         rule = "arm R needs labels of training patches that were not drawn as labelled"
         raise ValueError(f"{rule}, got none on {len(pool)} patches")
-    return _real_bank(_whole(pool), pool.labels, torch.ones(len(pool)), classes)
+    return _real_bank(
+        _whole(pool), pool.labels, torch.ones(len(pool), dtype=torch.float32), classes
+    )
 
 
 def _whole(pool: PatchSet) -> Tensor:

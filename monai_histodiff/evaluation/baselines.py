@@ -40,8 +40,8 @@ def colour_floors(
     def histogram(x: Tensor) -> Tensor:
         bins = (x // 16).long().flatten(2)
         return (
-            torch.zeros(*bins.shape[:2], 16)
-            .scatter_add_(2, bins, torch.ones(bins.shape))
+            torch.zeros(*bins.shape[:2], 16, dtype=torch.float32)
+            .scatter_add_(2, bins, torch.ones(bins.shape, dtype=torch.float32))
             .flatten(1)
             / bins.shape[2]
         )
@@ -54,7 +54,7 @@ def colour_floors(
         )
         target = functional.one_hot(train_labels, num_classes).double()
         weights = torch.linalg.solve(
-            a.T @ a + ridge * len(a) * torch.eye(a.shape[1]), a.T @ target
+            a.T @ a + ridge * len(a) * torch.eye(a.shape[1], dtype=a.dtype), a.T @ target
         )
         floors[name] = classification_metrics(
             torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy()

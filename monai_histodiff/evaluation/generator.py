@@ -248,9 +248,9 @@ def denoising_error(
     spectrum = torch.fft.fft2(z, norm="ortho").abs().square().mean(0)
     generator, errors = torch.Generator().manual_seed(seed), []
     for value in tqdm(log_snr, desc="denoising error"):
-        t = model.schedule.time(torch.tensor([value], device=device))
+        t = model.schedule.time(torch.tensor([value], dtype=torch.float32, device=device))
         alpha, sigma = (v.cpu() for v in model.schedule.alpha_sigma(t))
-        noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator)
+        noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator, dtype=torch.float32)
         own = torch.cat(
             [
                 model.denoise(part.to(device), t.expand(len(part))).float().cpu()

@@ -277,7 +277,7 @@ def farthest_first(features: Tensor, count: int) -> Tensor:
     if rows := int((~features.isfinite()).any(1).sum()):
         raise ValueError(f"features must be finite, got {rows} rows with others")
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
-    distance = torch.full((len(features),), math.inf).to(features)
+    distance = torch.full((len(features),), math.inf, dtype=features.dtype, device=features.device)
     while len(chosen) < count:
         distance = torch.minimum(distance, (features - features[chosen[-1]]).square().sum(1))
         distance[chosen[-1]] = -1  # twins of a chosen row remain eligible, the row itself does not

@@ -34,7 +34,7 @@ def checked_device(device: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
+        torch.empty(1, dtype=torch.uint8, device=found)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device must be there, got '{device}' ({str(error).splitlines()[0]})"

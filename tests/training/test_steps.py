@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
+from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandFlipd, ScaleIntensityRanged
 from monai.utils import set_determinism
 from PIL import Image
@@ -393,6 +394,22 @@ def test_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     assert factor(110) == factor(500) == pytest.approx(0.1)
     assert all(factor(n + 1) < factor(n) for n in range(10, 110))
     assert warmup_cosine(steps=5, warmup=5)(5) == pytest.approx(1.0), "no division by zero"
+
+
+def test_without_a_floor_the_cosine_is_that_of_monai() -> None:
+    """MONAI's schedule cuts the cosine off at its floor, begins at 0, and rises again when the
+    training goes on; where none of this counts, the two are one.
+    """
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 1.0)
+    theirs = WarmupCosineSchedule(optimizer, warmup_steps=10, t_total=110)
+    ours = warmup_cosine(steps=110, warmup=10, floor=0.0)
+    assert [ours(n) for n in range(10, 111)] == pytest.approx(
+        [theirs.lr_lambda(n) for n in range(10, 111)]
+    )
+    assert [ours(n) for n in range(10)] == pytest.approx(
+        [theirs.lr_lambda(n + 1) for n in range(10)]
+    )
 
 
 # -------------------------------------------------------------------------------------------------
