@@ -94,8 +94,6 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
         yield "value", not node.value
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         yield "value", node.value + 1
-        if node.value:
-            yield "value", node.value * -1
     elif isinstance(node, ast.If | ast.While | ast.IfExp):
         yield "test", ast.UnaryOp(ast.Not(), node.test)
     elif isinstance(node, ast.Attribute) and node.attr in NAMES:

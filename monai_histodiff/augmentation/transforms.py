@@ -217,7 +217,8 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         """``synthetic`` (bool), ``synthetic_confidence`` (float32 tensor, NaN for a real patch)
         and ``synthetic_seed`` (-1 for a real patch) of the last call.
         """
-        known = self._drawn or BankPatch(torch.empty(0, device="cpu"), -1, float("nan"), -1)
+        empty = torch.empty(0, dtype=torch.uint8, device="cpu")
+        known = self._drawn or BankPatch(empty, -1, float("nan"), -1)
         values = (self._drawn is not None, float32(known.confidence), known.seed)
         return dict(zip(RECORD, values, strict=True))
 

@@ -176,8 +176,8 @@ def warmup_cosine(steps: int, warmup: int = 100, floor: float = 0.02) -> Callabl
     ``floor``, where it stays.
 
     MONAI's ``WarmupCosineSchedule`` is the same but for what a training here needs: its first step
-    has no learning rate, its floor cuts the cosine off, and it rises again where a training goes on
-    beyond the last step.
+    has no learning rate, its floor cuts the cosine off, and it rises again where a training goes
+    on beyond the last step.
     """
 
     def factor(step: int) -> float:

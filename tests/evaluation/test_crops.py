@@ -48,7 +48,7 @@ def test_the_mean_of_five_crops_counts(
     recipe = Recipe(training=Untrained(), crop=crop, classical=plain, plain=plain)
     material = Material(labelled=labelled, candidates=candidates, size=32)
     found = mh.Evaluation(material, test, recipe, ("C",), (0,)).run()["C"][0]
-    crops = [c.float() / 255 for c in five_crops(test.images(32), 32)]
+    crops = [c.float() / 255 for c in five_crops(test.images(), 32)]
     assert len(crops) == (1 if side == 32 else 5)
     expected = torch.stack([Bright(3)(c).softmax(1) for c in crops]).mean(0)
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-6)
