@@ -35,13 +35,25 @@ NUMERICS = {
     "data.pixels",
     *(f"diffusion.{name}" for name in ("schedules", "solvers", "guidance", "settings")),
     *(f"selection.{name}" for name in ("calibration", "copies")),
-    *(f"evaluation.{name}" for name in ("metrics", "statistics", "feature_metrics")),
+    *(
+        f"evaluation.{name}"
+        for name in (
+            "metrics",
+            "student",
+            "clusters",
+            "statistics",
+            "worlds",
+            "power",
+            "feature_metrics",
+        )
+    ),
 }
 LIBRARIES = {
     "__future__",
     "collections",
     "dataclasses",
     "enum",
+    "functools",
     "math",
     "numpy",
     "statistics",

@@ -19,6 +19,7 @@ from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.evaluation.experiment import Evaluation
+from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
 from monai_histodiff.evaluation.verdict import CLAIM
 from monai_histodiff.report.gallery import Tile
@@ -62,6 +63,11 @@ def run_and_report(
     known = evaluation.material.labelled.extend(
         patches.select("train"), made.get("unlabelled_patches", 0), seed=made.get("draw", 0)
     )
+    seeds, forecast = len(evaluation.seeds), ""
+    if seeds > 1:
+        test = evaluation.test
+        forecast = foresee(test.labels.numpy(), test.groups, seeds).sentence
+        print(forecast)
     evaluation.run()
     fitted = sum(
         second for runs in evaluation.seconds.values() for second in runs
@@ -89,9 +95,11 @@ def run_and_report(
     }
     if further is not None:
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
-    results["notes"] = _notes(
-        outcome, evaluation, results["differences"], results.get("agreement")
-    )
+    results["notes"] = [
+        *results["shortfalls"],
+        *([forecast] if forecast else []),
+        *_notes(outcome, evaluation, results["differences"], results.get("agreement")),
+    ]
     if features is not None:
         train, size = patches.select("train"), evaluation.material.size
         results["generator"] = class_fidelity(
@@ -203,8 +211,9 @@ def _notes(
 ) -> Sequence[str]:
     selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
     notes = [
-        "The intervals cover the choice of test groups and of training seeds, for one draw of the "
-        "labelled patches; another draw can give another answer.",
+        "The intervals are for new test groups and new trainings, with this one draw of the "
+        "labelled patches: they cannot tell what another draw would give. Run several draws and "
+        "combine them (histodiff-summary).",
         "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
     ]
     if (ceiling := differences.get("R-C")) is not None and evaluation.material.pool is not None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from monai_histodiff.evaluation.draws import by_label_count, combine, read_results
+from monai_histodiff.evaluation.draws import (
+    by_data_set,
+    by_label_count,
+    combine,
+    combine_sets,
+    read_results,
+)
 from monai_histodiff.report.summary import to_html, to_markdown
 
 
@@ -17,20 +24,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         "histodiff-summary", description="Combine several results.json into one table."
     )
     parser.add_argument(
-        "results", nargs="+", help="results.json files: other draws, other label counts"
+        "results",
+        nargs="+",
+        help="results.json files: other draws, other label counts, other data sets",
     )
-    parser.add_argument("--html", help="a page to write")
+    parser.add_argument("--html", help="a page to write, of one data set")
     args = parser.parse_args(argv)
     try:
-        results = read_results(args.results)
+        sets = by_data_set(read_results(args.results))
+        if args.html and len(sets) > 1:
+            raise ValueError(
+                f"a page must be of one data set, got {', '.join(sets)}: name one set's results"
+            )
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    by_count = by_label_count(results)
-    combined = {labels: combine(runs) for labels, runs in by_count.items()}
     _speak_utf8()
-    print(to_markdown(by_count, combined), end="")
-    if args.html:
-        to_html(by_count, combined, args.html)
+    counted = {name: by_label_count(results) for name, results in sets.items()}
+    for by_count in counted.values():
+        combined = {labels: combine(runs) for labels, runs in by_count.items()}
+        print(to_markdown(by_count, combined), end="")
+        if args.html:
+            to_html(by_count, combined, args.html)
+    if len(sets) > 1:
+        shared = [n for n in next(iter(counted.values())) if all(n in c for c in counted.values())]
+        across = {n: combine_sets([by_count[n] for by_count in counted.values()]) for n in shared}
+        print(_across_sets(list(sets), across), end="")
 
 
 def _speak_utf8() -> None:
@@ -40,3 +58,27 @@ def _speak_utf8() -> None:
             sys.stdout.reconfigure(errors="replace")
         else:
             sys.stdout.reconfigure(encoding="utf-8")
+
+
+def _across_sets(names: Sequence[str], combined: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of the mean differences over data sets, for each label count that all have."""
+    lines = [
+        "",
+        f"# {len(names)} data sets",
+        "",
+        "Mean over the data sets above; the interval is for new test groups, trainings and draws "
+        "of them, not for other data sets.",
+    ]
+    for labels, found in combined.items():
+        lines += ["", f"## {labels} labels per class", ""]
+        lines += ["| difference | balanced accuracy, points (95 %) | p | p, corrected | claim |"]
+        lines += ["|---|---|---|---|---|"]
+        for name, row in found.items():
+            mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("mean", "low", "high"))
+            told = f"{mean} ({low} to {high}) | {row['p']:.3f} | {row['p_holm']:.3f}"
+            lines.append(f"| {name} | {told} | {row['claim']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Several evaluations combined: draws of the labelled patches, and label counts."""
+"""Several evaluations combined: draws of the labelled patches, label counts, data sets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from monai_histodiff.evaluation.statistics import holm
+from monai_histodiff.evaluation.statistics import (
+    Draw,
+    Estimate,
+    balanced_estimate,
+    combined,
+    holm,
+)
+from monai_histodiff.evaluation.verdict import describe, verdict
 
-__all__ = ["by_label_count", "combine", "read_results"]
+__all__ = ["by_data_set", "by_label_count", "combine", "combine_sets", "read_results"]
 
-METRIC = "balanced_accuracy"
-SAMPLES = 100_000
+KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
+Run = Mapping[str, Any]
 
 
 def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]:
@@ -23,81 +30,142 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: none is given, one lacks what is combined here, the data sets differ, or a draw
-            occurs twice.
+        ValueError: none is given, one is no JSON, lacks what is combined here or contradicts
+            itself, or a draw occurs twice.
     """
     if not paths:
         raise ValueError("at least one results.json is needed, got none")
     found: list[dict[str, Any]] = []
-    seen: set[tuple[int | str, int]] = set()
+    seen: set[tuple[str, int | str, int]] = set()
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"results must be a file, got '{path}'")
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        if missing := [
-            key
-            for key in ("arms", "claims", "differences", "dataset", "settings")
-            if key not in results
-        ]:
-            raise ValueError(f"results must hold {', '.join(missing)}, got none in '{path}'")
-        if results["dataset"]["path"] != (first := (found or [results])[0]["dataset"]["path"]):
+        try:
+            results = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
             raise ValueError(
-                "results must be of one data set, "
-                f"got '{first}' and '{results['dataset']['path']}'"
+                f"results must be JSON as evaluate.json writes it, got '{path}' ({error}): "
+                "run the evaluation again, its trainings are kept in the cache"
+            ) from None
+        if missing := [key for key in KEYS if not isinstance(results, dict) or key not in results]:
+            raise ValueError(
+                f"results must hold {', '.join(missing)}, got none in '{path}': if an earlier "
+                "version wrote it, run evaluate.json again, its trainings are kept in the cache"
             )
-        key = (results["settings"]["labels_per_class"], results["settings"]["draw"])
+        _check(results, path)
+        settings, name = results["settings"], results["dataset"]["path"]
+        key = (name, settings["labels_per_class"], settings["draw"])
         if key in seen:
             raise ValueError(
-                "each draw must occur once, "
-                f"got draw {key[1]} with {key[0]} labels per class twice, in '{path}'"
+                f"each draw must occur once, got draw {key[2]} with {key[1]} labels per class of "
+                f"{name} twice, in '{path}'"
             )
         seen.add(key)
         found.append(results)
     return found
 
 
-def combine(runs: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
+def _check(results: Run, path: str | os.PathLike[str]) -> None:
+    """Refuse answers that do not fit the test patches."""
+    labels, groups = results["test"].get("labels", []), results["test"].get("groups", [])
+    if not labels or len(labels) != len(groups):
+        raise ValueError(
+            f"each test patch must have a label and a group, got {len(labels)} labels and "
+            f"{len(groups)} groups in '{path}'"
+        )
+    for arm, runs in results["hits"].items():
+        for run in runs:
+            if len(run) != len(labels) or set(run) - {"0", "1"}:
+                raise ValueError(
+                    f"hits must be one digit, 0 or 1, for each of the {len(labels)} test patches, "
+                    f"got {len(run)} characters in arm {arm} of '{path}'"
+                )
+    for name in results["claims"]:
+        first, second = (results["hits"].get(arm, []) for arm in name.split("-"))
+        if not first or not second:
+            raise ValueError(f"hits must be there for both arms of {name}, got none in '{path}'")
+
+
+def _answers(run: Run, arm: str) -> np.ndarray:
+    return np.array([[digit == "1" for digit in hits] for hits in run["hits"][arm]], float)[None]
+
+
+def _estimate(runs: Sequence[Run], name: str) -> Estimate:
+    first, second = name.split("-")
+    return balanced_estimate(
+        [
+            Draw(
+                _answers(run, first),
+                _answers(run, second),
+                np.array(run["test"]["labels"], np.int64),
+                np.array(run["test"]["groups"]),
+            )
+            for run in runs
+        ]
+    )
+
+
+def combine(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Differences in balanced accuracy, combined over draws of the labelled patches.
 
-    The test groups are taken to be the same in every draw, as they are where a data set comes with
-    its split; their noise is then not reduced by more draws. Where they differ, the interval is
-    too wide. A single draw keeps interval and p of its own
-    report: there is nothing to combine.
+    Test groups that several draws share are known by their pseudonyms, so that their noise is
+    neither counted as if it were new in each draw nor left out. A single draw has the interval of
+    its own report.
 
     Args:
-        runs: the results of each draw, of one label count.
-        seed: of the simulated noise.
+        runs: the results of each draw, of one label count of one data set.
 
     Returns:
-        For each comparison that all draws have: ``mean``, ``low``, ``high``, ``p`` and ``p_holm``.
+        For each comparison that all draws have: ``mean``, ``low``, ``high``, ``p``, ``p_holm`` and
+        ``claim``, in a word.
     """
-    names = [name for name in runs[0]["claims"] if all(name in run["claims"] for run in runs)]
-    found = {
-        name: _over_draws(runs, name, seed) if len(runs) > 1 else _reported(runs[0], name)
-        for name in names
-    }
-    adjusted = holm({name: row["p"] for name, row in found.items()})
-    return {name: {**row, "p_holm": adjusted[name]} for name, row in found.items()}
+    return _rows({name: _estimate(runs, name) for name in _names(runs)}, runs)
 
 
-def _reported(run: Mapping[str, Any], name: str) -> dict[str, float]:
-    return {**run["differences"][name][METRIC], "p": float(run["claims"][name]["p"])}
+def combine_sets(sets: Sequence[Sequence[Run]]) -> dict[str, dict[str, Any]]:
+    """Mean difference over data sets, each combined over its draws.
+
+    The interval is for these data sets: new groups, draws and trainings of them, not for others.
+
+    Args:
+        sets: the runs of each data set, of one label count.
+
+    Returns:
+        As :func:`combine`.
+    """
+    names = [name for name in _names(sets[0]) if all(name in _names(runs) for runs in sets)]
+    found = {name: combined([_estimate(runs, name) for runs in sets]) for name in names}
+    return _rows(found, [run for runs in sets for run in runs])
 
 
-def _over_draws(runs: Sequence[Mapping[str, Any]], name: str, seed: int) -> dict[str, float]:
-    values = np.array([run["differences"][name][METRIC]["mean"] for run in runs])
-    groups = float(np.mean([run["claims"][name]["group_error"] ** 2 for run in runs])) ** 0.5
-    error = float(values.std(ddof=1)) / len(runs) ** 0.5
-    rng = np.random.default_rng(seed)
-    noise = groups * rng.standard_normal(SAMPLES) + error * rng.standard_t(len(runs) - 1, SAMPLES)
-    samples = np.clip(values.mean() + noise, -1, 1)
-    side = min((samples <= 0).sum(), (samples >= 0).sum())
-    low, high = np.quantile(samples, [0.025, 0.975])
-    p = min(1.0, 2 * (side + 1) / (SAMPLES + 1))
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "p": float(p)}
+def _names(runs: Sequence[Run]) -> list[str]:
+    return [name for name in runs[0]["claims"] if all(name in run["claims"] for run in runs)]
 
 
-def by_label_count(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _rows(found: Mapping[str, Estimate], runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    unmet = [sentence for run in runs for sentence in run["shortfalls"]]
+    single = {name: _only(estimate) for name, estimate in found.items()}
+    p = {name: float(estimate.p()) for name, estimate in single.items()}
+    adjusted, rows = holm(p), {}
+    for name, estimate in single.items():
+        row = describe(estimate)
+        word, _ = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
+        rows[name] = {**row, "p": p[name], "p_holm": adjusted[name], "claim": word}
+    return rows
+
+
+def _only(found: Estimate) -> Estimate:
+    parts = (found.mean, found.group_variance, found.run_variance, found.freedom)
+    return Estimate(*(np.asarray(part)[0] for part in parts))
+
+
+def by_data_set(results: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by the name of their data set, in the order in which these first occur."""
+    names = dict.fromkeys(str(run["dataset"]["path"]) for run in results)
+    return {name: [run for run in results if run["dataset"]["path"] == name] for name in names}
+
+
+def by_label_count(results: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by label count, from few to many, ``"all"`` last."""
     counts = sorted(
         {run["settings"]["labels_per_class"] for run in results},

@@ -165,9 +165,7 @@ class Evaluation:
                 self.seconds.setdefault(arm, []).append(float(found["seconds"]))
         return self.probabilities
 
-    def results(
-        self, comparisons: Sequence[str] = COMPARISONS, draws: int = 1000
-    ) -> dict[str, Any]:
+    def results(self, comparisons: Sequence[str] = COMPARISONS) -> dict[str, Any]:
         """Metrics of every arm and seed, differences with intervals, claims, recall, floors and
         the verdict, as plain values.
 
@@ -180,15 +178,14 @@ class Evaluation:
             self.test.groups,
             self.material.classes,
             comparisons,
-            draws,
         )
         size, parts = self.material.size, (self.material.labelled, self.test)
         train, test = (part.images(size) for part in parts)
-        outcome, sentence = "soft", "Not tested: arm G was not run."
+        claim, sentence = "inconclusive", "Not tested: arm G was not run."
         if not self.material.candidates.accepted.any():
             sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
         elif PRIMARY in found["claims"]:
-            outcome, sentence = (found["claims"][PRIMARY][key] for key in ("outcome", "sentence"))
+            claim, sentence = (found["claims"][PRIMARY][key] for key in ("claim", "sentence"))
         return {
             **found,
             "arm_names": {arm: ARMS[arm].words for arm in self.probabilities},
@@ -200,7 +197,7 @@ class Evaluation:
                 len(self.material.classes),
             ),
             "seeds": list(self.seeds),
-            "outcome": outcome,
+            "claim": claim,
             "verdict": sentence,
         }
 

@@ -1,5 +1,5 @@
-"""Metrics of a classifier, of a whole test set or of many bootstrap resamples of it at once. Pure
-numpy functions.
+"""Metrics of a classifier, of a whole test set or of many weightings of it at once. Pure numpy
+functions.
 """
 
 from __future__ import annotations
@@ -7,18 +7,75 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "class_recall", "classification_metrics", "metric_table", "reliability"]
+__all__ = [
+    "METRICS",
+    "check_probabilities",
+    "class_recall",
+    "classification_metrics",
+    "metric_table",
+    "reliability",
+]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "worst_recall")
 BINS = 15
 BLOCK = 4_000_000  # weights handled at once
+ROUNDING = 1e-3  # by which a row of probabilities may miss 1
+
+
+def check_probabilities(
+    probabilities: Array, shape: tuple[int, int], name: str = "probabilities"
+) -> None:
+    """Refuse what is no table of probabilities.
+
+    Args:
+        probabilities: what should be one.
+        shape: rows and classes that it must have.
+        name: what the error calls it.
+
+    Raises:
+        ValueError: another shape, a value that is not finite or below 0, or a row that does not
+            sum to 1.
+    """
+    if probabilities.shape != shape:
+        raise ValueError(f"{name} must be of shape {shape}, got {probabilities.shape}")
+    if bad := int((~np.isfinite(probabilities)).any(1).sum()):
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {bad} of {len(probabilities)} rows: "
+            "the classifier has diverged, or a file is damaged"
+        )
+    if probabilities.size and probabilities.min() < 0:
+        raise ValueError(f"{name} must not be below 0, got {probabilities.min():g}")
+    away = np.abs(probabilities.sum(1) - 1)
+    if probabilities.size and away.max() > ROUNDING:
+        raise ValueError(
+            f"rows of {name} must sum to 1, got {probabilities.sum(1)[away.argmax()]:g} in row "
+            f"{away.argmax()}: give softmax outputs, not logits"
+        )
+
+
+def _check(probabilities: Array, labels: Labels) -> None:
+    if (
+        probabilities.ndim != 2
+        or labels.shape != probabilities.shape[:1]
+        or not probabilities.size
+    ):
+        raise ValueError(
+            "metrics need N x K probabilities and N labels, "
+            f"got {probabilities.shape} and {labels.shape}"
+        )
+    classes = probabilities.shape[1]
+    check_probabilities(probabilities, (len(labels), classes))
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+        )
 
 
 def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
-    """All metrics under many weightings of the same predictions, such as the counts of bootstrap
-    resamples.
+    """All metrics under many weightings of the same predictions, such as the test set without
+    one of its groups.
 
     Args:
         probabilities: rows sum to 1, shape ``N x K``.
@@ -30,17 +87,16 @@ def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
         Shape ``D x len(METRICS)``, in the order of :data:`METRICS`.
 
     Raises:
-        ValueError: the set is empty or the shapes disagree.
+        ValueError: the set is empty, the shapes disagree, probabilities are none, a label is no
+            class, or a weight is negative or not finite.
     """
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
-        raise ValueError(
-            "metrics need N x K probabilities and N labels, "
-            f"got {probabilities.shape} and {labels.shape}"
-        )
+    _check(probabilities, labels)
     if weights.ndim != 2 or weights.shape[1] != len(labels):
         raise ValueError(
             f"metrics need D x N weights for {len(labels)} samples, got {weights.shape}"
         )
+    if weights.size and not (np.isfinite(weights).all() and weights.min() >= 0):
+        raise ValueError("weights must be finite and not negative")
     rows = max(1, BLOCK // len(labels))
     parts = [
         _table(probabilities, labels, weights[i : i + rows].astype(float))
@@ -123,7 +179,12 @@ def classification_metrics(probabilities: Array, labels: Labels) -> dict[str, fl
 
 
 def class_recall(probabilities: Array, labels: Labels) -> Array:
-    """Recall of each class, NaN for a class without samples. Shapes ``N x K``, ``N`` -> ``K``."""
+    """Recall of each class, NaN for a class without samples. Shapes ``N x K``, ``N`` -> ``K``.
+
+    Raises:
+        ValueError: as :func:`metric_table`.
+    """
+    _check(probabilities, labels)
     right = probabilities.argmax(1) == labels
     classes = probabilities.shape[1]
     with np.errstate(invalid="ignore"):
@@ -138,7 +199,11 @@ def reliability(probabilities: Array, labels: Labels) -> list[dict[str, float]]:
         ``confidence`` (mean probability of the predicted class), ``accuracy`` (share of right
         predictions) and ``share`` (of all samples), by rising confidence. The expected calibration
         error is the mean of their gap, weighted by ``share``.
+
+    Raises:
+        ValueError: as :func:`metric_table`.
     """
+    _check(probabilities, labels)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     inside = _bins(confidence)
     counts = inside.sum(0)

@@ -4,28 +4,79 @@ plain values.
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from monai_histodiff.evaluation.metrics import (
     METRICS,
     Array,
     Labels,
+    check_probabilities,
     class_recall,
     classification_metrics,
+    metric_table,
     reliability,
 )
-from monai_histodiff.evaluation.statistics import bootstrap_metrics, holm, summarise
+from monai_histodiff.evaluation.statistics import (
+    Draw,
+    Estimate,
+    balanced_estimate,
+    holm,
+    jackknife,
+    leave_out,
+)
 
-__all__ = ["CLAIM", "PRIMARY", "compare_arms", "verdict"]
+__all__ = ["CLAIM", "PRIMARY", "compare_arms", "describe", "shortfalls", "verdict"]
 
 PRIMARY = "G-C"
 CLAIM = "balanced_accuracy"
 LEVEL = 0.05
 POINTS = 100
+LEAST_SEEDS, LEAST_GROUPS, LEAST_GROUPS_OF_A_CLASS = 3, 10, 2
+
+
+def shortfalls(
+    labels: Labels, groups: Sequence[str], classes: Sequence[str], seeds: int
+) -> list[str]:
+    """Why nothing may be claimed from a test set: one sentence for each rule that it does not meet.
+
+    Args:
+        labels: test labels, shape ``N``.
+        groups: the group of each test patch.
+        classes: names of the ``K`` classes.
+        seeds: trainings of each arm.
+    """
+    inside: dict[int, set[str]] = defaultdict(set)
+    for label, group in zip(labels.tolist(), groups, strict=True):
+        inside[label].add(group)
+    found, count = [], len(set(groups))
+    if seeds < LEAST_SEEDS:
+        found.append(
+            f"A claim needs at least {LEAST_SEEDS} seeds, got {seeds}: with fewer, training noise "
+            "is not known. Give more of them (seeds)."
+        )
+    if count < LEAST_GROUPS:
+        found.append(
+            f"A claim needs at least {LEAST_GROUPS} test groups (patients), got {count}: what "
+            "differs between groups is not known from fewer. Test on more of them."
+        )
+    few = {
+        name: len(inside[k])
+        for k, name in enumerate(classes)
+        if len(inside[k]) < LEAST_GROUPS_OF_A_CLASS
+    }
+    if few:
+        told = ", ".join(f"{number} of class '{name}'" for name, number in few.items())
+        found.append(
+            f"A claim needs test groups of every class, at least {LEAST_GROUPS_OF_A_CLASS}, got "
+            f"{told}. Test on more patients with it, or leave the class out."
+        )
+    return found
 
 
 def compare_arms(
@@ -34,7 +85,6 @@ def compare_arms(
     groups: Sequence[str],
     classes: Sequence[str],
     comparisons: Sequence[str],
-    draws: int = 1000,
 ) -> dict[str, Any]:
     """Metrics of every arm and seed, differences with intervals, claims, recall and reliability.
 
@@ -49,8 +99,24 @@ def compare_arms(
         classes: names of the ``K`` classes.
         comparisons: pairs of arms, such as ``"G-C"``; those of which an arm is missing are left
             out.
-        draws: bootstrap draws of the test groups.
+
+    Raises:
+        ValueError: an arm has no run or another number of them than the others, a patch has no
+            group, or probabilities are not of ``N x K``, not finite, below 0, or rows do not sum
+            to 1.
     """
+    seeds = len(next(iter(probabilities.values()), ()))
+    if len(groups) != len(labels):
+        raise ValueError(
+            f"each test patch needs its group, got {len(groups)} groups for {len(labels)} patches"
+        )
+    for arm, runs in probabilities.items():
+        if len(runs) != seeds or not runs:
+            raise ValueError(
+                f"all arms need the same seeds, at least one, got {len(runs)} in arm {arm}"
+            )
+        for seed, found in enumerate(runs):
+            check_probabilities(found, (len(labels), len(classes)), f"arm {arm}, run {seed}")
     scores: dict[str, dict[str, list[float]]] = {}
     recall: dict[str, dict[str, list[float]]] = {}
     for arm, runs in probabilities.items():
@@ -58,98 +124,142 @@ def compare_arms(
         scores[arm] = {m: [e[m] for e in each] for m in METRICS}
         per_class = [class_recall(p, labels) for p in runs]
         recall[arm] = {name: [float(r[k]) for r in per_class] for k, name in enumerate(classes)}
+    weights = leave_out(groups)
     tables = {
-        a: bootstrap_metrics(r, labels, groups, draws)
-        for a, r in tqdm(probabilities.items(), desc="bootstrap")
+        arm: np.stack([metric_table(p, labels, weights) for p in runs])
+        for arm, runs in probabilities.items()
     }
+    hits = {
+        arm: np.stack([(p.argmax(1) == labels).astype(float) for p in runs])
+        for arm, runs in probabilities.items()
+    }
+
+    def estimates(treated: str, control: str | None = None) -> dict[str, Estimate]:
+        arms = [treated] if control is None else [treated, control]
+        found = jackknife(*(tables[arm] for arm in arms))
+        every = {m: _pick(found, i) for i, m in enumerate(METRICS)}
+        for metric, strata in (("accuracy", np.zeros_like(labels)), (CLAIM, labels)):
+            answers = [hits[arm][None] for arm in arms]
+            draw = Draw(answers[0], answers[1] if control else None, strata, np.asarray(groups))
+            every[metric] = _pick(balanced_estimate([draw]), 0)
+        return every
+
     pairs = {name: name.split("-") for name in comparisons}
-    found = {
-        name: summarise(tables[a] - tables[b])
-        for name, (a, b) in pairs.items()
-        if a in tables and b in tables
+    differences = {
+        name: estimates(a, b) for name, (a, b) in pairs.items() if a in tables and b in tables
     }
+    unmet = shortfalls(labels, groups, classes, seeds)
     return {
         "arms": scores,
-        "intervals": _intervals(
-            {arm: summarise(table, bounds=(0, 1)) for arm, table in tables.items()}
-        ),
-        "differences": _intervals(found),
-        "claims": _claims(
-            {name: metrics[CLAIM] for name, metrics in found.items()},
-            len(next(iter(probabilities.values()), ())),
-        ),
+        "intervals": {arm: _intervals(estimates(arm), 0) for arm in probabilities},
+        "differences": {name: _intervals(found, -1) for name, found in differences.items()},
+        "claims": _claims({name: found[CLAIM] for name, found in differences.items()}, unmet),
         "recall": recall,
         "reliability": {
             a: reliability(np.concatenate(r), np.tile(labels, len(r)))
             for a, r in probabilities.items()
         },
+        "shortfalls": unmet,
+        "test": {"labels": labels.tolist(), "groups": [_pseudonym(group) for group in groups]},
+        "hits": {
+            arm: ["".join("1" if hit else "0" for hit in run) for run in runs]
+            for arm, runs in hits.items()
+        },
     }
 
 
-def _claims(found: Mapping[str, Mapping[str, float]], seeds: int) -> dict[str, dict[str, Any]]:
-    adjusted = holm({name: row["p"] for name, row in found.items()})
-    claims = {}
-    for name, row in found.items():
-        outcome, sentence = verdict(row, seeds, adjusted=adjusted[name], claims=len(found))
-        extra = {key: row[key] for key in ("p", "detectable", "group_error", "seed_error")}
-        claims[name] = {**extra, "p_holm": adjusted[name], "outcome": outcome}
+def _pick(found: Estimate, index: int) -> Estimate:
+    return Estimate(
+        *(
+            np.asarray(part[index])
+            for part in (found.mean, found.group_variance, found.run_variance, found.freedom)
+        )
+    )
+
+
+def _pseudonym(group: str) -> str:
+    """Tells groups of several runs apart without naming patients."""
+    return hashlib.sha256(group.encode()).hexdigest()[:12]
+
+
+def describe(found: Estimate, lowest: float = -1) -> dict[str, float]:
+    """``mean``, ``low`` and ``high``, within what is possible; no interval where no error is known.
+
+    Args:
+        found: one value.
+        lowest: the lowest possible value; the highest is 1.
+    """
+    low, high = (float(side) for side in found.interval())
+    if not float(found.error) > 0:
+        low = high = math.nan
+    return {"mean": float(found.mean), "low": max(low, lowest), "high": min(high, 1.0)}
+
+
+def _intervals(found: Mapping[str, Estimate], lowest: float) -> dict[str, dict[str, float]]:
+    return {metric: describe(estimate, lowest) for metric, estimate in found.items()}
+
+
+def _claims(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, dict[str, Any]]:
+    adjusted = holm({name: float(estimate.p()) for name, estimate in found.items()})
+    claims: dict[str, dict[str, Any]] = {}
+    for name, estimate in found.items():
+        row = {**describe(estimate), "detectable": float(estimate.detectable())}
+        claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
+        claims[name] = {
+            "p": float(estimate.p()),
+            "detectable": row["detectable"],
+            "group_error": float(estimate.group_variance) ** 0.5,
+            "run_error": float(estimate.run_variance) ** 0.5,
+            "freedom": float(estimate.freedom),
+            "p_holm": adjusted[name],
+            "claim": claim,
+        }
         if name == PRIMARY:
             claims[name]["sentence"] = sentence
     return claims
 
 
-def _intervals(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    keys = ("mean", "low", "high")
-    return {
-        name: {metric: {k: row[k] for k in keys} for metric, row in metrics.items()}
-        for name, metrics in found.items()
-    }
-
-
 def verdict(
     difference: Mapping[str, float],
-    seeds: int,
+    unmet: Sequence[str] = (),
     metric: str = "balanced accuracy",
     adjusted: float | None = None,
     claims: int = 1,
 ) -> tuple[str, str]:
-    """What the interval of G - C says: the outcome in a word, and in a plain sentence.
+    """What the interval of G - C says: the claim in a word, and in a plain sentence.
 
     Args:
         difference: ``mean``, ``low`` and ``high``, as fractions, and ``detectable`` where it is
             known.
-        seeds: trainings of each arm. Below 3 the interval says too little about training noise,
-            and no claim is made.
+        unmet: rules of :func:`shortfalls` that the run does not meet: then nothing is claimed.
         metric: its name in the sentence.
         adjusted: Holm-adjusted p-value; a claim needs it below 0.05 too. ``None``: this is the
             only claim.
         claims: number of claims that it is adjusted for.
 
     Returns:
-        ``"helps"``, ``"hurts"``, ``"same"`` or ``"soft"`` (no verdict), and the sentence.
+        ``"helps"``, ``"hurts"`` or ``"inconclusive"``, and the sentence.
     """
     mean, low, high = (POINTS * difference[k] for k in ("mean", "low", "high"))
-    change = f"{metric} changed by {mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-    if seeds < 3:
-        return (
-            "soft",
-            f"No difference shown, for want of seeds: {change}, but with {seeds} of at least 3 "
-            "this may be training noise.",
-        )
+    unknown = math.isnan(low + high)
+    interval = "no interval" if unknown else f"95 % interval {low:+.1f} to {high:+.1f}"
+    change = f"{metric} changed by {mean:+.1f} points ({interval})"
+    if unmet:
+        return "inconclusive", f"Not tested: {change}, but nothing is claimed. {' '.join(unmet)}"
     if (low > 0 or high < 0) and adjusted is not None and not adjusted < LEVEL:
         corrected = f"its p-value, corrected for {claims} claims, is {adjusted:.2f}"
         return (
-            "same",
-            f"No difference shown: {change}; the interval excludes zero, but {corrected}.",
+            "inconclusive",
+            f"Inconclusive: {change}; the interval excludes zero, but {corrected}.",
         )
     if low > 0:
         return "helps", f"The selected synthetic patches help: {change}."
     if high < 0:
         return "hurts", f"The selected synthetic patches hurt: {change}. Do not use them."
-    least = POINTS * difference.get("detectable", float("nan"))
+    least = POINTS * difference.get("detectable", math.nan)
     power = (
         ""
-        if np.isnan(least)
+        if math.isnan(least)
         else f" Only a true change of {least:.1f} points or more would be found four times in five."
     )
-    return "same", f"No difference shown: {change}.{power}"
+    return "inconclusive", f"Inconclusive: {change}.{power}"

@@ -1,341 +1,298 @@
-"""The comparison of arms on synthetic truth: planted gains, no gain at all, and noise of known
-size.
-"""
+"""The variance of a difference: against closed forms, and on simulated evaluations."""
 
 from __future__ import annotations
-
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
-from monai_histodiff.evaluation.metrics import METRICS, classification_metrics
+from monai_histodiff.evaluation.clusters import Layout
+from monai_histodiff.evaluation.metrics import METRICS, classification_metrics, metric_table
 from monai_histodiff.evaluation.statistics import (
-    bootstrap_metrics,
+    Draw,
+    Estimate,
+    balanced_estimate,
+    combined,
     holm,
-    paired_difference,
-    summarise,
+    jackknife,
+    leave_out,
+    satterthwaite,
 )
-from monai_histodiff.evaluation.verdict import verdict
+from monai_histodiff.evaluation.worlds import ALIKE, APART, Noise, make_groups, simulate
 
 Array = NDArray[np.float64]
+RNG = np.random.default_rng
 
 
-def predictions(count: int, classes: int, seed: int = 0) -> tuple[Array, NDArray[np.int64]]:
-    """Probabilities that know something of the labels; every class occurs."""
-    rng = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(classes), rng.integers(classes, size=count - classes)])
-    raw = rng.gamma(0.7, size=(count, classes))
-    raw[np.arange(count), labels] += rng.integers(0, 2, count)
-    return raw / raw.sum(1, keepdims=True), labels
+def answers(seeds: int, labels: NDArray[np.int64], accuracy: float, seed: int) -> Array:
+    return (RNG(seed).random((1, seeds, len(labels))) < accuracy).astype(float)
 
 
-def correct(right: NDArray[np.bool_], labels: NDArray[np.int64]) -> Array:
-    """Two-class probabilities that are right just where they should be."""
-    return np.where(np.eye(2)[labels] == right[:, None], 0.9, 0.1)
+# --- one draw ---
 
 
-def test_identical_arms_differ_by_zero() -> None:
-    arm = [predictions(40, 3, seed)[0] for seed in range(3)]
-    labels = np.arange(40) % 3
-    found = paired_difference(arm, arm, labels, [str(i // 4) for i in range(40)], draws=30)
-    same = {
-        "mean": 0.0,
-        "low": 0.0,
-        "high": 0.0,
-        "p": 1.0,
-        "detectable": 0.0,
-        "group_error": 0.0,
-        "seed_error": 0.0,
-    }
-    assert found == dict.fromkeys(METRICS, same)
+def test_the_mean_is_the_mean_over_seeds_of_the_differences_in_balanced_accuracy() -> None:
+    labels, groups = make_groups(RNG(0), 20)
+    first, second = answers(3, labels, 0.8, 1), answers(3, labels, 0.6, 2)
+    found = balanced_estimate([Draw(first, second, labels, groups)])
+    recall = [
+        np.mean([(first - second)[0, s][labels == k].mean() for k in range(3)]) for s in range(3)
+    ]
+    assert found.mean[0] == pytest.approx(np.mean(recall))
 
 
-def test_the_mean_is_the_mean_over_seeds_of_the_paired_differences() -> None:
-    labels = predictions(60, 3)[1]
-    treated, control = (
-        [predictions(60, 3, seed)[0] for seed in seeds] for seeds in ((0, 1, 2), (3, 4, 5))
+def test_the_order_of_the_patches_does_not_matter() -> None:
+    labels, groups = make_groups(RNG(0), 20)
+    first, second = answers(3, labels, 0.8, 1), answers(3, labels, 0.6, 2)
+    order = RNG(3).permutation(len(labels))
+    names = np.array([f"patient {99 - g}" for g in groups])
+    one = balanced_estimate([Draw(first, second, labels, groups)])
+    other = balanced_estimate(
+        [Draw(first[..., order], second[..., order], labels[order], names[order])]
     )
-    found = paired_difference(treated, control, labels, [str(i) for i in range(60)], draws=5)
-    for metric in METRICS:
-        each = [
-            classification_metrics(a, labels)[metric] - classification_metrics(b, labels)[metric]
-            for a, b in zip(treated, control, strict=True)
-        ]
-        assert found[metric]["mean"] == pytest.approx(np.mean(each))
+    for part in ("mean", "group_variance", "run_variance", "freedom"):
+        assert getattr(one, part) == pytest.approx(getattr(other, part))
 
 
-def test_a_planted_gain_is_found() -> None:
-    """Each of three seeds is right for 80 % of the patches instead of 65 %."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(600) % 2
-    treated, control = (
-        [correct(rng.random(600) < p, labels) for _ in range(3)] for p in (0.8, 0.65)
-    )
-    found = paired_difference(treated, control, labels, [str(i) for i in range(600)], draws=100)
-    for metric in ("accuracy", "balanced_accuracy", "macro_f1"):
-        assert 0 < found[metric]["low"] < 0.15 < found[metric]["high"] < 0.3
-        assert found[metric]["low"] < found[metric]["mean"] < found[metric]["high"]
-    reversed_arms = paired_difference(
-        control, treated, labels, [str(i) for i in range(600)], draws=100
-    )
-    assert reversed_arms["accuracy"]["mean"] == pytest.approx(-found["accuracy"]["mean"])
-    assert reversed_arms["accuracy"]["high"] < 0
-
-
-def test_pairing_removes_what_both_arms_share() -> None:
-    """Both arms fail on the same hard patches: the difference is far more certain than either
-    accuracy.
-    """
-    rng = np.random.default_rng(0)
-    labels = np.arange(200) % 2
-    easy = rng.random(200) < 0.6
-    gain = easy | (np.arange(200) % 10 == 0)
-    groups = [str(i) for i in range(200)]
-    paired = paired_difference(
-        [correct(gain, labels)], [correct(easy, labels)], labels, groups, draws=200
-    )["accuracy"]
-    chance = paired_difference(
-        [correct(gain, labels)],
-        [correct(rng.permutation(easy), labels)],
-        labels,
-        groups,
-        draws=200,
-    )["accuracy"]
-    assert paired["high"] - paired["low"] < 0.5 * (chance["high"] - chance["low"])
-    assert paired["low"] > 0
+def test_with_one_patch_a_group_the_variance_is_that_of_stratified_means() -> None:
+    """Nothing within groups to correlate: the sum over classes of s^2 / n, over K^2."""
+    labels = np.arange(3000) % 3
+    values = RNG(0).normal(size=(1, 3000)) * (1 + labels)
+    layout = Layout(labels, np.arange(3000))
+    truth = sum(values[0, labels == k].var(ddof=1) / 1000 for k in range(3)) / 9
+    mean, influence = layout.influence(values)
+    assert (influence**2).sum() == pytest.approx(truth)
+    assert layout.group_variance(values)[0][0] == pytest.approx(truth, rel=2e-3)
+    assert mean[0] == pytest.approx(np.mean([values[0, labels == k].mean() for k in range(3)]))
 
 
 def test_copies_within_a_group_add_no_certainty() -> None:
-    """Four copies of every patch in its own group leave every draw, and so the interval, as it
-    was.
-    """
-    labels = predictions(50, 3)[1]
-    treated, control = (
-        [predictions(50, 3, seed)[0] for seed in seeds] for seeds in ((0, 1), (2, 3))
-    )
-    groups = [f"g{i:02}" for i in range(50)]
-    plain = paired_difference(treated, control, labels, groups, draws=60)
-    copied = paired_difference(
-        *([np.tile(p, (4, 1)) for p in arm] for arm in (treated, control)),
-        np.tile(labels, 4),
-        groups * 4,
-        draws=60,
-    )
-    for metric in METRICS:
-        assert copied[metric] == pytest.approx(plain[metric])
+    """Four copies of each patch in its own group: the correlation is 1, the variance as it was."""
+    labels = np.arange(300) % 3
+    values = RNG(0).normal(size=(1, 300))
+    plain = Layout(labels, np.arange(300)).group_variance(values)[0]
+    copied = Layout(np.tile(labels, 4), np.tile(np.arange(300), 4))
+    assert copied.group_variance(np.tile(values, 4))[0] == pytest.approx(plain, rel=0.03)
 
 
-def test_clustering_widens_the_interval_of_correlated_groups() -> None:
-    """Ten patches a group, right or wrong together: as groups they tell sqrt(10) times less than
-    as patches.
-    """
-    rng = np.random.default_rng(0)
-    labels = np.arange(400) % 2
-    treated, control = ([correct(np.repeat(rng.random(40) < 0.7, 10), labels)] for _ in range(2))
-    groups = [str(i // 10) for i in range(400)]
-    clustered, naive = (
-        paired_difference(treated, control, labels, g, draws=200)["accuracy"]
-        for g in (groups, [str(i) for i in range(400)])
-    )
-    assert (clustered["high"] - clustered["low"]) / (
-        naive["high"] - naive["low"]
-    ) == pytest.approx(10**0.5, rel=0.25)
+@pytest.mark.parametrize("correlation", [0.0, 0.1, 0.5])
+def test_the_group_variance_and_its_freedom_are_unbiased(correlation: float) -> None:
+    labels, groups = make_groups(RNG(1), 30)
+    rng, worlds = RNG(2), 3000
+    shared = rng.normal(size=(worlds, 30))[:, groups] * correlation**0.5
+    values = shared + rng.normal(size=(worlds, len(labels))) * (1 - correlation) ** 0.5
+    layout = Layout(labels, groups)
+    variance, freedom = layout.group_variance(values)
+    truth = layout.influence(values)[0].var()
+    # the correlation is not estimated below 0, so that where it is 0 the variance is too large
+    assert variance.mean() == pytest.approx(truth, rel=0.08 if correlation else 0.15)
+    freed = 2 * variance.mean() ** 2 / variance.var()
+    assert np.median(freedom) - 2 < 1.1 * freed, "on the safe side"
+    if correlation:
+        assert np.median(freedom) - 2 == pytest.approx(freed, rel=0.35)
 
 
-@pytest.mark.parametrize(("seeds", "quantile"), [(3, 4.303), (6, 2.571)])
-def test_training_noise_widens_the_interval_as_student_s_t(seeds: int, quantile: float) -> None:
-    """With a single group only the seeds vary: the interval is the textbook one for a mean of so
-    few values.
-    """
-    labels = np.arange(100) % 2
-    right = np.random.default_rng(0).integers(60, 80, seeds)
-    treated = [correct(np.arange(100) < r, labels) for r in right]
-    control = [correct(np.arange(100) < 60, labels)] * seeds
-    found = paired_difference(treated, control, labels, ["one"] * 100, draws=300)["accuracy"]
-    half = quantile * np.std((right - 60) / 100, ddof=1) / seeds**0.5
-    assert found["mean"] == pytest.approx(np.mean(right - 60) / 100)
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.2)
-
-
-def test_one_seed_and_one_group_have_no_spread() -> None:
-    labels = np.arange(20) % 2
-    treated, control = [correct(np.arange(20) < 15, labels)], [correct(np.arange(20) < 10, labels)]
-    found = paired_difference(treated, control, labels, ["one"] * 20, draws=10)["accuracy"]
-    assert [found[key] for key in ("mean", "low", "high", "detectable")] == pytest.approx(
-        [0.25, 0.25, 0.25, 0]
-    )
-
-
-def test_intervals_stay_within_what_a_difference_can_be() -> None:
-    labels = np.arange(20) % 2
-    treated, control = (
-        [correct(np.full(20, right), labels) for right in arm]
-        for arm in ((True, False), (False, True))
-    )
-    found = paired_difference(treated, control, labels, ["one"] * 20, draws=100)["accuracy"]
-    assert (found["low"], found["mean"], found["high"]) == (-1.0, 0.0, 1.0)
-
-
-def test_the_level_is_the_coverage_of_the_interval() -> None:
-    labels = predictions(60, 3)[1]
-    arms = [[predictions(60, 3, seed)[0]] for seed in (0, 1)]
-    wide, narrow = (
-        paired_difference(*arms, labels, [str(i) for i in range(60)], 200, level)["accuracy"]
-        for level in (0.95, 0.5)
-    )
-    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
-    assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(
-        1.96 / 0.674, rel=0.25
-    )
-
-
-def test_the_bootstrap_is_reproducible_and_blind_to_the_order_of_the_patches() -> None:
-    labels = predictions(40, 3)[1]
-    treated, control = (
-        [predictions(40, 3, seed)[0] for seed in seeds] for seeds in ((0, 1), (2, 3))
-    )
-    groups = [str(i // 4) for i in range(40)]
-    first = paired_difference(treated, control, labels, groups, draws=20)
-    assert paired_difference(treated, control, labels, groups, draws=20) == first
-    assert (
-        paired_difference(treated, control, labels, groups, draws=20, seed=1)["auc"]["low"]
-        != first["auc"]["low"]
-    )
-    order = np.random.default_rng(0).permutation(40)
-    mixed = paired_difference(
-        [p[order] for p in treated],
-        [p[order] for p in control],
-        labels[order],
-        [groups[i] for i in order],
-        draws=20,
-    )
-    for metric in METRICS:
-        assert mixed[metric] == pytest.approx(first[metric])
-
-
-def trial(rng: np.random.Generator, gain: float, seeds: int, training: float) -> dict[str, float]:
-    """One evaluation of 60 groups of 2 patches, right or wrong by group, training and patch, whose
-    true gain is ``gain``.
-    """
-    labels = np.arange(120) % 2
-
-    def arm(rate: float) -> list[Array]:
-        shared = rng.normal(size=60).repeat(2)
-        noise = [training * rng.normal() + rng.normal(size=120) for _ in range(seeds)]
-        bar = np.sqrt(2 + training**2) * NormalDist().inv_cdf(rate)
-        return [correct(shared + own + bar > 0, labels) for own in noise]
-
-    treated, control = arm(0.65 + gain), arm(0.65)
-    groups = [str(i // 2) for i in range(120)]
-    return paired_difference(
-        treated, control, labels, groups, draws=150, seed=int(rng.integers(1 << 30))
-    )["accuracy"]
-
-
-@pytest.mark.parametrize(("seeds", "training"), [(3, 0.0), (3, 0.8), (6, 0.3)])
-def test_without_a_gain_the_interval_covers_zero_at_its_rate_and_no_gain_is_called(
-    seeds: int, training: float
-) -> None:
-    rng = np.random.default_rng(seeds)
-    found = [trial(rng, 0.0, seeds, training) for _ in range(120)]
-    covered = np.mean([f["low"] <= 0 <= f["high"] for f in found])
-    assert 0.91 <= covered, "0.95, less 2 standard errors of 120 trials"
-    assert np.mean([verdict(f, seeds)[0] == "same" for f in found]) == pytest.approx(covered)
-    assert np.mean([f["p"] < 0.05 for f in found]) == pytest.approx(1 - covered, abs=0.04)
-
-
-def test_a_planted_gain_is_found_at_its_size() -> None:
-    rng = np.random.default_rng(0)
-    found = [trial(rng, 0.15, 5, 0.2) for _ in range(60)]
-    error = np.std([f["mean"] for f in found]) / 60**0.5
-    assert np.mean([f["mean"] for f in found]) == pytest.approx(0.15, abs=3 * error)
-    assert np.mean([f["low"] <= 0.15 <= f["high"] for f in found]) >= 0.88
-    assert np.mean([verdict(f, 5)[0] == "helps" for f in found]) > 0.5 and not [
-        f for f in found if f["high"] < 0
+def test_only_the_seeds_vary() -> None:
+    """Each seed moves every patch of an arm alike: the textbook interval for two means."""
+    labels, groups = np.arange(400) % 2, np.arange(400) // 2
+    rights = RNG(0).integers(200, 300, (2, 5))
+    arms = [
+        np.stack([(np.arange(400) // 2 * 7 % 200 < r / 2) for r in right])[None].astype(float)
+        for right in rights
     ]
+    found = balanced_estimate([Draw(*arms, labels, groups)])
+    spread = sum(arm[0].mean(1).var(ddof=1) for arm in arms) / 5
+    total = found.group_variance + found.run_variance
+    assert total[0] >= spread and found.run_variance[0] < spread
 
 
-def test_the_detectable_difference_is_found_four_times_in_five() -> None:
-    rng = np.random.default_rng(1)
-    least = float(np.mean([trial(rng, 0.0, 5, 0.1)["detectable"] for _ in range(20)]))
-    assert 0.05 < least < 0.3
-    assert np.mean([trial(rng, least, 5, 0.1)["low"] > 0 for _ in range(80)]) == pytest.approx(
-        0.8, abs=0.12
+def test_noise_of_patches_in_single_trainings_is_counted_once() -> None:
+    """Independent answers, no other noise: the variance is that of a mean of all answers."""
+    labels, groups, worlds = np.arange(240) % 2, np.arange(240) // 6, 1500
+    rng = RNG(0)
+    arms = [(rng.random((worlds, 4, 240)) < 0.6).astype(float) for _ in range(2)]
+    found = balanced_estimate([Draw(*arms, labels, groups)])
+    truth = 2 * 0.6 * 0.4 / (4 * 240)
+    assert found.mean.var() == pytest.approx(truth, rel=0.1)
+    assert found.group_variance.mean() == pytest.approx(truth, rel=0.12)
+    assert (found.group_variance + found.run_variance).mean() < 1.45 * truth, "not twice"
+
+
+def test_one_seed_has_no_variance_of_runs_and_one_group_no_variance_at_all() -> None:
+    labels, groups = make_groups(RNG(0), 12)
+    one = balanced_estimate([Draw(answers(1, labels, 0.8, 1), None, labels, groups)])
+    assert one.run_variance[0] == 0 and one.error[0] > 0
+    alone = balanced_estimate(
+        [Draw(answers(3, labels, 0.8, 1), None, labels, np.zeros(len(labels), int))]
     )
+    assert np.isnan(alone.error[0]) and np.isnan(alone.p()[0])
 
 
-@pytest.mark.parametrize("counts", [(2, 3), (0, 0), (1, 0)])
-def test_arms_need_the_same_seeds(counts: tuple[int, int]) -> None:
-    arms = [[np.full((4, 2), 0.5)] * n for n in counts]
-    with pytest.raises(
-        ValueError, match=f"paired arms need the same seeds, got {counts[0]} and {counts[1]}"
-    ):
-        paired_difference(*arms, np.zeros(4, int), ["a"] * 4)
+def test_an_arm_that_is_always_right_still_has_an_interval() -> None:
+    labels, groups = make_groups(RNG(0), 30)
+    found = balanced_estimate([Draw(answers(3, labels, 2.0, 1), None, labels, groups)])
+    low, high = found.interval()
+    assert found.mean[0] == 1 and 0.9 < low[0] < 1 < high[0]
 
 
-# --- verdict ---
-
-GAIN = {"mean": 0.034, "low": 0.012, "high": 0.056}
-LOSS = {"mean": -0.034, "low": -0.056, "high": -0.012}
-UNSURE = {"mean": 0.01, "low": -0.02, "high": 0.04}
+# --- the estimate ---
 
 
-def test_verdict_of_a_gain() -> None:
-    assert verdict(GAIN, 5) == (
-        "helps",
-        "The selected synthetic patches help: balanced accuracy changed by +3.4 points (95 % "
-        "interval +1.2 to +5.6).",
+def test_interval_p_and_detectable_are_student_s() -> None:
+    found = Estimate(*(np.array(v) for v in (0.05, 0.0003, 0.0001, 7.5)))
+    low, high = found.interval()
+    quantile = stats.t.ppf(0.975, 7.5)
+    assert (high - low) / 2 == pytest.approx(0.02 * quantile) and (low + high) / 2 == 0.05
+    assert found.p() == pytest.approx(2 * stats.t.sf(2.5, 7.5))
+    assert found.detectable() == pytest.approx(0.02 * (quantile + stats.t.ppf(0.8, 7.5)))
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    one, two = np.array(2.0), np.array(1.0)
+    assert satterthwaite((one, 4)) == pytest.approx(4)
+    assert satterthwaite((one, 4), (two, 10)) == pytest.approx(9 / (4 / 6 + 1 / 12) - 2)
+
+
+def test_the_mean_of_data_sets() -> None:
+    parts = [
+        Estimate(*(np.array([v]) for v in values))
+        for values in ((0.02, 1e-4, 2e-5, 9.0), (0.06, 3e-4, 0.0, 12.0))
+    ]
+    found = combined(parts)
+    assert found.mean[0] == pytest.approx(0.04) and found.error[0] == pytest.approx(
+        (1.2e-4 + 3e-4) ** 0.5 / 2
     )
+    assert 9 < found.freedom[0] < 23
 
 
-def test_verdict_of_a_loss() -> None:
-    assert verdict(LOSS, 3, "accuracy") == (
-        "hurts",
-        "The selected synthetic patches hurt: accuracy changed by -3.4 points (95 % interval -5.6 "
-        "to -1.2). Do not use them.",
-    )
+# --- coverage and power: the table of docs/statistics.md has more ---
 
 
 @pytest.mark.parametrize(
-    "difference",
-    [UNSURE, {**GAIN, "low": 0.0}, {**LOSS, "high": 0.0}, dict.fromkeys(GAIN, float("nan"))],
+    ("noise", "groups", "seeds", "most"),
+    [(ALIKE, 30, 3, 0.985), (APART, 30, 5, 0.98), (ALIKE, 80, 5, 0.975), (ALIKE, 12, 5, 0.99)],
 )
-def test_verdict_without_a_difference(difference: dict[str, float]) -> None:
-    outcome, sentence = verdict(difference, 10)
-    assert outcome == "same"
-    assert sentence.startswith("No difference shown: balanced accuracy changed by ")
+def test_coverage_and_false_alarms(noise: Noise, groups: int, seeds: int, most: float) -> None:
+    covered, found = [], []
+    for design in range(6):
+        rng = RNG((design, groups))
+        world = simulate(rng, *make_groups(rng, groups), noise, (0.0,), (150, 1, seeds))
+        estimate = balanced_estimate(world.draws(0.0, 1, seeds))
+        low, high = estimate.interval()
+        covered.append((low <= 0) & (0 <= high))
+        found.append(estimate.p() < 0.05)
+    coverage = float(np.mean(covered))
+    assert 0.93 <= coverage <= most, "of 900: two standard errors are 1.5 %"
+    assert np.mean(found) == pytest.approx(1 - coverage), "p-value and interval agree"
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("difference", [GAIN, LOSS, UNSURE])
-def test_verdict_makes_no_claim_from_fewer_than_three_seeds(
-    difference: dict[str, float], seeds: int
-) -> None:
-    outcome, sentence = verdict(difference, seeds)
-    assert outcome == "soft"
-    assert sentence.startswith("No difference shown, for want of seeds: ")
-    assert f"with {seeds} of at least 3 this may be training noise" in sentence
-    assert "help" not in sentence and "hurt" not in sentence
+def test_a_gain_is_found_nearly_as_often_as_by_a_test_that_knows_the_variance() -> None:
+    found, oracle = [], []
+    for design in range(4):
+        rng = RNG((1, design))
+        world = simulate(rng, *make_groups(rng, 80), ALIKE, (0.06,), (150, 1, 5))
+        estimate = balanced_estimate(world.draws(0.06, 1, 5))
+        found.append(estimate.interval()[0] > 0)
+        oracle.append(estimate.mean > 1.96 * (estimate.mean - 0.06).std())
+    assert np.mean(found) > 0.9 * np.mean(oracle) > 0.5
 
 
-def test_verdict_says_what_would_have_been_found() -> None:
-    sentence = verdict({**UNSURE, "detectable": 0.043}, 5)[1]
-    assert sentence.endswith(
-        " Only a true change of 4.3 points or more would be found four times in five."
-    )
+def test_the_detectable_difference_is_found_four_times_in_five() -> None:
+    rng = RNG(5)
+    labels, groups = make_groups(rng, 60)
+    still = simulate(rng, labels, groups, ALIKE, (0.0,), (200, 1, 5))
+    least = float(np.median(balanced_estimate(still.draws(0.0, 1, 5)).detectable()))
+    moved = simulate(rng, labels, groups, ALIKE, (least,), (400, 1, 5))
+    low, _ = balanced_estimate(moved.draws(least, 1, 5)).interval()
+    assert np.mean(low > 0) == pytest.approx(0.8, abs=0.08)
 
 
-@pytest.mark.parametrize("difference", [GAIN, LOSS])
-def test_a_claim_must_survive_the_correction_for_the_others(difference: dict[str, float]) -> None:
-    outcome, sentence = verdict(difference, 5, adjusted=0.08, claims=4)
-    assert outcome == "same"
-    assert sentence.endswith(
-        "the interval excludes zero, but its p-value, corrected for 4 claims, is 0.08."
-    )
-    assert verdict(difference, 5, adjusted=0.04, claims=4) == verdict(difference, 5)
-    assert verdict(difference, 5, adjusted=float("nan"), claims=4)[0] == "same"
+# --- several draws ---
+
+
+def test_draws_on_the_same_test_set_do_not_multiply_its_groups() -> None:
+    """Three times the same answers: only the seeds' part shrinks, the groups' stays."""
+    labels, groups = make_groups(RNG(0), 30)
+    draw = Draw(answers(3, labels, 0.8, 1), answers(3, labels, 0.6, 2), labels, groups)
+    once, thrice = balanced_estimate([draw]), balanced_estimate([draw] * 3)
+    assert thrice.mean == pytest.approx(once.mean)
+    assert thrice.group_variance == pytest.approx(once.group_variance)
+    assert thrice.run_variance[0] <= once.run_variance[0] / 3 + 1e-12
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_draws_cover_new_draws(shared: bool) -> None:
+    """The draws' own noise is part of the interval, on one test set or on one for each draw."""
+    noise, count = Noise(draw=0.01, arm_draw=0.003), 4
+    covered = []
+    for design in range(8):
+        rng = RNG((2, design))
+        sets = [make_groups(rng, 30) for _ in range(count)]
+        if shared:
+            world = simulate(rng, *sets[0], noise, (0.0,), (80, count, 3))
+            draws = world.draws(0.0, count, 3)
+        else:
+            draws = []
+            for i, (labels, groups) in enumerate(sets):
+                world = simulate(rng, labels, groups, noise, (0.0,), (80, 1, 3))
+                (draw,) = world.draws(0.0, 1, 3)
+                draws.append(Draw(draw.treated, draw.control, labels, groups + 1000 * i))
+        low, high = balanced_estimate(draws).interval()
+        covered.append((low <= 0) & (0 <= high))
+    assert 0.925 <= np.mean(covered) <= 0.99, "of 640"
+
+
+def test_one_draw_says_nothing_of_others() -> None:
+    """Why several are needed: the interval of one draw misses the mean over draws too often."""
+    rng = RNG(3)
+    noise = Noise(draw=0.01, arm_draw=0.006)
+    world = simulate(rng, *make_groups(rng, 80), noise, (0.0,), (400, 1, 5))
+    low, high = balanced_estimate(world.draws(0.0, 1, 5)).interval()
+    truth = world.truth[0.0][:, 0]
+    assert np.mean((low <= truth) & (truth <= high)) > 0.92
+    assert np.mean((low <= 0) & (0 <= high)) < 0.88
+
+
+# --- any metric ---
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    labels, rng = np.arange(90) % 2, RNG(0)
+    right = rng.random(90) < 0.7
+    probabilities = np.where(np.eye(2)[labels] == right[:, None], 0.9, 0.1)
+    table = metric_table(probabilities, labels, leave_out([str(i) for i in range(90)]))[None]
+    found = jackknife(table)
+    accuracy = METRICS.index("accuracy")
+    assert found.mean[accuracy] == pytest.approx(right.mean())
+    assert found.error[accuracy] == pytest.approx(right.std(ddof=1) / 90**0.5)
+    assert found.freedom[accuracy] == pytest.approx(89)
+
+
+def test_the_jackknife_covers_the_area_under_the_curve() -> None:
+    """Scores of known area: normal, one standard deviation apart; groups of three patches."""
+    truth, covered = stats.norm.cdf(1 / 2**0.5), []
+    labels, groups = np.arange(120) % 2, [str(i // 3) for i in range(120)]
+    weights = leave_out(groups)
+    for seed in range(200):
+        scores = RNG(seed).normal(size=(3, 120)) + labels
+        first = 1 / (1 + np.exp(-scores))
+        table = np.stack([metric_table(np.stack([1 - p, p], 1), labels, weights) for p in first])
+        low, high = jackknife(table).interval()
+        covered.append(low[METRICS.index("auc")] <= truth <= high[METRICS.index("auc")])
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
+def test_weights_leave_out_whole_groups() -> None:
+    weights = leave_out(["b", "a", "b", "c"])
+    assert weights.tolist() == [[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 1], [1, 1, 1, 0]]
+    many = leave_out([f"{i:04}" for i in range(450)])
+    assert many.shape == (201, 450) and (many[1:] == 0).sum(1).tolist() == [3] * 50 + [2] * 150
+    labels = np.array([0, 1, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
+    kept = weights[1].astype(bool)
+    whole = dict(zip(METRICS, metric_table(probabilities, labels, weights)[1], strict=True))
+    assert whole == pytest.approx(classification_metrics(probabilities[kept], labels[kept]))
 
 
 # --- families of claims ---
@@ -346,16 +303,16 @@ def test_holm_by_hand() -> None:
     assert found == pytest.approx(
         {"b": 0.04, "d": 0.09, "a": 0.09, "e": 0.9, "c": float("nan")}, nan_ok=True
     )
-    assert (
-        list(found) == ["a", "b", "c", "d", "e"]
-        and holm({}) == {}
-        and holm({"x": 0.6, "y": 0.7}) == {"x": 1.0, "y": 1.0}
-    )
+    assert list(found) == ["a", "b", "c", "d", "e"] and holm({}) == {}
+    assert holm({"x": 0.6, "y": 0.7}) == {"x": 1.0, "y": 1.0}
 
 
 def test_holm_keeps_the_error_rate_of_a_family() -> None:
-    rng = np.random.default_rng(0)
-    false = [min(holm(dict(enumerate(rng.random(4)))).values()) < 0.05 for _ in range(2000)]  # type: ignore[arg-type]
+    rng = RNG(0)
+    false = [
+        min(holm({str(i): p for i, p in enumerate(rng.random(4))}).values()) < 0.05
+        for _ in range(2000)
+    ]
     assert np.mean(false) == pytest.approx(0.05, abs=0.02)
 
 
@@ -363,55 +320,3 @@ def test_holm_keeps_the_error_rate_of_a_family() -> None:
 def test_holm_refuses_what_is_no_p_value(p: float) -> None:
     with pytest.raises(ValueError, match=f"p-values must lie in \\[0, 1\\], got {p} for 'G-C'"):
         holm({"G-C": p})
-
-
-# --- one arm ---
-
-
-def test_interval_of_an_arm_is_wider_than_that_of_a_paired_difference() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(200) % 2
-    hard = rng.random(200) < 0.6
-    runs = [correct(hard | (rng.random(200) < 0.1), labels) for _ in range(3)]
-    groups = [str(i) for i in range(200)]
-    one = summarise(bootstrap_metrics(runs, labels, groups, draws=200), bounds=(0, 1))["accuracy"]
-    assert one["mean"] == pytest.approx(
-        np.mean([classification_metrics(p, labels)["accuracy"] for p in runs])
-    )
-    assert 0 <= one["low"] < one["mean"] < one["high"] <= 1
-    pair = paired_difference(runs, [correct(hard, labels)] * 3, labels, groups, draws=200)[
-        "accuracy"
-    ]
-    assert pair["high"] - pair["low"] < one["high"] - one["low"]
-
-
-def test_the_first_draw_is_the_test_set_and_the_others_have_whole_groups() -> None:
-    probabilities, labels = predictions(30, 3)
-    table = bootstrap_metrics([probabilities], labels, ["one"] * 30, draws=4)
-    assert table.shape == (1, 5, len(METRICS))
-    for row in table[0]:  # the only group is drawn every time
-        assert dict(zip(METRICS, row, strict=True)) == pytest.approx(
-            classification_metrics(probabilities, labels)
-        )
-
-
-def test_an_arm_needs_a_run() -> None:
-    with pytest.raises(ValueError, match="an arm needs at least one run, got none"):
-        bootstrap_metrics([], np.zeros(2, int), ["a", "b"])
-
-
-def test_each_patch_needs_its_group() -> None:
-    arm = [np.full((4, 2), 0.5)]
-    with pytest.raises(
-        ValueError, match="each test patch needs its group, got 3 groups for 4 patches"
-    ):
-        paired_difference(arm, arm, np.arange(4) % 2, ["a", "b", "c"])
-
-
-def test_a_metric_that_is_undefined_stays_so() -> None:
-    arm = [np.array([[0.9, 0.1], [0.2, 0.8]])]
-    found = paired_difference(arm, arm, np.zeros(2, int), ["a", "b"], draws=10)
-    assert (
-        np.isnan([found["auc"][key] for key in ("mean", "low", "high", "p")]).all()
-        and found["accuracy"]["mean"] == 0
-    )

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from monai_histodiff.bundle.power import main
+from monai_histodiff.evaluation.power import foresee, measure
+from monai_histodiff.evaluation.worlds import ALIKE, Noise, make_groups, simulate
+
+RNG = np.random.default_rng
+
+
+def test_expected_accuracy_is_as_stated() -> None:
+    rng = RNG(0)
+    labels, groups = make_groups(rng, 60)
+    world = simulate(rng, labels, groups, Noise(arm_draw=0.01), (0.0, 0.1), (200, 2, 2), 0.7)
+    assert world.control.mean() == pytest.approx(0.7, abs=0.01)
+    assert world.treated[0.1].mean() == pytest.approx(0.8, abs=0.01)
+    assert world.truth[0.1].mean() == pytest.approx(0.1, abs=0.01)
+    assert world.truth[0.1].std() == pytest.approx(0.37 * 2**0.5 * 0.1, rel=0.2)
+
+
+def test_shared_difficulty_makes_arms_agree() -> None:
+    labels, groups = make_groups(RNG(0), 60)
+    agreed = []
+    for noise in (ALIKE, Noise(patch=0.0, arm_patch=0.68)):
+        world = simulate(RNG(1), labels, groups, noise, (0.0,), (50, 1, 1))
+        agreed.append((world.treated[0.0] == world.control).mean())
+    assert agreed[0] > 0.75 > agreed[1]
+
+
+def test_test_sets_have_two_groups_of_each_class_at_least() -> None:
+    for seed in range(20):
+        labels, groups = make_groups(RNG(seed), 12)
+        assert len(np.unique(groups)) == 12
+        assert (np.diff(groups) >= 0).all() and set(labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("noise", "accuracy", "message"),
+    [
+        (Noise(patch=0.9), 0.6, "variances must sum to less than 1, got 1.1"),
+        (ALIKE, 0.97, "accuracies must lie in \\(0, 1\\), got 0.97 and changes"),
+    ],
+)
+def test_impossible_worlds_are_refused(noise: Noise, accuracy: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        simulate(RNG(0), *make_groups(RNG(0), 12), noise, (0.06,), (2, 1, 2), accuracy)
+
+
+def test_more_groups_seeds_and_draws_see_more() -> None:
+    changes = []
+    for count, seeds, draws in ((20, 3, 3), (80, 3, 3), (80, 10, 3), (80, 10, 10)):
+        labels, groups = make_groups(RNG(0), count)
+        found = foresee(labels, [str(g) for g in groups], seeds, draws, worlds=30)
+        changes.append(found.detectable)
+    assert changes[0] > changes[1] > changes[2] > changes[3] > 0.01
+    assert found.sentence.startswith(
+        f"With 80 test groups ({len(labels)} patches), 10 seeds and 1"
+    )
+    again = foresee(labels, [str(g) for g in groups], seeds, draws, worlds=30)
+    assert again == found, "no chance in it"
+
+
+def test_a_forecast_is_told_in_seeds_and_draws() -> None:
+    labels, groups = make_groups(RNG(0), 200)
+    found = foresee(labels, [str(g) for g in groups], 5, worlds=20)
+    assert found.seeds[0.06] in (3, 5) and "for 6 points take " in found.sentence
+    few = foresee(*([part[:60] for part in make_groups(RNG(0), 12)]), 5, worlds=20)  # type: ignore[misc]
+    assert few.seeds[0.03] == 0 and "for 3 points take more than 20 seeds" in few.sentence
+
+
+@pytest.mark.parametrize(("seeds", "draws"), [(1, 1), (3, 0)])
+def test_a_forecast_needs_a_design(seeds: int, draws: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"got 4 patches, 4 groups, {seeds} seeds and {draws} dra"
+    ):
+        foresee(np.arange(4), list("abcd"), seeds, draws)
+
+
+def test_cells_hold_what_was_measured() -> None:
+    cells = list(measure(ALIKE, [12, 60], [1, 2], [3], (0.0, 0.1), worlds=80, designs=2))
+    assert [(c.groups, c.draws, c.seeds) for c in cells] == [
+        (12, 1, 3),
+        (12, 2, 3),
+        (60, 1, 3),
+        (60, 2, 3),
+    ]
+    for cell in cells:
+        assert cell.coverage > 0.9 and cell.found[0.0] < 0.1
+    assert cells[3].found[0.1] > cells[0].found[0.1] and cells[3].oracle[0.1] > 0.8
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main("--worlds 8 --groups 12 --seeds 3 --draws 1 2 --effects 6".split())
+    printed = capsys.readouterr().out
+    assert printed.count("### ") == 4 and printed.count("\n| 12 | ") == 8
+    assert "| groups | draws | seeds | coverage, % | false alarms, % | +6 found (oracle), % |" in (
+        printed
+    )
+    with pytest.raises(SystemExit):
+        main(["--groups", "5"])
+    assert "at least 6 groups, 2 seeds, 1 draw and 8 worlds" in capsys.readouterr().err
