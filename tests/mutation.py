@@ -1,7 +1,7 @@
-"""Mutation tests: change one operator, number or condition at a time, and see whether a test fails.
+"""Mutation tests: change one operator, number or condition at a time; does a test fail?
 
-``python tests/mutation.py --minutes 20`` prints every change that no test noticed, and the score of
-each module. A survivor is a missing test, or a change that changes nothing. Only the standard
+``python tests/mutation.py --minutes 20`` prints every change that no test noticed, and the score
+of each module. A survivor is a missing test, or a change that changes nothing. Only the standard
 library and pytest are needed. Each mutant runs in a fork of a process that has torch and MONAI
 loaded: a second or two each.
 """

@@ -222,7 +222,8 @@ def main() -> None:
             f"{1 + naive * args.items / 2 / plain:.0f}",
         ),
     ]
-    setting = f"{args.items} items of {model.patch_size} pixels, {args.steps} steps, {args.workers} workers"
+    setting = f"{args.items} items of {model.patch_size} pixels, {args.steps} steps"
+    setting += f", {args.workers} workers"
     print(f"\n{chip}, {platform.machine()}, torch {torch.__version__}; {setting}")
     print("\n| | |\n|---|---|")
     print("\n".join(f"| {name} | {value} |" for name, value in rows))

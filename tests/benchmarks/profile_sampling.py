@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *sorted(clock.seconds.items(), key=lambda row: -row[1]),
         ("the rest", total - sum(clock.seconds.values())),
     ]
-    machine = f"{options.device}, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+    machine = f"{options.device}, {torch.get_num_threads()} threads, {platform.machine()}"
+    machine += f", torch {torch.__version__}"
     print(f"{options.patches} patches, {machine}")
     print(json.dumps(asdict(sampler.settings)))
     print(f"\n| | share of {total:.1f} s | calls |\n|---|---|---|")

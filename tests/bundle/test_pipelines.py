@@ -268,7 +268,10 @@ def test_trainer_of_a_bundle_configuration(tmp_path: Path) -> None:
                 },
             ],
         },
-        "items": "$[{'image': torch.full((3, 8, 8), 255, dtype=torch.uint8), 'label': i % 2} for i in range(64)]",
+        "items": (
+            "$[{'image': torch.full((3, 8, 8), 255, dtype=torch.uint8), 'label': i % 2}"
+            " for i in range(64)]"
+        ),
         "dataset": {
             "_target_": "CacheDataset",
             "data": "@items",
@@ -283,7 +286,10 @@ def test_trainer_of_a_bundle_configuration(tmp_path: Path) -> None:
             "persistent_workers": True,
             "multiprocessing_context": "fork",
         },
-        "network": "$torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))",
+        "network": (
+            "$torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),"
+            " torch.nn.Linear(3, 2))"
+        ),
         "train": {
             "_target_": "SupervisedTrainer",
             "device": "cpu",

@@ -156,7 +156,8 @@ def test_the_linear_probe_is_logistic_regression() -> None:
 def test_a_linear_probe_needs_every_class(labels: list[int]) -> None:
     with pytest.raises(
         ValueError,
-        match=f"labels must be 0 to K - 1 with K at least 2, each present, got {re.escape(str(sorted(set(labels))))}",
+        match="labels must be 0 to K - 1 with K at least 2, each present, got "
+        + re.escape(str(sorted(set(labels)))),
     ):
         linear_probe(torch.randn(3, 2), torch.tensor(labels))
 

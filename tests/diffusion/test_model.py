@@ -81,9 +81,7 @@ def test_training_noise_is_added_to_the_latent_and_nothing_else_is_random() -> N
     assert not torch.allclose(autoencoder(patches), out, atol=1e-3)
 
 
-def test_a_fresh_decoder_is_the_linear_inverse_and_the_encoder_finds_the_principal_components() -> (
-    None
-):
+def test_a_fresh_decoder_is_the_linear_inverse_of_the_principal_components() -> None:
     """Against numpy: the least error that any linear map of so many components can reach, and the
     scale of each of them.
     """
@@ -263,7 +261,7 @@ def test_an_autoencoder_that_does_not_fit_or_is_not_there(
     for name in ("other.pt", "guide.pt"):
         with pytest.raises(
             ValueError,
-            match=rf"weights must fit the network, got \d+ keys that do not in '.*{name}', such as",
+            match=rf"weights must fit the network, got \d+ keys that do not in '.*{name}'",
         ):
             load_autoencoder(model, tmp_path / name)
     with pytest.raises(FileNotFoundError, match="weights must exist, got none at '.*none.pt'"):

@@ -174,6 +174,6 @@ def test_true_labels_need_labels_and_leave_the_others_out(patch_set: PatchSet) -
     blind = PatchSet(patch_set._sources, [replace(r, label="") for r in records], CLASSES)
     with pytest.raises(
         ValueError,
-        match=f"arm R needs labels of training patches that .*, got none on {len(patch_set)} patches",
+        match=f"arm R needs labels of training .*, got none on {len(patch_set)} patches",
     ):
         true_labels(blind, CLASSES)

@@ -46,9 +46,7 @@ def test_frechet_distance_agrees_with_monai() -> None:
     assert frechet_distance(a, b) == pytest.approx(float(get_fid_score(a, b)), rel=1e-6)
 
 
-def test_frechet_distance_of_fewer_features_than_dimensions_is_real_and_zero_for_a_set_and_itself() -> (
-    None
-):
+def test_frechet_distance_of_few_features_is_real_and_zero_for_a_set_and_itself() -> None:
     a = normal(5, 12)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(a[:, :1], a[:, :1] + 2) == pytest.approx(4, rel=1e-9)

@@ -93,7 +93,8 @@ def test_folds_follow_from_the_seed() -> None:
             [0, 0, 1, 1, 2, 2],
             [*"abbcca"],
             2,
-            "must lie in at least 2 of 2 folds, or a member would not know it, got 1 for class [012]",
+            "must lie in at least 2 of 2 folds, or a member would not know it, "
+            "got 1 for class [012]",
         ),
     ],
 )
