@@ -22,7 +22,7 @@ from monai_histodiff.evaluation.worlds import (
     with_draws,
 )
 
-__all__ = ["WORLDS", "Cell", "Foresight", "foresee", "measure", "rows"]
+__all__ = ["WORLDS", "Design", "Foresight", "foresee", "measure", "rows"]
 
 Z = 1.959964  # normal quantile of 97.5 %
 SEEDS, DRAWS = (3, 5, 10, 20), (3, 5, 10)  # one draw cannot speak of others
@@ -118,7 +118,7 @@ def _count(number: int, what: str, tried: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Design:
     """One design, measured: shares of simulated evaluations.
 
     Attributes:
@@ -145,7 +145,7 @@ def measure(
     worlds: int = 400,
     designs: int = 4,
     seed: int = 0,
-) -> Iterator[Cell]:
+) -> Iterator[Design]:
     """Coverage, false alarms and power of :func:`balanced_estimate`.
 
     With one draw the truth is that of this draw; with several, that of all draws.
@@ -168,12 +168,12 @@ def measure(
             parts.append(simulate(rng, *make_groups(rng, count), noise, effects, shape))
         for r in draws:
             for s in seeds:
-                yield _cell(parts, effects, count, r, s)
+                yield _design(parts, effects, count, r, s)
 
 
-def _cell(
+def _design(
     parts: Sequence[World], effects: Sequence[float], groups: int, draws: int, seeds: int
-) -> Cell:
+) -> Design:
     covered: list[NDArray[np.bool_]] = []
     found: dict[float, list[NDArray[np.bool_]]] = {effect: [] for effect in effects}
     oracle: dict[float, list[NDArray[np.bool_]]] = {effect: [] for effect in effects}
@@ -188,10 +188,10 @@ def _cell(
             oracle[effect].append(np.abs(estimate.mean) > Z * error)
     share = {e: float(np.mean(np.concatenate(v))) for e, v in found.items()}
     best = {e: float(np.mean(np.concatenate(v))) for e, v in oracle.items()}
-    return Cell(groups, draws, seeds, float(np.mean(np.concatenate(covered))), share, best)
+    return Design(groups, draws, seeds, float(np.mean(np.concatenate(covered))), share, best)
 
 
-def rows(cells: Iterable[Cell], effects: Sequence[float]) -> Iterator[str]:
+def rows(cells: Iterable[Design], effects: Sequence[float]) -> Iterator[str]:
     """A table of Markdown, line by line: in brackets what a test that knows the variances finds.
 
     Args:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["fit_temperature", "precision_threshold"]
 
+ROUNDING = 1e-3  # by which a row of probabilities may miss 1
+
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature that minimises the cross-entropy of ``softmax(logits / T)`` (Guo et al.
@@ -66,7 +68,7 @@ def precision_threshold(
 
     Raises:
         ValueError: the target is not in (0, 1], there are fewer than ``least`` samples, a
-            probability does not lie in [0, 1], or a label is not one of the classes.
+            probability does not lie in [0, 1], a row does not sum to 1, or a label is not one of the classes.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target precision must lie in (0, 1], got {target}")
@@ -78,6 +80,13 @@ def precision_threshold(
     if float(probabilities.min()) < 0 or float(probabilities.max()) > 1:
         span = f"{float(probabilities.min()):g} to {float(probabilities.max()):g}"
         raise ValueError(f"probabilities must lie in [0, 1], got {span}")
+    sums = probabilities.double().sum(1)
+    if float((sums - 1).abs().max()) > ROUNDING:
+        row = int((sums - 1).abs().argmax())
+        raise ValueError(
+            f"rows of probabilities must sum to 1, got {float(sums[row]):g} in row {row}: give "
+            "softmax outputs"
+        )
     scores, order = probabilities.double().flatten().sort(descending=True)
     right = torch.nn.functional.one_hot(labels, probabilities.shape[1]).flatten()[order].double()
     count = torch.arange(1, len(right) + 1, device=right.device)

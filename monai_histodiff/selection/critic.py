@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +144,12 @@ class PatchCritic(nn.Module):
         critic = cls(made, num_classes)
         critic.folds = state.get("folds")
         load_fitting(critic, state, path)
+        temperature, threshold = float(critic.temperature), float(critic.threshold)
+        if not (0 < temperature < math.inf and 0 <= threshold <= 1):
+            raise ValueError(
+                "a critic must have a temperature above 0 and a threshold in [0, 1], got "
+                f"{temperature:g} and {threshold:g} in '{path}': fit it anew"
+            )
         return critic.eval()
 
 

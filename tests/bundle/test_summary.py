@@ -12,7 +12,13 @@ import pytest
 from pages import Page
 
 from monai_histodiff.bundle.summary import main
-from monai_histodiff.evaluation.draws import by_label_count, combine, read_results
+from monai_histodiff.evaluation.draws import (
+    by_label_count,
+    combine,
+    combine_sets,
+    read_results,
+)
+from monai_histodiff.evaluation.verdict import compare_arms
 from monai_histodiff.report import summary as rendering
 
 
@@ -31,26 +37,61 @@ def to_html(results: list[dict[str, Any]], path: Path) -> Path:
 
 
 def run(
-    draw: int = 0, labels: int | str = 25, gain: float = 0.05, error: float = 0.01, seeds: int = 3
+    draw: int = 0,
+    labels: int | str = 25,
+    gain: float = 0.05,
+    seeds: int = 3,
+    dataset: str = "set.zip",
+    site: str = "",
 ) -> dict[str, Any]:
+    """Results of 400 test patches of 100 groups, on which arm G is right where C is, and on a
+    share ``gain`` of each class besides.
+    """
     scores = [0.5, 0.52, 0.54][:seeds]
     metrics = ("balanced_accuracy", "accuracy", "macro_f1", "auc", "ece", "worst_recall")
-    mean = {"mean": gain, "low": gain - 0.03, "high": gain + 0.03}
-    noise = {"group_error": error, "seed_error": 0.005, "p": 0.01, "p_holm": 0.01}
-    return {
+    rank = np.arange(400) // 2 * 67 % 200
+
+    def hits(share: float) -> list[str]:
+        return ["".join("1" if r < round(200 * share) else "0" for r in rank)] * seeds
+
+    found: dict[str, Any] = {
         "arms": {
             "C": dict.fromkeys(metrics, scores),
             "G": dict.fromkeys(metrics, [s + gain for s in scores]),
         },
         "arm_names": {"C": "classical", "G": "selected"},
-        "differences": {name: {"balanced_accuracy": mean} for name in ("G-C", "G-F")},
-        "claims": dict.fromkeys(("G-C", "G-F"), noise),
-        "dataset": {"path": "set.zip"},
+        "claims": dict.fromkeys(("G-C", "G-F"), {}),
+        "hits": {"C": hits(0.52), "F": hits(0.52), "G": hits(0.52 + gain)},
+        "test": {
+            "labels": [i % 2 for i in range(400)],
+            "groups": [f"{site}{i // 4:03}" for i in range(400)],
+        },
+        "shortfalls": [],
+        "dataset": {"path": dataset},
         "floors": {"mean colour": dict.fromkeys(metrics, 0.25)},
         "selection": {"accepted": 7, "candidates": 60},
         "settings": {"labels_per_class": labels, "draw": draw},
         "seeds": list(range(seeds)),
     }
+    rows = combine([found])
+    keys = ("mean", "low", "high")
+    found["differences"] = {
+        name: {"balanced_accuracy": {key: row[key] for key in keys}} for name, row in rows.items()
+    }
+    found["claims"] = {
+        name: {key: row[key] for key in ("p", "p_holm", "claim")} for name, row in rows.items()
+    }
+    return found
+
+
+def told(gain: float = 0.05, *others: float) -> str:
+    """The change of G against C, in words."""
+    row = combine([run(i, gain=g) for i, g in enumerate((gain, *others))])["G-C"]
+    mean, low, high = (f"{100 * row[key]:+.1f}".replace("-", "−") for key in KEYS)
+    return f"{mean} ({low} to {high})"
+
+
+KEYS = ("mean", "low", "high")
 
 
 def write(folder: Path, *runs: dict[str, Any]) -> list[Path]:
@@ -60,31 +101,54 @@ def write(folder: Path, *runs: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def test_several_draws_are_averaged_and_their_spread_is_student_s() -> None:
-    gains = [0.02, 0.05, 0.08, 0.03]
-    found = combine([run(i, gain=g, error=0.0) for i, g in enumerate(gains)])["G-C"]
-    half = 3.182 * np.std(gains, ddof=1) / 2  # the quantile of 97.5 % with 3 degrees of freedom
-    assert found["mean"] == pytest.approx(0.045) and found["high"] - found[
-        "mean"
-    ] == pytest.approx(half, rel=0.03)
-    assert found["p_holm"] == pytest.approx(2 * found["p"])
+def test_draws_that_differ_widen_the_interval() -> None:
+    alike = combine([run(i, gain=0.05) for i in range(3)])["G-C"]
+    spread = combine([run(i, gain=g) for i, g in enumerate((-0.05, 0.05, 0.15))])["G-C"]
+    assert alike["mean"] == pytest.approx(0.05) == spread["mean"]
+    assert alike["claim"] == "helps" and spread["claim"] == "inconclusive"
+    assert spread["low"] < 0.05 - 4.303 * 0.1 / 3**0.5 * 0.7, "Student's t of two degrees, nearly"
+    assert alike["p_holm"] == pytest.approx(2 * alike["p"])
 
 
-def test_more_draws_do_not_reduce_the_noise_of_the_test_groups() -> None:
-    found = combine([run(i, error=0.02) for i in range(9)])["G-C"]
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.02, rel=0.03)
+def test_more_draws_do_not_reduce_the_noise_of_shared_test_groups() -> None:
+    one, nine = (combine([run(i) for i in range(count)])["G-C"] for count in (1, 9))
+    assert nine["high"] - nine["low"] == pytest.approx(one["high"] - one["low"])
+    apart = combine([run(i, site=f"site {i} ") for i in range(9)])["G-C"]
+    width = apart["high"] - apart["low"]
+    assert width < 0.5 * (one["high"] - one["low"]), "new groups in each draw are new evidence"
 
 
 def test_one_draw_repeats_its_own_report() -> None:
     """Else a page and a table of the same run could fall on two sides of zero."""
-    alone = run()
-    found = combine([alone])
+    labels = np.arange(240) // 2 % 2
+    rng, arms = np.random.default_rng(0), {}
+    for arm, accuracy in (("C", 0.6), ("F", 0.62), ("G", 0.7)):
+        right = rng.random((3, 240)) < accuracy
+        arms[arm] = [np.where(np.eye(2)[labels] == r[:, None], 0.9, 0.1) for r in right]
+    groups = [f"patient {i // 6}" for i in range(240)]
+    own = compare_arms(arms, labels, groups, ["a", "b"], ["G-C", "G-F"])
+    found = combine([json.loads(json.dumps({**run(), **own}))])
     for name in ("G-C", "G-F"):
-        given = alone["differences"][name]["balanced_accuracy"]
-        assert {key: found[name][key] for key in ("mean", "low", "high")} == given and found[name][
-            "p"
-        ] == 0.01
-        assert found[name]["p_holm"] == pytest.approx(0.02)
+        assert {key: found[name][key] for key in KEYS} == pytest.approx(
+            own["differences"][name]["balanced_accuracy"]
+        )
+        for key in ("p", "p_holm", "claim"):
+            expected = own["claims"][name][key]
+            assert found[name][key] == (expected if key == "claim" else pytest.approx(expected))
+
+
+def test_a_run_that_may_claim_nothing_spoils_the_claim() -> None:
+    short = run(1)
+    short["shortfalls"] = ["A claim needs at least 3 seeds, got 2: ..."]
+    assert combine([run(), run(1)])["G-C"]["claim"] == "helps"
+    assert combine([run(), short])["G-C"]["claim"] == "inconclusive"
+
+
+def test_the_mean_over_data_sets() -> None:
+    sets = [[run(gain=0.1)], [run(gain=0.04, dataset="b.zip"), run(1, gain=0.02, dataset="b.zip")]]
+    found, alone = combine_sets(sets)["G-C"], combine(sets[0])["G-C"]
+    assert found["mean"] == pytest.approx(0.065) and found["claim"] == "helps"
+    assert found["high"] - found["low"] < alone["high"] - alone["low"]
 
 
 def test_a_comparison_that_one_draw_lacks_is_left_out() -> None:
@@ -140,10 +204,12 @@ def test_the_sentence_comes_first(tmp_path: Path) -> None:
     """One claim for all label counts is the page's; else the page says that it depends."""
     results = [run(0, 5), run(0, 25)]
     page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
-    told = "balanced accuracy changed with 5 labels per class by +5.0 (+2.0 to +8.0) points; with"
-    assert f"Evaluations on set.zip Helps With the selected synthetic patches, {told}" in page.text
+    words = f"balanced accuracy changed with 5 labels per class by {told()} points; with"
+    assert (
+        f"Evaluations on set.zip Helps With the selected synthetic patches, {words}" in page.text
+    )
     for row in results[1]["claims"].values():
-        row["outcome"] = row["claim"] = "inconclusive"
+        row["claim"] = "inconclusive"
     page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "It depends on the labels" in page.text and "points: helps; with 25" in page.text
 
@@ -152,7 +218,7 @@ def test_every_run_is_listed(tmp_path: Path) -> None:
     page = Page(to_html([run(0, 5), run(1, 5, gain=0.1)], tmp_path / "p.html").read_text())
     assert page.table("Every run") == [
         [f"5 labels per classdraw {draw}", "3", change, "7 of 60", "11.7 %"]
-        for draw, change in enumerate(["+5.0 (+2.0 to +8.0)", "+10.0 (+7.0 to +13.0)"])
+        for draw, change in enumerate([told(0.05), told(0.1)])
     ]
 
 
@@ -223,11 +289,23 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
         ([], "at least one results.json is needed, got none"),
         (
             [run(), run()],
-            "each draw must occur once, got draw 0 with 25 labels per class twice, in .*1.json",
+            "each draw must occur once, got draw 0 with 25 labels per class of set.zip twice, in .*1",
         ),
         (
-            [run(), {**run(1), "dataset": {"path": "b.zip"}}],
-            "results must be of one data set, got 'set.zip' and 'b.zip'",
+            [{**run(), "hits": {**run()["hits"], "G": ["01"]}}],
+            "hits must be one digit, 0 or 1, for each of the 400 test patches, got 2 characters in",
+        ),
+        (
+            [{**run(), "hits": {"C": run()["hits"]["C"]}}],
+            "hits must be there for both arms of G-C, got none in .*0.json",
+        ),
+        (
+            [{**run(), "test": {"labels": [0, 1], "groups": ["a"]}}],
+            "each test patch must have a label and a group, got 2 labels and 1 groups in",
+        ),
+        (
+            [{k: v for k, v in run().items() if k != "hits"}],
+            "results must hold hits, got none in .*0.json': if an earlier version wrote it, run",
         ),
         (
             [{k: v for k, v in run().items() if k != "claims"}],
@@ -240,6 +318,28 @@ def test_what_cannot_be_combined_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_results(write(tmp_path, *runs))
+
+
+def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, run())
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match="results must be JSON as evaluate.json writes it, got"):
+        read_results([path])
+
+
+def test_several_data_sets_are_printed_one_by_one_and_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write(tmp_path, run(0, 5), run(0, 5, gain=0.1, dataset="b.zip"), run(0, 25))
+    main([str(path) for path in paths])
+    text = capsys.readouterr().out
+    headings = [line for line in text.splitlines() if line.startswith("# ")]
+    assert headings == ["# set.zip", "# b.zip", "# 2 data sets"]
+    last = text.split("# 2 data sets")[1]
+    assert "## 5 labels" in last and "## 25" not in last and "| G-C | +7.5 (" in last
+    with pytest.raises(SystemExit):
+        main([*map(str, paths), "--html", str(tmp_path / "page.html")])
+    assert "a page must be of one data set, got set.zip, b.zip" in capsys.readouterr().err
 
 
 def test_a_missing_file_ends_the_command_in_one_line(

@@ -183,7 +183,7 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(
         parts, candidates, arms=list(ARMS), seeds=[0, 1], **everything(parts, candidates)
     )
     first.run()
-    results = json.loads(json.dumps(first.results(draws=20)))
+    results = json.loads(json.dumps(first.results()))
     assert list(results["arms"]) == list(ARMS) and all(
         len(v) == 2 for a in results["arms"].values() for v in a.values()
     )
@@ -204,7 +204,8 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(
         )
     gain = np.subtract(results["arms"]["G"]["macro_f1"], results["arms"]["C"]["macro_f1"]).mean()
     assert results["differences"]["G-C"]["macro_f1"]["mean"] == pytest.approx(gain)
-    assert results["outcome"] == "soft" and "for want of seeds" in results["verdict"]
+    assert results["claim"] == "inconclusive"
+    assert "needs at least 3 seeds, got 2" in results["verdict"]
     for runs in first.probabilities.values():
         for probabilities in runs:
             assert probabilities.shape == (24, 3) and np.allclose(probabilities.sum(1), 1)
@@ -335,7 +336,7 @@ def test_the_probe_sees_augmented_labelled_patches(
         parts, candidates, arms=["C", "J"], seeds=[0, 1], **everything(parts, candidates)
     )
     run.run()
-    assert run.results(draws=5)["arms"]["J"]["balanced_accuracy"] == [1.0, 1.0], (
+    assert run.results()["arms"]["J"]["balanced_accuracy"] == [1.0, 1.0], (
         "colour tells these classes apart"
     )
 
@@ -347,9 +348,9 @@ def test_a_claim_is_corrected_for_the_others(
     right = np.eye(3)[parts[2].labels]
     noise = np.random.default_rng(0).dirichlet(np.ones(3), 24)
     run.probabilities = {"C": [noise] * 3, "F": [right] * 3, "G": [right] * 3}
-    found = run.results(draws=200)
+    found = run.results()
     assert (
-        found["differences"]["G-C"]["balanced_accuracy"]["low"] > 0 and found["outcome"] == "helps"
+        found["differences"]["G-C"]["balanced_accuracy"]["low"] > 0 and found["claim"] == "helps"
     )
     assert (
         found["claims"]["G-C"]["p_holm"] == pytest.approx(2 * found["claims"]["G-C"]["p"])
@@ -357,7 +358,7 @@ def test_a_claim_is_corrected_for_the_others(
     )
     assert (
         found["verdict"] == found["claims"]["G-C"]["sentence"]
-        and found["claims"]["G-F"]["outcome"] == "same"
+        and found["claims"]["G-F"]["claim"] == "inconclusive"
     )
 
 
@@ -457,7 +458,7 @@ def test_larger_patches_are_judged_by_five_crops(
     run = evaluation(parts, small, crop=crop, size=24, seeds=[0], arms=["C", "G"])
     run.run()
     assert (
-        run.results(draws=5)["floors"]["mean colour"]["accuracy"] == 1.0
+        run.results()["floors"]["mean colour"]["accuracy"] == 1.0
         and len(run.probabilities["G"][0]) == 24
     )
 
@@ -474,7 +475,7 @@ def test_classes_that_differ_in_colour_are_learned_and_shuffled_labels_hurt(
     shuffled.reasons = ["accepted"] * 18
     run = evaluation(parts, shuffled, training=training, arms=["C", "I"], seeds=[0])
     run.run()
-    arms = run.results(draws=5)["arms"]
+    arms = run.results()["arms"]
     assert arms["C"]["balanced_accuracy"][0] > 0.9 and arms["I"]["balanced_accuracy"][0] < 0.4
 
 
@@ -484,7 +485,7 @@ def test_nothing_accepted_is_a_stated_outcome(
     none = Candidates(**{**candidates.__dict__, "reasons": ["low confidence"] * 18})
     run = evaluation(parts, none, arms=["C", "F", "G"], seeds=[0])
     run.run()
-    results = run.results(draws=5)
+    results = run.results()
     assert results["verdict"] == "Not tested: no synthetic patch was accepted, so arm G is arm C."
     np.testing.assert_allclose(run.probabilities["G"][0], run.probabilities["F"][0], atol=1e-6)
 
@@ -561,6 +562,8 @@ def test_run_and_report_writes_results_and_a_page(
     )
     assert "variations of the labelled patches (strength 0.4)" in notes
     assert "The accepted variations come from 5 of the 18 labelled patches." in notes
+    assert "With 12 test groups (24 patches), 3 seeds and 1 draw" in notes
+    assert "cannot tell what another draw would give" in notes
     assert "own group" not in notes, "the labelled patches are in groups of two"
 
     page = report.read_text(encoding="utf-8")
