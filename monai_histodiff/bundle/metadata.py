@@ -99,7 +99,7 @@ def _sentence(error: ValidationError) -> str:
         name = missing.group(1) if missing else "?"
         return f"{of} must have '{name}', got {sorted(map(str, error.instance))}"
     words = {
-        "type": f"be of type {' or '.join(rule) if isinstance(rule, list) else rule}",
+        "type": f"be of type {rule}" if isinstance(rule, str) else "be of type string or number",
         "pattern": "be like '0.1.0'",
         "enum": "be a dtype of torch",
         "minimum": f"be at least {rule}",
