@@ -40,6 +40,16 @@ MODULES = {
     "selection/quotas": "selection/test_quotas.py selection/test_candidates.py "
     "selection/test_calibration.py",
     "data/bank": "data/test_bank.py",
+    "data/bank_files": "data/test_sealed.py data/test_bank.py",
+    "data/sealed": "data/test_sealed.py data/test_bank.py",
+    "data/strict_table": "data/test_sealed.py",
+    "selection/candidates": "data/test_bank.py data/test_sealed.py",
+    "augmentation/labels": "augmentation/test_labels.py augmentation/test_transforms.py",
+    "augmentation/patches": "augmentation/test_patches.py augmentation/test_items.py",
+    "augmentation/items": "augmentation/test_items.py",
+    "augmentation/transforms": "augmentation/test_transforms.py augmentation/test_patches.py "
+    "augmentation/test_items.py augmentation/test_labels.py",
+    "augmentation/buffers": "augmentation/test_live_bank.py",
     "evaluation/metrics": "evaluation/test_metrics.py",
     "evaluation/statistics": "evaluation/test_statistics.py",
     "evaluation/feature_metrics": "evaluation/test_feature_metrics.py",

@@ -370,7 +370,7 @@ def train_as_rank(rank: int, folder: str, answers: Any) -> None:
     painter: Any = bank._source[0] if bank._source else None
     snapshot = bank.snapshot()
     if rank == 0:
-        painter.model.patch_size = "broken"
+        painter.size = "broken"
     error_seen = ""
     try:
         bank.refresh()
