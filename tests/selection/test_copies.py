@@ -213,6 +213,11 @@ def test_re_encoded_patches_are_copies() -> None:
     assert 0 < float(moved.max()) < FLOOR and nearest.tolist() == list(range(20))
 
 
+def test_the_least_threshold_is_four_of_256_levels() -> None:
+    grey = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)
+    assert float(copy_distances(grey + 4, grey)[0]) == pytest.approx(FLOOR)
+
+
 def test_all_tiles_alike_leave_the_least_threshold() -> None:
     assert copy_gate(levels([0.9] * 6), list("aabbcc")) == CopyGate(FLOOR, 6, 0)
 
