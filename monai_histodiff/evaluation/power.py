@@ -36,13 +36,16 @@ WORLDS = {
 }
 
 
+USUAL = with_draws(ALIKE)
+
+
 @dataclass(frozen=True)
 class Foresight:
     """What a design can be expected to see; changes are fractions of balanced accuracy.
 
     Attributes:
         detectable: the true change that would be found four times in five.
-        seeds: aim -> fewest seeds, of :data:`SEEDS`, that find it so, with the draws given; 0: none.
+        seeds: aim -> fewest seeds, of :data:`SEEDS`, to find it with the draws given; 0: none.
         draws: aim -> fewest draws, of :data:`DRAWS`, with the seeds given; 0: none.
         sentence: the same in words.
     """
@@ -58,7 +61,7 @@ def foresee(
     groups: Sequence[str],
     seeds: int,
     draws: int = 1,
-    noise: Noise = with_draws(ALIKE),
+    noise: Noise = USUAL,
     worlds: int = 60,
 ) -> Foresight:
     """Simulate evaluations on the test set at hand, without a training.

@@ -43,7 +43,7 @@ LEAST_SEEDS, LEAST_GROUPS, LEAST_GROUPS_OF_A_CLASS = 3, 10, 2
 def shortfalls(
     labels: Labels, groups: Sequence[str], classes: Sequence[str], seeds: int
 ) -> list[str]:
-    """Why nothing may be claimed from a test set: one sentence for each rule that it does not meet.
+    """Why nothing may be claimed from a test set: a sentence for each rule that it does not meet.
 
     Args:
         labels: test labels, shape ``N``.
@@ -183,7 +183,7 @@ def _pseudonym(group: str) -> str:
 
 
 def describe(found: Estimate, lowest: float = -1) -> dict[str, float]:
-    """``mean``, ``low`` and ``high``, within what is possible; no interval where no error is known.
+    """``mean``, ``low``, ``high``, within what is possible; no interval where no error is known.
 
     Args:
         found: one value.
@@ -260,6 +260,7 @@ def verdict(
     power = (
         ""
         if math.isnan(least)
-        else f" Only a true change of {least:.1f} points or more would be found four times in five."
+        else f" Only a true change of {least:.1f} points or more would be found "
+        "four times in five."
     )
     return "inconclusive", f"Inconclusive: {change}.{power}"
