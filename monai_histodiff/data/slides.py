@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from monai_histodiff.data.slide_reader import Slide
 
-__all__ = ["TilePlan", "SlideTile", "View", "overview", "plan_tiles", "tissue_mask"]
+__all__ = ["SlideTile", "TilePlan", "View", "cut", "overview", "plan_tiles", "tissue_mask"]
 
 MASK_UM = 8.0  # spacing of the picture in which tissue is looked for
 LARGEST = 1.05  # how far a level may be enlarged: scanners differ by as much at one magnification
