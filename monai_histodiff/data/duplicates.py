@@ -12,9 +12,9 @@ from monai_histodiff.data.pixels import thumbnails
 
 __all__ = ["NEAR", "NearPairs", "near_pairs"]
 
-# Of the contrast. In five sets of H&E patches (12,479) the nearest two of other groups that are
-# no copies lie at 0.40; of copies through JPEG of quality 75, halved, flipped or turned, 99 in 100
-# lie below 0.21.
+# Of the contrast. In five sets of H&E patches (12,479) the nearest two of different groups that
+# are no copies lie at 0.40; of copies through JPEG of quality 75, halved, flipped or turned, 99 in
+# 100 lie below 0.21.
 NEAR = 0.3
 PLAIN = 0.02  # contrast of a thumbnail below which pictures look alike without being copies
 ROWS, PAIRS = 512, 65536  # compared at once, for the sake of memory

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from monai_histodiff.data.slide_reader import Slide
 
-__all__ = ["Plan", "SlideTile", "View", "overview", "plan_tiles", "tissue_mask"]
+__all__ = ["SlideTile", "TilePlan", "View", "cut", "overview", "plan_tiles", "tissue_mask"]
 
 MASK_UM = 8.0  # spacing of the picture in which tissue is looked for
 LARGEST = 1.05  # how far a level may be enlarged: scanners differ by as much at one magnification
@@ -183,7 +183,7 @@ class SlideTile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """Which tiles a slide gives, and why others were left out.
 
     Attributes:
@@ -208,7 +208,7 @@ def plan_tiles(
     tissue: float = 0.5,
     per_slide: int | None = None,
     seed: int = 0,
-) -> Plan:
+) -> TilePlan:
     """Lay a grid of tiles over a slide and keep those with tissue.
 
     Args:
@@ -244,13 +244,13 @@ def plan_tiles(
         x, y = (v / size * side for v in (tile.x, tile.y))
         pen.rectangle((x, y, x + side - 1, y + side - 1), outline=OUTLINE)
     found = columns * rows
-    return Plan(
+    return TilePlan(
         tuple(kept), found, found - len(wanted), len(wanted) - len(kept), np.asarray(drawn)
     )
 
 
 def cut(
-    slide: Slide, plan: Plan, um_per_px: float, size: int
+    slide: Slide, plan: TilePlan, um_per_px: float, size: int
 ) -> Iterator[tuple[SlideTile, NDArray[np.uint8]]]:
     """Read the tiles of a plan, one at a time: uint8 RGB ``size x size x 3``."""
     view = View(slide, um_per_px)
