@@ -8,12 +8,10 @@ import sys
 import traceback
 from types import TracebackType
 
-import monai_histodiff
-
 __all__ = ["show_errors", "told"]
 
 BAD_INPUT = (ValueError, OSError)
-PACKAGE = os.path.dirname(monai_histodiff.__file__)
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 

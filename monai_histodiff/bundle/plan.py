@@ -12,7 +12,7 @@ import torch
 
 from monai_histodiff.classifiers.classifier import PatchClassifier
 
-__all__ = ["Plan", "Step", "evaluation_steps", "measure_speed", "training_steps"]
+__all__ = ["RunPlan", "Step", "evaluation_steps", "measure_speed", "training_steps"]
 
 # Costs in units of one training step of a PatchClassifier on a batch of 8 patches, as measured on
 # one CPU core (x86-64, AVX-512, float32)
@@ -41,7 +41,7 @@ class Step:
     cost: float
 
 
-class Plan:
+class RunPlan:
     """Steps with their costs; tells how far a run is, from the time that it has taken so far.
 
     Args:
@@ -55,7 +55,7 @@ class Plan:
         self._start: float | None = None
         self._told = False
 
-    def __deepcopy__(self, _: Any) -> Plan:
+    def __deepcopy__(self, _: Any) -> RunPlan:
         """The same plan: a configuration copies its values, and a run has one."""
         return self
 
@@ -135,7 +135,8 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = PatchClassifier(2).to(device)
-        images = torch.rand(PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE).to(device)
+        shape = (PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE)
+        images = torch.rand(shape, dtype=torch.float32).to(device)
     several = _seconds(network, images)
     if torch.device(device).type != "cpu" or threads == 1:
         return several, ""

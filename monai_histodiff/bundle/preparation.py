@@ -21,7 +21,7 @@ from monai_histodiff.bundle.checks import (
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.plan import (
-    Plan,
+    RunPlan,
     Step,
     evaluation_steps,
     measure_speed,
@@ -38,7 +38,7 @@ STAGES = {"train": "train.yaml", "evaluate": "evaluate.yaml"}
 logger = logging.getLogger(__name__)
 
 
-def prepare(name: str) -> Plan:
+def prepare(name: str) -> RunPlan:
     """Check the names and values of all options, the device, folders and files, the room on the
     disk, and the data, before any work; and plan the work.
 
@@ -56,7 +56,7 @@ def prepare(name: str) -> Plan:
     show_errors()
     running = running_config()
     if running is None:
-        return Plan([])
+        return RunPlan([])
     config, home = running
     check_names(name, config)
     values = option_values(name, config)
@@ -77,7 +77,7 @@ def prepare(name: str) -> Plan:
         folder.check_settings(**{key: values[key] for key in ("labels_per_class", "draw")})
         check_arms(values)
         steps = evaluation_steps(values)
-    return Plan(steps, *measure_speed(values["device"])) if steps else Plan([])
+    return RunPlan(steps, *measure_speed(values["device"])) if steps else RunPlan([])
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:

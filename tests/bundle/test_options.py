@@ -23,7 +23,7 @@ from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.inference import label_of
 from monai_histodiff.bundle.option_docs import config_files, options_page
 from monai_histodiff.bundle.option_table import OPTIONS, options_of
-from monai_histodiff.bundle.plan import Plan, Step, evaluation_steps, training_steps
+from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
 from monai_histodiff.diffusion.model import LatentDiffusion
 
 ROOT = Path(__file__).parents[2]
@@ -262,7 +262,7 @@ def test_label_of_a_class() -> None:
 def test_the_plan_tells_what_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Plan([Step("a", "first", 30), Step("b", "second", 90)], 2.0, "Hint: none.")
+    made = RunPlan([Step("a", "first", 30), Step("b", "second", 90)], 2.0, "Hint: none.")
     now = iter([100.0, 190.0])
     monkeypatch.setattr(plan.time, "perf_counter", lambda: next(now))
     made.announce()
