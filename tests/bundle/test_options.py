@@ -174,7 +174,7 @@ def test_data_is_checked_against_folds_and_threshold(
     assert "must give at least 10 labelled patches in all" in refused("train", **few)
     small = str(write_patch_set(tmp_path / "c", 12, 1, side=96))
     line = refused("train", **{**few, "labels_per_class": 6, "dataset_dir": small})
-    assert "patches must be at least 128 x 128, got (96, 96)" in line
+    assert "patches must be at least 128 x 128, got 1 of 1 that are smaller" in line
 
 
 def test_a_full_or_closed_disk_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
