@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -314,14 +313,3 @@ def test_measuring_leaves_random_numbers_alone() -> None:
 def test_the_page_of_options_is_made_from_the_table() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert page == options_page(BUNDLES), "make it anew, as its head says"
-
-
-def test_readme_tells_the_options_of_finetune() -> None:
-    text, content = (ROOT / "README.md").read_text(encoding="utf-8"), raw("finetune")
-    rows = dict(line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `"))
-    known = options_of("finetune")
-    told_of = {name.strip(" `"): value.strip(" `") for name, value in rows.items()}
-    for name, value in told_of.items():
-        if name in known and name != "output_dir":
-            assert json.loads(value.replace("'", '"')) == content[name], name
-    assert {"labels_per_class", "seeds", "arms", "strength", "draw"} <= set(told_of)
