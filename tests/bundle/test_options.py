@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -174,7 +173,7 @@ def test_data_is_checked_against_folds_and_threshold(
     assert "must give at least 10 labelled patches in all" in refused("train", **few)
     small = str(write_patch_set(tmp_path / "c", 12, 1, side=96))
     line = refused("train", **{**few, "labels_per_class": 6, "dataset_dir": small})
-    assert "patches must be at least 128 x 128, got (96, 96)" in line
+    assert "patches must be at least 128 x 128, got 1 of 1 that are smaller" in line
 
 
 def test_a_full_or_closed_disk_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -314,14 +313,3 @@ def test_measuring_leaves_random_numbers_alone() -> None:
 def test_the_page_of_options_is_made_from_the_table() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert page == options_page(BUNDLES), "make it anew, as its head says"
-
-
-def test_readme_tells_the_options_of_finetune() -> None:
-    text, content = (ROOT / "README.md").read_text(encoding="utf-8"), raw("finetune")
-    rows = dict(line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `"))
-    known = options_of("finetune")
-    told_of = {name.strip(" `"): value.strip(" `") for name, value in rows.items()}
-    for name, value in told_of.items():
-        if name in known and name != "output_dir":
-            assert json.loads(value.replace("'", '"')) == content[name], name
-    assert {"labels_per_class", "seeds", "arms", "strength", "draw"} <= set(told_of)

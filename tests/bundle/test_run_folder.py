@@ -160,7 +160,9 @@ def test_results_are_replaced_when_asked_for(done: RunFolder) -> None:
 def test_the_outcome_names_the_files_of_the_run(done: RunFolder) -> None:
     outcome = done.read_outcome()
     assert set(outcome["files"]) == set(MADE) - {"models/sources.pt"}
-    assert outcome["files"]["candidates"]["files"] == 19 and outcome["version"] == __version__
+    assert outcome["version"] == __version__
+    made = [path for path in done.candidates.rglob("*") if path.is_file()]
+    assert outcome["files"]["candidates"]["files"] == len(made) > 18
     split = done.split.read_bytes()
     assert outcome["files"]["split.csv"]["bytes"] == len(split)
     assert outcome["run"] == json.loads(done.record.read_text())["run"]
@@ -172,7 +174,7 @@ def test_files_of_another_run_and_damaged_ones_are_refused(done: RunFolder) -> N
     kept = some.read_bytes()
     some.unlink()
     with pytest.raises(
-        ValueError, match=r"'.*candidates' must be as its run wrote it, 19 file\(s\) of .*, got 18"
+        ValueError, match=r"'.*candidates' must be as its run wrote it, \d+ file\(s\) of .*, got"
     ):
         done.check_files()
     some.write_bytes(kept)
