@@ -68,7 +68,8 @@ def precision_threshold(
 
     Raises:
         ValueError: the target is not in (0, 1], there are fewer than ``least`` samples, a
-            probability does not lie in [0, 1], a row does not sum to 1, or a label is not one of the classes.
+            probability does not lie in [0, 1], a row does not sum to 1, or a label is not one of
+            the classes.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target precision must lie in (0, 1], got {target}")
