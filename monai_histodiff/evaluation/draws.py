@@ -44,13 +44,13 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
             results = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"results must be JSON as evaluate.json writes it, got '{path}' ({error}): "
+                f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): "
                 "run the evaluation again, its trainings are kept in the cache"
             ) from None
         if missing := [key for key in KEYS if not isinstance(results, dict) or key not in results]:
             raise ValueError(
                 f"results must hold {', '.join(missing)}, got none in '{path}': if an earlier "
-                "version wrote it, run evaluate.json again, its trainings are kept in the cache"
+                "version wrote it, run evaluate.yaml again, its trainings are kept in the cache"
             )
         _check(results, path)
         settings, name = results["settings"], results["dataset"]["path"]

@@ -36,17 +36,15 @@ WORLDS = {
 }
 
 
-USUAL = with_draws(ALIKE)
-
-
 @dataclass(frozen=True)
 class Foresight:
     """What a design can be expected to see; changes are fractions of balanced accuracy.
 
     Attributes:
         detectable: the true change that would be found four times in five.
-        seeds: aim -> fewest seeds, of :data:`SEEDS`, to find it with the draws given; 0: none.
-        draws: aim -> fewest draws, of :data:`DRAWS`, with the seeds given; 0: none.
+        seeds: aim -> fewest seeds, of :data:`SEEDS`, that find it so, with the draws given; 0: no
+            number of them.
+        draws: aim -> fewest draws, of :data:`DRAWS`, with the seeds given; 0: no number of them.
         sentence: the same in words.
     """
 
@@ -61,7 +59,7 @@ def foresee(
     groups: Sequence[str],
     seeds: int,
     draws: int = 1,
-    noise: Noise = USUAL,
+    noise: Noise = with_draws(ALIKE),
     worlds: int = 60,
 ) -> Foresight:
     """Simulate evaluations on the test set at hand, without a training.
@@ -99,25 +97,26 @@ def foresee(
         {aim: next((n for n, change in found.items() if change <= aim), 0) for aim in AIMS}
         for found in (by_seeds, by_draws)
     ]
-    told = [
-        f"for {100 * aim:.0f} points take {_count(needed[0][aim], 'seeds', SEEDS)} "
-        f"or {_count(needed[1][aim], 'draws', DRAWS)}"
-        for aim in AIMS
-    ]
+    told = [_needed(aim, needed[0][aim], needed[1][aim]) for aim in AIMS]
     sentence = (
         f"With {len(set(groups))} test groups ({len(labels)} patches), {seeds} seeds and {draws} "
         f"draw{'s' if draws > 1 else ''} of the labelled patches, a true change of about "
         f"{100 * detectable:.1f} points of balanced accuracy would be found four times in five"
         f"{', with this draw' if draws == 1 else ''}; "
-        f"{', '.join(told)}. (Simulated with the usual noise.)"
+        f"{'; '.join(told)}. (Simulated with the usual noise.)"
     )
     return Foresight(detectable, needed[0], needed[1], sentence)
 
 
-def _count(number: int, what: str, tried: Sequence[int]) -> str:
-    if not number:
-        return f"more than {tried[-1]} {what}"
-    return f"{number} {what if number > 1 else what[:-1]}"
+def _needed(aim: float, seeds: int, draws: int) -> str:
+    """How to see a change of this size."""
+    ways = [f"{number} {what}" for number, what in ((seeds, "seeds"), (draws, "draws")) if number]
+    if ways:
+        return f"for {100 * aim:.0f} points take {' or '.join(ways)}"
+    return (
+        f"for {100 * aim:.0f} points neither {SEEDS[-1]} seeds nor {DRAWS[-1]} draws suffice: test "
+        "on more patients, of the rarest classes first"
+    )
 
 
 @dataclass(frozen=True)

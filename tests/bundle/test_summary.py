@@ -293,7 +293,7 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
         ),
         (
             [{**run(), "hits": {**run()["hits"], "G": ["01"]}}],
-            "hits must be one digit, 0 or 1, for each of the 400 test patches, got 2 characters",
+            "hits must be one digit, 0 or 1, for each of the 400 test patches, got 2 char",
         ),
         (
             [{**run(), "hits": {"C": run()["hits"]["C"]}}],
@@ -323,7 +323,7 @@ def test_what_cannot_be_combined_is_refused(
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     (path,) = write(tmp_path, run())
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ValueError, match="results must be JSON as evaluate.json writes it, got"):
+    with pytest.raises(ValueError, match="results must be JSON as evaluate.yaml writes it, got"):
         read_results([path])
 
 

@@ -194,3 +194,35 @@ def test_the_calibration_error_is_the_mean_gap_of_the_reliability_diagram() -> N
         for row in reliability(probabilities, labels)
     )
     assert gap == pytest.approx(classification_metrics(probabilities, labels)["ece"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "probabilities must be finite, got NaN or infinity in 1 of 12 rows"),
+        (np.inf, "probabilities must be finite, got NaN or infinity in 1 of 12 rows"),
+        (-0.5, "probabilities must not be below 0, got -0.5"),
+        (7.0, "rows of probabilities must sum to 1, got .* in row 4: give softmax outputs"),
+    ],
+)
+def test_what_is_no_probability_is_refused_by_every_metric(value: float, message: str) -> None:
+    """NaN counted as a prediction of the first class up to version 0.9.0."""
+    probabilities, labels = predictions(12, 3)
+    probabilities[4, 1] = value
+    weights = np.ones((1, 12))
+    for metric in (
+        classification_metrics,
+        class_recall,
+        reliability,
+        lambda p, y: metric_table(p, y, weights),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric(probabilities, labels)
+
+
+def test_labels_are_classes_and_weights_are_weights() -> None:
+    probabilities, labels = predictions(12, 3)
+    with pytest.raises(ValueError, match="labels must be from 0 to 2, got 0 to 3"):
+        class_recall(probabilities, np.where(labels == 2, 3, labels))
+    with pytest.raises(ValueError, match="weights must be finite and not negative"):
+        metric_table(probabilities, labels, np.full((1, 12), np.nan))

@@ -396,3 +396,17 @@ def test_selector_threshold_must_be_a_probability(critic: PatchCritic, labelled:
     assert Selector(critic, labelled.images(), labelled.groups).threshold == float(
         critic.threshold
     )
+
+
+@pytest.mark.parametrize("name", ["temperature", "threshold"])
+def test_a_critic_without_a_number_is_not_loaded(
+    critic: PatchCritic, tmp_path: Path, name: str
+) -> None:
+    """A NaN threshold would accept nothing, or everything, without a word."""
+    broken = copy.deepcopy(critic)
+    getattr(broken, name).fill_(math.nan)
+    broken.save(tmp_path / "critic.pt")
+    with pytest.raises(
+        ValueError, match="a temperature above 0 and a threshold in .* fit it anew"
+    ):
+        PatchCritic.load(tmp_path / "critic.pt", small, 3)
