@@ -36,6 +36,9 @@ WORLDS = {
 }
 
 
+USUAL = with_draws(ALIKE)
+
+
 @dataclass(frozen=True)
 class Foresight:
     """What a design can be expected to see; changes are fractions of balanced accuracy.
@@ -59,7 +62,7 @@ def foresee(
     groups: Sequence[str],
     seeds: int,
     draws: int = 1,
-    noise: Noise = with_draws(ALIKE),
+    noise: Noise = USUAL,
     worlds: int = 60,
 ) -> Foresight:
     """Simulate evaluations on the test set at hand, without a training.
@@ -114,8 +117,8 @@ def _needed(aim: float, seeds: int, draws: int) -> str:
     if ways:
         return f"for {100 * aim:.0f} points take {' or '.join(ways)}"
     return (
-        f"for {100 * aim:.0f} points neither {SEEDS[-1]} seeds nor {DRAWS[-1]} draws suffice: test "
-        "on more patients, of the rarest classes first"
+        f"for {100 * aim:.0f} points neither {SEEDS[-1]} seeds nor {DRAWS[-1]} draws suffice: "
+        "test on more patients, of the rarest classes first"
     )
 
 
