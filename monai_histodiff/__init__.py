@@ -95,6 +95,8 @@ WINGS = {
     "evaluation": ("Evaluation",),
 }
 
+__all__ = ["__version__", *(name for names in WINGS.values() for name in names)]  # noqa: PLE0604
+
 
 def __getattr__(name: str) -> Any:
     if name in ROOMS:

@@ -46,14 +46,16 @@ def test_peers_end_at_our_patches(
 ) -> None:
     """At many steps, with neither interval nor cap, which the peers' guides have not."""
     labels, seeds = torch.tensor([0, 2]), [3, 4]
-    ours = GuidedSampler(model, guide, 100, scale, (-99, 99), 1e9)(labels, seeds)
+    ours = GuidedSampler(model, guide, steps=100, scale=scale, interval=(-99, 99), cap=1e9)(
+        labels, seeds
+    )
     peers = [bench.monai_ddim(model, guide, 200, scale)]
     if bench.DPMSolverMultistepScheduler is not None:
         peers.append(bench.diffusers_dpm(model, guide, 100, scale))
     apart = [float((sample(labels, seeds) - ours).abs().mean()) for sample in peers]
     assert max(apart) < 0.01, apart
     if scale > 0:
-        unguided = GuidedSampler(model, guide, 100, 0.0)(labels, seeds)
+        unguided = GuidedSampler(model, guide, steps=100, scale=0.0)(labels, seeds)
         assert max(apart) < 0.2 * float((unguided - ours).abs().mean()), apart
 
 

@@ -127,7 +127,7 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
     for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
-        accepted = [i for i in rows if candidates.reasons[i] is Reason.accepted]
+        accepted = [i for i in rows if candidates.reasons[i] == Reason.accepted]
         rejected = [i for i in rows if not candidates.reasons[i].passed]
         step = max(
             1, len(accepted) // per_class

@@ -152,8 +152,9 @@ def _files(root: Path) -> list[str]:
 
 
 def _config_problems(name: str, config: Mapping[str, Any]) -> list[str]:
-    # what cannot run alone changes another config, and stands on that one's keys
-    overlay = "run" not in config and name != INFERENCE
+    # what cannot run alone changes another config, or is what others stand on
+    partial = "run" not in config or Path(name).stem.endswith("_base")
+    overlay = partial and name != INFERENCE
     keys = () if overlay else CONFIG_KEYS + (INFERENCE_KEYS if name == INFERENCE else ())
     problems = [f"'{name}' must define '{key}'" for key in keys if key not in config]
     targets = list(_targets(config))

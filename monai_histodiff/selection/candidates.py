@@ -61,7 +61,7 @@ class Candidates:
     @property
     def accepted(self) -> Tensor:
         """Bool, shape ``N``: which ones the bank takes."""
-        kept = [r is Reason.accepted for r in self.reasons]
+        kept = [r == Reason.accepted for r in self.reasons]
         return torch.tensor(kept, dtype=torch.bool, device="cpu")
 
     def counts(self, rows: Tensor) -> dict[str, int]:

@@ -229,7 +229,9 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     assert results["dataset"]["counts"]["labelled"] == {"pink": 6, "violet": 6}
     assert results["dataset"]["demo"] is False
     selection = results["selection"]
-    assert selection["candidates"] == selection["accepted"] + sum(selection["reasons"].values())
+    assert selection["candidates"] == sum(
+        [selection["accepted"], selection["over_quota"], *selection["reasons"].values()]
+    )
     assert results["sampling"]["steps"] == 2 and results["sampling"]["scale"] in (1.5, 3.0, 6.0)
     assert "for want of seeds" in results["verdict"] or "no synthetic patch" in results["verdict"]
     page = (finetuned / "report.html").read_text()
