@@ -95,7 +95,7 @@ WINGS = {
     "evaluation": ("Evaluation",),
 }
 
-__all__ = ["__version__", *(name for names in WINGS.values() for name in names)]  # noqa: PLE0604
+__all__ = ["__version__", *(name for names in WINGS.values() for name in names)]
 
 
 def __getattr__(name: str) -> Any:
