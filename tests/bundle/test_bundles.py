@@ -233,7 +233,8 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
         [selection["accepted"], selection["over_quota"], *selection["reasons"].values()]
     )
     assert results["sampling"]["steps"] == 2 and results["sampling"]["scale"] in (1.5, 3.0, 6.0)
-    assert "for want of seeds" in results["verdict"] or "no synthetic patch" in results["verdict"]
+    told = results["verdict"]
+    assert "at least 3 seeds, got 2" in told or "no synthetic patch" in told
     page = (finetuned / "report.html").read_text()
     assert "data:image/jpeg;base64," in page and "pink" in page
 
@@ -603,9 +604,8 @@ def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
         bundle_root=str(tmp_path),
     )
     assert workflow.parser["train#handlers"][-1]["_target_"] == "MLFlowHandler"
-    assert (
-        workflow.parser["train#trainer#train_handlers"] == "@train::handlers"
-    )  # as MONAI writes it
+    handlers = workflow.parser["train#trainer#train_handlers"]
+    assert handlers.startswith("$@train::handlers + ["), "as MONAI writes it"
 
 
 def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
