@@ -51,6 +51,10 @@ def test_numbers_from_one_need_classes(names: tuple[str, ...]) -> None:
     assert drawn(bank_of(*names), 1, classes=names) == (1, 1)
 
 
+def test_names_of_which_some_are_numbers_are_names() -> None:
+    assert drawn(bank_of("a", "0"), 1) == (1, 1) and drawn(bank_of("a", "0"), "0") == (1, "0")
+
+
 def test_your_order_of_the_names_is_taken() -> None:
     bank, mine = bank_of("acc", "norm", "scc"), ["scc", "acc", "norm"]
     assert [drawn(bank, k, classes=mine) for k in range(3)] == [(2, 0), (0, 1), (1, 2)]
@@ -105,6 +109,8 @@ REFUSED: list[tuple[Any, str]] = [
     (np.array([0.0, 1.0, 0.0]), r"got shape \(3,\): of a one-hot label take the argmax"),
     (torch.tensor([1, 1, 0]), r"got shape \(3,\): an item of several classes"),
     (torch.tensor([0, 1, 2, 1]), r"got shape \(4,\): apply the transform to each item"),
+    (torch.tensor([0, 1, 2]), r"got shape \(3,\): apply the transform to each item"),
+    (torch.tensor([0, 0, 2]), r"got shape \(3,\): apply the transform to each item"),
     (torch.zeros(8, 3), r"got shape \(8, 3\): apply the transform to each item"),
     (torch.zeros(0, dtype=torch.long), r"got shape \(0,\): apply the transform to each item"),
 ]
