@@ -57,7 +57,10 @@ def start(name: str, **overrides: Any) -> None:
     """What MONAI does with a config before it runs it."""
     root = BUNDLES if name == "finetune" else LDM if name.startswith("ldm ") else GUIDANCE
     overrides = {"bundle_root": str(root), "device": "cpu", **overrides}
-    ConfigWorkflow(config_of(name), logging_file=False, **overrides).initialize()
+    workflow = ConfigWorkflow(config_of(name), logging_file=False, **overrides)
+    workflow.initialize()
+    if name.endswith("inference"):  # which monai.bundle.load initialises, without its options
+        workflow.run()
 
 
 def refused(name: str, **overrides: Any) -> str:
