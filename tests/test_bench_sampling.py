@@ -83,7 +83,8 @@ def test_table_has_a_row_for_each_sampler(
     )[:, 0]
     critic.threshold.fill_(float(confidence.sort().values[2]))  # half of the paper's are accepted
     real = torch.rand(8, 3, 32, 32)
-    lines = bench.table(rows, labels, critic, real, PatchEncoder(width=8).eval()).splitlines()
+    encoder = PatchEncoder(widths=(4, 4, 8, 8, 8), features=16).eval()
+    lines = bench.table(rows, labels, critic, real, encoder).splitlines()
     assert len(lines) == 2 + len(rows) + 1 and len({line.count("|") for line in lines}) == 1
     name, speed, share, mean, rate, ratio, _ = (
         cell.strip() for cell in lines[2].strip("|").split("|")

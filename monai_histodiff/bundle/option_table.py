@@ -36,6 +36,7 @@ STAGES = (FINETUNE, TRAIN, EVALUATE)
 SAMPLING = (INFERENCE, LDM_INFERENCE)
 GUIDANCE = (TRAIN, INFERENCE)
 PRETRAINED = (*LDM_TRAIN, LDM_EVALUATE)
+GENERATORS = (*LDM_TRAIN[:2], LDM_EVALUATE)
 EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
 
 SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}
@@ -120,7 +121,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
     Option(
-        "held_out", NUMBER, "share of the groups that is never trained on", PRETRAINED, **INNER
+        "held_out", NUMBER, "share of the groups that is never trained on", GENERATORS, **INNER
+    ),
+    Option(
+        "held_out",
+        NUMBER,
+        "share of the groups that is never trained on; 0: none",
+        LDM_TRAIN[2:],
+        **SHARE,
     ),
     Option("labelled", TEXT, "labelled patch set for the linear probe", (LDM_EVALUATE,)),
     # ------------------------------------------------------------------------- trainings
@@ -138,6 +146,34 @@ OPTIONS: tuple[Option, ...] = (
     Option("save_interval", WHOLE, "epochs between saved weights", LDM_TRAIN, low=1),
     Option("log_every", WHOLE, "steps between logged losses", LDM_TRAIN, low=1),
     Option("view_size", WHOLE, "height and width of a view", LDM_TRAIN[2:], low=8),
+    Option("views_per_patch", WHOLE, "views of each patch in a batch", LDM_TRAIN[2:], low=2),
+    Option(
+        "zoom",
+        NUMBERS,
+        "smallest and largest magnification of a view, relative to the patch",
+        LDM_TRAIN[2:],
+        low=0,
+        above=True,
+        length=2,
+    ),
+    Option(
+        "gain", NUMBER, "half-width of the factor of each stain in a view", LDM_TRAIN[2:], **SHARE
+    ),
+    Option(
+        "offset",
+        NUMBER,
+        "half-width of the offset of each stain, optical density",
+        LDM_TRAIN[2:],
+        low=0,
+    ),
+    Option(
+        "max_norm",
+        NUMBER,
+        "larger gradients are scaled down to it",
+        LDM_TRAIN[2:],
+        low=0,
+        above=True,
+    ),
     Option("temperature", NUMBER, "of the contrastive loss", LDM_TRAIN[2:], low=0, above=True),
     Option(
         "adaptation_steps", WHOLE, "of the generator on your patches; 0: none", (TRAIN,), low=0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import ResNet
+from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.classifier import PatchClassifier
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
@@ -23,8 +24,8 @@ Features = Callable[[Tensor], Tensor]
 
 
 class EncoderStart:
-    """Makes classifiers whose backbone starts from the patch encoder of a bundle, and whose last
-    layer is random.
+    """Makes classifiers that start from the patch encoder of a bundle, with a last layer that is
+    random; all of it is trained.
 
     For :attr:`monai_histodiff.ClassifierTraining.network`, in place of ``PatchClassifier``, which
     starts from scratch.
@@ -42,12 +43,9 @@ class EncoderStart:
     def __init__(self, ldm_dir: str | os.PathLike[str]) -> None:
         self.encoder = PatchEncoder.from_bundle(ldm_dir)
 
-    def __call__(self, num_classes: int) -> PatchClassifier:
-        network = PatchClassifier(num_classes)
-        network.resnet.load_state_dict(
-            {**network.resnet.state_dict(), **self.encoder.resnet.state_dict()}
-        )
-        return network
+    def __call__(self, num_classes: int) -> nn.Sequential:
+        encoder = copy.deepcopy(self.encoder).requires_grad_(True)
+        return nn.Sequential(encoder, nn.Linear(encoder.num_features, num_classes))
 
 
 def bundle_features(
@@ -81,32 +79,45 @@ def bundle_features(
 
 
 class PatchEncoder(nn.Module):
-    """MONAI's ``ResNet`` without its last layer: RGB patches in [0, 1], ``N x 3 x H x W`` of any
-    size, to features ``N x D``.
+    """RGB patches in [0, 1], ``N x 3 x H x W`` of any size from 16 x 16, to features ``N x D``.
 
-    With the default arguments it is the backbone of :class:`~monai_histodiff.PatchClassifier`,
-    which can start from it.
+    A residual network of five levels, at 1/2, 1/4 ... 1/32 of the resolution; each level after the
+    second is one of MONAI's ``ResNetBlock``. The mean and the standard deviation of every channel
+    of the finer levels, of the patch and of the patch at half its magnification, are its
+    statistics: they say what the tissue is made of, wherever it lies in the patch. A last, linear
+    layer turns them into features: the discriminant of :func:`~monai_histodiff.classifiers.
+    fit_discriminant`, in which the directions that tell patches apart have unit spread between
+    views of one patch.
 
     Args:
-        width: channels of the first level; doubled at each of the four levels, so that
-            ``D = 8 * width``.
-        blocks: basic residual blocks of each level.
+        widths: channels of the levels.
+        features: ``D``, the number of features.
+        described: so many levels, from the finest, give the statistics.
+
+    Raises:
+        ValueError: there are fewer than two levels, or ``described`` does not lie between 1 and
+            their number.
     """
 
     @float32_default()
-    def __init__(self, width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 192, 256),
+        features: int = 512,
+        described: int = 4,
+    ) -> None:
         super().__init__()
-        self.num_features = 8 * width
-        planes = [width * 2**i for i in range(4)]
-        self.resnet = ResNet(
-            "basic",
-            list(blocks),
-            planes,
-            spatial_dims=2,
-            n_input_channels=3,
-            conv1_t_stride=2,
-            feed_forward=False,
-        )
+        if len(widths) < 2 or not 1 <= described <= len(widths):
+            raise ValueError(
+                "an encoder must have at least 2 levels and describe 1 or more of them, "
+                f"got widths {tuple(widths)} and described {described}"
+            )
+        self.num_features, self.described = features, described
+        self.num_summary = 2 * widths[-1]
+        second = nn.Sequential(_convolution(widths[0], widths[1], 3), _block(widths[1], widths[1]))
+        self.levels = nn.ModuleList([_convolution(3, widths[0], 5), second])
+        self.levels.extend(_block(a, b) for a, b in pairwise(widths[1:]))
+        self.discriminant = nn.Linear(4 * sum(widths[:described]), features).requires_grad_(False)
 
     @classmethod
     def from_bundle(
@@ -124,8 +135,34 @@ class PatchEncoder(nn.Module):
             .eval()
         )
 
+    def _moments(self, x: Tensor, depth: int) -> list[Tensor]:
+        """Mean and deviation, ``N x 2C``, of each of the first ``depth`` levels."""
+        x, found = (x * 4 - 2.5).contiguous(memory_format=torch.channels_last), []
+        for level in self.levels[:depth]:
+            x = level(x)
+            flat = x.float().flatten(2)
+            spread = (flat.var(2, correction=0) + 1e-4).sqrt()
+            found.append(torch.cat([flat.mean(2), spread], 1))
+        return found
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Mean and deviation of the last level, ``N x 2C``: what a self-supervised loss sees."""
+        return self._moments(x, len(self.levels))[-1]
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """What the features are made of: means and deviations, at the patch's magnification and at
+        half of it.
+
+        Raises:
+            ValueError: the patches are smaller than 16 x 16.
+        """
+        if min(x.shape[-2:]) < 16:
+            raise ValueError(f"patches must be at least 16 x 16, got {tuple(x.shape[-2:])}")
+        whole = self._moments(x, self.described)
+        return torch.cat(whole + self._moments(F.avg_pool2d(x, 2), self.described), 1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.resnet(x * 4 - 2)
+        return self.discriminant(self.statistics(x))
 
     @torch.no_grad()
     def features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
@@ -138,14 +175,32 @@ class PatchEncoder(nn.Module):
         Returns:
             float32 tensor ``N x D``.
         """
-        device = next(self.parameters()).device
+        device = self.discriminant.weight.device
         training = self.training
         self.eval()
-        parts = [
-            self(to_unit(part.to(device))).float().cpu() for part in patches.split(batch_size)
-        ]
+        batches = (to_unit(part.to(device)) for part in patches.split(batch_size))
+        parts = [self(batch).float().cpu() for batch in batches]
         self.train(training)
         return torch.cat(parts)
+
+
+def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:
+    """Convolution that halves the resolution, batch normalisation, ReLU."""
+    layer = nn.Conv2d(channels, out, kernel, 2, kernel // 2, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
+def _block(channels: int, out: int) -> ResNetBlock:
+    """A residual block that starts as its shortcut, and halves the resolution where the channels
+    change.
+    """
+    if channels == out:
+        block = ResNetBlock(channels, out, spatial_dims=2)
+    else:
+        short = nn.Sequential(nn.Conv2d(channels, out, 1, 2, bias=False), nn.BatchNorm2d(out))
+        block = ResNetBlock(channels, out, spatial_dims=2, stride=2, downsample=short)
+    nn.init.zeros_(block.bn2.weight)
+    return block
 
 
 def linear_probe(

@@ -609,20 +609,31 @@ def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
 
 
 def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
-    run(
-        config_file=ldm_training("train_encoder"),
-        output_dir=str(tmp_path / "out"),
-        dataset_dir=str(tmp_path / "data"),
-        sources=pretraining_sets(tmp_path / "data"),
-        device="$torch.device('cpu')",
-        held_out=0.25,
-        steps=3,
-        batch_size=4,
-        epoch_length=3,
-    )
+    options = {
+        "output_dir": str(tmp_path / "out"),
+        "dataset_dir": str(tmp_path / "data"),
+        "sources": pretraining_sets(tmp_path / "data"),
+        "device": "$torch.device('cpu')",
+        "view_size": 32,
+        "zoom": [0.75, 1.5],
+        "steps": 3,
+        "batch_size": 4,
+        "epoch_length": 3,
+    }
+    run(config_file=ldm_training("train_encoder"), **options)
     trained = load_weights(PatchEncoder(), tmp_path / "out" / "encoder.pt")
     assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
-    assert int(trained.state_dict()["resnet.bn1.num_batches_tracked"]) == 3
+    assert int(trained.state_dict()["levels.0.1.num_batches_tracked"]) == 3
+
+
+def test_the_encoder_never_sees_test_patches(tmp_path: Path) -> None:
+    write_stripes(tmp_path / "data")  # with both splits
+    parser = ConfigParser()
+    parser.read_config(ldm_training("train_encoder"))
+    parser["dataset_dir"], parser["sources"] = str(tmp_path), ["data"]
+    pool = parser.get_parsed_content("pool")
+    assert {record.split for record in pool.records} == {"train"}
+    assert len(pool) < len(PatchSet.open(tmp_path / "data"))
 
 
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:

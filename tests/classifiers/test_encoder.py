@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import WritePatchSet
+from sklearn.linear_model import LogisticRegression
 
 from monai_histodiff import LatentDiffusion, PatchEncoder, PatchSet
-from monai_histodiff.classifiers.encoder import EncoderStart, bundle_features
+from monai_histodiff.classifiers.encoder import EncoderStart, bundle_features, linear_probe
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.utils.weights import save_weights
 
@@ -78,21 +80,114 @@ def test_a_classifier_starts_from_the_encoder(tmp_path: Path) -> None:
     save_weights(tmp_path / "models" / "encoder.pt", encoder.state_dict())
     start, patches = EncoderStart(tmp_path), torch.rand(2, 3, 32, 32)
     first, second = start(num_classes=4).eval(), start(num_classes=4).eval()
+    assert all(p.requires_grad for p in first.parameters())
     with torch.no_grad():
         features = encoder(patches)
         for network in (first, second):
-            last = network.resnet.fc
-            assert isinstance(last, torch.nn.Linear)
-            torch.testing.assert_close(network(patches), last(features))
-            next(network.resnet.parameters()).add_(
-                1
-            )  # training one classifier leaves the others alone
-    assert not torch.equal(first.resnet.fc.weight, second.resnet.fc.weight), (
-        "the last layer is drawn anew"
-    )
+            torch.testing.assert_close(network(patches), network[1](features))
+            next(network.parameters()).add_(1)  # training one leaves the others alone
+    assert not torch.equal(first[1].weight, second[1].weight), "the last layer is drawn anew"
     assert start(num_classes=3)(patches).shape == (2, 3)
 
 
 def test_a_bundle_without_an_encoder_gives_no_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="weights must exist, got none at"):
         EncoderStart(tmp_path)
+
+
+def small() -> PatchEncoder:
+    torch.manual_seed(0)
+    return PatchEncoder(widths=(4, 4, 6, 8), features=10, described=3).eval()
+
+
+def test_features_do_not_depend_on_the_batch_or_the_kind_of_pixels() -> None:
+    encoder = small()
+    patches = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    features = encoder.train().features(patches, batch_size=3)
+    assert features.shape == (7, encoder.num_features) == (7, 10)
+    assert encoder.training  # it is given back as it was
+    torch.testing.assert_close(features, encoder.features(patches.float() / 255, batch_size=7))
+
+
+def test_statistics_are_means_and_deviations_at_two_magnifications() -> None:
+    encoder, x = small(), torch.rand(2, 3, 64, 48)
+    with torch.no_grad():
+        found = encoder.statistics(x)
+        half = torch.nn.functional.avg_pool2d(x, 2)
+        expected = []
+        for picture in (x, half):
+            maps = picture * 4 - 2.5
+            for level in encoder.levels[:3]:
+                maps = level(maps)
+                deviation = (maps.var((2, 3), correction=0) + 1e-4).sqrt()
+                expected += [maps.mean((2, 3)), deviation]
+    torch.testing.assert_close(found, torch.cat(expected, 1), atol=1e-5, rtol=1e-4)
+    assert found.shape[1] == encoder.discriminant.in_features == 4 * (4 + 4 + 6)
+    assert [tuple(v.shape) for v in encoder.parameters()][0] == (4, 3, 5, 5)
+
+
+@pytest.mark.parametrize("size", [16, 33, 96, 130, 256])
+def test_features_of_a_repeated_texture_hardly_depend_on_the_size(size: int) -> None:
+    encoder = small()
+    texture = torch.rand(1, 3, 16, 16).repeat(1, 1, 17, 17)
+    part, whole = encoder.features(texture[..., :size, :size]), encoder.features(texture)
+    alike = torch.nn.functional.cosine_similarity(part, whole).item()
+    assert alike > (0.9 if size < 96 else 0.99)
+
+
+def test_patches_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("at least 16 x 16, got (15, 40)")):
+        small()(torch.rand(1, 3, 15, 40))
+
+
+@pytest.mark.parametrize(("widths", "described"), [((4,), 1), ((4, 4), 3), ((4, 4), 0)])
+def test_an_encoder_that_cannot_be_is_refused(widths: tuple[int, ...], described: int) -> None:
+    with pytest.raises(ValueError, match="an encoder must have at least 2 levels and describe"):
+        PatchEncoder(widths=widths, described=described)
+
+
+def test_the_default_encoder_is_small_enough_to_ship(tmp_path: Path) -> None:
+    encoder = PatchEncoder()
+    assert sum(p.numel() for p in encoder.parameters()) < 12_000_000
+    save_weights(tmp_path / "models" / "encoder.pt", encoder.state_dict())
+    assert (tmp_path / "models" / "encoder.pt").stat().st_size < 25_000_000
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(
+        PatchEncoder.from_bundle(tmp_path)(x), encoder.eval()(x), atol=1e-2, rtol=1e-2
+    )
+    with pytest.raises(FileNotFoundError, match="weights must exist, got none at"):
+        PatchEncoder.from_bundle(tmp_path / "models")
+
+
+def test_the_linear_probe_is_logistic_regression() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(90) % 3
+    features = (
+        torch.randn(90, 5) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0])
+        + labels[:, None]
+        + torch.tensor([0.0, 50.0, 0.0, 0.0, 0.0])
+    )
+    x = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
+    expected = (
+        LogisticRegression(C=1 / (0.05 * 90), tol=1e-8, max_iter=1000)
+        .fit(x, labels.numpy())
+        .predict_proba(x)
+    )
+    found = linear_probe(features, labels, penalty=0.05)(features).softmax(1)
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 2, 2], [-1, 0, 1]])
+def test_a_linear_probe_needs_every_class(labels: list[int]) -> None:
+    with pytest.raises(
+        ValueError,
+        match="labels must be 0 to K - 1 with K at least 2, each present, "
+        + re.escape(f"got {sorted(set(labels))}"),
+    ):
+        linear_probe(torch.randn(3, 2), torch.tensor(labels))
+
+
+def test_a_constant_feature_does_no_harm() -> None:
+    features = torch.cat([torch.ones(20, 1), torch.arange(20.0)[:, None]], 1)
+    labels = (torch.arange(20) >= 10).long()
+    assert torch.equal(linear_probe(features, labels)(features).argmax(1), labels)

@@ -62,7 +62,7 @@ def sampler(images: Tensor, ideal: bool = True) -> SimpleNamespace:
 @pytest.fixture
 def encoder() -> PatchEncoder:
     torch.manual_seed(0)
-    return PatchEncoder(width=4).eval()
+    return PatchEncoder(widths=(4, 4, 8, 8, 8), features=16).eval()
 
 
 def evaluate(encoder: PatchEncoder, images: Tensor, folder: Path, ideal: bool = True) -> dict:
