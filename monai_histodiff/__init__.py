@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from monai_histodiff.data import RandHEJitterd as RandHEJitterd
     from monai_histodiff.data import RandHEJitterDict as RandHEJitterDict
     from monai_histodiff.data import SyntheticBank as SyntheticBank
+    from monai_histodiff.diffusion import ExemplarEmbedding as ExemplarEmbedding
     from monai_histodiff.diffusion import FineUNet as FineUNet
     from monai_histodiff.diffusion import GuidedSampler as GuidedSampler
     from monai_histodiff.diffusion import LatentClassifier as LatentClassifier
@@ -80,6 +81,7 @@ WINGS = {
         "LatentDiffusion",
         "GuidedSampler",
         "FineUNet",
+        "ExemplarEmbedding",
     ),
     "classifiers": ("ClassifierTraining", "PatchClassifier", "PatchEncoder"),
     "selection": ("Candidates", "PatchCritic", "fit_critic", "sample_candidates", "Selector"),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
-from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.data.pixels import appearance, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
@@ -163,6 +163,29 @@ class PatchEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.discriminant(self.statistics(x))
+
+    def descriptors(self, patches: Tensor, batch_size: int = 64) -> Tensor:
+        """What tells a generator of exemplars which patch to draw: the features, and colour,
+        contrast and sharpness, of the middle of each patch, whose sides are multiples of 32.
+
+        Args:
+            patches: as for :meth:`features`, at least 32 x 32.
+            batch_size: patches encoded at once.
+
+        Returns:
+            float32 tensor ``N x (D + 11)``, see :func:`monai_histodiff.data.pixels.appearance`.
+
+        Raises:
+            ValueError: the patches are smaller than 32 x 32.
+        """
+        h, w = (side // 32 * 32 for side in patches.shape[-2:])
+        if min(h, w) < 32:
+            got = tuple(patches.shape[-2:])
+            raise ValueError(f"an exemplar must be at least 32 x 32 pixels, got {got}")
+        top, left = (patches.shape[-2] - h) // 2, (patches.shape[-1] - w) // 2
+        middle = patches[..., top : top + h, left : left + w]
+        parts = [appearance(part).float().cpu() for part in middle.split(batch_size)]
+        return torch.cat([self.features(middle, batch_size), torch.cat(parts)], 1)
 
     @torch.no_grad()
     def features(self, patches: Tensor, batch_size: int = 64) -> Tensor:

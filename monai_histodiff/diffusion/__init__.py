@@ -3,8 +3,10 @@ together.
 """
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder as PatchAutoencoder
+from monai_histodiff.diffusion.exemplar import ExemplarEmbedding as ExemplarEmbedding
 from monai_histodiff.diffusion.guide import LatentClassifier as LatentClassifier
 from monai_histodiff.diffusion.latents import encode_latents as encode_latents
+from monai_histodiff.diffusion.latents import fit_exemplars as fit_exemplars
 from monai_histodiff.diffusion.latents import fit_latent_statistics as fit_latent_statistics
 from monai_histodiff.diffusion.model import LatentDiffusion as LatentDiffusion
 from monai_histodiff.diffusion.model import load_autoencoder as load_autoencoder

@@ -28,7 +28,7 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import check_guidance
 from monai_histodiff.diffusion.solvers import Denoiser
 
-__all__ = ["Watched", "autoguide", "class_log_prob", "guide", "in_interval"]
+__all__ = ["Watched", "autoguide", "class_log_prob", "exemplar_guide", "guide", "in_interval"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,6 +96,44 @@ def autoguide(
         ValueError: the weight is below 1 or not finite, or the interval is empty.
     """
     check_guidance(interval=interval, autoguidance=weight)
+    return _extrapolated(denoise, weak, weight, schedule, interval)
+
+
+def exemplar_guide(
+    denoise: Denoiser,
+    plain: Denoiser,
+    scale: float,
+    schedule: NoiseSchedule,
+    interval: tuple[float, float] = (-math.inf, math.inf),
+) -> Denoiser:
+    r"""Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) between one network with
+    its exemplars and without them.
+
+    .. math:: \hat z_0 = z_0^{plain} + w\, (z_0^{exemplar} - z_0^{plain})
+
+    Args:
+        denoise: the denoiser with exemplars.
+        plain: the same without.
+        scale: :math:`w`; 1 takes the exemplars at their word, at the cost of one evaluation, and
+            more exaggerates what distinguishes them.
+        schedule: gives the log-SNR.
+        interval: log-SNR range, both ends included, outside which the scale is 1.
+
+    Raises:
+        ValueError: the scale is negative or not finite, or the interval is empty.
+    """
+    check_guidance(interval=interval, exemplar_scale=scale)
+    return _extrapolated(denoise, plain, scale, schedule, interval)
+
+
+def _extrapolated(
+    denoise: Denoiser,
+    other: Denoiser,
+    weight: float,
+    schedule: NoiseSchedule,
+    interval: tuple[float, float],
+) -> Denoiser:
+    """From ``other`` through ``denoise``, to ``weight`` times their distance, in the interval."""
     if weight == 1:
         return denoise
 
@@ -103,9 +141,8 @@ def autoguide(
         z0, active = denoise(z, t), in_interval(schedule, t, interval)
         if not bool(active.any()):
             return z0
-        return z0 + active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1)) * (
-            weight - 1
-        ) * (z0 - weak(z, t))
+        inside = active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1))
+        return z0 + inside * (weight - 1) * (z0 - other(z, t))
 
     return extrapolated
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.processes import from_first_rank
 from monai_histodiff.utils.weights import read_state, write_state
 
-__all__ = ["encode_latents", "fit_latent_statistics"]
+__all__ = ["encode_latents", "fit_exemplars", "fit_latent_statistics"]
 
 logger = logging.getLogger(__name__)
+Describe = Callable[[Tensor], Tensor]
 
 
 def encode_latents(
@@ -35,6 +36,7 @@ def encode_latents(
     batch_size: int = 64,
     num_workers: int = 0,
     cache: str | os.PathLike[str] | None = None,
+    describe: Describe | None = None,
 ) -> list[dict[str, Any]]:
     """Encode every item of a dataset once, or ``repeats`` times under its random transforms, for
     latent training.
@@ -48,24 +50,31 @@ def encode_latents(
         cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used
             again only for the same autoencoder, statistics, files, transform and repeats, and made
             anew if it is damaged. In a distributed training one process encodes and all read it.
+        describe: gives the descriptors ``N x D`` of patches, such as
+            :meth:`monai_histodiff.PatchEncoder.descriptors`, for exemplars.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU;
-        ``row`` is the item's place in the dataset.
+        ``row`` is the item's place in the dataset. With ``describe`` each holds a
+        ``"descriptor"`` too, float32, shape ``D``.
 
     Raises:
         ValueError: latents that are not those of a ``PatchSet`` are to be kept, are not finite, or
             another run writes into the same cache at the same time.
     """
+
+    def encode() -> dict[str, Tensor]:
+        return _encode(model, patches, repeats, batch_size, num_workers, describe)
+
     if cache is None:
-        return _items(*_encode(model, patches, repeats, batch_size, num_workers), repeats)
-    key, own = _key(model, patches, repeats), []
+        return _items(encode(), repeats)
+    key, own = _key(model, patches, repeats, describe), []
 
     def prepare() -> None:
         found = _kept(cache, key)
         if found is None:
-            found = _encode(model, patches, repeats, batch_size, num_workers)
-            write_state(cache, {"key": key, "image": found[0], "label": found[1]})
+            found = encode()
+            write_state(cache, {"key": key, "columns": found})
         own.append(found)
 
     from_first_rank(prepare)
@@ -75,51 +84,60 @@ def encode_latents(
             f"the cache must hold the latents of this run, got those of another in '{cache}', "
             "which writes there at the same time: give each run a cache of its own"
         )
-    return _items(*kept, repeats)
+    return _items(kept, repeats)
 
 
-def _kept(cache: str | os.PathLike[str], key: str) -> tuple[Tensor, Tensor] | None:
-    """Latents and labels of a cache, if it has this key and is intact."""
+def _kept(cache: str | os.PathLike[str], key: str) -> dict[str, Tensor] | None:
+    """The columns of a cache, if it has this key and is intact."""
     if not Path(cache).exists():
         return None
     try:
         kept = read_state(cache)
-        return (kept["image"], kept["label"]) if kept["key"] == key else None
+        return kept["columns"] if kept["key"] == key else None
     except (ValueError, KeyError) as error:
         logger.warning("the latents are encoded anew, for the cache is damaged: %s", error)
         return None
 
 
-def _items(latents: Tensor, labels: Tensor, repeats: int) -> list[dict[str, Any]]:
-    count = len(labels) // repeats
+def _items(columns: Mapping[str, Tensor], repeats: int) -> list[dict[str, Any]]:
+    count = len(columns["label"]) // repeats
+    rows = zip(*columns.values(), strict=True)
+    items = [dict(zip(columns, row, strict=True)) for row in rows]
     return [
-        {"image": z, "label": int(y), "row": i % count}
-        for i, (z, y) in enumerate(zip(latents, labels, strict=True))
+        {**item, "label": int(item["label"]), "row": i % count} for i, item in enumerate(items)
     ]
 
 
 def _encode(
-    model: LatentDiffusion, patches: Dataset, repeats: int, batch_size: int, num_workers: int
-) -> tuple[Tensor, Tensor]:
-    latents, labels = [], []
+    model: LatentDiffusion,
+    patches: Dataset,
+    repeats: int,
+    batch_size: int,
+    num_workers: int,
+    describe: Describe | None,
+) -> dict[str, Tensor]:
+    """The columns of the items, one row for each encoding."""
+    parts: dict[str, list[Tensor]] = {"image": [], "label": []}
     with kept_random_state(), eval_mode(model):
         loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
         batches = (batch for _ in range(repeats) for batch in loader)
         for batch in tqdm(batches, desc="encode latents", total=repeats * len(loader)):
             image = convert_to_tensor(batch["image"], track_meta=False)
             padded = model.padded(image.to(model.latent_mean.device))
-            latents.append(model.encode(padded).half().cpu())
-            labels.append(torch.as_tensor(batch["label"]))
-    found = torch.cat(latents)
-    if not bool(found.isfinite().all()):
+            parts["image"].append(model.encode(padded).half().cpu())
+            parts["label"].append(torch.as_tensor(batch["label"]))
+            if describe is not None:
+                parts.setdefault("descriptor", []).append(describe(image).float().cpu())
+    columns = {name: torch.cat(found) for name, found in parts.items()}
+    if not bool((finite := columns["image"].isfinite()).all()):
         raise ValueError(
             "latents must be finite in float16, got "
-            f"{int((~found.isfinite()).sum())} values that are not: check autoencoder and patches"
+            f"{int((~finite).sum())} values that are not: check autoencoder and patches"
         )
-    return found, torch.cat(labels)
+    return columns
 
 
-def _key(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
+def _key(model: LatentDiffusion, patches: Dataset, repeats: int, describe: Describe | None) -> str:
     data = getattr(patches, "data", patches)
     if not isinstance(data, PatchSet):
         raise ValueError(
@@ -127,7 +145,9 @@ def _key(model: LatentDiffusion, patches: Dataset, repeats: int) -> str:
             f"got {type(patches).__name__}"
         )
     encoder = (model.autoencoder.state_dict(), model.latent_mean, model.latent_std)
-    return fingerprint(encoder, data.digest(), getattr(patches, "transform", None), repeats)
+    return fingerprint(
+        encoder, data.digest(), getattr(patches, "transform", None), repeats, describe
+    )
 
 
 def fit_latent_statistics(
@@ -148,3 +168,13 @@ def fit_latent_statistics(
     model.latent_std.fill_(std)
     white = (raw / std).half()
     return [{**item, "image": z} for item, z in zip(latents, white, strict=True)]
+
+
+def fit_exemplars(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> LatentDiffusion:
+    """Set mean and scale of the descriptors of a model of exemplars from latents encoded so far,
+    unless they have been set, and return the model.
+    """
+    exemplar = model.exemplar
+    if exemplar is not None and not bool(exemplar.mean.any()):
+        exemplar.fit(torch.stack([item["descriptor"] for item in latents]))
+    return model

@@ -17,6 +17,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
+from monai_histodiff.diffusion.exemplar import ExemplarEmbedding
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.global_state import float32_default
@@ -172,8 +173,15 @@ class LatentDiffusion(nn.Module):
             z * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
         ).clamp(0, 1)
 
-    def denoise(self, z: Tensor, t: Tensor) -> Tensor:
-        """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``."""
+    @property
+    def exemplar(self) -> ExemplarEmbedding | None:
+        """What embeds exemplars; ``None`` where the model takes none."""
+        return self.unet.exemplar if isinstance(self.unet, FineUNet) else None
+
+    def denoise(self, z: Tensor, t: Tensor, exemplars: Tensor | None = None) -> Tensor:
+        """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``; of patches
+        like exemplars, descriptors ``N x D``, where they are given.
+        """
         alpha, sigma = (v.view(-1, *[1] * (z.ndim - 1)) for v in self.schedule.alpha_sigma(t))
         power = alpha**2 + sigma**2
         # z0 = a z + b out: a pair for each of PREDICTIONS, looked up by tensor, so that no step
@@ -183,7 +191,9 @@ class LatentDiffusion(nn.Module):
             [-sigma / alpha, -sigma / power, torch.ones_like(alpha), -sigma / (alpha + sigma)]
         )
         code = self.prediction_code.view(1)
-        return a.index_select(0, code)[0] * z + b.index_select(0, code)[0] * self.unet(z, t * 1000)
+        given = () if exemplars is None else (exemplars,)
+        out = self.unet(z, t * 1000, *given)
+        return a.index_select(0, code)[0] * z + b.index_select(0, code)[0] * out
 
     def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy latent ``z_t`` and what the UNet must predict from it."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.diffusion.batches import batch_from_memory, in_batches
 from monai_histodiff.diffusion.guidance import (
     Watched,
     autoguide,
     class_log_prob,
+    exemplar_guide,
     guide,
     in_interval,
 )
@@ -26,17 +26,14 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
 from monai_histodiff.diffusion.sources import Sources
+from monai_histodiff.diffusion.wanted import Wanted
 
 __all__ = ["GuidedSampler"]
 
-CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
-# Bytes at work for each byte of a float32 patch: 30 measured, and halving corrects the rest.
-PATCH_MEMORY = 100
-logger = logging.getLogger(__name__)
-
 
 class GuidedSampler:
-    """Samples patches from a latent diffusion model, guided toward a class by a latent classifier.
+    """Samples patches from a latent diffusion model, guided toward a class by a latent classifier,
+    toward exemplars, or by both.
 
     The same labels, seeds and batches give the same bits on one machine. In another batch a patch
     is the same but for rounding: on a CPU in float32 to 1e-5, which is at most one of 256 levels.
@@ -46,7 +43,8 @@ class GuidedSampler:
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
         weak: a worse model of the same latents, for autoguidance, such as an earlier state of the
             same training: see :meth:`LatentDiffusion.weak_from_bundle`.
-        sources: what variations start from; needed where ``strength`` is below 1.
+        sources: real patches of each class: what variations start from where ``strength`` is below
+            1, and, if they have descriptors, the exemplars of their class.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for
             good when a device runs out of memory; changes speed and memory, not the patches.
         progress: show a progress bar.
@@ -92,33 +90,39 @@ class GuidedSampler:
         bfloat16 = self.device.type == "cuda" if chosen.bfloat16 is None else chosen.bfloat16
         self.settings = replace(chosen, size=size, bfloat16=bfloat16)
         self.latent_shape = model.latent_shape_of(size)
-        if chosen.strength < 1:
-            self._check_sources()
+        if chosen.strength < 1 or sources is not None:
+            classes = None if guide is None else guide.num_classes
+            shape = self.latent_shape if chosen.strength < 1 else None
+            (sources or Sources(())).check(classes, shape)
+            if sources is not None and sources.descriptors and chosen.exemplar_scale:
+                self._check_exemplars(torch.cat(sources.descriptors))
         self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
 
-    def _check_sources(self) -> None:
-        sources = () if self.sources is None else self.sources.latents
-        counts = [len(latents) for latents in sources]
-        if self.guide is None or len(sources) != self.guide.num_classes or 0 in counts:
-            rule = "strength below 1 needs a guide and sources of each of its classes"
-            raise ValueError(f"{rule}, got {counts}")
-        for latents in sources:
-            if tuple(latents.shape[1:]) != self.latent_shape:
-                rule = f"sources must be latents of shape {self.latent_shape}"
-                size = f"size {self.settings.size}"
-                raise ValueError(f"{rule} for {size}, got {tuple(latents.shape[1:])}")
+    def _check_exemplars(self, descriptors: Tensor) -> None:
+        if self.model.exemplar is None:
+            rule = "exemplars need a model that was trained with them"
+            raise ValueError(f"{rule}, got another: set exemplar_scale to 0, or leave them out")
+        self.model.exemplar.checked(descriptors)
+
+    @property
+    def _from_sources(self) -> bool:
+        """Whether a patch of a class is made from, or after, a source that its seed draws."""
+        described = self.sources is not None and bool(self.sources.descriptors)
+        return self.settings.strength < 1 or (described and self.settings.exemplar_scale > 0)
 
     @property
     def network_evaluations(self) -> int:
-        """Forward evaluations of a UNet for each patch: one in each step and, in each step in the
-        interval, another one with autoguidance and another one with guidance through the UNet
-        (``mode="x0"``).
+        """Forward evaluations of a UNet for each patch of a class: one in each step and, in each
+        step in the interval, another one with autoguidance, with guidance through the UNet
+        (``mode="x0"``), and with exemplars at a scale other than 1.
         """
         schedule, s = self._schedule(), self.settings
         times = self._grid(schedule)[: s.steps]
         inside = int(in_interval(schedule, times, s.interval).sum())
         through = self.guide is not None and s.mode == "x0" and s.scale > 0
-        return s.steps + inside * (int(s.autoguidance > 1) + int(through))
+        described = self.sources is not None and bool(self.sources.descriptors)
+        twice = described and s.exemplar_scale not in (0, 1)
+        return s.steps + inside * (int(s.autoguidance > 1) + int(through) + int(twice))
 
     def replace(self, **changes: Any) -> GuidedSampler:
         """A sampler of the same model and guide in which some settings or arguments are others.
@@ -136,108 +140,88 @@ class GuidedSampler:
         return self.model.latent_mean.device
 
     def __call__(
-        self, labels: Sequence[int] | Tensor | None, seeds: Sequence[int] | Tensor
+        self,
+        labels: Sequence[int] | Tensor | None,
+        seeds: Sequence[int] | Tensor,
+        exemplars: Tensor | None = None,
     ) -> Tensor:
         """Sample one patch for each seed.
 
         Args:
-            labels: class index of each patch, or ``None`` for unconditional samples.
+            labels: class index of each patch, or ``None`` for samples of no class.
             seeds: whole number of each patch.
+            exemplars: descriptors ``N x D`` of what each patch is to look like, see
+                :meth:`monai_histodiff.PatchEncoder.descriptors`; by default those that the seeds
+                draw among the sources of the class, if these have any.
 
         Returns:
             float32 RGB patches in [0, 1] on the CPU, shape ``N x 3 x size x size``.
 
         Raises:
-            ValueError: labels are given without a guide, or missing where ``strength`` is below 1,
-                differ in number from the seeds, or are out of range.
+            ValueError: labels are given with neither guide nor sources, or missing where
+                ``strength`` is below 1, differ in number from the seeds, or are out of range;
+                exemplars differ in number, are not finite, or the model takes none.
             FloatingPointError: the network's output is not finite; the message names step, time
                 and class.
             torch.OutOfMemoryError: not even one patch fits into the memory of the device.
         """
-        return self._sample(labels, seeds, lambda z: centre_crop(self.model.decode(z), self.size))
+        return self._sample(
+            labels, seeds, exemplars, lambda z: centre_crop(self.model.decode(z), self.size)
+        )
 
     def latents(
-        self, labels: Sequence[int] | Tensor | None, seeds: Sequence[int] | Tensor
+        self,
+        labels: Sequence[int] | Tensor | None,
+        seeds: Sequence[int] | Tensor,
+        exemplars: Tensor | None = None,
     ) -> Tensor:
-        """As calling the sampler, but the normalised latents, float32 on the CPU, shape
-        ``N x C x h x w``.
-        """
-        return self._sample(labels, seeds, lambda z: z)
+        """As calling it, but normalised latents, float32 on the CPU, ``N x C x h x w``."""
+        return self._sample(labels, seeds, exemplars, lambda z: z)
 
     def origins(
         self, labels: Sequence[int] | Tensor, seeds: Sequence[int] | Tensor
     ) -> Tensor | None:
-        """Which patch each variation starts from: its entry in the rows of the sources, int64,
-        shape ``N``; ``None`` where ``strength`` is 1 or the rows are not known.
+        """Which source each patch of a class is made from, or after: its entry in the rows of the
+        sources, int64, shape ``N``; ``None`` where there is none, or its row is not known.
         """
-        if self.settings.strength == 1 or self.sources is None or not self.sources.rows:
+        if not self._from_sources or self.sources is None or not self.sources.rows:
             return None
-        drawn = []
-        for k, seed in zip(torch.as_tensor(labels).tolist(), seeds, strict=True):
-            generator = torch.Generator().manual_seed(int(seed))
+        wanted = Wanted.checked(labels, seeds, None, self._classes)
+        generators, classes = wanted.generators(), torch.as_tensor(labels).tolist()
+        for generator in generators:
             self._noise(generator)  # is drawn first
-            drawn.append(self.sources.rows[k][self.sources.draw(k, generator)])
-        return torch.stack(drawn)
+        drawn = self.sources.draw(classes, generators)
+        return torch.stack([self.sources.rows[k][i] for k, i in zip(classes, drawn, strict=True)])
 
-    def _sample(self, labels: Any, seeds: Any, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    @property
+    def _classes(self) -> int:
+        if self.guide is not None:
+            return int(self.guide.num_classes)
+        return len(self.sources.latents) if self.sources and self._from_sources else 0
+
+    def _sample(
+        self, labels: Any, seeds: Any, exemplars: Any, finish: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
-            seeds = [int(s) for s in seeds]
-            wanted = self._checked(labels, len(seeds))
-            for network in (self.model, self.guide, self.weak):
-                if network is not None:
-                    network.eval()
-            batch, start, parts = self.max_batch or self._batch_from_memory(), 0, []
-            quiet = not self.progress or len(seeds) <= batch
-            bar = tqdm(total=len(seeds), desc="sample", disable=quiet)
-            while start < len(seeds):
-                rows = slice(start, min(start + batch, len(seeds)))
-                own = None if wanted is None else wanted[rows].to(self.device)
-                try:
-                    parts.append(finish(self._solve(own, seeds[rows])).float().cpu())
-                except torch.OutOfMemoryError:
-                    if rows.stop - start == 1:
-                        raise
-                    batch = self.max_batch = (rows.stop - start) // 2
-                    told = (
-                        "the device ran out of memory: from now on %d patches are sampled at once"
-                    )
-                    logger.warning(told, batch)
-                else:
-                    bar.update(rows.stop - start)
-                    start = rows.stop
-            bar.close()
-            return torch.cat(parts)
-
-    def _checked(self, labels: Any, count: int) -> Tensor | None:
-        if count == 0:
-            raise ValueError("at least one seed is needed, got none")
-        strength = self.settings.strength
-        if labels is None:
-            if strength < 1:
+            wanted = Wanted.checked(labels, seeds, exemplars, self._classes)
+            if wanted.labels is None and self.settings.strength < 1:
+                strength = self.settings.strength
                 raise ValueError(f"variations need labels, got none and strength {strength}")
-            return None
-        # A copy: an inference tensor could not be differentiated by.
-        wanted = torch.as_tensor(labels, dtype=torch.long).clone()
-        if self.guide is None:
-            raise ValueError("labels need a guide, got labels and guide=None")
-        if wanted.shape != (count,):
-            got = f"{count} seeds and labels of shape {tuple(wanted.shape)}"
-            raise ValueError(f"each seed needs one label, got {got}")
-        last, span = self.guide.num_classes - 1, (int(wanted.min()), int(wanted.max()))
-        if span[0] < 0 or span[1] > last:
-            raise ValueError(f"labels must lie from 0 to {last}, got {span[0]} to {span[1]}")
-        return wanted
+            if exemplars is not None:
+                self._check_exemplars(exemplars)
+            for network in filter(None, (self.model, self.guide, self.weak)):
+                network.eval()
+            side = self.latent_shape[1] * self.model.autoencoder.factor
+            batch = self.max_batch or batch_from_memory(self.device, side)
+            made, reached = in_batches(
+                lambda rows: finish(self._solve(wanted[rows])), len(wanted), batch, self.progress
+            )
+            self.max_batch = reached if reached < batch else self.max_batch  # for good
+            return made
 
-    def _batch_from_memory(self) -> int:
-        if self.device.type != "cuda":
-            return CPU_BATCH
-        free, _ = torch.cuda.mem_get_info(self.device)
-        side = self.latent_shape[1] * self.model.autoencoder.factor
-        return min(CUDA_BATCH, max(1, free // (PATCH_MEMORY * 3 * side**2 * 4)))
-
-    def _solve(self, labels: Tensor | None, seeds: Sequence[int]) -> Tensor:
-        # Random numbers are drawn on the CPU: the same noise on every device.
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def _solve(self, wanted: Wanted) -> Tensor:
+        generators = wanted.generators()
+        labels = None if wanted.labels is None else wanted.labels.to(self.device)
         schedule, s = self._schedule(), self.settings
 
         def noise(_: int = 0) -> Tensor:
@@ -245,8 +229,14 @@ class GuidedSampler:
             return drawn.to(self.device, non_blocking=True)
 
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(s.bfloat16)):
-            guided, grid = Watched(self._denoiser(labels, schedule)), self._grid(schedule)
-            latents = self._start(noise(), labels, generators, schedule)
+            latents, like = self._start(noise(), labels, generators, schedule)
+            if wanted.exemplars is not None:
+                like = wanted.exemplars if s.exemplar_scale else None
+            if like is not None and self.model.exemplar is not None:
+                own = like.float().to(self.device)
+                like = self.model.exemplar.perturbed(own, s.exemplar_noise, generators)
+            guided = Watched(self._denoiser(labels, like, schedule))
+            grid = self._grid(schedule)
             latents = SOLVERS[s.solver](guided, latents, schedule, grid, s.eta, noise)
             if s.stop is not None:
                 latents = guided(latents, grid[-1].expand(len(latents)))
@@ -256,16 +246,23 @@ class GuidedSampler:
     def _noise(self, generator: torch.Generator) -> Tensor:
         return torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
 
-    def _denoiser(self, labels: Tensor | None, schedule: NoiseSchedule) -> Denoiser:
-        """The model's denoiser, wrapped by the weak model's and by the guide."""
+    def _denoiser(
+        self, labels: Tensor | None, exemplars: Tensor | None, schedule: NoiseSchedule
+    ) -> Denoiser:
+        """The model's denoiser, wrapped by its exemplars, the weak model and the guide."""
         s = self.settings
 
-        def plain(model: LatentDiffusion) -> Denoiser:
-            return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True)).float()
+        def plain(model: LatentDiffusion, like: Tensor | None = None) -> Denoiser:
+            given = () if like is None else (like,)
+            return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True), *given).float()
 
-        denoise = guided = plain(self.model)
+        denoise = guided = plain(self.model, exemplars)
+        if exemplars is not None:
+            guided = exemplar_guide(
+                denoise, plain(self.model), s.exemplar_scale, schedule, s.interval
+            )
         if self.weak is not None:
-            guided = autoguide(denoise, plain(self.weak), s.autoguidance, schedule, s.interval)
+            guided = autoguide(guided, plain(self.weak), s.autoguidance, schedule, s.interval)
         if labels is not None and self.guide is not None:
             log_prob = class_log_prob(self.guide, labels, s.mode, denoise, s.temperature)
             guided = guide(guided, log_prob, schedule, s.scale, s.interval, s.cap)
@@ -286,12 +283,18 @@ class GuidedSampler:
         labels: Tensor | None,
         generators: Sequence[torch.Generator],
         schedule: NoiseSchedule,
-    ) -> Tensor:
-        if labels is None or self.settings.strength == 1 or self.sources is None:
-            return noise * schedule.start_std
-        alpha, sigma = schedule.alpha_sigma(
-            torch.tensor(self.settings.strength, dtype=torch.float32)
-        )
-        sources, pairs = self.sources, zip(labels.tolist(), generators, strict=True)
-        drawn = [sources.latents[k][sources.draw(k, generator)] for k, generator in pairs]
-        return alpha * torch.stack(drawn).to(noise) + sigma * noise
+    ) -> tuple[Tensor, Tensor | None]:
+        """Noisy latents to start from, and the exemplars that the sources give."""
+        s, sources, latents = self.settings, self.sources, noise * schedule.start_std
+        if labels is None or sources is None or not self._from_sources:
+            return latents, None
+        wanted = labels.tolist()
+        drawn = sources.draw(wanted, generators)
+        if s.strength < 1:
+            time = torch.tensor(s.strength, dtype=torch.float32)
+            alpha, sigma = schedule.alpha_sigma(time)
+            own = [sources.latents[k][i] for k, i in zip(wanted, drawn, strict=True)]
+            latents = alpha * torch.stack(own).to(noise) + sigma * noise
+        if not sources.descriptors or not s.exemplar_scale:
+            return latents, None
+        return latents, sources.exemplars(wanted, drawn, generators, s.exemplar_mix)

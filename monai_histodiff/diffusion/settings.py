@@ -20,16 +20,20 @@ def check_guidance(
     temperature: float = 1.0,
     mode: str = "noisy",
     autoguidance: float = 1.0,
+    exemplar_scale: float = 1.0,
 ) -> None:
-    """Check the settings of :func:`guide`, :func:`class_log_prob` and :func:`autoguide`.
+    """Check the settings of :func:`guide`, :func:`class_log_prob`, :func:`autoguide` and
+    :func:`exemplar_guide`.
 
     Raises:
-        ValueError: the scale is negative or not finite, the cap is not positive, the interval is
+        ValueError: a scale is negative or not finite, the cap is not positive, the interval is
             empty, the temperature is not positive and finite, the mode is unknown, or the weight
             of autoguidance is below 1 or not finite. NaN is never in range.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"guidance scale must be at least 0 and finite, got {scale}")
+    if not 0 <= exemplar_scale < math.inf:
+        raise ValueError(f"exemplar_scale must be at least 0 and finite, got {exemplar_scale}")
     if not cap > 0:
         raise ValueError(f"guidance cap must be positive, got {cap}")
     if not interval[0] <= interval[1]:
@@ -66,6 +70,13 @@ class SamplingSettings:
         strength: time in (0, 1] to start from: 1 is pure noise; less starts from a source of the
             class, drawn by the seed and noised to that time, and makes a variation of it (SDEdit,
             Meng et al. 2022, arXiv:2108.01073).
+        exemplar_scale: scale of the guidance by exemplars, see
+            :func:`monai_histodiff.diffusion.guidance.exemplar_guide`; where there are exemplars, 0
+            leaves them aside, 1 draws what they show, and others evaluate the UNet twice.
+        exemplar_mix: largest share, in [0, 1], of a second exemplar of the same class in the
+            descriptor; it is uniform between 0 and that from patch to patch.
+        exemplar_noise: standard deviation of noise on the descriptor, in standard deviations of
+            those of the pre-training.
         size: height and width of the patches, in pixels; ``None`` is the size that the model was
             trained on. Other sizes are of the same magnification: they show more or less tissue.
         bfloat16: compute under bfloat16 autocast; ``None``: on CUDA. On a CPU it about doubles the
@@ -87,6 +98,9 @@ class SamplingSettings:
     temperature: float = 1.0
     autoguidance: float = 1.0
     strength: float = 1.0
+    exemplar_scale: float = 1.0
+    exemplar_mix: float = 0.0
+    exemplar_noise: float = 0.0
     size: int | None = None
     bfloat16: bool | None = None
 
@@ -104,8 +118,19 @@ class SamplingSettings:
         low, high = (float(v) for v in self.interval)
         object.__setattr__(self, "interval", (low, high))  # a config's list would not be frozen
         check_guidance(
-            self.scale, self.interval, self.cap, self.temperature, self.mode, self.autoguidance
+            self.scale,
+            self.interval,
+            self.cap,
+            self.temperature,
+            self.mode,
+            self.autoguidance,
+            self.exemplar_scale,
         )
+        if not 0 <= self.exemplar_mix <= 1:
+            raise ValueError(f"exemplar_mix must lie in [0, 1], got {self.exemplar_mix}")
+        if not 0 <= self.exemplar_noise < math.inf:
+            rule = "exemplar_noise must be at least 0 and finite"
+            raise ValueError(f"{rule}, got {self.exemplar_noise}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {self.strength}")
         if self.size is not None and not SIZES[0] <= self.size <= SIZES[1]:

@@ -1,4 +1,4 @@
-"""``Sources``: latents of real patches, by class, which variations start from."""
+"""``Sources``: real patches, by class, which variations start from and exemplars are of."""
 
 from __future__ import annotations
 
@@ -14,31 +14,57 @@ from monai_histodiff.utils.weights import read_state, write_state
 
 __all__ = ["Sources"]
 
-KEYS = ("image", "label", "row")
+KEYS, DESCRIPTOR = ("image", "label", "row"), "descriptor"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Latents of real patches, by class.
+    """Latents of real patches, by class, and their descriptors.
 
     Args:
         latents: for each class, in order, normalised latents ``N x C x h x w``.
         rows: for each class, which patch each latent was encoded from, int64, shape ``N``; empty
-            where that is not known. A critic needs it to judge a variation by what has not seen
-            its source.
+            where that is not known. A critic needs it to judge a patch by what has not seen its
+            source.
+        descriptors: for each class, descriptors ``N x D`` of the same patches, see
+            :meth:`monai_histodiff.PatchEncoder.descriptors`; empty: no exemplars.
 
     Raises:
-        ValueError: latents and rows differ in number.
+        ValueError: latents differ in number from rows or descriptors.
     """
 
     latents: tuple[Tensor, ...]
     rows: tuple[Tensor, ...] = ()
+    descriptors: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        counts = [len(v) for v in self.latents], [len(v) for v in self.rows]
-        if self.rows and counts[0] != counts[1]:
-            rule = "rows must name one patch for each latent of each class"
-            raise ValueError(f"{rule}, got {counts[1]} for {counts[0]}")
+        latents = [len(v) for v in self.latents]
+        for name in ("rows", "descriptors"):
+            counts = [len(v) for v in getattr(self, name)]
+            if counts and counts != latents:
+                rule = f"{name} must be one for each latent of each class"
+                raise ValueError(f"{rule}, got {counts} for {latents}")
+
+    def check(self, num_classes: int | None, latent_shape: tuple[int, ...] | None) -> None:
+        """Refuse sources that do not serve a sampler.
+
+        Args:
+            num_classes: of the guide; ``None`` without one.
+            latent_shape: of what variations start from; ``None`` where there are none.
+
+        Raises:
+            ValueError: a class has no source, there are other classes than the guide's, or a
+                latent has another shape.
+        """
+        counts = [len(latents) for latents in self.latents]
+        if not counts or 0 in counts or num_classes not in (None, len(counts)):
+            rule = "strength below 1, and exemplars of classes, need sources of each class"
+            given = "" if num_classes is None else f" of the guide's {num_classes}"
+            raise ValueError(f"{rule}{given}, got {counts}")
+        for latents in self.latents if latent_shape is not None else ():
+            if tuple(latents.shape[1:]) != latent_shape:
+                rule = f"sources must be latents of shape {latent_shape} for patches of this size"
+                raise ValueError(f"{rule}, got {tuple(latents.shape[1:])}")
 
     @classmethod
     def of(cls, items: Sequence[Mapping[str, Any]], num_classes: int) -> Sources:
@@ -51,19 +77,38 @@ class Sources:
         if len(items) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             span = f"{int(labels.min())} to {int(labels.max())}"
             raise ValueError(f"labels of sources must lie from 0 to {num_classes - 1}, got {span}")
-        found: list[tuple[Tensor, Tensor]] = []
-        for k in range(num_classes):
-            own = [items[i] for i in (labels == k).nonzero()[:, 0].tolist()]
-            latents = [torch.as_tensor(item["image"]) for item in own]
-            rows = torch.tensor([int(item["row"]) for item in own], dtype=torch.long)
-            found.append(
-                (torch.stack(latents) if own else torch.empty(0, dtype=torch.float32), rows)
-            )
-        return cls(tuple(z for z, _ in found), tuple(rows for _, rows in found))
+        rows = [(labels == k).nonzero()[:, 0].tolist() for k in range(num_classes)]
 
-    def draw(self, label: int, generator: torch.Generator) -> int:
-        """Draw one of the latents of a class: its index."""
-        return int(torch.randint(len(self.latents[label]), (), generator=generator))
+        def column(name: str) -> tuple[Tensor, ...]:
+            values = [[torch.as_tensor(items[i][name]) for i in own] for own in rows]
+            empty = torch.empty(0, dtype=torch.int64 if name == "row" else torch.float32)
+            return tuple(torch.stack(own) if own else empty for own in values)
+
+        described = column(DESCRIPTOR) if len(items) and DESCRIPTOR in items[0] else ()
+        return cls(column("image"), column("row"), described)
+
+    def draw(self, labels: Sequence[int], generators: Sequence[torch.Generator]) -> list[int]:
+        """Draw one source of each label's class: its place among them."""
+        pairs = zip(labels, generators, strict=True)
+        return [int(torch.randint(len(self.latents[k]), (), generator=g)) for k, g in pairs]
+
+    def exemplars(
+        self,
+        labels: Sequence[int],
+        drawn: Sequence[int],
+        generators: Sequence[torch.Generator],
+        mix: float = 0.0,
+    ) -> Tensor:
+        """Descriptors ``N x D`` of drawn sources, each mixed with a share, uniform in
+        ``[0, mix]``, of another one drawn from its class.
+        """
+        own = torch.stack([self.descriptors[k][i] for k, i in zip(labels, drawn, strict=True)])
+        if not mix:
+            return own
+        others = self.draw(labels, generators)
+        other = torch.stack([self.descriptors[k][i] for k, i in zip(labels, others, strict=True)])
+        share = torch.stack([torch.rand(1, generator=g, dtype=torch.float32) for g in generators])
+        return own + mix * share * (other - own)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one file. Whoever has it and the autoencoder can see the patches.
@@ -76,7 +121,11 @@ class Sources:
             raise ValueError("sources must know the rows of their patches to be saved, got none")
         labels = [k for k, latents in enumerate(self.latents) for _ in latents]
         images = torch.cat([latents for latents in self.latents if len(latents)])
-        write_state(path, {"image": images, "label": labels, "row": torch.cat(self.rows).tolist()})
+        state: dict[str, Any] = {"image": images, "label": labels}
+        state["row"] = torch.cat(self.rows).tolist()
+        if self.descriptors:
+            state[DESCRIPTOR] = torch.cat([v for v in self.descriptors if len(v)])
+        write_state(path, state)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], num_classes: int) -> Sources:
@@ -90,10 +139,11 @@ class Sources:
         if missing := [name for name in KEYS if name not in state]:
             rule = "a file of sources must hold image, label and row"
             raise ValueError(f"{rule}, got no {missing[0]} in '{path}'")
-        if len({len(state[name]) for name in KEYS}) > 1:
-            counts = [len(state[name]) for name in KEYS]
+        names = [*KEYS, *([DESCRIPTOR] if DESCRIPTOR in state else [])]
+        if len({len(state[name]) for name in names}) > 1:
+            counts = [len(state[name]) for name in names]
             raise ValueError(
                 f"a file of sources must hold as many of each, got {counts} in '{path}'"
             )
-        columns = zip(*(state[name] for name in KEYS), strict=True)
-        return cls.of([dict(zip(KEYS, row, strict=True)) for row in columns], num_classes)
+        columns = zip(*(state[name] for name in names), strict=True)
+        return cls.of([dict(zip(names, row, strict=True)) for row in columns], num_classes)

@@ -14,6 +14,7 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
+from monai_histodiff.diffusion.exemplar import ExemplarEmbedding
 from monai_histodiff.utils.global_state import float32_default
 
 __all__ = ["FineUNet"]
@@ -36,9 +37,12 @@ class FineUNet(nn.Module):
             ``block``.
         channels: width of the residual blocks, a multiple of 8.
         num_res_blocks: number of residual blocks.
+        exemplar: embeds the exemplars of conditional denoising, to the length of the UNet's own
+            embedding of time (four times its first width); ``None``: it takes none.
 
     Raises:
-        ValueError: a number is out of range, or ``factor`` does not divide ``block``.
+        ValueError: a number is out of range, ``factor`` does not divide ``block``, or the
+            embedding has another length.
     """
 
     @float32_default()
@@ -49,6 +53,7 @@ class FineUNet(nn.Module):
         factor: int = 4,
         channels: int = 32,
         num_res_blocks: int = 4,
+        exemplar: ExemplarEmbedding | None = None,
     ) -> None:
         super().__init__()
         if factor < 1 or block % factor:
@@ -59,7 +64,7 @@ class FineUNet(nn.Module):
             raise ValueError(f"channels must be a multiple of {GROUPS}, got {channels}")
         if num_res_blocks < 1:
             raise ValueError(f"num_res_blocks must be at least 1, got {num_res_blocks}")
-        self.unet, self.block, self.factor = unet, block, factor
+        self.unet, self.block, self.factor, self.exemplar = unet, block, factor, exemplar
         pixels, latent = 3 * block**2, unet.in_channels
         self.to_pixels = nn.Conv2d(latent, pixels, 1, bias=False)
         self.to_latent = nn.Conv2d(pixels, unet.out_channels, 1, bias=False)
@@ -75,7 +80,19 @@ class FineUNet(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         nn.init.orthogonal_(self.to_pixels.weight)
+        if exemplar is not None:
+            self._condition(exemplar)
         self._set_scale()
+
+    def _condition(self, exemplar: ExemplarEmbedding) -> None:
+        """Let the UNet add embeddings to that of time, by the door that MONAI has for classes."""
+        length = self.unet.time_embed[-1].out_features
+        if exemplar.features != length:
+            rule = f"the embedding of exemplars must have length {length}"
+            raise ValueError(f"{rule}, as the UNet's of time, got {exemplar.features}")
+        self.unet.num_class_embeds, self.unet.class_embedding = 1, nn.Identity()
+        self.fine_exemplar = nn.Linear(length, EMBEDDING, bias=False)
+        nn.init.zeros_(self.fine_exemplar.weight)
 
     def _set_scale(self) -> None:
         """Pixels of unit variance from latents of unit variance, and back by the
@@ -111,12 +128,17 @@ class FineUNet(nn.Module):
             self.to_pixels.weight.copy_(cells.flatten(1).T[..., None, None])
         self._set_scale()
 
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, exemplars: Tensor | None = None) -> Tensor:
         """What the UNet predicts, corrected; of the shape of ``x``, ``N x C x h x w``, at
-        timesteps in [0, 1000], shape ``N``.
+        timesteps in [0, 1000], shape ``N``, for exemplars of descriptors ``N x D``, or none.
         """
-        coarse = self.unet(x, timesteps)
         time = self.embed(get_timestep_embedding(timesteps, EMBEDDING // 2).to(x.dtype))
+        if self.exemplar is None:
+            coarse = self.unet(x, timesteps)
+        else:
+            embedding = self.exemplar(exemplars, len(x))
+            coarse = self.unet(x, timesteps, class_labels=embedding)
+            time = time + self.fine_exemplar(F.silu(embedding))
         h = self.stem(
             torch.cat([F.pixel_shuffle(self.to_pixels(v), self.factor) for v in (x, coarse)], 1)
         )

@@ -8,6 +8,7 @@ from monai_histodiff.training.monitoring import FiniteLoss as FiniteLoss
 from monai_histodiff.training.monitoring import GradientNorm as GradientNorm
 from monai_histodiff.training.monitoring import PatchGridLogger as PatchGridLogger
 from monai_histodiff.training.monitoring import training_scalars as training_scalars
+from monai_histodiff.training.muon import MuonAdamW as MuonAdamW
 from monai_histodiff.training.steps import AutocastInferer as AutocastInferer
 from monai_histodiff.training.steps import AutoencoderLoss as AutoencoderLoss
 from monai_histodiff.training.steps import AutoencoderPrepareBatch as AutoencoderPrepareBatch

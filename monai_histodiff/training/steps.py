@@ -103,10 +103,13 @@ def stratified_times(n: int, device: Any) -> Tensor:
 
 class DenoisingPrepareBatch:
     """``prepare_batch`` for the denoising loss: draws times and noise for cached latents (key
-    ``"image"``).
+    ``"image"``); a model of exemplars sees the patch's own descriptor (key ``"descriptor"``).
 
     Args:
         model: gives the noise schedule and the prediction type.
+
+    Raises:
+        ValueError: the model takes exemplars, and the items have no descriptors.
     """
 
     def __init__(self, model: LatentDiffusion) -> None:
@@ -118,7 +121,7 @@ class DenoisingPrepareBatch:
         device: Any = None,
         non_blocking: bool = False,
         **_: Any,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], dict[str, Any]]:
         z0 = (
             torch.as_tensor(batchdata[CommonKeys.IMAGE])
             .to(device=device, non_blocking=non_blocking)
@@ -126,7 +129,15 @@ class DenoisingPrepareBatch:
         )
         t = stratified_times(len(z0), z0.device)
         noisy, target = self.model.target(z0, torch.randn_like(z0), t)
-        return noisy, target, (t * 1000,), {}
+        if self.model.exemplar is None:
+            return noisy, target, (t * 1000,), {}
+        if "descriptor" not in batchdata:
+            rule = "a model of exemplars is trained on latents with descriptors"
+            raise ValueError(f"{rule}, got none: encode them with describe=")
+        exemplars = torch.as_tensor(batchdata["descriptor"]).to(
+            device=device, non_blocking=non_blocking
+        )
+        return noisy, target, (t * 1000, exemplars), {}
 
 
 class NoisyLatentPrepareBatch:

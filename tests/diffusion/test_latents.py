@@ -38,7 +38,7 @@ def test_latents_are_encoded_once(
 
 def flip_a_bit(path: Path) -> None:
     """In a latent, of which the first is looked for by its bytes."""
-    content, stored = bytearray(path.read_bytes()), torch.load(path)["image"]
+    content, stored = bytearray(path.read_bytes()), torch.load(path)["columns"]["image"]
     content[content.index(stored[0, 0, 0].numpy().tobytes())] ^= 2
     path.write_bytes(bytes(content))
 
@@ -74,8 +74,8 @@ def test_the_latents_of_another_run_do_not_come_back(
     (tmp_path / "z.pt").unlink()
 
     def overtaken(path: Path, state: dict[str, Any]) -> None:
-        zeros = torch.zeros_like(state["image"])
-        write_state(path, {"key": "another", "image": zeros, "label": state["label"]})
+        columns = {**state["columns"], "image": torch.zeros_like(state["columns"]["image"])}
+        write_state(path, {"key": "another", "columns": columns})
 
     monkeypatch.setattr(latents, "write_state", overtaken)
     torch.testing.assert_close(encode(), first, rtol=0, atol=0)
@@ -86,7 +86,7 @@ def test_the_latents_of_another_run_do_not_come_back(
 
 def overtaken_elsewhere(folder: Path) -> None:
     """What a process that is not the first sees."""
-    write_state(folder / "z.pt", {"key": "another", "image": torch.zeros(1), "label": [0]})
+    write_state(folder / "z.pt", {"key": "another", "columns": {}})
 
 
 def test_latents_beyond_float16_are_refused(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
+from monai_histodiff.diffusion.batches import CPU_BATCH, CUDA_BATCH, batch_from_memory
 from monai_histodiff.diffusion.guidance import Watched, class_log_prob
 from monai_histodiff.diffusion.guidance import guide as guided
-from monai_histodiff.diffusion.sampler import CPU_BATCH, CUDA_BATCH
 from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.diffusion.solvers import ddim, dpmpp_2m
 from monai_histodiff.diffusion.sources import Sources
@@ -280,16 +280,12 @@ def test_memory_that_holds_no_patch_is_an_error(
         make_sampler()(LABELS, SEEDS)
 
 
-def test_batch_follows_from_the_free_memory(
-    make_sampler: MakeSampler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sampler = make_sampler()
-    assert sampler._batch_from_memory() == CPU_BATCH
-    monkeypatch.setattr(GuidedSampler, "device", torch.device("cuda", 0))
+def test_batch_follows_from_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch_from_memory(torch.device("cpu"), 128) == CPU_BATCH
     sizes = []
     for free in (0, 2**28, 2**29, 2**40):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2**41))
-        sizes.append(sampler._batch_from_memory())
+        sizes.append(batch_from_memory(torch.device("cuda"), 32))
     assert sizes[0] == 1 and sizes[-1] == CUDA_BATCH and 1 < sizes[1] < CUDA_BATCH
     assert sizes[2] in (2 * sizes[1], 2 * sizes[1] + 1)
 
@@ -510,6 +506,9 @@ def test_settings_make_the_same_sampler_again(
         "eta": 0.5,
         "stop": 4.0,
         "strength": 1.0,
+        "exemplar_scale": 2.0,
+        "exemplar_mix": 0.5,
+        "exemplar_noise": 0.25,
         "autoguidance": 1.5,
         "bfloat16": True,
     }
@@ -684,7 +683,9 @@ def test_variations_need_labels(make_sampler: MakeSampler) -> None:
 
 
 def test_labels_need_a_guide(model: LatentDiffusion) -> None:
-    with pytest.raises(ValueError, match="labels need a guide, got labels and guide=None"):
+    with pytest.raises(
+        ValueError, match="labels need a guide, or sources with descriptors, got neither"
+    ):
         GuidedSampler(model)([0], [1])
 
 
@@ -826,7 +827,7 @@ def test_variations_need_sources_of_every_class(
     real = Sources(tuple(torch.zeros(n, *model.latent_shape) for n in counts))
     with pytest.raises(
         ValueError,
-        match=r"strength below 1 needs a guide and sources of each of its classes, got \[",
+        match=r"strength below 1, .*, need sources of each class of the guide's 3, got \[",
     ):
         GuidedSampler(model, guide, strength=0.5, sources=real)
 
@@ -874,7 +875,7 @@ def test_every_source_needs_its_row(model: LatentDiffusion, guide: LatentClassif
     rows = (torch.arange(2),) * 3
     with pytest.raises(
         ValueError,
-        match=r"rows must name one patch for each latent .*, got \[2, 2, 2\] for \[2, 3, 4\]",
+        match=r"rows must be one for each latent of each class, got \[2, 2, 2\] for \[2, 3, 4\]",
     ):
         Sources(sources(model).latents, rows)
 
@@ -884,7 +885,7 @@ def test_sources_are_of_the_size_that_is_sampled(
 ) -> None:
     with pytest.raises(
         ValueError,
-        match=r"sources must be latents of shape \(4, 12, 12\) for size 48, got \(4, 8, 8\)",
+        match=r"sources must be latents of shape \(4, 12, 12\) for .*, got \(4, 8, 8\)",
     ):
         GuidedSampler(model, guide, strength=0.5, sources=sources(model), size=48)
 

@@ -1,0 +1,111 @@
+"""Muon on matrices and kernels, AdamW on the rest, as one optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["MuonAdamW"]
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """``torch.optim.Muon`` (Jordan et al. 2024; scaled as AdamW's steps, Liu et al. 2025,
+    arXiv:2502.16982) on matrices and on the kernels of convolutions, as matrices
+    ``out x (in * height * width)``; ``torch.optim.AdamW`` on biases, norms and single rows.
+
+    A learning-rate scheduler sees both groups, Muon's first.
+
+    Args:
+        params: the parameters.
+        lr: learning rate of Muon.
+        adamw_lr: learning rate of AdamW.
+        weight_decay: of both.
+        momentum: of Muon.
+        betas: of AdamW.
+
+    Raises:
+        ValueError: there are no parameters, or one of the two optimisers refuses a number.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 2e-3,
+        adamw_lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        trained = [p for p in params if p.requires_grad]
+        self.matrices = [p for p in trained if p.ndim >= 2 and min(p.flatten(1).shape) > 1]
+        chosen = {id(p) for p in self.matrices}
+        others = [p for p in trained if id(p) not in chosen]
+        if not trained:
+            raise ValueError("an optimiser needs parameters that require a gradient, got none")
+        super().__init__(trained, {})
+        # Views share the memory of the kernels: what changes one changes the other.
+        self.views = [nn.Parameter(p.detach().flatten(1)) for p in self.matrices]
+        self.parts: list[torch.optim.Optimizer] = []
+        if self.views:
+            self.parts.append(
+                torch.optim.Muon(
+                    self.views,
+                    lr=lr,
+                    weight_decay=weight_decay,
+                    momentum=momentum,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        if others:
+            self.parts.append(
+                torch.optim.AdamW(
+                    others, lr=adamw_lr, weight_decay=weight_decay, betas=(betas[0], betas[1])
+                )
+            )
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both.
+
+        Raises:
+            ValueError: a kernel has been moved to other memory since.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for kernel, view in zip(self.matrices, self.views, strict=True):
+            if kernel.data_ptr() != view.data_ptr():
+                rule = "the optimiser must be made after the network is moved to its device"
+                raise ValueError(
+                    f"{rule}, got a kernel {tuple(kernel.shape)} that was moved since"
+                )
+            view.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for kernel, view in zip(self.matrices, self.views, strict=True):
+            kernel.grad = view.grad = None
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the states of both.
+
+        Raises:
+            ValueError: they are of other parameters.
+        """
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]

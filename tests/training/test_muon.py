@@ -1,0 +1,85 @@
+"""Muon on matrices and kernels, AdamW on the rest."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from monai_histodiff.training import MuonAdamW
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(), nn.Linear(288, 4)
+    )
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int, start: int = 0) -> None:
+    for i in range(start, start + steps):
+        torch.manual_seed(100 + i)
+        optimizer.zero_grad()
+        net(torch.randn(4, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+
+
+def test_steps_are_those_of_torch_on_flattened_kernels() -> None:
+    net = network()
+    twin = copy.deepcopy(net)
+    train(net, MuonAdamW(net.parameters(), 0.01, 0.003, 0.1, 0.9, (0.8, 0.95)), 3)
+    matrices = [twin[0].weight, twin[4].weight]
+    flat = [nn.Parameter(p.detach().flatten(1).clone()) for p in matrices]
+    muon = torch.optim.Muon(
+        flat, lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+    )
+    others = [twin[0].bias, *twin[1].parameters(), twin[4].bias]
+    adamw = torch.optim.AdamW(others, lr=0.003, weight_decay=0.1, betas=(0.8, 0.95))
+    for i in range(3):
+        torch.manual_seed(100 + i)
+        twin.zero_grad()
+        twin(torch.randn(4, 3, 8, 8)).square().mean().backward()
+        for own, kernel in zip(flat, matrices, strict=True):
+            own.grad = kernel.grad.flatten(1)
+        muon.step()
+        adamw.step()
+        with torch.no_grad():
+            for own, kernel in zip(flat, matrices, strict=True):
+                kernel.copy_(own.view_as(kernel))
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_schedule_reaches_both() -> None:
+    optimizer = MuonAdamW(network().parameters(), 0.1, 0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    optimizer.step()
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.01]
+    assert [part.param_groups[0]["lr"] for part in optimizer.parts] == [0.05, 0.01]
+
+
+def test_a_resumed_training_is_the_uninterrupted_one() -> None:
+    whole, parts = network(), network()
+    train(whole, MuonAdamW(whole.parameters()), 4)
+    first = MuonAdamW(parts.parameters())
+    train(parts, first, 2)
+    resumed = network(1)
+    resumed.load_state_dict(parts.state_dict())
+    second = MuonAdamW(resumed.parameters())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(resumed, second, 2, start=2)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_cannot_be_optimised_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs parameters that require a gradient, got none"):
+        MuonAdamW([nn.Parameter(torch.zeros(2), requires_grad=False)])
+    net = network()
+    optimizer = MuonAdamW(net.parameters())
+    net[4].weight.data = net[4].weight.data.clone()
+    with pytest.raises(ValueError, match="must be made after the network is moved"):
+        train(net, optimizer, 1)
