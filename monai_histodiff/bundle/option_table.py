@@ -58,6 +58,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("weights", PATH, "the model to evaluate", (LDM_EVALUATE,)),
     Option("autoencoder_weights", PATH, "model whose autoencoder is taken", LDM_TRAIN[1:2]),
     Option("initial_weights", PATH, "model to go on from; empty: a new UNet", LDM_TRAIN[1:2]),
+    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", LDM_TRAIN[1:2]),
     # ------------------------------------------------------------------------- machine
     Option("device", DEVICE, "`cpu`, `cuda` or `cuda:1`", EVERY),
     Option(
@@ -131,10 +132,12 @@ OPTIONS: tuple[Option, ...] = (
         **SHARE,
     ),
     Option("labelled", TEXT, "labelled patch set for the linear probe", (LDM_EVALUATE,)),
+    Option("exemplar_set", TEXT, "labelled patch set of exemplars; empty: none", (LDM_EVALUATE,)),
     # ------------------------------------------------------------------------- trainings
     Option("seed", WHOLE, "of all random numbers", LDM_TRAIN, **SEED),
     Option("steps", WHOLE, "of the training, in batches", LDM_TRAIN, low=1),
     Option("learning_rate", NUMBER, "its peak", LDM_TRAIN, low=0),
+    Option("adamw_learning_rate", NUMBER, "of what is no matrix", LDM_TRAIN[1:2], low=0),
     Option("epoch_length", WHOLE, "steps between checkpoints", LDM_TRAIN, low=1),
     Option(
         "accumulation_steps", WHOLE, "batches for each step of the optimiser", LDM_TRAIN, low=1
@@ -180,7 +183,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("adaptation_learning_rate", NUMBER, "its peak", (TRAIN,), low=0),
     Option("guide_steps", WHOLE, "of the guide", (TRAIN,), low=1),
-    Option("critic_steps", WHOLE, "of each member of the critic", (TRAIN,), low=1),
+    Option(
+        "critic_views", WHOLE, "augmented views of each patch, for the critic", (TRAIN,), low=1
+    ),
     Option("critic_folds", WHOLE, "members of the critic", (TRAIN, EVALUATE, INFERENCE), low=2),
     Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, LDM_TRAIN[1]), low=1),
     Option("adaptation_encodings", WHOLE, "the same, for the adaptation", (TRAIN,), low=1),
@@ -224,6 +229,27 @@ OPTIONS: tuple[Option, ...] = (
         "anew; 1 draws them from pure noise",
         (FINETUNE, *GUIDANCE),
         **INNER,
+    ),
+    Option(
+        "pseudo_labels",
+        FLAG,
+        "unlabelled patches of which the critic is sure are sources too",
+        (TRAIN,),
+    ),
+    Option(
+        "exemplar_scale",
+        NUMBER,
+        "0: sources are no exemplars; 1: patches like them; more: exaggerated, at twice the cost",
+        GUIDANCE,
+        low=0,
+    ),
+    Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),
+    Option(
+        "exemplar_noise",
+        NUMBER,
+        "on what is known of an exemplar, in standard deviations",
+        GUIDANCE,
+        low=0,
     ),
     # ------------------------------------------------------------------------- selection
     Option("quota", WHOLE, "accepted patches wanted of each class", (TRAIN,), low=1),

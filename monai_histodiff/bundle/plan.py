@@ -19,6 +19,7 @@ __all__ = ["RunPlan", "Step", "evaluation_steps", "measure_speed", "training_ste
 CLASSIFIER_STEP = 0.11  # for each patch of the batch
 ADAPTATION_STEP = 0.91  # for each latent
 GUIDE_STEP = 0.026
+FEATURES = 0.04  # of the encoder, for each patch
 ENCODING = 0.03
 EVALUATION = 0.22  # of the UNet, for each patch; the weak one and the guide take as much again
 DECODING = 0.3  # and judging
@@ -105,9 +106,9 @@ def training_steps(
     guide = values["guide_steps"] * values["batch_size"] * GUIDE_STEP
     guide += labelled * values["encodings"] * ENCODING
     steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide))
-    folds, fitting = values["critic_folds"], values["critic_steps"]
-    critic = folds * fitting * 32 * CLASSIFIER_STEP
-    steps.append(Step("critic", f"fit the critic ({folds} x {fitting} steps)", critic))
+    views = values["critic_folds"] * values["critic_views"] * labelled
+    critic = (views + values["critic_folds"] * known) * FEATURES
+    steps.append(Step("critic", f"fit the critic ({views} views)", critic))
     wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0

@@ -25,7 +25,7 @@ from torch.utils.data import RandomSampler
 
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
-from monai_histodiff.training.steps import warmup_cosine
+from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 
 __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
@@ -129,6 +129,8 @@ class ClassifierTraining:
         mixing: the parameter of :func:`mix_batch`; 0 mixes nothing.
         device: where to train.
         num_workers: worker processes that load.
+        bfloat16: compute under bfloat16 autocast, see
+            :class:`~monai_histodiff.training.AutocastInferer`.
     """
 
     network: Callable[..., nn.Module] = PatchClassifier
@@ -140,6 +142,7 @@ class ClassifierTraining:
     mixing: float = 0.0
     device: str | torch.device = "cpu"
     num_workers: int = 0
+    bfloat16: bool = False
 
     @kept_random_state()
     def __call__(
@@ -169,7 +172,9 @@ class ClassifierTraining:
         set_determinism(seed)
         transform.set_random_state(seed)
         with float32_default():
-            network = self.network(num_classes=num_classes).to(self.device)
+            network = self.network(num_classes=num_classes)
+        # convolutions are faster with the channels last
+        network = network.to(self.device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             network.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )
@@ -198,7 +203,8 @@ class ClassifierTraining:
                 LrScheduleHandler(schedule, print_lr=False, epoch_level=False),
                 FiniteLoss(),
             ],
-            amp=torch.device(self.device).type == "cuda",
+            inferer=AutocastInferer(self.bfloat16),
+            amp=torch.device(self.device).type == "cuda" and not self.bfloat16,
         )
         trainer.logger.setLevel(logging.WARNING)
         ProgressBar(desc=name).attach(trainer, event_name=Events.ITERATION_COMPLETED(every=5))

@@ -129,6 +129,21 @@ def _pseudo_labelled(material: Material, seed: int) -> SyntheticBank:
     return pseudo_labels(pool, critic.probabilities, threshold, material.classes, material.size)
 
 
+def _both(material: Material, seed: int) -> SyntheticBank:
+    """Synthetic patches beside pseudo-labelled ones, cropped to the size of the former."""
+    made, real = _accepted(material, seed), _pseudo_labelled(material, seed)
+    side = material.size
+    images, sure, seeds = (
+        {k: torch.cat([a[k], b[k]]) for k in a}
+        for a, b in (
+            (made.images, {k: centre_crop(v, side) for k, v in real.images.items()}),
+            (made.confidence, real.confidence),
+            (made.seeds, real.seeds),
+        )
+    )
+    return SyntheticBank(images, sure, seeds, material.classes)
+
+
 def _truly_labelled(material: Material, seed: int) -> SyntheticBank:
     if material.pool is None:
         raise ValueError("true labels need a pool, got none")
@@ -159,6 +174,11 @@ ARMS: Mapping[str, Arm] = {
     ),
     "H": Arm(words="C + lowest-scored synthetic patches", bank=_lowest),
     "S": Arm(words="C + selected synthetic patches, labels shuffled", bank=_shuffled, drawn=True),
+    "P": Arm(
+        words="C + selected synthetic and pseudo-labelled real patches",
+        bank=_both,
+        needs=("pool", "critic"),
+    ),
     "I": Arm(
         words="selected synthetic patches only, with C's augmentation",
         bank=_accepted,
@@ -172,7 +192,7 @@ ARMS: Mapping[str, Arm] = {
         uncropped=True,
     ),
 }
-COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C")
+COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "P-C", "R-C")
 
 
 def pseudo_labels(

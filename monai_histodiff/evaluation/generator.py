@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
+from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
 from monai_histodiff.data.pixels import appearance, patch_grid, thumbnails, to_bytes, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
@@ -28,6 +29,7 @@ from monai_histodiff.evaluation.feature_metrics import (
     nearest_distances,
 )
 from monai_histodiff.evaluation.metrics import classification_metrics
+from monai_histodiff.evaluation.two_sample import two_sample_test
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
 
@@ -81,6 +83,7 @@ def evaluate_generator(
     num_samples: int = 2000,
     batch_size: int = 64,
     percentile: float = 1.0,
+    training: ClassifierTraining | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare unconditional samples with real patches of groups that the generator never saw.
@@ -104,9 +107,11 @@ def evaluate_generator(
             training patches.
         batch_size: patches at once.
         percentile: see above.
+        training: recipe of the two-sample test.
         seed: draws the floor's patches.
 
     Returns:
+        ``two_sample``: of :func:`~monai_histodiff.evaluation.two_sample.two_sample_test`;
         ``samples``, ``reconstructions`` and ``floor``: each with the figures of
         :func:`~monai_histodiff.evaluation.feature_metrics.compare_features` and ``appearance``,
         the Frechet distance of :func:`~monai_histodiff.data.pixels.appearance` in units of the
@@ -148,7 +153,11 @@ def evaluate_generator(
             "samples": int(flag_copies(near, usual, percentile, least).sum()),
             "held_out": int(flag_copies(usual, usual, percentile, least).sum()),
         }
+    shown = [
+        to_bytes(torch.cat(list(_images(v, batch_size, "pictures")))) for v in (floor, held_out)
+    ]
     return {
+        "two_sample": two_sample_test(generated, *shown, training, seed),
         "samples": _compared(real, samples),
         "reconstructions": _compared(real, rebuilt),
         "floor": _compared(real, _Described(*(part[drawn] for part in known))),

@@ -13,6 +13,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
@@ -73,15 +74,15 @@ class PatchCritic(nn.Module):
 
         Args:
             patches: ``N x 3 x H x W``.
-            origins: where the patches are variations of those that the critic was fitted on, which
-                one of them, shape ``N``. Such a patch is judged by the one member that has not
-                seen its origin, as the patches that calibrated the
-                critic were: the others know the answer by heart.
+            origins: which patch each was made from, or after, counted from those that the critic
+                was fitted on, shape ``N``. Where it is one of those, the one member that has not
+                seen it judges, as the patches that calibrated the critic were judged: the others
+                know the answer by heart. Beyond those, all members judge.
             batch_size: patches judged at once.
 
         Raises:
-            ValueError: origins are given, but the critic does not know its folds, or was fitted on
-                fewer patches.
+            ValueError: origins are given, but the critic does not know its folds, or they are
+                negative, or other in number.
         """
         if origins is None:
             return torch.cat(
@@ -95,14 +96,16 @@ class PatchCritic(nn.Module):
                 "to judge variations of patches the critic must know its folds (fit_critic tells "
                 "them), got none"
             )
-        span = int(origins.min()), int(origins.max())
-        if len(origins) != len(patches) or span[0] < 0 or span[1] >= len(self.folds):
+        if len(origins) != len(patches) or int(origins.min()) < 0:
             raise ValueError(
-                f"origins must name one of the {len(self.folds)} fitted patches for each, got "
-                f"{len(origins)} from {span[0]} to {span[1]} for {len(patches)} patches"
+                "origins must name a patch, counted from 0, for each, got "
+                f"{len(origins)} from {int(origins.min())} for {len(patches)} patches"
             )
-        fold = self.folds.cpu()[origins]
+        fitted = origins < len(self.folds)
+        fold = torch.where(fitted, self.folds.cpu()[origins.clamp(max=len(self.folds) - 1)], -1)
         found = torch.zeros(len(patches), self.num_classes, dtype=torch.float32)
+        if not bool(fitted.all()):
+            found[~fitted] = self.probabilities(patches[~fitted], None, batch_size)
         for k, member in enumerate(self.members):
             own = fold == k
             if bool(own.any()):
@@ -228,7 +231,7 @@ def _fill_folds(
 
 def fit_critic(
     patches: PatchSet,
-    training: ClassifierTraining,
+    training: ClassifierTraining | ProbeTraining,
     transform: Compose,
     size: int = 128,
     folds: int = 3,

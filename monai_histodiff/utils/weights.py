@@ -47,16 +47,18 @@ def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None
 
     Floating-point tensors of two or more dimensions (weights, and the autoencoder's fixed basis)
     are stored in float16; vectors and single values (latent statistics, tables, thresholds) keep
-    their precision.
+    their precision. A tensor that has several names is stored once.
     """
-    tensors = {k: v.detach().cpu() for k, v in state.items()}
-    write_state(
-        path,
-        {
-            k: v.half() if v.is_floating_point() and v.ndim > 1 else v.clone()
-            for k, v in tensors.items()
-        },
-    )
+    stored: dict[tuple[int, torch.Size], Tensor] = {}
+    named = {}
+    for name, value in state.items():
+        key = (value.data_ptr(), value.shape)
+        if key not in stored or not value.numel():
+            small = value.is_floating_point() and value.ndim > 1
+            own = value.detach().cpu()
+            stored[key] = own.half() if small else own.clone()
+        named[name] = stored[key]
+    write_state(path, named)
 
 
 def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:

@@ -1,0 +1,81 @@
+"""Logistic regression on an encoder's features, as a recipe in place of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+from torch import nn
+
+from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
+from monai_histodiff.utils.global_state import float32_default, kept_random_state
+
+__all__ = ["ProbeTraining"]
+
+
+@dataclass(frozen=True)
+class ProbeTraining:
+    """A recipe that fits logistic regression on the features of a patch encoder, which stays as it
+    is: in the place of :class:`~monai_histodiff.ClassifierTraining` where labels are few.
+
+    Attributes:
+        encoder: the patch encoder.
+        views: augmented views of each patch that the regression is fitted on.
+        penalty: on its weights, see :func:`~monai_histodiff.classifiers.linear_probe`.
+        device: where to compute features.
+    """
+
+    encoder: PatchEncoder
+    views: int = 8
+    penalty: float = 1e-2
+    device: str | torch.device = "cpu"
+
+    @float32_default()
+    def network(self, num_classes: int) -> nn.Sequential:
+        """The encoder, which all networks of this recipe share, with a last layer that is
+        random.
+        """
+        return nn.Sequential(self.encoder, nn.Linear(self.encoder.num_features, num_classes))
+
+    @kept_random_state()
+    def __call__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Compose,
+        num_classes: int,
+        seed: int,
+        name: str = "fit",
+    ) -> nn.Module:
+        """Fit it.
+
+        Args:
+            data: items with ``"image"`` and ``"label"``; each class must occur.
+            transform: makes an item's image a floating-point patch in [0, 1]; its random state is
+                set from ``seed``.
+            num_classes: number of classes.
+            seed: of the augmentation.
+            name: not shown: a fit takes seconds.
+
+        Returns:
+            Encoder and last layer, in evaluation mode.
+
+        Raises:
+            ValueError: a class has no patch.
+        """
+        transform.set_random_state(seed)
+        labels = torch.tensor([int(item["label"]) for item in data]).repeat(self.views)
+        if len(found := labels.unique()) < num_classes:
+            got = f"{found.tolist()} of {num_classes}"
+            raise ValueError(f"a probe needs patches of every class, got classes {got}")
+        views = (
+            torch.as_tensor(transform(dict(item))["image"])
+            for _ in range(self.views)
+            for item in data
+        )
+        network = self.network(num_classes).to(self.device)
+        features = self.encoder.features(torch.stack(list(views)).float())
+        network[1] = linear_probe(features, labels, self.penalty).to(self.device)
+        return network.eval()

@@ -1,0 +1,52 @@
+"""What the unlabelled patches of the target are taken for: sources of further patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.diffusion.sources import Sources
+from monai_histodiff.selection.critic import PatchCritic
+
+__all__ = ["assumed_labels", "target_sources"]
+
+
+def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size: int) -> Tensor:
+    """The class that each known patch is taken for: of labelled ones their label, of others what
+    the critic finds with at least its threshold of confidence (Lee 2013).
+
+    Args:
+        known: patches of which the first ``count`` are labelled, see :meth:`PatchSet.extend`;
+            labels of the others are not read.
+        count: how many are labelled.
+        critic: fitted on those; ``None``: the others stay unlabelled.
+        size: height and width of the centre crops that it judges.
+
+    Returns:
+        Class indices, int64, shape ``len(known)``; -1 where the critic is not sure.
+    """
+    labels = torch.full((len(known),), -1, dtype=torch.long)
+    labels[:count] = known[:count].labels
+    if len(known) > count and critic is not None:
+        found, label = critic.probabilities(known[count:].images(size)).max(1)
+        labels[count:] = torch.where(found >= critic.threshold.cpu(), label, -1)
+    return labels
+
+
+def target_sources(
+    latents: Sequence[Mapping[str, Any]], labels: Tensor, num_classes: int
+) -> Sources:
+    """Sources of each class from encoded patches and the classes that these are taken for.
+
+    Args:
+        latents: of :func:`monai_histodiff.diffusion.encode_latents`, whose ``row`` counts in the
+            labels.
+        labels: class indices, of :func:`assumed_labels`; -1 leaves a patch out.
+        num_classes: number of classes.
+    """
+    named = [{**item, "label": int(labels[item["row"]])} for item in latents]
+    return Sources.of([item for item in named if item["label"] >= 0], num_classes)
