@@ -96,7 +96,7 @@ def test_records_of_arms_hold_together(candidates: Candidates) -> None:
         assert arm.words and set(arm.needs) <= parts, name
         assert not arm.uncropped or "pool" in arm.needs, "only real patches are whole"
         assert not (arm.probe or not arm.augmented) or arm.bank is None, name
-    assert [name for name, arm in ARMS.items() if arm.bank] == "E F G G0 H S I R".split()
+    assert [name for name, arm in ARMS.items() if arm.bank] == "E F G G0 H S P I R".split()
     unable = Material(labelled=PatchSet((), (), CLASSES), candidates=candidates)
     for name in ("E", "R"):
         make = ARMS[name].bank
@@ -177,3 +177,30 @@ def test_true_labels_need_labels_and_leave_the_others_out(patch_set: PatchSet) -
         match=f"arm R needs labels of training .*, got none on {len(patch_set)} patches",
     ):
         true_labels(blind, CLASSES)
+
+
+def test_both_is_the_accepted_and_the_pseudo_labelled(
+    patch_set: PatchSet, candidates: Candidates
+) -> None:
+    class Judge:
+        threshold = torch.tensor(0.6)
+
+        def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+            sure = torch.zeros(len(images), 3)
+            sure[:, 1] = torch.linspace(0, 1, len(images))
+            return sure
+
+    material = Material(
+        labelled=PatchSet((), (), CLASSES),
+        candidates=candidates,
+        size=candidates.images.shape[-1],
+        pool=patch_set,
+        critic=Judge(),  # type: ignore[arg-type]
+    )
+    made = {arm: ARMS[arm].bank(material, 0) for arm in "GEP"}  # type: ignore[misc]
+    for k in range(3):
+        parts = [made[arm].images[k] for arm in "GE"]
+        assert torch.equal(made["P"].images[k], torch.cat(parts))
+        sure = [made[arm].confidence[k] for arm in "GE"]
+        assert torch.equal(made["P"].confidence[k], torch.cat(sure))
+    assert made["E"].count(1) == int((torch.linspace(0, 1, len(patch_set)) >= 0.6).sum())

@@ -1,0 +1,49 @@
+"""What unlabelled patches are taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import WritePatchSet
+from torch import Tensor
+
+from monai_histodiff import PatchSet
+from monai_histodiff.selection import assumed_labels, target_sources
+
+
+class Judge:
+    """Sure of the first half of what it is shown, of class 2."""
+
+    threshold = torch.tensor(0.7)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        self.seen = images
+        found = torch.full((len(images), 3), 0.2)
+        found[:, 2] = torch.where(torch.arange(len(images)) < len(images) // 2, 0.7, 0.6)
+        return found
+
+
+@pytest.fixture
+def known(write_patch_set: WritePatchSet, tmp_path: Path) -> PatchSet:
+    patches = PatchSet.open(write_patch_set(tmp_path / "set"))
+    return patches.few(2, seed=0).extend(patches, 8, seed=0)
+
+
+def test_labelled_patches_keep_their_label_and_others_need_a_sure_critic(known: PatchSet) -> None:
+    judge = Judge()
+    found = assumed_labels(known, 6, judge, 32)  # type: ignore[arg-type]
+    assert torch.equal(found[:6], known[:6].labels)
+    assert found[6:].tolist() == [2] * 4 + [-1] * 4
+    assert torch.equal(judge.seen, known[6:].images(32))
+    assert assumed_labels(known, 6, None, 32)[6:].tolist() == [-1] * 8
+
+
+def test_sources_are_those_that_are_taken_for_a_class() -> None:
+    items = [
+        {"image": torch.full((1, 2, 2), float(i)), "label": 0, "row": i % 4} for i in range(8)
+    ]
+    found = target_sources(items, torch.tensor([1, -1, 0, 1]), 3)
+    assert [rows.tolist() for rows in found.rows] == [[2, 2], [0, 3, 0, 3], []]
+    assert found.latents[1][:, 0, 0, 0].tolist() == [0, 3, 4, 7]
