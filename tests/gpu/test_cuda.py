@@ -1,0 +1,134 @@
+"""What must hold on a GPU. ``HISTODIFF_DEVICE=cpu`` rehearses it without one.
+
+Run by ``python tests/gpu/kit.py``, or alone: ``python -m pytest -m gpu tests/gpu``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CLASSES, WritePatchSet
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
+from torch import Tensor
+
+import monai_histodiff as mh
+from monai_histodiff.selection import Selection
+from monai_histodiff.selection.reasons import Reason
+from monai_histodiff.training import DenoisingPrepareBatch, MuonAdamW
+
+DEVICE = torch.device(os.environ.get("HISTODIFF_DEVICE", "cuda"))
+LDM = Path(__file__).parents[2] / "bundles" / "histopathology_ldm"
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        DEVICE.type == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device"
+    ),
+]
+
+
+def everything(patches: Tensor, labels: Any, origins: Any = None) -> Selection:
+    """Accepts whatever it is shown."""
+    count = len(patches)
+    sure = torch.ones(count)
+    nearest, kept = torch.zeros(count, dtype=torch.long), torch.ones(count, dtype=torch.bool)
+    return Selection(kept, sure, sure, nearest, [Reason.accepted] * count)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, mh.LatentDiffusion]:
+    return {name: mh.LatentDiffusion.from_bundle(LDM, name) for name in {"cpu", DEVICE.type}}
+
+
+def test_samples_are_those_of_the_cpu(models: dict[str, mh.LatentDiffusion]) -> None:
+    """In float32: the same noise, and rounding apart the same patches; exemplars included."""
+    exemplars = mh.PatchEncoder.from_bundle(LDM).descriptors(torch.rand(3, 3, 128, 128))
+    made = [
+        mh.GuidedSampler(models[name], steps=4, stop=4.0, bfloat16=False, progress=False)(
+            None, [1, 2, 3], exemplars
+        )
+        for name in ("cpu", DEVICE.type)
+    ]
+    assert float((made[0] - made[1]).abs().mean()) < 2e-3
+    assert float((made[0] - made[1]).abs().max()) < 0.1
+
+
+def test_bfloat16_samples_are_near(models: dict[str, mh.LatentDiffusion]) -> None:
+    made = [
+        mh.GuidedSampler(
+            models[DEVICE.type], steps=4, stop=4.0, bfloat16=bfloat16, progress=False
+        )(None, range(4))
+        for bfloat16 in (False, True)
+    ]
+    assert float((made[0] - made[1]).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("size", [96, 128, 256])
+def test_guidance_at_any_size(size: int, models: dict[str, mh.LatentDiffusion]) -> None:
+    model = models[DEVICE.type]
+    guide = mh.LatentClassifier(model.latent_shape[0], 2).to(DEVICE).eval()
+    sampler = mh.GuidedSampler(model, guide, steps=2, size=size, progress=False)
+    patches = sampler([0, 1], [5, 6])
+    assert patches.shape == (2, 3, size, size) and bool(patches.isfinite().all())
+    assert patches.device.type == "cpu"
+
+
+def test_features_are_those_of_the_cpu() -> None:
+    images = torch.rand(4, 3, 128, 128)
+    found = [mh.PatchEncoder.from_bundle(LDM, name).features(images) for name in ("cpu", DEVICE)]
+    assert float((found[0] - found[1]).abs().max()) < 1e-2 * float(found[0].abs().max())
+
+
+def test_a_step_of_training_lowers_the_loss() -> None:
+    model = mh.LatentDiffusion.from_bundle(LDM, DEVICE)
+    model.unet.train()
+    optimizer, step = MuonAdamW(model.unet.parameters(), 1e-3), DenoisingPrepareBatch(model)
+    batch = {
+        "image": torch.randn(4, *model.latent_shape),
+        "descriptor": torch.randn(4, len(model.unet.exemplar.mean)),
+    }
+    losses = []
+    for i in range(6):
+        torch.manual_seed(i % 2)
+        noisy, target, given, _ = step(batch, DEVICE)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            out = model.unet(noisy, *given)
+        loss = (out.float() - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert sum(losses[4:]) < sum(losses[:2])
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_a_live_bank_that_a_gpu_fills(
+    context: str,
+    models: dict[str, mh.LatentDiffusion],
+    write_patch_set: WritePatchSet,
+    tmp_path: Path,
+) -> None:
+    """The sampler stays in this process; workers see shared memory alone."""
+    model = models[DEVICE.type]
+    guide = mh.LatentClassifier(model.latent_shape[0], 3).to(DEVICE).eval()
+    sampler = mh.GuidedSampler(model, guide, steps=2, size=32, progress=False)
+    bank = mh.LiveBank(sampler, everything, CLASSES, quota=2, max_candidates=2, capacity=2)  # type: ignore[arg-type]
+    bank.refresh()
+    patches = mh.PatchSet.open(write_patch_set(tmp_path / "set"))
+    transform: list[Any] = [
+        mh.SyntheticAugmentd("image", bank, prob=1.0, full_prob_at=1, classes=CLASSES),
+        ScaleIntensityRanged("image", 0, 255, 0.0, 1.0),
+        ToTensord("image", track_meta=False),
+    ]
+    loader = DataLoader(
+        Dataset([{"image": v["image"], "label": v["label"]} for v in patches], Compose(transform)),
+        batch_size=6,
+        num_workers=2,
+        multiprocessing_context=context,
+    )
+    assert sum(len(batch["label"]) for batch in loader) == len(patches)
