@@ -84,7 +84,7 @@ def _matrix(device: str, side: int) -> float:
 
 
 def transform_cost(device: str, out: Path, seconds: float) -> dict[str, Any]:
-    """What ``SyntheticAugmentd`` with a live bank costs a loader, by the repository's benchmark."""
+    """What the transform with a live bank costs a loader, by the repository's benchmark."""
     command = [sys.executable, "tests/benchmarks/bench_transform.py", "--device", device]
     with open(out / "transform.txt", "w", encoding="utf-8") as log:
         done = subprocess.run(
