@@ -293,7 +293,7 @@ class GuidedSampler:
         if s.strength < 1:
             time = torch.tensor(s.strength, dtype=torch.float32)
             alpha, sigma = schedule.alpha_sigma(time)
-            own = [sources.latents[k][i] for k, i in zip(wanted, drawn, strict=True)]
+            own = [sources.latents[k][i].float() for k, i in zip(wanted, drawn, strict=True)]
             latents = alpha * torch.stack(own).to(noise) + sigma * noise
         if not sources.descriptors or not s.exemplar_scale:
             return latents, None

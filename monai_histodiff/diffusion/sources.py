@@ -102,13 +102,17 @@ class Sources:
         """Descriptors ``N x D`` of drawn sources, each mixed with a share, uniform in
         ``[0, mix]``, of another one drawn from its class.
         """
-        own = torch.stack([self.descriptors[k][i] for k, i in zip(labels, drawn, strict=True)])
+        own = self._descriptors(labels, drawn)
         if not mix:
             return own
         others = self.draw(labels, generators)
-        other = torch.stack([self.descriptors[k][i] for k, i in zip(labels, others, strict=True)])
+        other = self._descriptors(labels, others)
         share = torch.stack([torch.rand(1, generator=g, dtype=torch.float32) for g in generators])
         return own + mix * share * (other - own)
+
+    def _descriptors(self, labels: Sequence[int], drawn: Sequence[int]) -> Tensor:
+        pairs = zip(labels, drawn, strict=True)
+        return torch.stack([self.descriptors[k][i].float() for k, i in pairs])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one file. Whoever has it and the autoencoder can see the patches.

@@ -52,7 +52,7 @@ LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidan
 REAL = ROOT.parent / "shared" / "data"
 SMALL_TRAIN = {
     "guide_steps": 4,
-    "critic_steps": 4,
+    "critic_views": 2,
     "encodings": 1,
     "solver_steps": 2,
     "scale_trials": 1,
@@ -328,7 +328,7 @@ def test_guidance_inference_makes_the_variations_of_its_run(
         "target_precision": 0.5,
         "guidance_scales": [3.0],
         "labels_per_class": 6,
-        "critic_steps": 12,
+        "critic_views": 2,
     }
     data, run_dir = str(finetuned.parent / "data"), tmp_path / "run"
     train = str(GUIDANCE / "configs" / "train.yaml")

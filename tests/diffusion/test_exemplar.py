@@ -264,6 +264,21 @@ def test_variations_take_the_exemplar_of_their_source(conditional: LatentDiffusi
     assert float((sampler([2], [5]) - plain([2], [5])).abs().max()) > 1e-4
 
 
+def test_sources_in_float16_serve_a_sampler_in_bfloat16(conditional: LatentDiffusion) -> None:
+    """As they are encoded, and as a processor with bfloat16 samples."""
+    real = sources(conditional)
+    halves = Sources(
+        tuple(v.half() for v in real.latents), real.rows, tuple(v.half() for v in real.descriptors)
+    )
+    made = [
+        GuidedSampler(
+            conditional, steps=2, strength=0.5, sources=own, bfloat16=fast, progress=False
+        )([0, 1, 2], [4, 5, 6])
+        for own, fast in ((real, False), (halves, True))
+    ]
+    assert float((made[0] - made[1]).abs().mean()) < 0.05
+
+
 def test_sources_keep_their_descriptors(conditional: LatentDiffusion, tmp_path: Path) -> None:
     real = sources(conditional)
     real.save(tmp_path / "sources.pt")
