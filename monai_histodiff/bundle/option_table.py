@@ -304,6 +304,7 @@ OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
     Option("replace", FLAG, "write results anew", (EVALUATE,)),
+    Option("two_sample_steps", WHOLE, "of the two-sample test", (LDM_EVALUATE,), low=1),
     Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
     Option("classes", TEXTS, "class names", (DEMO,)),
     Option("train_per_class", WHOLE, "training patches of each class", (DEMO,), low=1),

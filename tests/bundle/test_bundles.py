@@ -28,7 +28,6 @@ from monai_histodiff import (
     Candidates,
     GuidedSampler,
     LatentDiffusion,
-    PatchClassifier,
     PatchCritic,
     PatchEncoder,
     PatchSet,
@@ -38,6 +37,7 @@ from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.stages import run_stage
 from monai_histodiff.bundle.zoo import package_bundle
+from monai_histodiff.classifiers import ProbeTraining
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance
 from monai_histodiff.diffusion.model import PREDICTIONS
@@ -353,7 +353,8 @@ def test_guidance_inference_makes_the_variations_of_its_run(
         == len(set(candidates.origin[kept].tolist()))
         == sum(c["sources"] for c in told["per_class"].values())
     )
-    critic = PatchCritic.load(run_dir / "models" / "critic.pt", PatchClassifier, 2)
+    member = ProbeTraining(PatchEncoder.from_bundle(LDM)).network
+    critic = PatchCritic.load(run_dir / "models" / "critic.pt", member, 2)
     critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
     critic.save(run_dir / "models" / "critic.pt")
     folder = RunFolder(run_dir)
@@ -502,6 +503,7 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
         "held_out": 0.25,
     }
     small = {"steps": 2, "batch_size": 4, "epoch_length": 2}
+    encoder = {"encoder_dir": str(LDM)}  # its own is the last of the trainings
     autoencoder, diffusion = tmp_path / "autoencoder", tmp_path / "diffusion"
     run(
         config_file=ldm_training("train_autoencoder"),
@@ -516,6 +518,7 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
         **common,
         **small,
         encodings=1,
+        **encoder,
     )
     first, second = (
         torch.load(f / "model.pt", weights_only=True) for f in (autoencoder, diffusion)
@@ -524,7 +527,7 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     assert any(not torch.equal(first[k], second[k]) for k in first if k.startswith("unet."))
     assert not torch.equal(first["latent_std"], second["latent_std"])
     kept = torch.load(diffusion / "latents.pt", weights_only=True)
-    assert len(kept["image"]) == 36  # three quarters of 48, encoded once
+    assert len(kept["columns"]["image"]) == 36  # three quarters of 48, encoded once
     other = {
         "network_def#prediction": "flow",
         "network_def#schedule": "flow",
@@ -535,6 +538,7 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
         **common,
         **small,
         "encodings": 1,
+        **encoder,
     }
     run(output_dir=str(tmp_path / "flow"), **again, **other)
     run(
@@ -679,7 +683,8 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
         sources=sources,
         labelled="labelled",
         held_out=0.25,
-        num_samples=6,
+        num_samples=12,
+        two_sample_steps=2,
         solver_steps=2,
         device="cpu",
     )
