@@ -29,11 +29,20 @@ def check_scale(um_per_px: float) -> None:
         raise ValueError(f"um_per_px must be above 0, such as 1.0, got {um_per_px}")
 
 
-def fill_scale(records: Iterable[PatchRecord], um_per_px: float) -> list[PatchRecord]:
-    """The records, with a magnification where none is recorded."""
+def fill_scale(
+    records: Sequence[PatchRecord], um_per_px: float
+) -> tuple[list[PatchRecord], list[str]]:
+    """The records, with a magnification where none is recorded; and a plain sentence where what
+    is recorded stays, though it differs.
+    """
     check_scale(um_per_px)
     said = {SCALE: repr(float(um_per_px))}
-    return [r if r.um_per_px else replace(r, extra={**r.extra, **said}) for r in records]
+    other = {f"{r.um_per_px:g}" for r in records if r.um_per_px not in (None, um_per_px)}
+    notes = [
+        f"{SCALE} {um_per_px:g} is for patches that record none: {', '.join(sorted(other)[:3])}, "
+        "as others record it, stays."
+    ] * bool(other)
+    return [r if r.um_per_px else replace(r, extra={**r.extra, **said}) for r in records], notes
 
 
 def scale_notes(records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
