@@ -22,6 +22,7 @@ from monai_histodiff.bundle.run_folder import MODELS, RunFolder
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.evaluation.generator import reconstruct
 from monai_histodiff.selection.critic import PatchCritic
 
 __all__ = [
@@ -137,7 +138,7 @@ class ReconstructionInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstructions of patches ``N x 3 x H x W`` in [0, 1]."""
         model: Any = network
-        return model.decode(model.encode(inputs))
+        return reconstruct(model, inputs)
 
 
 class PatchWriter:

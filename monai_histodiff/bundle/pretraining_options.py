@@ -11,7 +11,16 @@ from monai_histodiff.bundle.config_names import (
     SEED,
     SHARE,
 )
-from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, TEXT, TEXTS, WHOLE, Option
+from monai_histodiff.bundle.options import (
+    FLAG,
+    NUMBER,
+    NUMBERS,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    WHOLES,
+    Option,
+)
 from monai_histodiff.data.sizes import LARGEST, SMALLEST
 
 __all__ = ["PRETRAINING"]
@@ -80,5 +89,14 @@ PRETRAINING: tuple[Option, ...] = (
         (LDM_EVALUATE,),
         low=SMALLEST,
         high=LARGEST,
+    ),
+    Option(
+        "sizes",
+        WHOLES,
+        "sizes of samples that are compared with real patches besides; None: none",
+        (LDM_EVALUATE,),
+        low=SMALLEST,
+        high=LARGEST,
+        null=True,
     ),
 )

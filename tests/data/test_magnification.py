@@ -137,7 +137,10 @@ def test_what_is_assumed_is_said(tmp_path: Path) -> None:
     assert patches.at(1.0).sizes() == [(4, 4), (8, 8), (12, 12)]
     told = PatchSet.open(root, um_per_px=2.0)
     assert [r.um_per_px for r in told.records] == [0.5, 2.0, 1.5], "what is recorded stays"
-    assert told.at(2.0).notes == () and told.at(2.0).sizes() == [(2, 2), (8, 8), (6, 6)]
+    assert told.at(2.0).sizes() == [(2, 2), (8, 8), (6, 6)]
+    kept = "um_per_px 2 is for patches that record none: 0.5, 1.5, as others record it, stays."
+    assert told.notes == told.at(2.0).notes == (kept,)
+    assert told.at(2.0).at(None).sizes() == [(8, 8)] * 3, "as the files are"
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
