@@ -180,7 +180,7 @@ def test_data_is_checked_against_folds_and_threshold(
     data = str(write_patch_set(tmp_path / "a", 12, 1, side=128, classes=("blue", "pink")))
     few = {"dataset_dir": data, "labels_per_class": 4, "output_dir": str(tmp_path / "out")}
     assert "must give at least 10 labelled patches in all" in refused("train", **few)
-    small = str(write_patch_set(tmp_path / "c", 12, 1, side=95))
+    small = str(write_patch_set(tmp_path / "c", 12, 1, side=92))
     line = refused("train", **{**few, "labels_per_class": 6, "dataset_dir": small})
     assert "patches must be at least 96 x 96 at 1 um per pixel, got 36 of 36 that are" in line
 
