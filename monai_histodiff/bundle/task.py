@@ -16,6 +16,7 @@ from monai_histodiff.selection.critic import group_folds, torn_classes
 __all__ = ["Task", "check_task"]
 
 LEAST = 10  # labelled patches that a critic's threshold must rest on, see precision_threshold
+TRAINED, SLOW = 128, 1.5  # pixels, and a multiple of them that is told of
 LOOKED_AT = 3000  # patches, at the most, that the look before work reads
 
 
@@ -44,6 +45,12 @@ class Task:
         the verdict will be able to see with so many seeds (at least 2).
         """
         found = [size_note(self.patches, self.size), *self.patches.notes]
+        if self.size >= SLOW * TRAINED:
+            found.append(
+                f"Every step takes {(self.size / TRAINED) ** 2:.1f} times as long as with patches "
+                f"of {TRAINED} pixels, which the generator was trained on: --patch_size {TRAINED} "
+                "crops to them."
+            )
         if torn := torn_note(self.labelled, self.folds):
             found.append(torn)
         found += [f"Look at this first: {problem}." for problem in self._problems()]

@@ -17,6 +17,7 @@ from monai_histodiff.data.pixels import resampled
 __all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
 
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
+ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
 
 
 def check_scale(um_per_px: float) -> None:
@@ -93,7 +94,7 @@ class PatchReader:
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
         own, wanted = record.um_per_px, self.um_per_px
-        if own is None or wanted is None:
+        if own is None or wanted is None or abs(own / wanted - 1) <= ALIKE:
             return height, width
         return max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
 
