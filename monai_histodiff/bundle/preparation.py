@@ -21,6 +21,7 @@ from monai_histodiff.bundle.checks import (
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.plan import (
+    PROBE_SIZE,
     RunPlan,
     Step,
     evaluation_steps,
@@ -67,6 +68,7 @@ def prepare(name: str) -> RunPlan:
         stages = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
         for stage, own in stages.items():
             check_places(stage, own, home)
+        _check_alike(stages)
         task = check_task(stages["train"])
         check_arms(stages["evaluate"])
         steps = _training(stages["train"], task)
@@ -78,12 +80,28 @@ def prepare(name: str) -> RunPlan:
         folder = RunFolder(values["output_dir"])
         folder.check_settings(**{key: values[key] for key in SAME})
         check_arms(values)
-        steps = evaluation_steps(values, int(folder.read_outcome()["sampling"]["size"]))
+        size = folder.read_outcome()["sampling"].get("size")
+        steps = evaluation_steps(values, size or PROBE_SIZE)
     if not steps:
         return RunPlan([])
     seeds = len(stages["evaluate"]["seeds"]) if name == "finetune" else 0
     notes = () if task is None else task.notes(seeds)
     return RunPlan(steps, *measure_speed(values["device"]), notes)
+
+
+def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an evaluation of other patches than those that candidates are made with.
+
+    Raises:
+        ValueError: an option that decides which they are differs.
+    """
+    for key in (*SAME, "patch_size", "test_fraction"):
+        made, judged = (stages[stage].get(key) for stage in STAGES)
+        if made != judged:
+            raise ValueError(
+                f"{key} must be the same in both stages, got {made} for train and {judged} for "
+                f"evaluate: give --train#{key} and --evaluate#{key} one value"
+            )
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:

@@ -92,6 +92,8 @@ FINETUNE = [
     ({"train#quota": 0}, "quota must be a whole number, at least 1, got 0: give 1 or more"),
     ({"patch_size": 64}, "patch_size must be a whole number, at least 96, at most 512, or None"),
     ({"train#patch_size": 513}, "at least 96, at most 512, or None, got 513: give 512 or less"),
+    ({"train#patch_size": 100}, "patch_size must be the same in both stages, got 100 for train a"),
+    ({"evaluate#draw": 3}, "draw must be the same in both stages, got 0 for train and 3 for eval"),
     ({"patch_size": 129.0}, "patch_size must be a whole number, at least 96, at most 512, or"),
     ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel, got 300 of 300"),
     ({"um_per_px": 0}, "um_per_px must be a number, above 0, or None, got 0: give more than 0"),
