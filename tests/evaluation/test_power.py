@@ -71,6 +71,14 @@ def test_a_forecast_is_told_in_seeds_and_draws() -> None:
     assert "for 3 points neither 20 seeds nor 10 draws suffice: test on more" in few.sentence
 
 
+def test_with_one_group_of_a_class_nothing_can_be_told() -> None:
+    found = foresee(np.repeat([0, 1], 6), ["a"] * 6 + ["b"] * 6, 3, worlds=10)
+    assert np.isnan(found.detectable) and set(found.seeds.values()) == {0}
+    assert found.sentence.endswith(
+        "no change could be told from chance, however large: test on several groups of each class."
+    )
+
+
 @pytest.mark.parametrize(("seeds", "draws"), [(1, 1), (3, 0)])
 def test_a_forecast_needs_a_design(seeds: int, draws: int) -> None:
     with pytest.raises(
