@@ -94,7 +94,7 @@ class PatchReader:
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
         own, wanted = record.um_per_px, self.um_per_px
-        if own is None or wanted is None or abs(own / wanted - 1) <= ALIKE:
+        if own is None or wanted is None or abs(own / wanted - 1) < ALIKE + 1e-9:
             return height, width
         return max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
 

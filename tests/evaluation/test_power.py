@@ -66,7 +66,8 @@ def test_a_forecast_is_told_in_seeds_and_draws() -> None:
     labels, groups = make_groups(RNG(0), 200)
     found = foresee(labels, [str(g) for g in groups], 5, worlds=20)
     assert found.seeds[0.06] in (3, 5) and "for 6 points take " in found.sentence
-    few = foresee(*([part[:60] for part in make_groups(RNG(0), 12)]), 5, worlds=20)  # type: ignore[misc]
+    labels, groups = make_groups(RNG(0), 12)
+    few = foresee(labels, [str(g) for g in groups], 5, worlds=20)
     assert few.seeds[0.03] == 0
     assert "for 3 points neither 20 seeds nor 10 draws suffice: test on more" in few.sentence
 
