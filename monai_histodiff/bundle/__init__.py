@@ -10,6 +10,7 @@ from monai_histodiff.bundle.inference import SeedPrepareBatch as SeedPrepareBatc
 from monai_histodiff.bundle.inference import label_of as label_of
 from monai_histodiff.bundle.inference import sampling_of as sampling_of
 from monai_histodiff.bundle.inference import seed_items as seed_items
+from monai_histodiff.bundle.metadata import scale_of as scale_of
 from monai_histodiff.bundle.preparation import prepare as prepare
 from monai_histodiff.bundle.results import run_and_report as run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder as RunFolder

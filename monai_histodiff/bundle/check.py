@@ -17,9 +17,10 @@ from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.evaluation.baselines import colour_floors
+from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.report.findings import write_findings
 
-__all__ = ["colour_alone", "main", "page_values", "told"]
+__all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
 
 MOST = 2000  # patches of each side that the colour baselines are fitted and tested on
 SHOWN = 8  # pictures of each kind on the page
@@ -50,6 +51,22 @@ def colour_alone(
         return {}
     floors = colour_floors(*sides[0], *sides[1], len(patches.classes))
     return {name: metrics[METRIC] for name, metrics in floors.items()}
+
+
+def power_of(patches: PatchSet, test_fraction: float = 0.3, draw: int = 0, seeds: int = 3) -> str:
+    """What a verdict on the test part could see, in words; empty where there is no test part.
+
+    Args:
+        patches: the set.
+        test_fraction: held out where no split is recorded.
+        draw: seed of that.
+        seeds: trainings of each arm, at least 2.
+    """
+    try:
+        test = patches.with_labels().with_split(test_fraction, draw).select("test")
+        return foresee(test.labels.numpy(), test.groups, seeds).sentence
+    except ValueError:
+        return ""
 
 
 def _some(part: PatchSet, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -92,8 +109,8 @@ def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]
     ]
 
 
-def told(found: Findings, floors: Mapping[str, float]) -> str:
-    """All of it as text for a terminal."""
+def told(found: Findings, floors: Mapping[str, float], power: str = "") -> str:
+    """All of it as text for a terminal, with the sentence of :func:`power_of`."""
     heads, rows = _classes(found)
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = [
@@ -106,11 +123,17 @@ def told(found: Findings, floors: Mapping[str, float]) -> str:
     problems = [f"- {problem}" for problem in found.problems] or ["- nothing"]
     groups = "(patches, and their groups in brackets)"
     accuracy = "(balanced accuracy of colour alone: what texture must beat)" if floors else ""
-    return "\n".join([*lines, groups, "", *facts, accuracy, "", "to look at:", *problems]) + "\n"
+    verdict = ["", "what a verdict could see:", power] if power else []
+    parts = [*lines, groups, "", *facts, accuracy, *verdict, "", "to look at:", *problems]
+    return "\n".join(parts) + "\n"
 
 
 def page_values(
-    name: str, patches: PatchSet, found: Findings, floors: Mapping[str, float]
+    name: str,
+    patches: PatchSet,
+    found: Findings,
+    floors: Mapping[str, float],
+    power: str = "",
 ) -> dict[str, Any]:
     """The values of the page, for :func:`~monai_histodiff.report.findings.write_findings`."""
     heads, rows = _classes(found)
@@ -138,6 +161,7 @@ def page_values(
     table = {"caption": "Patches, and groups in brackets", "heads": heads, "rows": rows}
     sections: list[dict[str, Any]] = [
         {"title": "To look at", "notes": list(found.problems)},
+        {"title": "What a verdict could see", "notes": [power] if power else []},
         {"title": "Classes", "tables": [table] if rows else []},
         *({"title": label, "pictures": shown(_spread(patches, label))} for label in found.classes),
         {"title": "Copies", "pictures": twins},
@@ -184,17 +208,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--html", help="the page (default: NAME-check.html, here)")
     parser.add_argument("--test_fraction", type=float, default=0.3, help="where no split is given")
     parser.add_argument("--draw", type=int, default=0, help="seed of that split")
+    parser.add_argument("--um_per_px", type=float, help="of patches whose manifest tells none")
+    parser.add_argument("--seeds", type=int, default=3, help="planned trainings of each arm")
     args = parser.parse_args(argv)
+    if args.seeds < 2:
+        parser.error(f"seeds must be at least 2, got {args.seeds}")
     try:
-        patches = PatchSet.open(args.dataset)
+        patches = PatchSet.open(args.dataset, um_per_px=args.um_per_px)
         options = args.test_fraction, args.draw
         found = check(patches, *options, progress=True)
         size = min(PATCH, *(min(size) for size in found.sizes))
         floors = colour_alone(patches, size, *options)
-        print(told(found, floors), end="")
+        power = power_of(patches, *options, args.seeds)
+        print(told(found, floors, power), end="")
         name = Path(args.dataset[0]).resolve().stem
         page = write_findings(
-            args.html or f"{name}-check.html", page_values(name, patches, found, floors)
+            args.html or f"{name}-check.html", page_values(name, patches, found, floors, power)
         )
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 REFERENCE = re.compile(r"@(\w+)")
-PATCH_BYTES = 3 * 128**2  # of a stored patch, at the most
+PIXEL_BYTES = 3  # of a stored patch, at the most
 WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
 # what bundle_root must hold, for the configs that stand on it
 ROOTED = {
@@ -191,10 +191,12 @@ def check_writable(folder: Path, needed: float = 1e6) -> None:
         )
 
 
-def room_for(values: Mapping[str, Any], classes: int) -> float:
-    """Bytes that a training stage may write: weights, candidates, and the bank."""
+def room_for(values: Mapping[str, Any], classes: int, size: int) -> float:
+    """Bytes that a training stage may write: weights, and candidates and bank of patches of that
+    many pixels a side.
+    """
     patches = classes * (values["max_candidates"] + values["quota"])
-    return WEIGHTS_BYTES + patches * PATCH_BYTES
+    return WEIGHTS_BYTES + patches * size**2 * PIXEL_BYTES
 
 
 def check_arms(values: Mapping[str, Any]) -> None:

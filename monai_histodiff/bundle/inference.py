@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from monai_histodiff.bundle.run_folder import MODELS, RunFolder
-from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.pixels import patch_grid, to_bytes
+from monai_histodiff.data.patch_files import SCALE, PatchRecord, write_patches
+from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.evaluation.generator import reconstruct
 from monai_histodiff.selection.critic import PatchCritic
 
 __all__ = [
@@ -137,7 +138,7 @@ class ReconstructionInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstructions of patches ``N x 3 x H x W`` in [0, 1]."""
         model: Any = network
-        return model.decode(model.encode(inputs))
+        return reconstruct(model, inputs)
 
 
 class PatchWriter:
@@ -151,6 +152,13 @@ class PatchWriter:
         accepted_only: leave out patches below the critic's threshold.
         sampler: what made the patches; variations of sources whose rows it knows are judged by
             what has not seen them.
+        um_per_px: micrometres per pixel of the pictures that are written: they are resampled once
+            they are judged. ``None``: as they were made.
+        model_um_per_px: micrometres per pixel of the patches as they are made, where that is
+            known: the manifest tells it.
+
+    Raises:
+        ValueError: ``um_per_px`` is given without ``model_um_per_px``.
     """
 
     def __init__(
@@ -160,14 +168,22 @@ class PatchWriter:
         critic: PatchCritic | None = None,
         accepted_only: bool = False,
         sampler: GuidedSampler | None = None,
+        um_per_px: float | None = None,
+        model_um_per_px: float | None = None,
     ) -> None:
+        if um_per_px is not None and model_um_per_px is None:
+            raise ValueError(
+                f"um_per_px needs model_um_per_px, that of the sampler's patches, got {um_per_px} "
+                "and none: give both"
+            )
         self.root, self.classes, self.critic, self.accepted_only = (
             Path(output_dir),
             tuple(classes),
             critic,
             accepted_only,
         )
-        self.sampler = sampler
+        self.sampler, self.made_at = sampler, model_um_per_px
+        self.um_per_px = model_um_per_px if um_per_px is None else um_per_px
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -222,7 +238,8 @@ class PatchWriter:
                     scores[keep],
                 )
         names = [self.classes[y] if y >= 0 and self.classes else "" for y in labels.tolist()]
-        pictures = to_bytes(patches).permute(0, 2, 3, 1).numpy()
+        pictures = self._scaled(to_bytes(patches)).permute(0, 2, 3, 1).numpy()
+        scale = {} if self.um_per_px is None else {SCALE: f"{self.um_per_px:g}"}
         rows = zip(names, seeds.tolist(), scores.tolist(), pictures, strict=True)
         items = (
             (
@@ -231,7 +248,7 @@ class PatchWriter:
                     name,
                     "",
                     f"synthetic/{seed}",
-                    {"seed": str(seed), "confidence": repr(score)},
+                    {"seed": str(seed), "confidence": repr(score), **scale},
                 ),
                 picture,
             )
@@ -241,6 +258,15 @@ class PatchWriter:
         if len(patches):
             Image.fromarray(patch_grid(patches)).save(self.root / "samples.png")
         return target
+
+    def _scaled(self, patches: Tensor) -> Tensor:
+        """Patches at the magnification that is to be written."""
+        if self.um_per_px is None or self.made_at is None:
+            return patches
+        height, width = (
+            round(side * self.made_at / self.um_per_px) for side in patches.shape[-2:]
+        )
+        return resampled(patches, (height, width))
 
     def _tell(self, kept: int, scores: Tensor, threshold: float) -> None:
         """Print how many patches the critic accepts; where it is none, warn and say why."""

@@ -1,16 +1,20 @@
-"""The rules of MONAI's Model Zoo for ``metadata.json``."""
+"""``metadata.json`` of a bundle: the rules of MONAI's Model Zoo, and the scale of its patches."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-__all__ = ["SCHEMA", "metadata_problems"]
+__all__ = ["SCHEMA", "metadata_problems", "scale_of"]
 
 TEXT, OBJECT = {"type": "string"}, {"type": "object"}
 WHOLE = {"type": "integer", "minimum": 1}
@@ -88,6 +92,25 @@ def metadata_problems(metadata: Mapping[str, Any]) -> list[str]:
             f"the changelog must name the version '{version}', got {sorted(changelog)}"
         )
     return problems
+
+
+def scale_of(bundle_dir: str | os.PathLike[str]) -> float:
+    """Micrometres that a pixel of the patches of a bundle's model shows: ``um_per_px`` of its
+    metadata.
+
+    Raises:
+        FileNotFoundError: the folder has no metadata.
+        ValueError: they do not tell it.
+    """
+    path = Path(bundle_dir) / "configs" / "metadata.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("um_per_px")
+    number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    if not number or not 0 < found < math.inf:
+        raise ValueError(
+            f"'{path}' must tell um_per_px, the micrometres per pixel that the model was trained "
+            f'at, got {found!r}: add "um_per_px": 1.0, or what it is'
+        )
+    return float(found)
 
 
 def _sentence(error: ValidationError) -> str:

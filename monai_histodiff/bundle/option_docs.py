@@ -72,6 +72,8 @@ def options_page(bundles: Path) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "chosen" if value else "none"
+    if value is None:
+        return "None"
     text = value if isinstance(value, str) else json.dumps(value).replace('"', "'")
     if text.startswith("$"):
         text = text[1:]

@@ -8,12 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from monai_histodiff.bundle.config_names import (
+    DEMO,
+    EVALUATE,
+    EVERY,
+    FINETUNE,
+    GUIDANCE,
+    INFERENCE,
+    INNER,
+    LDM_EVALUATE,
+    LDM_INFERENCE,
+    LDM_TRAIN,
+    PRETRAINED,
+    SAMPLING,
+    SEED,
+    SHARE,
+    STAGES,
+    TRAIN,
+)
 from monai_histodiff.bundle.options import (
     DEVICE,
     FLAG,
     LABELS,
     NUMBER,
-    NUMBERS,
     PATH,
     SECTION,
     TEXT,
@@ -22,26 +39,12 @@ from monai_histodiff.bundle.options import (
     WHOLES,
     Option,
 )
-from monai_histodiff.diffusion.settings import MODES
-from monai_histodiff.diffusion.solvers import SOLVERS
+from monai_histodiff.bundle.pretraining_options import PRETRAINING
+from monai_histodiff.bundle.sampling_options import SAMPLING_OPTIONS
+from monai_histodiff.data.sizes import LARGEST, SMALLEST
 from monai_histodiff.evaluation.arms import ARMS
 
 __all__ = ["OPTIONS", "check_values", "options_of"]
-
-FINETUNE, TRAIN, EVALUATE, INFERENCE = "finetune", "train", "evaluate", "inference"
-LDM_INFERENCE, LDM_EVALUATE = "ldm inference", "ldm evaluate"
-LDM_TRAIN = ("ldm train_autoencoder", "ldm train_diffusion", "ldm train_encoder")
-DEMO = "make_demo"
-STAGES = (FINETUNE, TRAIN, EVALUATE)
-SAMPLING = (INFERENCE, LDM_INFERENCE)
-GUIDANCE = (TRAIN, INFERENCE)
-PRETRAINED = (*LDM_TRAIN, LDM_EVALUATE)
-GENERATORS = (*LDM_TRAIN[:2], LDM_EVALUATE)
-EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
-
-SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}
-SHARE: dict[str, Any] = {"low": 0, "high": 1}
-INNER: dict[str, Any] = {"low": 0, "high": 1, "above": True}
 
 OPTIONS: tuple[Option, ...] = (
     # ------------------------------------------------------------------------- places
@@ -56,9 +59,6 @@ OPTIONS: tuple[Option, ...] = (
     Option("weights_dir", PATH, "`models` of a run, or of the bundle", (INFERENCE,)),
     Option("demo_file", PATH, "the zip to write", (DEMO,)),
     Option("weights", PATH, "the model to evaluate", (LDM_EVALUATE,)),
-    Option("autoencoder_weights", PATH, "model whose autoencoder is taken", LDM_TRAIN[1:2]),
-    Option("initial_weights", PATH, "model to go on from; empty: a new UNet", LDM_TRAIN[1:2]),
-    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", LDM_TRAIN[1:2]),
     # ------------------------------------------------------------------------- machine
     Option("device", DEVICE, "`cpu`, `cuda` or `cuda:1`", EVERY),
     Option(
@@ -105,12 +105,40 @@ OPTIONS: tuple[Option, ...] = (
         **INNER,
     ),
     Option(
+        "um_per_px",
+        NUMBER,
+        "micrometres per pixel of your patches whose manifest tells none; None: the model's",
+        STAGES,
+        low=0,
+        above=True,
+        null=True,
+    ),
+    Option(
+        "um_per_px",
+        NUMBER,
+        "micrometres per pixel of the patches that are written; None: the model's",
+        (INFERENCE,),
+        low=0,
+        above=True,
+        null=True,
+    ),
+    Option(
         "patch_size",
         WHOLE,
-        "height and width in pixels, a multiple of 32; the generator was trained on 128",
-        (TRAIN, EVALUATE, LDM_EVALUATE),
-        low=96,
-        high=512,
+        "height and width in pixels at the model's scale; None: what all your patches have there. "
+        "The generator was trained on 128",
+        STAGES,
+        low=SMALLEST,
+        high=LARGEST,
+        null=True,
+    ),
+    Option(
+        "patch_size",
+        WHOLE,
+        "height and width in pixels at the model's scale",
+        (INFERENCE,),
+        low=SMALLEST,
+        high=LARGEST,
     ),
     Option(
         "unlabelled_patches",
@@ -120,64 +148,8 @@ OPTIONS: tuple[Option, ...] = (
         STAGES[:2],
         low=0,
     ),
-    Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
-    Option(
-        "held_out", NUMBER, "share of the groups that is never trained on", GENERATORS, **INNER
-    ),
-    Option(
-        "held_out",
-        NUMBER,
-        "share of the groups that is never trained on; 0: none",
-        LDM_TRAIN[2:],
-        **SHARE,
-    ),
-    Option("labelled", TEXT, "labelled patch set for the linear probe", (LDM_EVALUATE,)),
-    Option("exemplar_set", TEXT, "labelled patch set of exemplars; empty: none", (LDM_EVALUATE,)),
     # ------------------------------------------------------------------------- trainings
-    Option("seed", WHOLE, "of all random numbers", LDM_TRAIN, **SEED),
-    Option("steps", WHOLE, "of the training, in batches", LDM_TRAIN, low=1),
-    Option("learning_rate", NUMBER, "its peak", LDM_TRAIN, low=0),
-    Option("adamw_learning_rate", NUMBER, "of what is no matrix", LDM_TRAIN[1:2], low=0),
-    Option("epoch_length", WHOLE, "steps between checkpoints", LDM_TRAIN, low=1),
-    Option(
-        "accumulation_steps", WHOLE, "batches for each step of the optimiser", LDM_TRAIN, low=1
-    ),
-    Option("tensorboard", FLAG, "write curves and grids for TensorBoard", LDM_TRAIN),
-    Option("weight_decay", NUMBER, "of AdamW", LDM_TRAIN, low=0),
-    Option("betas", NUMBERS, "of AdamW", LDM_TRAIN, low=0, high=1, length=2),
-    Option("ema_decay", NUMBER, "of the averaged weights, for each step", LDM_TRAIN, **SHARE),
-    Option("save_interval", WHOLE, "epochs between saved weights", LDM_TRAIN, low=1),
-    Option("log_every", WHOLE, "steps between logged losses", LDM_TRAIN, low=1),
-    Option("view_size", WHOLE, "height and width of a view", LDM_TRAIN[2:], low=8),
-    Option("views_per_patch", WHOLE, "views of each patch in a batch", LDM_TRAIN[2:], low=2),
-    Option(
-        "zoom",
-        NUMBERS,
-        "smallest and largest magnification of a view, relative to the patch",
-        LDM_TRAIN[2:],
-        low=0,
-        above=True,
-        length=2,
-    ),
-    Option(
-        "gain", NUMBER, "half-width of the factor of each stain in a view", LDM_TRAIN[2:], **SHARE
-    ),
-    Option(
-        "offset",
-        NUMBER,
-        "half-width of the offset of each stain, optical density",
-        LDM_TRAIN[2:],
-        low=0,
-    ),
-    Option(
-        "max_norm",
-        NUMBER,
-        "larger gradients are scaled down to it",
-        LDM_TRAIN[2:],
-        low=0,
-        above=True,
-    ),
-    Option("temperature", NUMBER, "of the contrastive loss", LDM_TRAIN[2:], low=0, above=True),
+    *PRETRAINING,
     Option(
         "adaptation_steps", WHOLE, "of the generator on your patches; 0: none", (TRAIN,), low=0
     ),
@@ -190,67 +162,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, LDM_TRAIN[1]), low=1),
     Option("adaptation_encodings", WHOLE, "the same, for the adaptation", (TRAIN,), low=1),
     # ------------------------------------------------------------------------- sampling
-    Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=tuple(SOLVERS)),
-    Option("eta", NUMBER, "noise of `ddim`", (INFERENCE,), **SHARE),
-    Option(
-        "solver_steps", WHOLE, "of the solver", (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE), low=1
-    ),
-    Option("solver_stop", NUMBER, "log-SNR at which the solver stops", GUIDANCE, null=True),
-    Option("guidance_scales", NUMBERS, "scales that are tried", (TRAIN,), low=0),
-    Option("scale_trials", WHOLE, "candidates of each class at each scale tried", (TRAIN,), low=1),
-    Option("guidance_scale", NUMBER, "exponent of the class probability", GUIDANCE, low=0),
-    Option(
-        "guidance_interval",
-        NUMBERS,
-        "log-SNR between which guide and weak model act",
-        GUIDANCE,
-        length=2,
-    ),
-    Option(
-        "guidance_cap",
-        NUMBER,
-        "largest change by the guide, of the predicted noise",
-        GUIDANCE,
-        low=0,
-        above=True,
-    ),
-    Option("guidance_mode", TEXT, "what the guide reads", GUIDANCE, choices=MODES),
-    Option(
-        "autoguidance",
-        NUMBER,
-        "away from the weak model; 1: none",
-        (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE),
-        low=1,
-    ),
-    Option(
-        "strength",
-        NUMBER,
-        "candidates are variations of labelled patches, noised to this time in (0, 1] and drawn "
-        "anew; 1 draws them from pure noise",
-        (FINETUNE, *GUIDANCE),
-        **INNER,
-    ),
-    Option(
-        "pseudo_labels",
-        FLAG,
-        "unlabelled patches of which the critic is sure are sources too",
-        (TRAIN,),
-    ),
-    Option(
-        "exemplar_scale",
-        NUMBER,
-        "0: sources are no exemplars; 1: patches like them; more: exaggerated, at twice the cost",
-        GUIDANCE,
-        low=0,
-    ),
-    Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),
-    Option(
-        "exemplar_noise",
-        NUMBER,
-        "on what is known of an exemplar, in standard deviations",
-        GUIDANCE,
-        low=0,
-    ),
+    *SAMPLING_OPTIONS,
     # ------------------------------------------------------------------------- selection
     Option("quota", WHOLE, "accepted patches wanted of each class", (TRAIN,), low=1),
     Option("max_candidates", WHOLE, "candidates of each class, at the most", (TRAIN,), low=1),
@@ -304,8 +216,6 @@ OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
     Option("replace", FLAG, "write results anew", (EVALUATE,)),
-    Option("two_sample_steps", WHOLE, "of the two-sample test", (LDM_EVALUATE,), low=1),
-    Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
     Option("classes", TEXTS, "class names", (DEMO,)),
     Option("train_per_class", WHOLE, "training patches of each class", (DEMO,), low=1),
     Option("test_per_class", WHOLE, "test patches of each class", (DEMO,), low=1),
@@ -343,7 +253,5 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
     low, high = values.get("guidance_interval", (0, 1))
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")
-    if rest := (size := values.get("patch_size", 0)) % 32:
-        raise ValueError(f"patch_size must be a multiple of 32, got {size}: give {size - rest}")
     if values.get("solver_stop") is not None and values.get("solver_steps", 2) < 2:
         raise ValueError("solver_steps must be at least 2 with a solver_stop, got 1: give more")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from monai_histodiff.classifiers.classifier import PatchClassifier
 
 __all__ = ["RunPlan", "Step", "evaluation_steps", "measure_speed", "training_steps"]
 
-# Costs in units of one training step of a PatchClassifier on a batch of 8 patches, as measured on
-# one CPU core (x86-64, AVX-512, float32)
+# Costs in units of one training step of a PatchClassifier on a batch of 8 patches of 128 x 128, as
+# measured on one CPU core (x86-64, AVX-512, float32); they grow with the area of a patch
 CLASSIFIER_STEP = 0.11  # for each patch of the batch
 ADAPTATION_STEP = 0.91  # for each latent
 GUIDE_STEP = 0.026
@@ -49,10 +49,13 @@ class RunPlan:
         steps: in order.
         unit: seconds of one unit of cost, as measured beforehand.
         hint: a further line for the beginning.
+        notes: what was found, assumed or foreseen, told before the plan.
     """
 
-    def __init__(self, steps: list[Step], unit: float = 0.0, hint: str = "") -> None:
-        self.steps, self.unit, self.hint = steps, unit, hint
+    def __init__(
+        self, steps: list[Step], unit: float = 0.0, hint: str = "", notes: Sequence[str] = ()
+    ) -> None:
+        self.steps, self.unit, self.hint, self.notes = steps, unit, hint, tuple(notes)
         self._start: float | None = None
         self._told = False
 
@@ -61,10 +64,12 @@ class RunPlan:
         return self
 
     def announce(self) -> None:
-        """Print one line: the steps, and about how long they take; once."""
+        """Print the notes, and one line: the steps, and about how long they take; once."""
         if self._told:
             return
         self._told = True
+        for note in self.notes:
+            print(note, flush=True)
         if self.steps:
             texts = ", ".join(step.text for step in self.steps)
             print(f"Plan: {texts}: about {_spoken(self.unit * self._cost())}.", flush=True)
@@ -93,11 +98,12 @@ class RunPlan:
 
 
 def training_steps(
-    values: Mapping[str, Any], classes: int, labelled: int, known: int
+    values: Mapping[str, Any], classes: int, labelled: int, known: int, size: int = PROBE_SIZE
 ) -> list[Step]:
     """The steps of ``train.yaml`` that cost time, from its options and the numbers of classes, of
-    labelled patches, and of all that the generator is adapted to.
+    labelled patches, of all that the generator is adapted to, and of pixels of a patch's side.
     """
+    area = (size / PROBE_SIZE) ** 2
     steps = []
     if adaptation := values["adaptation_steps"]:
         cost = adaptation * (values["batch_size"] // 2) * ADAPTATION_STEP
@@ -117,14 +123,17 @@ def training_steps(
     most = classes * values["max_candidates"]
     sampling = classes * (wanted + tried) * one
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
-    return steps
+    return [replace(step, cost=step.cost * area) for step in steps]
 
 
-def evaluation_steps(values: Mapping[str, Any]) -> list[Step]:
-    """The step of ``evaluate.yaml`` that costs time; classifiers in the cache cost none."""
+def evaluation_steps(values: Mapping[str, Any], size: int = PROBE_SIZE) -> list[Step]:
+    """The step of ``evaluate.yaml`` that costs time, with patches of that many pixels a side;
+    classifiers in the cache cost none.
+    """
     arms = [arm for arm in values["arms"] if arm != "J"]
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
     cost = (count * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
+    cost *= (size / PROBE_SIZE) ** 2
     return [Step("evaluate", f"train {count} classifiers ({fitting} steps each)", cost)]
 
 

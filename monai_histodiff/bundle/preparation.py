@@ -21,6 +21,7 @@ from monai_histodiff.bundle.checks import (
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.plan import (
+    PROBE_SIZE,
     RunPlan,
     Step,
     evaluation_steps,
@@ -28,12 +29,11 @@ from monai_histodiff.bundle.plan import (
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
-from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.selection.critic import group_folds
+from monai_histodiff.bundle.task import Task, check_task
 
 __all__ = ["prepare"]
 
-LEAST = 10  # labelled patches that a critic's threshold must rest on, see precision_threshold
+SAME = ("labels_per_class", "draw", "um_per_px")  # in the run and in its evaluation
 STAGES = {"train": "train.yaml", "evaluate": "evaluate.yaml"}
 logger = logging.getLogger(__name__)
 
@@ -62,22 +62,46 @@ def prepare(name: str) -> RunPlan:
     values = option_values(name, config)
     check_places(name, values, home)
     steps: list[Step] = []
+    task: Task | None = None
     if name == "finetune":
         parser = ConfigParser(config)
         stages = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
         for stage, own in stages.items():
             check_places(stage, own, home)
-        steps = _check_training(stages["train"])
+        _check_alike(stages)
+        task = check_task(stages["train"])
         check_arms(stages["evaluate"])
-        steps += evaluation_steps(stages["evaluate"])
+        steps = _training(stages["train"], task)
+        steps += evaluation_steps(stages["evaluate"], task.size)
     elif name == "train":
-        steps = _check_training(values)
+        task = check_task(values)
+        steps = _training(values, task)
     elif name == "evaluate":
         folder = RunFolder(values["output_dir"])
-        folder.check_settings(**{key: values[key] for key in ("labels_per_class", "draw")})
+        folder.check_settings(**{key: values[key] for key in SAME})
         check_arms(values)
-        steps = evaluation_steps(values)
-    return RunPlan(steps, *measure_speed(values["device"])) if steps else RunPlan([])
+        size = folder.read_outcome()["sampling"].get("size")
+        steps = evaluation_steps(values, size or PROBE_SIZE)
+    if not steps:
+        return RunPlan([])
+    seeds = len(stages["evaluate"]["seeds"]) if name == "finetune" else 0
+    notes = () if task is None else task.notes(seeds)
+    return RunPlan(steps, *measure_speed(values["device"]), notes)
+
+
+def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an evaluation of other patches than those that candidates are made with.
+
+    Raises:
+        ValueError: an option that decides which they are differs.
+    """
+    for key in (*SAME, "patch_size", "test_fraction"):
+        made, judged = (stages[stage].get(key) for stage in STAGES)
+        if made != judged:
+            raise ValueError(
+                f"{key} must be the same in both stages, got {made} for train and {judged} for "
+                f"evaluate: give --train#{key} and --evaluate#{key} one value"
+            )
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:
@@ -91,24 +115,8 @@ def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any
     return option_values(stage, config.get())
 
 
-def _check_training(values: Mapping[str, Any]) -> list[Step]:
-    patches = PatchSet.open(values["dataset_dir"])
-    patches = patches.with_split(values["test_fraction"], seed=values["draw"])
-    train, test = patches.select("train"), patches.select("test").with_labels()
-    labelled = train.few(values["labels_per_class"], seed=values["draw"])
-    group_folds(labelled.labels.tolist(), labelled.groups, values["critic_folds"])
-    if len(labelled) < LEAST:
-        raise ValueError(
-            f"labels_per_class must give at least {LEAST} labelled patches in all, which the "
-            f"critic's threshold rests on, got {len(labelled)}: give more"
-        )
-    if not len(test):
-        raise ValueError(
-            "dataset_dir must hold labelled test patches, got none: give some groups the split "
-            "'test', or record no split, and some are drawn"
-        )
-    for part in (labelled, test):
-        part[:1].images(values["patch_size"])
-    check_writable(Path(values["output_dir"]), room_for(values, len(patches.classes)))
-    known = labelled.extend(train, values["unlabelled_patches"], seed=values["draw"])
-    return training_steps(values, len(patches.classes), len(labelled), len(known))
+def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
+    """The steps of a training stage, for which the disk has room."""
+    classes = len(task.labelled.classes)
+    check_writable(Path(values["output_dir"]), room_for(values, classes, task.size))
+    return training_steps(values, classes, len(task.labelled), len(task.known), task.size)

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from monai_histodiff._version import __version__
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.task import torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.data.sizes import size_note
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
@@ -97,6 +99,9 @@ def run_and_report(
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
     results["notes"] = [
         *results["shortfalls"],
+        *patches.notes,
+        size_note(patches, evaluation.material.size),
+        *filter(None, [torn_note(evaluation.material.labelled, made.get("critic_folds", 0))]),
         *([forecast] if forecast else []),
         *_notes(outcome, evaluation, results["differences"], results.get("agreement")),
     ]

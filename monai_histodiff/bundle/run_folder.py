@@ -226,8 +226,8 @@ class RunFolder:
             selector: the :class:`Selector`, or another rule with a ``critic`` and ``settings``,
                 that judged them.
             sampler: made them.
-            settings: further plain values; ``um_per_px``, where it is among them, is the
-                bank's.
+            settings: further plain values; ``model_um_per_px``, where it is among them, is the
+                bank's ``um_per_px``.
 
         Returns:
             The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
@@ -240,7 +240,7 @@ class RunFolder:
             "settings": dict(settings or {}),
         }
         candidates.save(self.candidates, classes)
-        scale = provenance["settings"].get("um_per_px")
+        scale = provenance["settings"].get("model_um_per_px")
         candidates.bank(candidates.accepted, classes, provenance, scale).save(self.bank)
         files = describe_files(self.root, MADE)
         write_json(self.outcome, {**provenance, "files": files})

@@ -173,8 +173,8 @@ class ClassifierTraining:
         transform.set_random_state(seed)
         with float32_default():
             network = self.network(num_classes=num_classes)
-        # convolutions are faster with the channels last
-        network = network.to(self.device, memory_format=torch.channels_last)
+        # convolutions are faster with the channels last, which torch's stubs do not know of
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             network.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )

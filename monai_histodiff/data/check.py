@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,14 @@ from tqdm import tqdm
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails, to_unit
+from monai_histodiff.data.sizes import SMALLEST
 
 __all__ = ["Findings", "Twins", "check"]
 
 BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
-PATCH = 128  # pixels that the shipped generator makes
+PATCH = 128  # pixels of a picture on the page
+MODEL = 1.0  # micrometres per pixel of the shipped generator
 FOLDS = 3  # groups of each class that the critic needs
 SHOTS = (1, 2, 4, 5, 8, 10, 16, 25, 50, 100, 200)
 
@@ -87,10 +89,11 @@ class Findings:
 def check(
     patches: PatchSet, test_fraction: float = 0.3, draw: int = 0, progress: bool = False
 ) -> Findings:
-    """Look at every patch of a set.
+    """Look at every patch of a set, as its file is.
 
     Args:
-        patches: the set, as it is opened.
+        patches: the set. Of one that was brought to a scale (:meth:`PatchSet.at`), for a run, few
+            groups, sizes and scales are no problems: the plan of the run tells of them.
         test_fraction: held out for testing where no split is recorded.
         draw: seed of that.
         progress: show a bar.
@@ -102,7 +105,7 @@ def check(
         raise ValueError("a patch set must hold at least one patch, got none")
     sizes: Counter[tuple[int, int]] = Counter()
     small, prints, plain, soft = [], [], [], []
-    for item in tqdm(patches, unit="patch", disable=not progress):
+    for item in tqdm(patches.at(None), unit="patch", disable=not progress):
         image = item["image"]
         sizes[image.shape[2], image.shape[1]] += 1
         prints.append(
@@ -140,7 +143,9 @@ def check(
         (),
     )
     told = _problems(findings, split_problem)
-    return Findings(**{**findings.__dict__, "problems": told})
+    if patches.um_per_px is None:
+        told += _plan_problems(findings, patches)
+    return replace(findings, problems=told)
 
 
 def _look(image: Tensor) -> tuple[float, float]:
@@ -215,30 +220,43 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
         missing = [split for split in sorted(splits) if not counts.get(split)]
         if missing:
             told.append(f"class '{name}' has no patch in {' and '.join(missing)}")
-        trained = found.groups[name].get("train", found.groups[name].get("", 0))
-        if 0 < trained < FOLDS:
-            groups = "1 group" if trained == 1 else f"{trained} groups"
-            told.append(f"class '{name}' has {groups}, and the critic needs {FOLDS}")
     if found.all_groups == found.patches and found.patches > 1:
         told.append(
             "every patch is its own group: right only if no two are of one patient; otherwise "
             "every accuracy is too high and every interval too narrow"
         )
+    for name, paths in (("blank", found.blank), ("blurred", found.blurred)):
+        if paths:
+            many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
+            told.append(f"{many} {name}, such as '{paths[0]}'")
+    return tuple(told)
+
+
+def _plan_problems(found: Findings, patches: PatchSet) -> tuple[str, ...]:
+    """What few groups, sizes and scales ask for, in words."""
+    told = []
+    for name, counts in found.groups.items():
+        trained = counts.get("train", counts.get("", 0))
+        if 0 < trained < FOLDS:
+            groups = "1 group" if trained == 1 else f"{trained} groups"
+            told.append(
+                f"class '{name}' has {groups}: the critic, which needs {FOLDS}, will be too sure "
+                "of it"
+            )
     if len(found.sizes) > 1:
         least, most = min(found.sizes), max(found.sizes)
         told.append(
             f"patches differ in size, from {least[0]} x {least[1]} to {most[0]} x {most[1]}"
         )
-    if (small := min(min(size) for size in found.sizes)) < PATCH:
-        told.append(f"patches are as small as {small} px, and the shipped generator makes {PATCH}")
-    known = [um for um in found.spacings if um]
-    if not known:
+    small = min(min(size) for size in patches.at(MODEL).sizes())
+    if small < SMALLEST:
+        told.append(
+            f"patches are as small as {small} px at {MODEL:g} um per pixel, and the shipped "
+            f"generator needs {SMALLEST}"
+        )
+    if not any(found.spacings):
         told.append("no um_per_px is recorded: see that the patches are at about 1 um per pixel")
     elif len(found.spacings) > 1:
         rest = ", ".join(sorted(um or "none" for um in found.spacings))
         told.append(f"patches differ in um_per_px: {rest}")
-    for name, paths in (("blank", found.blank), ("blurred", found.blurred)):
-        if paths:
-            many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
-            told.append(f"{many} {name}, such as '{paths[0]}'")
     return tuple(told)

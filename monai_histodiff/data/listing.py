@@ -9,7 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from monai_histodiff.data.patch_files import COLUMNS, MANIFEST, SCALE, PatchRecord, PatchSource
+from monai_histodiff.data.patch_files import (
+    COLUMNS,
+    MANIFEST,
+    OVERVIEW,
+    SCALE,
+    PatchRecord,
+    PatchSource,
+)
 from monai_histodiff.data.pictures import SUFFIXES
 from monai_histodiff.data.tables import TableRow, read_table
 
@@ -114,7 +121,8 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[_F
             )
         seen[name] = row.line
         found.append(_record(source, row, name, at))
-    if spare := len(set(source.pictures) - set(seen)):
+    unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
+    if spare := len(unnamed):
         notes.append(f"{spare} pictures of '{source.root}' are not in its manifest: not used.")
     return found
 

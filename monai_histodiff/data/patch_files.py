@@ -23,6 +23,7 @@ __all__ = ["PatchRecord", "PatchSource", "write_patches"]
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "split", "group")
 SCALE = "um_per_px"
+OVERVIEW = "overview.jpg"  # of a slide, beside its tiles: no patch
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 

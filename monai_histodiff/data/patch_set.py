@@ -100,18 +100,21 @@ class PatchSet(Sequence):
         sources = [PatchSource(p, limits) for p in paths]
         records, notes = list_patches(sources, class_level, group_level)
         if um_per_px is not None:
-            records = fill_scale(records, um_per_px)
+            records, more = fill_scale(records, um_per_px)
+            notes = [*notes, *more]
         return cls(sources, records, sorted({r.label for r in records} - {""}), notes)
 
-    def at(self, um_per_px: float) -> PatchSet:
+    def at(self, um_per_px: float | None) -> PatchSet:
         """This set with every image at one magnification: resampled, with anti-aliasing, as it is
         read. Patches that record no magnification are taken to have it, and a note says so.
 
         Args:
-            um_per_px: micrometres per pixel, such as the model's.
+            um_per_px: micrometres per pixel, such as the model's; ``None``: as the files are.
         """
-        check_scale(um_per_px)
-        notes = [*self.notes, *scale_notes(self.records, um_per_px)]
+        notes = list(self.notes)
+        if um_per_px is not None:
+            check_scale(um_per_px)
+            notes += scale_notes(self.records, um_per_px)
         return PatchSet(self._sources, self.records, self.classes, notes, um_per_px)
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from monai_histodiff.data.pixels import resampled
 __all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
 
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
+ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
 
 
 def check_scale(um_per_px: float) -> None:
@@ -29,11 +30,20 @@ def check_scale(um_per_px: float) -> None:
         raise ValueError(f"um_per_px must be above 0, such as 1.0, got {um_per_px}")
 
 
-def fill_scale(records: Iterable[PatchRecord], um_per_px: float) -> list[PatchRecord]:
-    """The records, with a magnification where none is recorded."""
+def fill_scale(
+    records: Sequence[PatchRecord], um_per_px: float
+) -> tuple[list[PatchRecord], list[str]]:
+    """The records, with a magnification where none is recorded; and a plain sentence where what
+    is recorded stays, though it differs.
+    """
     check_scale(um_per_px)
     said = {SCALE: repr(float(um_per_px))}
-    return [r if r.um_per_px else replace(r, extra={**r.extra, **said}) for r in records]
+    other = {f"{r.um_per_px:g}" for r in records if r.um_per_px not in (None, um_per_px)}
+    notes = [
+        f"{SCALE} {um_per_px:g} is for patches that record none: {', '.join(sorted(other)[:3])}, "
+        "as others record it, stays."
+    ] * bool(other)
+    return [r if r.um_per_px else replace(r, extra={**r.extra, **said}) for r in records], notes
 
 
 def scale_notes(records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
@@ -84,7 +94,7 @@ class PatchReader:
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
         own, wanted = record.um_per_px, self.um_per_px
-        if own is None or wanted is None:
+        if own is None or wanted is None or abs(own / wanted - 1) < ALIKE + 1e-9:
             return height, width
         return max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from monai_histodiff.data.patch_files import OVERVIEW
 from monai_histodiff.data.slide_groups import SlideRow, slide_rows
 from monai_histodiff.data.slide_reader import READERS, open_slide
 from monai_histodiff.data.slides import cut, plan_tiles
@@ -35,7 +36,7 @@ __all__ = ["SlideReport", "TileSettings", "cut_slides"]
 
 MANIFEST, SLIDES, SETTINGS, TILES = "manifest.csv", "slides.csv", "settings.json", "tiles"
 FORMATS = ("png", "jpg")
-OVERVIEW = 2000  # longest side of the picture of a slide, in pixels
+LONGEST = 2000  # side of the picture of a slide, in pixels
 
 
 @dataclass(frozen=True)
@@ -239,8 +240,8 @@ def _cut_one(
                 _write_rows(draft / "tiles.csv", lines, ["path", "x", "y"])
                 (draft / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
                 small = Image.fromarray(plan.picture)
-                small.thumbnail((OVERVIEW, OVERVIEW))
-                small.save(draft / "overview.jpg", quality=85)
+                small.thumbnail((LONGEST, LONGEST))
+                small.save(draft / OVERVIEW, quality=85)
             return report
         finally:
             slide.close()

@@ -13,6 +13,7 @@ from monai_histodiff.evaluation.generator import denoising_error as denoising_er
 from monai_histodiff.evaluation.generator import evaluate_generator as evaluate_generator
 from monai_histodiff.evaluation.generator import probe_reconstructions as probe_reconstructions
 from monai_histodiff.evaluation.generator import write_evaluation as write_evaluation
+from monai_histodiff.evaluation.generator_sizes import evaluate_sizes as evaluate_sizes
 from monai_histodiff.evaluation.synthetic import class_fidelity as class_fidelity
 from monai_histodiff.evaluation.synthetic import label_agreement as label_agreement
 from monai_histodiff.evaluation.two_sample import two_sample_test as two_sample_test

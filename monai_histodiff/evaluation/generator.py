@@ -33,16 +33,27 @@ from monai_histodiff.evaluation.two_sample import two_sample_test
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
 
-__all__ = ["denoising_error", "evaluate_generator", "probe_reconstructions", "write_evaluation"]
+__all__ = [
+    "Described",
+    "compared",
+    "denoising_error",
+    "describe",
+    "evaluate_generator",
+    "probe_reconstructions",
+    "reconstruct",
+    "write_evaluation",
+]
 
 
-class _Described(NamedTuple):
+class Described(NamedTuple):
+    """Of patches, row by row: features, 16 x 16 thumbnails, colour and contrast."""
+
     features: Tensor
     thumbnails: Tensor
     appearance: Tensor
 
 
-def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> _Described:
+def describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> Described:
     """Batches of patches in [0, 1]: features, 16 x 16 thumbnails, colour and contrast, all on the
     CPU.
     """
@@ -50,10 +61,10 @@ def _describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> _Described:
         (encoder.features(batch), thumbnails(batch).cpu(), appearance(batch).cpu())
         for batch in batches
     ]
-    return _Described(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return Described(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _compared(real: _Described, samples: _Described) -> dict[str, float]:
+def compared(real: Described, samples: Described) -> dict[str, float]:
     """The figures of the features, and ``appearance``: Frechet distance of colour and contrast, in
     the real patches' deviations.
     """
@@ -68,9 +79,17 @@ def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
 
 
 @torch.no_grad()
-def _reconstruct(model: LatentDiffusion, batch: Tensor) -> Tensor:
-    decoded = model.decode(model.encode(batch.to(model.latent_mean.device)))
-    return to_unit(to_bytes(decoded).cpu())  # in 8 bits, as the real patches are
+def reconstruct(model: LatentDiffusion, patches: Tensor) -> Tensor:
+    """Patches ``N x 3 x H x W`` in [0, 1], of any size, through the autoencoder."""
+    decoded = model.decode(model.encode(model.padded(patches.to(model.latent_mean.device))))
+    height, width = patches.shape[2:]
+    top, left = ((b - a) // 2 for a, b in zip((height, width), decoded.shape[2:], strict=True))
+    return decoded[..., top : top + height, left : left + width]
+
+
+def _rebuilt(model: LatentDiffusion, batch: Tensor) -> Tensor:
+    """In 8 bits, as the real patches are."""
+    return to_unit(to_bytes(reconstruct(model, batch)).cpu())
 
 
 def evaluate_generator(
@@ -127,13 +146,13 @@ def evaluate_generator(
     generated = torch.cat(
         [to_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))).cpu() for i in starts]
     )
-    samples = _describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
-    real = _describe(encoder, _images(held_out, batch_size, "held-out patches"))
-    known = _describe(encoder, _images(train, batch_size, "training patches"))
+    samples = describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
+    real = describe(encoder, _images(held_out, batch_size, "held-out patches"))
+    known = describe(encoder, _images(train, batch_size, "training patches"))
     floor = Subset(train, drawn.tolist())
-    rebuilt = _describe(
+    rebuilt = describe(
         encoder,
-        (_reconstruct(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")),
+        (_rebuilt(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")),
     )
     target = Path(output_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -153,14 +172,14 @@ def evaluate_generator(
             "samples": int(flag_copies(near, usual, percentile, least).sum()),
             "held_out": int(flag_copies(usual, usual, percentile, least).sum()),
         }
-    shown = [
+    learnt, unseen = (
         to_bytes(torch.cat(list(_images(v, batch_size, "pictures")))) for v in (floor, held_out)
-    ]
+    )
     return {
-        "two_sample": two_sample_test(generated, *shown, training, seed),
-        "samples": _compared(real, samples),
-        "reconstructions": _compared(real, rebuilt),
-        "floor": _compared(real, _Described(*(part[drawn] for part in known))),
+        "two_sample": two_sample_test(generated, learnt, unseen, training, seed),
+        "samples": compared(real, samples),
+        "reconstructions": compared(real, rebuilt),
+        "floor": compared(real, Described(*(part[drawn] for part in known))),
         "copies": copies,
         "numbers": {
             "samples": num_samples,
@@ -193,16 +212,16 @@ def probe_reconstructions(
         ``_reconstructed``, and the difference of each with ``_lost``.
     """
 
-    def read(dataset: Dataset, reconstruct: bool) -> tuple[Tensor, Tensor]:
+    def read(dataset: Dataset, rebuild: bool) -> tuple[Tensor, Tensor]:
         parts = []
         for batch in tqdm(
             DataLoader(dataset, batch_size=batch_size),
-            desc="reconstructions" if reconstruct else "labelled patches",
+            desc="reconstructions" if rebuild else "labelled patches",
         ):
             image = torch.as_tensor(batch["image"])
             parts.append(
                 (
-                    encoder.features(_reconstruct(model, image) if reconstruct else image),
+                    encoder.features(_rebuilt(model, image) if rebuild else image),
                     torch.as_tensor(batch["label"]),
                 )
             )
@@ -252,7 +271,10 @@ def denoising_error(
     """
     device = model.latent_mean.device
     z = torch.cat(
-        [model.encode(batch.to(device)).cpu() for batch in _images(patches, batch_size, "latents")]
+        [
+            model.encode(model.padded(batch.to(device))).cpu()
+            for batch in _images(patches, batch_size, "latents")
+        ]
     )
     spectrum = torch.fft.fft2(z, norm="ortho").abs().square().mean(0)
     generator, errors = torch.Generator().manual_seed(seed), []

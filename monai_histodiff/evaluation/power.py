@@ -44,7 +44,7 @@ class Foresight:
     """What a design can be expected to see; changes are fractions of balanced accuracy.
 
     Attributes:
-        detectable: the true change that would be found four times in five.
+        detectable: the true change that would be found four times in five; NaN: none would.
         seeds: aim -> fewest seeds, of :data:`SEEDS`, that find it so, with the draws given; 0: no
             number of them.
         draws: aim -> fewest draws, of :data:`DRAWS`, with the seeds given; 0: no number of them.
@@ -94,6 +94,19 @@ def foresee(
         return float(np.median(found))
 
     detectable = least(draws, seeds)
+    design = (
+        f"With {len(set(groups))} test groups ({len(labels)} patches), {seeds} seeds and {draws} "
+        f"draw{'s' if draws > 1 else ''} of the labelled patches, "
+    )
+    if not np.isfinite(detectable):
+        none = dict.fromkeys(AIMS, 0)
+        return Foresight(
+            detectable,
+            none,
+            none,
+            f"{design}no change could be told from chance, however large: test on several groups "
+            "of each class.",
+        )
     by_seeds = {s: least(draws, s) for s in SEEDS}
     by_draws = {r: least(r, seeds) for r in DRAWS}
     needed = [
@@ -102,10 +115,8 @@ def foresee(
     ]
     told = [_needed(aim, needed[0][aim], needed[1][aim]) for aim in AIMS]
     sentence = (
-        f"With {len(set(groups))} test groups ({len(labels)} patches), {seeds} seeds and {draws} "
-        f"draw{'s' if draws > 1 else ''} of the labelled patches, a true change of about "
-        f"{100 * detectable:.1f} points of balanced accuracy would be found four times in five"
-        f"{', with this draw' if draws == 1 else ''}; "
+        f"{design}a true change of about {100 * detectable:.1f} points of balanced accuracy would "
+        f"be found four times in five{', with this draw' if draws == 1 else ''}; "
         f"{'; '.join(told)}. (Simulated with the usual noise.)"
     )
     return Foresight(detectable, needed[0], needed[1], sentence)

@@ -39,7 +39,7 @@ from monai_histodiff.bundle.stages import run_stage
 from monai_histodiff.bundle.zoo import package_bundle
 from monai_histodiff.classifiers import ProbeTraining
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.pixels import appearance
+from monai_histodiff.data.pixels import appearance, centre_crop
 from monai_histodiff.diffusion.model import PREDICTIONS
 from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
 from monai_histodiff.evaluation.generator import denoising_error
@@ -70,9 +70,14 @@ def restore_track_meta() -> Iterator[None]:
 
 
 def write_stripes(
-    folder: Path, per_class: int = 6, size: int = 128, splits: tuple[str, ...] = ("train", "test")
+    folder: Path,
+    per_class: int = 6,
+    size: int = 128,
+    splits: tuple[str, ...] = ("train", "test"),
+    um: str = "",
 ) -> Path:
     rng = np.random.default_rng(0)
+    extra = {"um_per_px": um} if um else {}
 
     def items():
         for k, name in enumerate(("pink", "violet")):
@@ -82,7 +87,9 @@ def write_stripes(
                     noise = rng.integers(-40, 40, (size, size, 1))
                     picture = (base + noise).clip(0, 255).astype(np.uint8)
                     yield (
-                        PatchRecord(f"{name}/{split}{i}.png", name, split, f"{name}_{split}_{i}"),
+                        PatchRecord(
+                            f"{name}/{split}{i}.png", name, split, f"{name}_{split}_{i}", extra
+                        ),
                         picture,
                     )
 
@@ -239,7 +246,9 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     assert "data:image/jpeg;base64," in page and "pink" in page
 
 
-def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
+def test_thorough_settings_are_laid_over_the_entry_for_patches_of_another_scale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     entry = [str(BUNDLES / name) for name in ("finetune.json", "thorough.json")]
     small = {
         "train": {**SMALL_TRAIN, "adaptation_steps": 2, "batch_size": 8},
@@ -250,7 +259,8 @@ def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
         for stage, settings in small.items()
         for name, value in settings.items()
     }
-    data, out = write_stripes(tmp_path / "data", per_class=8), tmp_path / "out"
+    data = write_stripes(tmp_path / "data", per_class=8, size=201, um="0.5")
+    out = tmp_path / "out"
     places = {"bundle_root": str(BUNDLES), "dataset_dir": str(data), "output_dir": str(out)}
     start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
     less |= {
@@ -258,7 +268,29 @@ def test_thorough_settings_are_laid_over_the_entry(tmp_path: Path) -> None:
         "evaluate#classifier": start,
     }  # what the entry sets itself, and an expression
     run(config_file=entry, **places, labels_per_class=6, device="cpu", arms=["C", "G"], **less)
+    told = capsys.readouterr().out
+    assert told.count("Patches have 100 x 100 pixels at 1 um per pixel.") == 1
     results = json.loads((out / "results.json").read_text())
+    made = results["settings"]
+    assert (made["um_per_px"], made["model_um_per_px"], made["patch_size"]) == (None, 1.0, 100)
+    assert results["sampling"]["size"] == 100, "201 pixels of 0.5 um"
+    assert "Patches have 100 x 100 pixels at 1 um per pixel." in results["notes"]
+    candidates, bank = Candidates.load(out / "candidates"), SyntheticBank.load(out / "bank")
+    assert candidates.images.shape[1:] == (3, 100, 100) and bank.um_per_px == 1.0
+    shown = tmp_path / "shown"
+    options = {"weights_dir": str(out / "models"), "output_dir": str(shown), "solver_steps": 2}
+    run(
+        config_file=str(GUIDANCE / "configs" / "inference.json"),
+        bundle_root=str(GUIDANCE),
+        ldm_dir=str(LDM),
+        seeds=[0, 1],
+        accepted_only=False,
+        um_per_px=0.5,
+        device="cpu",
+        **options,
+    )
+    samples = PatchSet.open(shown / "samples")
+    assert samples.sizes() == [(200, 200)] * 2 and samples.records[0].um_per_px == 0.5
     assert results["seeds"] == [0, 1, 2, 3, 4] and results["selection"]["target_precision"] == 0.75
     assert results["settings"]["classifier_steps"] == 3 and set(results["generator"]) == {
         "pink",
@@ -428,7 +460,8 @@ def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> N
         ({"labels_per_class": 7}, "labels_per_class is 7, but class 'pink' has 6 patches"),
         ({"critic_folds": 7}, "each class needs at least 7 patches for 7 folds, got 6"),
         ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
-        ({"patch_size": 256}, "patches must be at least 256 x 256"),
+        ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel"),
+        ({"um_per_px": 0.5}, "patches must be at least 96 x 96 at 1 um per pixel"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(
@@ -686,6 +719,8 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
         num_samples=12,
         two_sample_steps=2,
         solver_steps=2,
+        patch_size=100,
+        sizes=[96, 144],
         device="cpu",
     )
     rows = dict(
@@ -693,9 +728,9 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     )
     held_out = PatchSet.open([tmp_path / "data" / s for s in sources]).hold_out(0.25, seed=0)[1]
     model = LatentDiffusion.from_bundle(LDM)
-    x = held_out.images().float() / 255
+    x = held_out.images(100).float() / 255
     with torch.no_grad():
-        rebuilt = model.decode(model.encode(x))
+        rebuilt = centre_crop(model.decode(model.encode(model.padded(x))), 100)
     error = (rebuilt - x).square().mean((1, 2, 3))
     assert float(rows["psnr"]) == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)
     assert 0 < float(rows["ssim"]) <= 1
@@ -703,8 +738,10 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     assert found["reconstruction"] == pytest.approx(
         {k: float(v) for k, v in rows.items()}, abs=1e-3
     )
+    assert {size: row["crop"] for size, row in found["by_size"].items()} == {"96": 96, "144": 128}
+    assert (tmp_path / "out" / "samples-144.png").is_file()
     encoder = PatchEncoder.from_bundle(bundle)
-    samples = (ldm_sampler(model, 2)(None, range(6)) * 255).round() / 255
+    samples = (ldm_sampler(model, 2).replace(size=100)(None, range(6)) * 255).round() / 255
     expected = compare_features(encoder.features(x), encoder.features(samples))
     deviation = appearance(x).std(0).clamp(min=1 / 255)
     expected["appearance"] = frechet_distance(

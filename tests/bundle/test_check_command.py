@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monai_histodiff import PatchSet
-from monai_histodiff.bundle.check import colour_alone, main, page_values
+from monai_histodiff.bundle.check import colour_alone, main, page_values, power_of
 from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
@@ -69,7 +69,11 @@ def test_the_command_prints_and_writes_what_was_found(
         "- 1 pair of different splits are copies: the test is not of new patches, such as "
         "'pink/8.png' and 'pink/copy.png'"
     ) in lines
+    power = next(i for i, line in enumerate(lines) if line == "what a verdict could see:")
+    assert lines[power + 1].startswith("With 3 test groups (13 patches), 3 seeds and 1 draw of")
+    assert lines[power + 1] == power_of(PatchSet.open(dataset))
     page = (tmp_path / "mine-check.html").read_text(encoding="utf-8")
+    assert "What a verdict could see" in page and "With 3 test groups (13 patches)" in page
     assert "Look first" in page and "pink/copy.png" in page and page.count("<img") >= 3 * 8 + 2
 
 
@@ -85,6 +89,23 @@ def test_the_page_shows_a_class_by_one_patch_of_each_group_first(dataset: Path) 
     ]
     assert pink["pictures"][0]["image"].shape == (32, 32, 3)
     assert values["tone"] == "bad" and values["sections"][0]["title"] == "To look at"
+
+
+def test_the_power_and_the_scale_are_those_that_are_asked_for(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([str(dataset), "--seeds", "9", "--um_per_px", "3.5"])
+    out = capsys.readouterr().out
+    assert "(13 patches), 9 seeds and 1 draw" in out and "um per px: 3.5" in out
+    assert "no um_per_px is recorded" not in out and "the shipped generator needs" not in out
+    assert power_of(PatchSet.open(dataset).select("train")) == "", "there is no test part"
+    with pytest.raises(SystemExit):
+        main([str(dataset), "--seeds", "1"])
+    assert "seeds must be at least 2, got 1" in capsys.readouterr().err
 
 
 def test_what_cannot_be_opened_is_told_in_a_line(

@@ -90,10 +90,15 @@ FINETUNE = [
     ({"strength": float("nan")}, "strength must be a number, above 0, at most 1, got nan"),
     ({"train#target_precision": 75}, "target_precision must be a number, above 0, at most 1, got"),
     ({"train#quota": 0}, "quota must be a whole number, at least 1, got 0: give 1 or more"),
-    (
-        {"train#patch_size": 64},
-        "patch_size must be a whole number, at least 96, at most 512, got 64",
-    ),
+    ({"patch_size": 64}, "patch_size must be a whole number, at least 96, at most 512, or None"),
+    ({"train#patch_size": 513}, "at least 96, at most 512, or None, got 513: give 512 or less"),
+    ({"train#patch_size": 100}, "patch_size must be the same in both stages, got 100 for train a"),
+    ({"evaluate#draw": 3}, "draw must be the same in both stages, got 0 for train and 3 for eval"),
+    ({"patch_size": 129.0}, "patch_size must be a whole number, at least 96, at most 512, or"),
+    ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel, got 300 of 300"),
+    ({"um_per_px": 0}, "um_per_px must be a number, above 0, or None, got 0: give more than 0"),
+    ({"um_per_px": "0.5"}, "got '0.5': write it without quotes, such as --um_per_px 0.5"),
+    ({"um_per_px": 0.5}, "smaller, the smallest of 64, such as"),
     (
         {"train#nosuch": 1},
         "an option of the stage train must be one of its config's, got 'nosuch'",
@@ -142,6 +147,9 @@ OTHERS = [
     ),
     ("train", {"bundle_root": "."}, f": give --bundle_root {GUIDANCE}"),
     ("evaluate", {"replace": "False"}, "replace must be True or False, got 'False'"),
+    ("inference", {"patch_size": 1024}, "at least 96, at most 512, got 1024: give 512 or less"),
+    ("inference", {"um_per_px": -1.0}, "um_per_px must be a number, above 0, or None, got -1.0"),
+    ("ldm evaluate", {"patch_size": 64}, "patch_size must be a whole number, at least 96, at mos"),
     ("evaluate", {"output_dir": "new"}, "must have written 'outcome.json', got none in 'new'"),
     ("inference", {"class": 1}, "class must be text, got 1: put it in two pairs of quotes"),
     ("inference", {"class": "lung_sc"}, "got 'lung_sc': did you mean 'lung_scc'?"),
@@ -174,9 +182,9 @@ def test_data_is_checked_against_folds_and_threshold(
     data = str(write_patch_set(tmp_path / "a", 12, 1, side=128, classes=("blue", "pink")))
     few = {"dataset_dir": data, "labels_per_class": 4, "output_dir": str(tmp_path / "out")}
     assert "must give at least 10 labelled patches in all" in refused("train", **few)
-    small = str(write_patch_set(tmp_path / "c", 12, 1, side=96))
+    small = str(write_patch_set(tmp_path / "c", 12, 1, side=92))
     line = refused("train", **{**few, "labels_per_class": 6, "dataset_dir": small})
-    assert "patches must be at least 128 x 128, got 1 of 1 that are smaller" in line
+    assert "patches must be at least 96 x 96 at 1 um per pixel, got 36 of 36 that are" in line
 
 
 def test_a_full_or_closed_disk_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -264,7 +272,7 @@ def test_label_of_a_class() -> None:
 def test_the_plan_tells_what_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = RunPlan([Step("a", "first", 30), Step("b", "second", 90)], 2.0, "Hint: none.")
+    made = RunPlan([Step("a", "first", 30), Step("b", "second", 90)], 2.0, "Hint: none.", ["Do."])
     now = iter([100.0, 190.0])
     monkeypatch.setattr(plan.time, "perf_counter", lambda: next(now))
     made.announce()
@@ -273,6 +281,7 @@ def test_the_plan_tells_what_is_left(
     made.begin("b")
     made.begin("not planned")
     assert capsys.readouterr().out.splitlines() == [
+        "Do.",
         "Plan: first, second: about 4 minutes.",
         "Hint: none.",
         "[1/2] first: 0% done, about 4 minutes left",
@@ -288,6 +297,8 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     none = training_steps({**values, "adaptation_steps": 0, "guidance_scale": 3.0}, 3, 75, 300)
     assert [step.name for step in none] == ["guide", "critic", "sample"]
     assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
+    larger = training_steps(values, 3, 75, 300, 256)
+    assert [b.cost / a.cost for a, b in zip(steps, larger, strict=True)] == [4.0] * 4
     verdict = {**checks.option_values("evaluate", raw("evaluate")), "arms": ["C", "G", "J"]}
     (step,) = evaluation_steps(verdict)
     assert step.text == "train 6 classifiers (80 steps each)"

@@ -101,7 +101,7 @@ def test_what_a_set_lacks_is_told(tmp_path: Path) -> None:
         "every patch is its own group: right only if no two are of one patient; otherwise every "
         "accuracy is too high and every interval too narrow",
         "patches differ in size, from 64 x 48 to 64 x 64",
-        "patches are as small as 48 px, and the shipped generator makes 128",
+        "patches are as small as 48 px at 1 um per pixel, and the shipped generator needs 96",
         "no um_per_px is recorded: see that the patches are at about 1 um per pixel",
     )
 
@@ -110,8 +110,8 @@ def test_few_groups_and_few_classes_are_told(tmp_path: Path) -> None:
     two = [(path, label, "", group, picture) for path, label, _, group, picture in rows(groups=2)]
     found = check(written(tmp_path / "two", two))
     assert found.problems == (
-        "class 'a' has 2 groups, and the critic needs 3",
-        "class 'b' has 2 groups, and the critic needs 3",
+        "class 'a' has 2 groups: the critic, which needs 3, will be too sure of it",
+        "class 'b' has 2 groups: the critic, which needs 3, will be too sure of it",
     )
     assert found.most_labels == 4  # half of each class is held out, group by group
     one = [(*row[:3], "one", row[4]) for row in two if row[1] == "a"]
@@ -129,7 +129,12 @@ def test_unlabelled_patches_and_mixed_scales_are_counted(tmp_path: Path) -> None
         items.append((PatchRecord(path, label if i > 3 else "", split, group, extra), picture))
     found = check(PatchSet.open(write_patches(tmp_path / "set", items)))
     assert found.unlabelled == 4 and found.spacings == {"1.0": 8, "0.5": 8}
-    assert found.problems == ("patches differ in um_per_px: 0.5, 1.0",)
+    assert found.problems == (
+        "patches are as small as 64 px at 1 um per pixel, and the shipped generator needs 96",
+        "patches differ in um_per_px: 0.5, 1.0",
+    )
+    scaled = check(PatchSet.open(tmp_path / "set").at(0.5))
+    assert scaled.problems == () and scaled.sizes == found.sizes, "the notes of the set tell it"
 
 
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:

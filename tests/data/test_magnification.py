@@ -66,7 +66,7 @@ def test_a_ramp_stays_a_ramp(tmp_path: Path) -> None:
     assert float((image[0, 30, 3:-3] - truth[3:-3]).abs().max()) <= 1
 
 
-@pytest.mark.parametrize("scale", ["1.0", "1", "1.01", None])
+@pytest.mark.parametrize("scale", ["1.0", "1", "1.05", "0.95", None])
 def test_resampling_by_one_is_the_identity_to_the_byte(scale: str | None, tmp_path: Path) -> None:
     picture = gradient(24, 40)
     patches = one(tmp_path / "set", picture, scale)
@@ -86,7 +86,10 @@ def test_the_resampler_takes_bytes_and_floats_alike() -> None:
     assert 0 <= float(unit.min()) and float(unit.max()) <= 1, "no overshoot leaves the range"
 
 
-@pytest.mark.parametrize(("scale", "side"), [("0.5", 112), ("0.25", 56), ("2", 448), ("1.4", 314)])
+@pytest.mark.parametrize(
+    ("scale", "side"),
+    [("0.5", 112), ("0.25", 56), ("2", 448), ("1.4", 314), ("0.94", 211), ("0.96", 224)],
+)
 def test_sizes_follow_the_scale(scale: str, side: int, tmp_path: Path) -> None:
     patches = one(tmp_path / "set", np.zeros((224, 224, 3), np.uint8), scale).at(1.0)
     assert patches.sizes() == [(side, side)] and patches[0]["image"].shape == (3, side, side)
@@ -137,7 +140,10 @@ def test_what_is_assumed_is_said(tmp_path: Path) -> None:
     assert patches.at(1.0).sizes() == [(4, 4), (8, 8), (12, 12)]
     told = PatchSet.open(root, um_per_px=2.0)
     assert [r.um_per_px for r in told.records] == [0.5, 2.0, 1.5], "what is recorded stays"
-    assert told.at(2.0).notes == () and told.at(2.0).sizes() == [(2, 2), (8, 8), (6, 6)]
+    assert told.at(2.0).sizes() == [(2, 2), (8, 8), (6, 6)]
+    kept = "um_per_px 2 is for patches that record none: 0.5, 1.5, as others record it, stays."
+    assert told.notes == told.at(2.0).notes == (kept,)
+    assert told.at(2.0).at(None).sizes() == [(8, 8)] * 3, "as the files are"
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])

@@ -50,6 +50,7 @@ def test_slides_become_a_patch_set_whose_rows_tell_where_each_tile_is(
     ]
     assert all(r.found == 18 * 15 == r.kept + r.background + r.beyond for r in reports)
     patches = PatchSet.open(tmp_path / "out")
+    assert not [note for note in patches.notes if "manifest" in note], "overviews are no patches"
     assert (
         len(patches) == 18
         and sorted(set(patches.groups)) == ["P1-a", "P1-b", "P2-a"]

@@ -66,9 +66,18 @@ def test_a_forecast_is_told_in_seeds_and_draws() -> None:
     labels, groups = make_groups(RNG(0), 200)
     found = foresee(labels, [str(g) for g in groups], 5, worlds=20)
     assert found.seeds[0.06] in (3, 5) and "for 6 points take " in found.sentence
-    few = foresee(*([part[:60] for part in make_groups(RNG(0), 12)]), 5, worlds=20)  # type: ignore[misc]
+    labels, groups = make_groups(RNG(0), 12)
+    few = foresee(labels, [str(g) for g in groups], 5, worlds=20)
     assert few.seeds[0.03] == 0
     assert "for 3 points neither 20 seeds nor 10 draws suffice: test on more" in few.sentence
+
+
+def test_with_one_group_of_a_class_nothing_can_be_told() -> None:
+    found = foresee(np.repeat([0, 1], 6), ["a"] * 6 + ["b"] * 6, 3, worlds=10)
+    assert np.isnan(found.detectable) and set(found.seeds.values()) == {0}
+    assert found.sentence.endswith(
+        "no change could be told from chance, however large: test on several groups of each class."
+    )
 
 
 @pytest.mark.parametrize(("seeds", "draws"), [(1, 1), (3, 0)])

@@ -1,0 +1,20 @@
+"""The names of the configs in the table of options, and ranges that several options share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FINETUNE, TRAIN, EVALUATE, INFERENCE = "finetune", "train", "evaluate", "inference"
+LDM_INFERENCE, LDM_EVALUATE = "ldm inference", "ldm evaluate"
+LDM_TRAIN = ("ldm train_autoencoder", "ldm train_diffusion", "ldm train_encoder")
+DEMO = "make_demo"
+STAGES = (FINETUNE, TRAIN, EVALUATE)
+SAMPLING = (INFERENCE, LDM_INFERENCE)
+GUIDANCE = (TRAIN, INFERENCE)
+PRETRAINED = (*LDM_TRAIN, LDM_EVALUATE)
+GENERATORS = (*LDM_TRAIN[:2], LDM_EVALUATE)
+EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
+
+SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}
+SHARE: dict[str, Any] = {"low": 0, "high": 1}
+INNER: dict[str, Any] = {"low": 0, "high": 1, "above": True}

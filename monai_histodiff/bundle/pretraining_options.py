@@ -1,0 +1,109 @@
+"""The options of pre-training and of its evaluation, as a part of the table of options."""
+
+from __future__ import annotations
+
+from monai_histodiff.bundle.config_names import (
+    GENERATORS,
+    INNER,
+    LDM_EVALUATE,
+    LDM_TRAIN,
+    PRETRAINED,
+    SEED,
+    SHARE,
+)
+from monai_histodiff.bundle.options import (
+    FLAG,
+    NUMBER,
+    NUMBERS,
+    PATH,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    WHOLES,
+    Option,
+)
+from monai_histodiff.data.sizes import LARGEST, SMALLEST
+
+__all__ = ["PRETRAINING"]
+
+PRETRAINING: tuple[Option, ...] = (
+    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", LDM_TRAIN[1:2]),
+    Option("initial_weights", PATH, "model to go on from; empty: a new UNet", LDM_TRAIN[1:2]),
+    Option("autoencoder_weights", PATH, "model whose autoencoder is taken", LDM_TRAIN[1:2]),
+    Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
+    Option(
+        "held_out", NUMBER, "share of the groups that is never trained on", GENERATORS, **INNER
+    ),
+    Option(
+        "held_out",
+        NUMBER,
+        "share of the groups that is never trained on; 0: none",
+        LDM_TRAIN[2:],
+        **SHARE,
+    ),
+    Option("labelled", TEXT, "labelled patch set for the linear probe", (LDM_EVALUATE,)),
+    Option("exemplar_set", TEXT, "labelled patch set of exemplars; empty: none", (LDM_EVALUATE,)),
+    Option("two_sample_steps", WHOLE, "of the two-sample test", (LDM_EVALUATE,), low=1),
+    Option("seed", WHOLE, "of all random numbers", LDM_TRAIN, **SEED),
+    Option("steps", WHOLE, "of the training, in batches", LDM_TRAIN, low=1),
+    Option("learning_rate", NUMBER, "its peak", LDM_TRAIN, low=0),
+    Option("adamw_learning_rate", NUMBER, "of what is no matrix", LDM_TRAIN[1:2], low=0),
+    Option("epoch_length", WHOLE, "steps between checkpoints", LDM_TRAIN, low=1),
+    Option(
+        "accumulation_steps", WHOLE, "batches for each step of the optimiser", LDM_TRAIN, low=1
+    ),
+    Option("tensorboard", FLAG, "write curves and grids for TensorBoard", LDM_TRAIN),
+    Option("weight_decay", NUMBER, "of AdamW", LDM_TRAIN, low=0),
+    Option("betas", NUMBERS, "of AdamW", LDM_TRAIN, low=0, high=1, length=2),
+    Option("ema_decay", NUMBER, "of the averaged weights, for each step", LDM_TRAIN, **SHARE),
+    Option("save_interval", WHOLE, "epochs between saved weights", LDM_TRAIN, low=1),
+    Option("log_every", WHOLE, "steps between logged losses", LDM_TRAIN, low=1),
+    Option("view_size", WHOLE, "height and width of a view", LDM_TRAIN[2:], low=8),
+    Option("views_per_patch", WHOLE, "views of each patch in a batch", LDM_TRAIN[2:], low=2),
+    Option(
+        "zoom",
+        NUMBERS,
+        "smallest and largest magnification of a view, relative to the patch",
+        LDM_TRAIN[2:],
+        low=0,
+        above=True,
+        length=2,
+    ),
+    Option(
+        "gain", NUMBER, "half-width of the factor of each stain in a view", LDM_TRAIN[2:], **SHARE
+    ),
+    Option(
+        "offset",
+        NUMBER,
+        "half-width of the offset of each stain, optical density",
+        LDM_TRAIN[2:],
+        low=0,
+    ),
+    Option(
+        "max_norm",
+        NUMBER,
+        "larger gradients are scaled down to it",
+        LDM_TRAIN[2:],
+        low=0,
+        above=True,
+    ),
+    Option("temperature", NUMBER, "of the contrastive loss", LDM_TRAIN[2:], low=0, above=True),
+    Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
+    Option(
+        "patch_size",
+        WHOLE,
+        "height and width in pixels; the generator was trained on 128",
+        (LDM_EVALUATE,),
+        low=SMALLEST,
+        high=LARGEST,
+    ),
+    Option(
+        "sizes",
+        WHOLES,
+        "sizes of samples that are compared with real patches besides; None: none",
+        (LDM_EVALUATE,),
+        low=SMALLEST,
+        high=LARGEST,
+        null=True,
+    ),
+)

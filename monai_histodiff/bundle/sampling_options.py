@@ -1,0 +1,83 @@
+"""The options of sampling, as a part of the table of options."""
+
+from __future__ import annotations
+
+from monai_histodiff.bundle.config_names import (
+    FINETUNE,
+    GUIDANCE,
+    INFERENCE,
+    INNER,
+    LDM_EVALUATE,
+    LDM_INFERENCE,
+    SHARE,
+    TRAIN,
+)
+from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, TEXT, WHOLE, Option
+from monai_histodiff.diffusion.settings import MODES
+from monai_histodiff.diffusion.solvers import SOLVERS
+
+__all__ = ["SAMPLING_OPTIONS"]
+
+SAMPLING_OPTIONS: tuple[Option, ...] = (
+    Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=tuple(SOLVERS)),
+    Option("eta", NUMBER, "noise of `ddim`", (INFERENCE,), **SHARE),
+    Option(
+        "solver_steps", WHOLE, "of the solver", (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE), low=1
+    ),
+    Option("solver_stop", NUMBER, "log-SNR at which the solver stops", GUIDANCE, null=True),
+    Option("guidance_scales", NUMBERS, "scales that are tried", (TRAIN,), low=0),
+    Option("scale_trials", WHOLE, "candidates of each class at each scale tried", (TRAIN,), low=1),
+    Option("guidance_scale", NUMBER, "exponent of the class probability", GUIDANCE, low=0),
+    Option(
+        "guidance_interval",
+        NUMBERS,
+        "log-SNR between which guide and weak model act",
+        GUIDANCE,
+        length=2,
+    ),
+    Option(
+        "guidance_cap",
+        NUMBER,
+        "largest change by the guide, of the predicted noise",
+        GUIDANCE,
+        low=0,
+        above=True,
+    ),
+    Option("guidance_mode", TEXT, "what the guide reads", GUIDANCE, choices=MODES),
+    Option(
+        "autoguidance",
+        NUMBER,
+        "away from the weak model; 1: none",
+        (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE),
+        low=1,
+    ),
+    Option(
+        "strength",
+        NUMBER,
+        "candidates are variations of labelled patches, noised to this time in (0, 1] and drawn "
+        "anew; 1 draws them from pure noise",
+        (FINETUNE, *GUIDANCE),
+        **INNER,
+    ),
+    Option(
+        "pseudo_labels",
+        FLAG,
+        "unlabelled patches of which the critic is sure are sources too",
+        (TRAIN,),
+    ),
+    Option(
+        "exemplar_scale",
+        NUMBER,
+        "0: sources are no exemplars; 1: patches like them; more: exaggerated, at twice the cost",
+        GUIDANCE,
+        low=0,
+    ),
+    Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),
+    Option(
+        "exemplar_noise",
+        NUMBER,
+        "on what is known of an exemplar, in standard deviations",
+        GUIDANCE,
+        low=0,
+    ),
+)

@@ -1,0 +1,110 @@
+"""What a run takes of a patch set, and what is told of it before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monai_histodiff.bundle.metadata import scale_of
+from monai_histodiff.bundle.task import LOOKED_AT, check_task
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+
+LDM = Path(__file__).parents[2] / "bundles" / "histopathology_ldm"
+VALUES: dict[str, Any] = {
+    "ldm_dir": str(LDM),
+    "um_per_px": None,
+    "patch_size": None,
+    "test_fraction": 0.3,
+    "draw": 0,
+    "labels_per_class": 6,
+    "critic_folds": 3,
+    "unlabelled_patches": 4,
+}
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(draw_patches: Callable[..., np.ndarray], tmp_path: Path) -> Write:
+    """Two classes of 12 patches, ``of_a_group`` to a group, a third of them for testing."""
+
+    def make(side: int = 224, um: str = "0.5", of_a_group: int = 2) -> str:
+        items = []
+        for label, name in enumerate(("blue", "pink")):
+            for i, patch in enumerate(draw_patches(label, 12, side)):
+                split = "test" if i >= 8 else "train"
+                group = f"{split}{name}{i // (2 if split == 'test' else of_a_group)}"
+                extra = {"um_per_px": um}
+                items.append((PatchRecord(f"{name}/{i}.png", name, split, group, extra), patch))
+        return str(write_patches(tmp_path / "set", items))
+
+    return make
+
+
+def test_patches_are_taken_at_the_scale_of_the_model(write: Write) -> None:
+    task = check_task({**VALUES, "dataset_dir": write()})
+    assert task.size == 112 and task.patches.um_per_px == scale_of(LDM) == 1.0
+    counts = [len(part) for part in (task.labelled, task.known, task.test)]
+    assert counts == [12, 16, 8], "with the four that are left"
+    for part in (task.labelled, task.known, task.test):
+        assert set(part.sizes()) == {(112, 112)}
+    assert task.notes() == ("Patches have 112 x 112 pixels at 1 um per pixel.",)
+    power = task.notes(3)[-1]
+    assert power.startswith("With 4 test groups (8 patches), 3 seeds and 1 draw of the labelled")
+
+
+def test_what_is_assumed_is_told(write: Write) -> None:
+    data = write(um="")
+    task = check_task({**VALUES, "dataset_dir": data})
+    assert task.size == 224 and task.notes() == (
+        "Patches have 224 x 224 pixels at 1 um per pixel.",
+        "24 of 24 patches record no um_per_px: taken to be at 1 um per pixel, as the model is.",
+        "Every step takes 3.1 times as long as with patches of 128 pixels, which the generator "
+        "was trained on: --patch_size 128 crops to them.",
+    )
+    told = check_task({**VALUES, "dataset_dir": data, "um_per_px": 0.5, "patch_size": 101})
+    assert told.size == 101 and told.notes() == (
+        "Patches have 112 x 112 pixels at 1 um per pixel: every stage crops them to 101 x 101.",
+    )
+
+
+def test_classes_of_few_groups_are_told_and_not_refused(write: Write) -> None:
+    task = check_task({**VALUES, "dataset_dir": write(of_a_group=8)})
+    assert task.notes()[1:] == (
+        "Labelled patches of fewer than 3 groups: blue, pink. The critic is fitted and calibrated "
+        "on patches of the same groups there, and is surer of them than it should be.",
+    )
+
+
+def test_the_look_before_work_reads_what_the_run_uses(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(write(side=96, um="1.0"))
+    (folder / "pink/11.png").write_bytes((folder / "pink/0.png").read_bytes())
+    task = check_task({**VALUES, "dataset_dir": str(folder), "unlabelled_patches": 99})
+    assert task.notes()[1:] == (
+        "Look at this first: 1 pair of different splits are copies: the test is not of new "
+        "patches, such as 'pink/0.png' and 'pink/11.png'.",
+    )
+    monkeypatch.setattr("monai_histodiff.bundle.task.LOOKED_AT", 5)
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "monai_histodiff.bundle.task.check",
+        lambda part: (seen.append(len(part)), type("Found", (), {"problems": ()}))[1],
+    )
+    task.notes()
+    assert seen == [5] and LOOKED_AT == 3000
+
+
+@pytest.mark.parametrize("found", [None, 0, -1.0, "1.0", True])
+def test_a_bundle_must_tell_its_scale(found: Any, tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps({"um_per_px": found}))
+    with pytest.raises(ValueError, match="must tell um_per_px, the micrometres per pixel that"):
+        scale_of(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        scale_of(tmp_path / "none")

@@ -1,0 +1,89 @@
+"""The size of a task: what all patches have at the model's scale, or what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.sizes import crop_size, size_note
+
+Shape = tuple[int, int, str]  # height, width, um_per_px
+
+
+@pytest.fixture
+def of_shapes(tmp_path: Path) -> Callable[[Sequence[Shape]], PatchSet]:
+    """Patches of these shapes, at 1 um per pixel."""
+
+    def make(shapes: Sequence[Shape]) -> PatchSet:
+        items = (
+            (
+                PatchRecord(f"{i}.png", "A", "", f"g{i}", {"um_per_px": scale}),
+                np.zeros((height, width, 3), np.uint8),
+            )
+            for i, (height, width, scale) in enumerate(shapes)
+        )
+        return PatchSet.open(write_patches(tmp_path / str(len(shapes)), items)).at(1.0)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size", "note"),
+    [
+        ([(224, 224, "0.5")], 112, "Patches have 112 x 112 pixels at 1 um per pixel."),
+        ([(224, 224, "")], 224, "Patches have 224 x 224 pixels at 1 um per pixel."),
+        ([(97, 97, "1")], 97, "Patches have 97 x 97 pixels at 1 um per pixel."),
+        (
+            [(768, 768, "1")],
+            512,
+            "Patches have 768 x 768 pixels at 1 um per pixel: every stage crops them to 512 x "
+            "512.",
+        ),
+        (
+            [(256, 256, "0.5"), (200, 150, "1"), (100, 101, "1")],
+            100,
+            "Patches have 100 to 200 pixels at 1 um per pixel: every stage crops them to 100 x "
+            "100, which all have.",
+        ),
+    ],
+)
+def test_the_default_is_what_all_patches_have(
+    shapes: list[Shape], size: int, note: str, of_shapes: Callable[[list[Shape]], PatchSet]
+) -> None:
+    patches = of_shapes(shapes)
+    assert crop_size(patches) == size == crop_size(patches, size)
+    assert size_note(patches, size) == note
+    assert patches.images(size).shape == (len(shapes), 3, size, size)
+
+
+def test_what_is_asked_for_is_taken(of_shapes: Callable[[list[Shape]], PatchSet]) -> None:
+    patches = of_shapes([(300, 200, "1"), (300, 300, "1")])
+    assert crop_size(patches, 128) == 128
+    assert size_note(patches, 128).endswith(
+        "200 to 300 pixels at 1 um per pixel: every stage crops them to 128 x 128."
+    )
+    filed = patches.at(None)
+    assert size_note(filed, 128).startswith("Patches have 200 to 300 pixels: every")
+
+
+def test_patches_that_are_too_small_are_refused_with_the_remedy(
+    of_shapes: Callable[[list[Shape]], PatchSet],
+) -> None:
+    patches = of_shapes([(190, 224, "0.5"), (224, 224, "1")])
+    message = (
+        "patches must be at least 96 x 96 at 1 um per pixel, got 1 of 2 that are smaller, the "
+        "smallest of 95, such as '0.png': leave them out, cut larger ones, or give their um_per_px"
+    )
+    with pytest.raises(ValueError, match=message):
+        crop_size(patches)
+    with pytest.raises(ValueError, match="at least 256 x 256 .*: leave them out, cut larger"):
+        crop_size(patches, 256)
+    with pytest.raises(ValueError, match="got 1 of 1 .* of 224, such as .*: give patch_size 224,"):
+        crop_size(patches[1:], 256)
+    with pytest.raises(ValueError, match="must hold at least one patch, got none"):
+        crop_size(patches[:0])

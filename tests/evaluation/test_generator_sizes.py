@@ -1,0 +1,80 @@
+"""Samples of other sizes beside real patches: as good as the floor where they are, and crops of
+what both have.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from slides_painted import tissue
+from torch import Tensor
+
+from monai_histodiff import PatchEncoder, PatchSet
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.evaluation.generator_sizes import _windows, evaluate_sizes
+
+SIDE, CANVAS = 32, 64  # of real patches, and of the pictures that all patches are cut from
+
+
+def cut(count: int, side: int, seed: int) -> Tensor:
+    return tissue(count, CANVAS, seed)[..., :side, :side].contiguous()
+
+
+def patches(folder: Path, count: int, seed: int) -> PatchSet:
+    items = (
+        (PatchRecord(f"{i}.png", "", "", f"g{seed}-{i}"), picture.permute(1, 2, 0).numpy())
+        for i, picture in enumerate(cut(count, SIDE, seed))
+    )
+    return PatchSet.open(write_patches(folder, items))
+
+
+def sampler(dark: int = 0, size: int = SIDE) -> Any:
+    """Samples by the process of the real ones, with a dark border of so many pixels."""
+
+    def sample(labels: None, seeds: range) -> Tensor:
+        found = cut(len(seeds), size, 100 + seeds[0]) / 255
+        found[..., :dark, :] = 0
+        found[..., size - dark :, :] = 0
+        return found
+
+    class Fake(SimpleNamespace):
+        def __call__(self, labels: None, seeds: range) -> Tensor:
+            return sample(labels, seeds)
+
+    return Fake(replace=lambda size: sampler(dark, size))
+
+
+def test_one_crop_of_each_sample_reaches_middle_and_corners() -> None:
+    images = torch.zeros(7, 3, 6, 6)
+    images[:, :, 2:4, 2:4], images[:, :, 4:, 4:] = 1, 2
+    found = _windows(images, 2)
+    assert found.shape == (7, 3, 2, 2)
+    assert found.amax((1, 2, 3)).tolist() == [1, 0, 0, 0, 2, 1, 0]
+    assert torch.equal(_windows(images, 6), images)
+
+
+def test_each_size_is_compared_on_what_both_have(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = PatchEncoder(widths=(4, 4, 8, 8, 8), features=16).eval()
+    train, held_out = patches(tmp_path / "a", 40, 0), patches(tmp_path / "b", 40, 1)
+    found = {
+        dark: evaluate_sizes(
+            sampler(dark), encoder, train, held_out, [24, 32, 48], tmp_path / str(dark), 40, 16
+        )
+        for dark in (0, 4)
+    }
+    for size, crop in (("24", 24), ("32", 32), ("48", 32)):
+        fine, broken = (found[dark][size] for dark in (0, 4))
+        assert fine["crop"] == broken["crop"] == crop and fine["floor"] == broken["floor"]
+        assert fine["samples"]["appearance"] < 3 * fine["floor"]["appearance"] + 0.5
+        assert broken["samples"]["appearance"] > 5 * fine["samples"]["appearance"]
+        assert broken["samples"]["kid"] > fine["samples"]["kid"]
+        with Image.open(tmp_path / "0" / f"samples-{size}.png") as grid:
+            assert grid.size == (4 * (int(size) + 2) + 2,) * 2
+    with pytest.raises(ValueError, match="each set must hold at least"):
+        evaluate_sizes(sampler(), encoder, train, held_out[:1], [32], tmp_path / "x", 8)
