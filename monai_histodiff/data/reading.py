@@ -14,8 +14,9 @@ from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
 
-__all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
+__all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes", "spacing_notes"]
 
+MODEL_UM = 1.0  # of the patches that the shipped models were trained on, about
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
 
 
@@ -52,6 +53,26 @@ def scale_notes(records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
     return notes
 
 
+def spacing_notes(records: Sequence[PatchRecord]) -> list[str]:
+    """Plain sentences where patches that are read as their files are differ in magnification, or
+    are far from the shipped models'.
+    """
+    scales, notes = [r.um_per_px for r in records if r.um_per_px], []
+    names = ", ".join(f"{scale:g}" for scale in sorted(set(scales)))
+    if len(set(scales)) > 1:
+        notes.append(
+            f"Patches are recorded at {names} um per pixel, and read as their files are: classes"
+            " may be told apart by it. Bring them to one scale before."
+        )
+    off = [s for s in scales if not 1 / ENLARGED <= s / MODEL_UM <= ENLARGED]
+    if off:
+        notes.append(
+            f"{len(off)} of {len(records)} patches are recorded at {names} um per pixel, and read"
+            f" as their files are; the shipped generator was trained at about {MODEL_UM:g}."
+        )
+    return notes
+
+
 @dataclass(frozen=True)
 class PatchReader:
     """Images of records.
@@ -65,9 +86,26 @@ class PatchReader:
     sources: tuple[PatchSource, ...]
     um_per_px: float | None = None
 
+    def check_same(self, other: PatchReader) -> None:
+        """Refuse a reader of other folders or zips: a record only tells which of them it is in.
+
+        Raises:
+            ValueError: they differ.
+        """
+        roots, theirs = ([str(s.root) for s in one.sources] for one in (self, other))
+        if roots != theirs:
+            raise ValueError(
+                f"patches must be drawn from the same folders or zips, got {roots} and {theirs}:"
+                " open them as one set, PatchSet.open([first, second])"
+            )
+
     def content(self, record: PatchRecord) -> bytes:
         """The bytes of its file."""
         return self.sources[record.source].read(record.path)
+
+    def sha256(self, record: PatchRecord) -> str:
+        """SHA-256 of its file, in hexadecimal."""
+        return hashlib.sha256(self.content(record)).hexdigest()
 
     def image(self, record: PatchRecord) -> Tensor:
         """uint8 ``3 x H x W``, at the magnification, in memory of its own."""
@@ -96,7 +134,7 @@ class PatchReader:
         for r in records:
             scale = () if self.um_per_px is None else (r.um_per_px, self.um_per_px)
             found.update(repr((r.path, r.label, r.group, *scale)).encode())
-            found.update(hashlib.sha256(self.content(r)).digest())
+            found.update(bytes.fromhex(self.sha256(r)))
         return found.hexdigest()
 
     def check_size(self, records: Sequence[PatchRecord], size: int) -> None:
