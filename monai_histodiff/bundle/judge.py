@@ -45,7 +45,7 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     check_files(folder.root, results["files"], [folder.predictions.name])
     accepted = int(results["selection"]["accepted"])
     judged = compare_arms(
-        dict(zip(found["arms"].tolist(), found["probabilities"], strict=True)),
+        dict(zip(found["arms"].tolist(), map(list, found["probabilities"]), strict=True)),
         found["labels"],
         found["groups"].tolist(),
         found["classes"].tolist(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,13 @@ class RunPlan:
         steps: in order.
         unit: seconds of one unit of cost, as measured beforehand.
         hint: a further line for the beginning.
+        notes: sentences on the data, for the beginning, too.
     """
 
-    def __init__(self, steps: list[Step], unit: float = 0.0, hint: str = "") -> None:
-        self.steps, self.unit, self.hint = steps, unit, hint
+    def __init__(
+        self, steps: list[Step], unit: float = 0.0, hint: str = "", notes: Sequence[str] = ()
+    ) -> None:
+        self.steps, self.unit, self.hint, self.notes = steps, unit, hint, notes
         self._start: float | None = None
         self._told = False
 
@@ -67,8 +70,8 @@ class RunPlan:
         if self.steps:
             texts = ", ".join(step.text for step in self.steps)
             print(f"Plan: {texts}: about {_spoken(self.unit * self._cost())}.", flush=True)
-        if self.hint:
-            print(self.hint, flush=True)
+        for line in (*([self.hint] if self.hint else []), *(f"Note: {n}" for n in self.notes)):
+            print(line, flush=True)
 
     def begin(self, name: str) -> None:
         """Print that a step begins, the share of the whole that is done, and about how much time

@@ -11,15 +11,15 @@ from monai.bundle import ConfigParser
 
 from monai_histodiff.bundle.checks import (
     check_arms,
-    check_names,
     check_places,
-    check_stage_names,
     check_writable,
     option_values,
     room_for,
     running_config,
 )
 from monai_histodiff.bundle.errors import show_errors
+from monai_histodiff.bundle.names import check_names, check_stage_names
+from monai_histodiff.bundle.notes import data_notes
 from monai_histodiff.bundle.plan import (
     RunPlan,
     Step,
@@ -58,26 +58,27 @@ def prepare(name: str) -> RunPlan:
     if running is None:
         return RunPlan([])
     config, home = running
-    check_names(name, config)
+    check_names(name, config, home)
     values = option_values(name, config)
     check_places(name, values, home)
     steps: list[Step] = []
+    notes: list[str] = []
     if name == "finetune":
         parser = ConfigParser(config)
         stages = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
         for stage, own in stages.items():
             check_places(stage, own, home)
-        steps = _check_training(stages["train"])
+        steps, notes = _check_training(stages["train"])
         check_arms(stages["evaluate"])
         steps += evaluation_steps(stages["evaluate"])
     elif name == "train":
-        steps = _check_training(values)
+        steps, notes = _check_training(values)
     elif name == "evaluate":
         folder = RunFolder(values["output_dir"])
         folder.check_settings(**{key: values[key] for key in ("labels_per_class", "draw")})
         check_arms(values)
         steps = evaluation_steps(values)
-    return RunPlan(steps, *measure_speed(values["device"])) if steps else RunPlan([])
+    return RunPlan(steps, *measure_speed(values["device"]), notes) if steps else RunPlan([])
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:
@@ -87,11 +88,12 @@ def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any
     config.read_config(str(path))
     check_stage_names(stage, overrides, config.get())
     config.update(overrides)
-    check_names(stage, config.get())
+    check_names(stage, config.get(), path.parent)
     return option_values(stage, config.get())
 
 
-def _check_training(values: Mapping[str, Any]) -> list[Step]:
+def _check_training(values: Mapping[str, Any]) -> tuple[list[Step], list[str]]:
+    """The steps, and what must be said of the data."""
     patches = PatchSet.open(values["dataset_dir"])
     patches = patches.with_split(values["test_fraction"], seed=values["draw"])
     train, test = patches.select("train"), patches.select("test").with_labels()
@@ -111,4 +113,5 @@ def _check_training(values: Mapping[str, Any]) -> list[Step]:
         part[:1].images(values["patch_size"])
     check_writable(Path(values["output_dir"]), room_for(values, len(patches.classes)))
     known = labelled.extend(train, values["unlabelled_patches"], seed=values["draw"])
-    return training_steps(values, len(patches.classes), len(labelled), len(known))
+    steps = training_steps(values, len(patches.classes), len(labelled), len(known))
+    return steps, data_notes(patches, str(values["dataset_dir"]))

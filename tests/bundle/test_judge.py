@@ -1,4 +1,4 @@
-"""A finished run is judged anew from what its classifiers said, if that is still what they said."""
+"""A finished run is judged anew from what its classifiers said, if they still say it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_predictions_that_were_changed_are_refused(number: int, tmp_path: Path) 
     content = bytearray((tmp_path / "predictions.npz").read_bytes())
     content[number % len(content)] ^= 4
     (tmp_path / "predictions.npz").write_bytes(content)
-    with pytest.raises(ValueError, match="predictions must be|predictions.npz' must be as its run"):
+    with pytest.raises(ValueError, match="predictions must be|must be as its run wrote"):
         judge(tmp_path)
 
 

@@ -515,7 +515,9 @@ OUTCOME = {
 
 
 def by_path(patches: PatchSet) -> list[int]:
-    return sorted(range(len(patches)), key=lambda i: (patches.records[i].source, patches[i]["path"]))
+    return sorted(
+        range(len(patches)), key=lambda i: (patches.records[i].source, patches[i]["path"])
+    )
 
 
 def test_run_and_report_writes_results_and_a_page(
