@@ -16,7 +16,7 @@ from monai_histodiff.bundle.judge import judge, main
 from monai_histodiff.bundle.predictions import read_predictions, write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.evaluation.arms import COMPARISONS
-from monai_histodiff.evaluation.draws import read_results
+from monai_histodiff.evaluation.draws import combine, read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 
 LABELS = np.arange(120) % 2
@@ -117,3 +117,13 @@ def test_two_data_sets_of_one_name_are_not_draws_of_one(tmp_path: Path) -> None:
     paths[1].write_text(json.dumps({**second, "dataset": {"path": "set", "sha256": "2" * 64}}))
     with pytest.raises(ValueError, match="'set' must be of one data set, got two of that name"):
         read_results(paths)
+
+
+def test_what_may_be_claimed_is_counted_not_read(tmp_path: Path) -> None:
+    """A file that keeps silent on its shortfalls gives no claim."""
+    results = finished(tmp_path)
+    assert combine([results])["G-C"]["claim"] == "helps"
+    fewer = {arm: runs[:2] for arm, runs in results["hits"].items()}
+    assert combine([{**results, "hits": fewer}])["G-C"]["claim"] == "inconclusive"
+    one = {**results["test"], "groups": ["p"] * 120}
+    assert combine([{**results, "test": one}])["G-C"]["claim"] == "inconclusive"
