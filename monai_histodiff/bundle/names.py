@@ -54,7 +54,7 @@ def check_names(name: str, config: Mapping[str, Any], home: Path | None = None) 
         if key not in known and not (part and (there or files is None)):
             _refuse(f"an option must be one of {name}'s", key, known)
         if isinstance(value, Mapping) and files is not None and key not in options:
-            _check_part(name, key, value, there, {*options, *used})
+            _check_part(name, key, value, there, {*options, *used, *_paths(files)})
 
 
 def _check_part(
@@ -91,6 +91,12 @@ def _files(home: Path) -> list[Mapping[str, Any]]:
     paths = sorted(path for path in home.iterdir() if path.suffix in CONFIGS)
     found = [ConfigParser.load_config_file(path) for path in paths]
     return [file for file in found if isinstance(file, Mapping)]
+
+
+def _paths(files: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys such as ``train#loss#weight`` of overlays, with ``train#loss``."""
+    keys = {key.lstrip("+") for file in files for key in file if "#" in key}
+    return {key.rsplit("#", i)[0] for key in keys for i in range(key.count("#"))}
 
 
 def _refuse(rule: str, key: str, known: set[str]) -> None:
