@@ -22,6 +22,7 @@ from monai_histodiff.evaluation.verdict import describe, shortfalls, verdict
 __all__ = ["by_data_set", "by_label_count", "combine", "combine_sets", "read_results"]
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
+WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}
 Run = Mapping[str, Any]
 
 
@@ -48,7 +49,7 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
                 f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): "
                 "run the evaluation again, its trainings are kept in the cache"
             ) from None
-        if missing := [key for key in KEYS if not isinstance(results, dict) or key not in results]:
+        if missing := _missing(results):
             raise ValueError(
                 f"results must hold {', '.join(missing)}, got none in '{path}': if an earlier "
                 "version wrote it, run evaluate.yaml again, its trainings are kept in the cache"
@@ -70,6 +71,15 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
                 f" '{path}': rename the folder of one, and evaluate it again"
             )
     return found
+
+
+def _missing(results: Any) -> list[str]:
+    """Keys, and keys within them, that are not there."""
+    if not isinstance(results, dict):
+        return [*KEYS]
+    parts = {key: results[key] for key in WITHIN if isinstance(results.get(key), dict)}
+    lacking = [f"{key}#{k}" for key, part in parts.items() for k in WITHIN[key] if k not in part]
+    return [key for key in KEYS if key not in results or key in {*WITHIN} - {*parts}] + lacking
 
 
 def _check(results: Run, path: str | os.PathLike[str]) -> None:

@@ -127,3 +127,18 @@ def test_what_may_be_claimed_is_counted_not_read(tmp_path: Path) -> None:
     assert combine([{**results, "hits": fewer}])["G-C"]["claim"] == "inconclusive"
     one = {**results["test"], "groups": ["p"] * 120}
     assert combine([{**results, "test": one}])["G-C"]["claim"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("settings", "draw"), ("settings", "labels_per_class"), ("dataset", "path")]
+)
+def test_what_results_lack_within_is_named(part: str, key: str, tmp_path: Path) -> None:
+    results = finished(tmp_path)
+    for value, told in (({}, f"{part}#.*"), ([], f"{part}")):
+        (tmp_path / "results.json").write_text(json.dumps({**results, part: value}))
+        with pytest.raises(ValueError, match=f"results must hold {told}, got none in"):
+            read_results([tmp_path / "results.json"])
+    del results[part][key]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=f"results must hold {part}#{key}, got none in"):
+        read_results([tmp_path / "results.json"])

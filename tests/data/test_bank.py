@@ -154,7 +154,7 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
         r"one value, got \(3,\) for 2 patches of class 0",
     ),
     (
-        lambda: SyntheticBank({0: noise(2)}, seeds={0: torch.ones(2, 1)}),
+        lambda: SyntheticBank({0: noise(2)}, seeds={0: torch.ones(2, 1, dtype=torch.long)}),
         r"one value, got \(2, 1\) for 2 patches",
     ),
     (
