@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from making import encoded, gradient, nifti
+from making import encoded, gradient, nifti, zipped
 
+from monai_histodiff import PatchSet
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import decode_patch
+from monai_histodiff.data.zip_entries import zip_entries
 
 TRUTH = np.tile(gradient(8, 8), (2, 2, 1))
 
@@ -46,6 +50,31 @@ def test_a_picture_that_was_cut_is_no_picture(name: str) -> None:
     content = encoded(TRUTH, forms.get(name[2:], "JPEG2000"), **options)
     assert decode_patch(content, name).shape == TRUTH.shape
     assert all(outcome(content[:n], name) is None for n in range(len(content)))
+
+
+def test_damage_to_the_directory_of_a_zip_loses_no_file(tmp_path: Path) -> None:
+    """It has no check sum: a flipped length makes Python's reader pass over the files behind."""
+    items = [(PatchRecord(f"{k}.png", k, s, k), TRUTH) for k, s in (("A", "train"), ("B", "test"))]
+    path = zipped(write_patches(tmp_path / "set", items), tmp_path / "set.zip")
+    whole, content = PatchSet.open(path).records, path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    for i in range(start, len(content)):
+        flipped = bytearray(content)
+        flipped[i] ^= 1 << i % 8
+        path.write_bytes(flipped)
+        try:
+            found = PatchSet.open(path)
+            assert found.records == whole and all((item["image"] > -1).all() for item in found), i
+        except (ValueError, OSError):
+            continue
+
+
+def test_a_zip_of_very_many_files_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(65537):
+            archive.writestr(f"{i}", b"")
+    assert len(zip_entries(path)) == 65537
 
 
 def test_the_message_names_the_damage(tmp_path: Path) -> None:
