@@ -31,7 +31,7 @@ def zip_entries(path: Path) -> dict[str, str]:
         listed = archive.infolist()
         if (told := _number(path)) != len(listed):
             raise zipfile.BadZipFile(f"it tells of {told} files, and lists {len(listed)}")
-    found = [info for info in listed if not info.is_dir()]
+        found = [info for info in listed if not info.is_dir()]
     _check_method(path, found)
     with _whole(path) as archive:
         for info in listed:
