@@ -3,8 +3,8 @@
 Each runs in an environment of its own.
 
 ``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as
-CI. ``mutation``: changes of the code that no test notices, for twenty minutes. ``build``: sdist
-and wheel, checked.
+CI. ``mutation``, ``fuzzing``, ``killing``: the campaigns of ``docs/reliability.md``, ten to twenty
+minutes each. ``build``: sdist and wheel, checked.
 
 """
 
@@ -57,6 +57,20 @@ def mutation(session: nox.Session) -> None:
     """Changes of the code that no test notices: ``nox -s mutation -- --minutes 5 utils/cache``."""
     install(session)
     session.run("python", "tests/mutation.py", *session.posargs)
+
+
+@nox.session
+def fuzzing(session: nox.Session) -> None:
+    """Damage to whatever is read: ``nox -s fuzzing -- --minutes 5 png``."""
+    install(session)
+    session.run("python", "tests/fuzzing.py", *session.posargs)
+
+
+@nox.session
+def killing(session: nox.Session) -> None:
+    """Kills of the main job at random moments, resumed: ``nox -s killing -- --minutes 5``."""
+    install(session)
+    session.run("python", "tests/killing.py", *session.posargs)
 
 
 @nox.session

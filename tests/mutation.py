@@ -89,6 +89,7 @@ NAMES = {
     "any": "all",
     "all": "any",
 }
+SAFE = ("strict", "non_blocking")  # arguments that change no result
 LOADED = ("pytest", "hypothesis", "scipy.stats", "sklearn.metrics", "diffusers")
 
 
@@ -110,7 +111,7 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
         yield "attr", NAMES[node.attr]
     elif isinstance(node, ast.Name) and node.id in NAMES:
         yield "id", NAMES[node.id]
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
         yield "value", ast.Constant(None)
 
 
@@ -120,6 +121,8 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
         for child in value if isinstance(value, list) else [value]:
             hidden = ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom
             if name in ("annotation", "returns") or not isinstance(child, ast.AST):
+                continue
+            if isinstance(child, ast.keyword) and child.arg in SAFE:
                 continue
             if not isinstance(child, hidden):
                 yield child

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from monai_histodiff.bundle.names import referred
 from monai_histodiff.bundle.option_table import check_values, options_of
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.utils.weights import checked_device
 
 __all__ = [
     "check_arms",
-    "check_names",
     "check_places",
-    "check_stage_names",
     "check_writable",
     "option_values",
     "room_for",
     "running_config",
 ]
 
-REFERENCE = re.compile(r"@(\w+)")
 PIXEL_BYTES = 3  # of a stored patch, at the most
 WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
 # what bundle_root must hold, for the configs that stand on it
@@ -40,13 +35,6 @@ ROOTED = {
         ("train", "evaluate", "inference", "ldm inference", "ldm evaluate"),
         "configs/metadata.json",
     ),
-}
-# keys that MONAI, and the Model Zoo, look up by themselves
-MONAI_KEYS = {
-    *("_meta_", "imports", "initialize", "run", "finalize"),
-    *("bundle_root", "output_dir", "dataset_dir", "device", "network_def", "inferer", "evaluator"),
-    *("save_execute_config", "execute_config"),
-    *DEFAULT_MLFLOW_SETTINGS["configs"],
 }
 
 
@@ -64,41 +52,6 @@ def running_config() -> tuple[dict[str, Any], Path] | None:
     return deepcopy(workflow.parser.get()), Path(workflow.config_root_path)
 
 
-def check_names(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse keys that nothing in the config refers to: MONAI takes any, and a misspelt one would
-    change nothing.
-
-    Args:
-        name: the config's, in the table of options.
-        config: with overrides.
-
-    Raises:
-        ValueError: with the nearest name that there is.
-    """
-    used = {found for text in _texts(config) for found in REFERENCE.findall(text)}
-    known = {*options_of(name), *used, *MONAI_KEYS}
-    for key, value in config.items():
-        part = isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("$"))
-        if key not in known and not part:  # a part that nothing needs may have been switched off
-            raise ValueError(
-                f"an option must be one of {name}'s, got '{key}': {_did_you_mean(key, known)}"
-            )
-
-
-def check_stage_names(stage: str, overrides: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse options of a stage that its config does not have.
-
-    Raises:
-        ValueError: with the nearest name that there is.
-    """
-    for key in overrides:
-        if key.split("#")[0] not in config:
-            raise ValueError(
-                f"an option of the stage {stage} must be one of its config's, got '{key}': "
-                f"{_did_you_mean(key, {*options_of(stage), *config})}"
-            )
-
-
 def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config's options, but for those that are computed from more than options.
 
@@ -109,9 +62,7 @@ def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     known, parser = options_of(name), ConfigParser(deepcopy(dict(config)))
     simple = {key for key in known if key in config}
     while needy := {
-        key
-        for key in simple
-        if {ref for text in _texts(config[key]) for ref in REFERENCE.findall(text)} - simple
+        key for key in simple if {ref.split("#")[0] for ref in referred(config[key])} - simple
     }:
         simple -= needy
     return {key: parser.get_parsed_content(key) for key in known if key in simple}
@@ -244,20 +195,3 @@ def _check_models(values: Mapping[str, Any]) -> None:
                 "give --ldm_dir with the whole path"
                 + (", or --autoguidance 1" if name.endswith("weak.pt") else "")
             )
-
-
-def _did_you_mean(key: str, known: set[str]) -> str:
-    near = get_close_matches(key, sorted(known - {key}), 1, 0.6)
-    return f"did you mean '{near[0]}'?" if near else "docs/options.md lists them"
-
-
-def _texts(thing: Any) -> Iterator[str]:
-    """All texts within."""
-    if isinstance(thing, str):
-        yield thing
-    elif isinstance(thing, Mapping):
-        for value in thing.values():
-            yield from _texts(value)
-    elif isinstance(thing, (list, tuple)):
-        for value in thing:
-            yield from _texts(value)

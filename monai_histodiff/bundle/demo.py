@@ -44,8 +44,9 @@ def write_demo(
         seed: of the draw.
 
     Raises:
-        ValueError: a class has too few candidates.
+        ValueError: the candidates are of other classes, or a class has too few.
     """
+    candidates.check_classes(classes)
     rng, rows = np.random.default_rng(seed), []
     for k, name in enumerate(classes):
         usable = (

@@ -166,15 +166,15 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
 
 
 def _seconds(network: torch.nn.Module, images: torch.Tensor) -> float:
-    """The faster of two training steps, after one that warms up."""
+    """The fastest of five training steps, after two that warm up: other work comes and goes."""
     taken = []
-    for _ in range(3):
+    for _ in range(7):
         start = time.perf_counter()
         network(images).square().mean().backward()
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+    return min(taken[2:])
 
 
 def _spoken(seconds: float) -> str:

@@ -11,15 +11,14 @@ from monai.bundle import ConfigParser
 
 from monai_histodiff.bundle.checks import (
     check_arms,
-    check_names,
     check_places,
-    check_stage_names,
     check_writable,
     option_values,
     room_for,
     running_config,
 )
 from monai_histodiff.bundle.errors import show_errors
+from monai_histodiff.bundle.names import check_names, check_stage_names
 from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
     RunPlan,
@@ -58,7 +57,7 @@ def prepare(name: str) -> RunPlan:
     if running is None:
         return RunPlan([])
     config, home = running
-    check_names(name, config)
+    check_names(name, config, home)
     values = option_values(name, config)
     check_places(name, values, home)
     steps: list[Step] = []
@@ -111,7 +110,7 @@ def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any
     config.read_config(str(path))
     check_stage_names(stage, overrides, config.get())
     config.update(overrides)
-    check_names(stage, config.get())
+    check_names(stage, config.get(), path.parent)
     return option_values(stage, config.get())
 
 

@@ -16,10 +16,9 @@ import torch
 
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.utils.files import file_sha256
 
 __all__ = ["check_files", "describe_files", "outcome_of", "read_json"]
-
-BLOCK = 1 << 20  # bytes read at once
 
 
 def outcome_of(
@@ -129,18 +128,10 @@ def read_json(path: str | os.PathLike[str], keys: Iterable[str] = ()) -> dict[st
 
 def _described(path: Path) -> dict[str, Any]:
     if path.is_file():
-        return {"files": 1, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        return {"files": 1, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
     files = sorted(p for p in path.rglob("*") if p.is_file())
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.relative_to(path).as_posix()} {_sha256(file)}\n".encode())
+        whole.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
     size = sum(file.stat().st_size for file in files)
     return {"files": len(files), "bytes": size, "sha256": whole.hexdigest()}
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()

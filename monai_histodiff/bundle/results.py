@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
-from monai_histodiff._version import __version__
+from monai_histodiff.bundle.notes import data_notes, result_notes
+from monai_histodiff.bundle.predictions import write_predictions
+from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.task import torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
+from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.data.sizes import size_note
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
-from monai_histodiff.evaluation.verdict import CLAIM
 from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
 from monai_histodiff.selection.candidates import Candidates
@@ -41,8 +43,8 @@ def run_and_report(
     features: Callable[[Tensor], Tensor] | None = None,
     further: ClassifierTraining | None = None,
 ) -> Path:
-    """Run an evaluation and write ``results.json`` and ``report.html`` into the folder of its
-    candidates.
+    """Run an evaluation and write ``predictions.npz``, ``results.json`` and ``report.html`` into
+    the folder of its candidates.
 
     Args:
         evaluation: what to run.
@@ -59,12 +61,7 @@ def run_and_report(
     """
     folder = RunFolder(output_dir)
     outcome = folder.read_outcome()
-    made = outcome[
-        "settings"
-    ]  # with these patches, in this order, the selection compared the candidates
-    known = evaluation.material.labelled.extend(
-        patches.select("train"), made.get("unlabelled_patches", 0), seed=made.get("draw", 0)
-    )
+    known = folder.known(patches.select("train"))
     seeds, forecast = len(evaluation.seeds), ""
     if seeds > 1:
         test = evaluation.test
@@ -99,17 +96,23 @@ def run_and_report(
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
     results["notes"] = [
         *results["shortfalls"],
-        *patches.notes,
         size_note(patches, evaluation.material.size),
-        *filter(None, [torn_note(evaluation.material.labelled, made.get("critic_folds", 0))]),
+        *filter(
+            None,
+            [torn_note(evaluation.material.labelled, outcome["settings"].get("critic_folds", 0))],
+        ),
         *([forecast] if forecast else []),
-        *_notes(outcome, evaluation, results["differences"], results.get("agreement")),
+        *find_leaks(patches.select("train"), evaluation.test).notes,
+        *data_notes(patches, dataset_dir),
+        *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),
     ]
     if features is not None:
         train, size = patches.select("train"), evaluation.material.size
         results["generator"] = class_fidelity(
             evaluation.material.candidates, train, known, evaluation.test, features, size
         )
+    write_predictions(folder.predictions, evaluation)
+    results["files"] = describe_files(folder.root, [folder.predictions.name])
     write_json(folder.results, results)
     report = write_report(
         folder.report,
@@ -164,8 +167,11 @@ def _dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]
         "labelled": labelled,
         "test": patches.select("test"),
     }
+    places = [(r.source, r.path) for r in patches.records]
+    order = sorted(range(len(places)), key=places.__getitem__)  # a draw changes it, not the set
     return {
         "path": Path(path).name,
+        "sha256": patches.take(order).digest(),
         "classes": list(patches.classes),
         "demo": all(r.extra.get("synthetic") == "true" for r in patches.records),
         "counts": {name: part.counts() for name, part in parts.items()},
@@ -205,76 +211,4 @@ def _agreement(
         further,
         transform,
         evaluation.material.size,
-    )
-
-
-def _notes(
-    outcome: Mapping[str, Any],
-    evaluation: Evaluation,
-    differences: Mapping[str, Any],
-    agreement: Mapping[str, Any] | None,
-) -> Sequence[str]:
-    selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
-    notes = [
-        "The intervals are for new test groups and new trainings, with this one draw of the "
-        "labelled patches: they cannot tell what another draw would give. Run several draws and "
-        "combine them (histodiff-summary).",
-        "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
-    ]
-    if (ceiling := differences.get("R-C")) is not None and evaluation.material.pool is not None:
-        mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
-        left = int((evaluation.material.pool.labels >= 0).sum())
-        notes.append(
-            f"The ceiling: the {left} training patches that were not drawn as labelled, with "
-            f"their true labels, change balanced accuracy by {mean:+.1f} points (95 % interval "
-            f"{low:+.1f} to {high:+.1f}). Synthetic patches can hardly bring more."
-        )
-    if (made_by := outcome.get("version", __version__)) != __version__:
-        notes.append(
-            f"The candidates were made with version {made_by}, and judged with {__version__}."
-        )
-    strength = outcome["sampling"].get("strength", 1.0)
-    if strength < 1:
-        notes.append(
-            f"Candidates are variations of the labelled patches (strength {strength:g}), near "
-            "them by design: the check for copies was off. They are a learned augmentation, not "
-            "new tissue."
-        )
-    if (sources := selection.get("sources")) is not None:
-        notes.append(
-            f"The accepted variations come from {sources} of the "
-            f"{len(evaluation.material.labelled)} labelled patches."
-        )
-    if selection["reached_precision"] < selection["target_precision"]:
-        notes.append(
-            f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out "
-            f"real patches at any threshold, below the target of "
-            f"{selection['target_precision']:.2f}: accepted labels are wrong more often than was "
-            "asked for."
-        )
-    for name, row in selection["per_class"].items():
-        if row["accepted"] < quota:
-            found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
-            notes.append(f"Class {name} is short of its quota: {found}.")
-    if len(set(evaluation.material.labelled.groups)) == len(evaluation.material.labelled):
-        notes.append(
-            "Each labelled patch is its own group: if several come from one patient or slide, "
-            "the intervals are too narrow."
-        )
-    return notes
-
-
-def _carried_over(agreement: Mapping[str, Any] | None) -> str:
-    if agreement is None:
-        return "how well it carries over to synthetic ones is not measured here."
-    shares = {
-        name: "-" if value is None else f"{value:.0%}"
-        for name, value in agreement.items()
-        if name != "patches"
-    }
-    return (
-        f"a further classifier, fitted on {agreement['patches']} other real training patches, "
-        f"gives their class to {shares['accepted']} of the accepted candidates and "
-        f"{shares['candidates']} of all, to {shares['labelled']} of the labelled real patches and "
-        f"to {shares['test']} of the test patches."
     )

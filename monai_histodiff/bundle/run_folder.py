@@ -6,7 +6,6 @@ own.
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import shutil
@@ -23,15 +22,14 @@ from monai_histodiff.bundle.provenance import (
     outcome_of,
     read_json,
 )
+from monai_histodiff.bundle.split_file import check_split, known_patches, write_split
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.utils.files import whole_file, write_json
+from monai_histodiff.utils.files import sweep_drafts, write_json
 
 __all__ = ["RunFolder"]
 
-COLUMNS = ("path", "label", "group", "role")
-SEEN = ("labelled", "unlabelled")
 MODELS = tuple(f"models/{name}.pt" for name in ("model", "critic", "generator", "sources"))
 # what the training stage writes, the outcome last
 MADE = ("candidates", "bank", "split.csv", *MODELS)
@@ -48,6 +46,8 @@ class RunFolder:
         record: who works in it, or worked in it last.
         split: which patches were used for what.
         outcome: of the sampling, with the files of the run; the training stage writes it last.
+        predictions: test probabilities of every arm and seed, see
+            :mod:`~monai_histodiff.bundle.predictions`.
         results: of the evaluation.
         report: the same as a page.
         candidates: all candidates.
@@ -62,6 +62,7 @@ class RunFolder:
         self.record = self.root / "run.json"
         self.split = self.root / "split.csv"
         self.outcome = self.root / "outcome.json"
+        self.predictions = self.root / "predictions.npz"
         self.results, self.report = self.root / "results.json", self.root / "report.html"
         self.candidates, self.bank = self.root / "candidates", self.root / "bank"
         self.cache, self.models = self.root / "cache", self.root / "models"
@@ -127,17 +128,11 @@ class RunFolder:
         before = claim.content
         claim.take({"run": run, "stage": stage, "version": __version__})
         left = [name for name in MADE if stage == "train" and (self.root / name).exists()]
-        drafts = [
-            path
-            for folder in (self.root, self.models, self.cache)
-            for path in (
-                *folder.glob(".*.part"),
-                *folder.glob(".candidates-*"),
-                *folder.glob(".bank-*"),
-            )
-        ]
-        for path in (*(self.root / name for name in left), *drafts):
+        folders = [*self.root.glob(".candidates-*"), *self.root.glob(".bank-*")]
+        for path in (*(self.root / name for name in left), *folders):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        swept = (sweep_drafts(folder) for folder in (self.root, self.models, self.cache))
+        drafts = [*folders, *(draft for found in swept for draft in found)]
         if left or drafts:
             logger.warning(
                 "removed from '%s' what the unfinished run of %s left: %s",
@@ -154,57 +149,28 @@ class RunFolder:
     # ------------------------------------------------------------------- which patches were used
 
     def write_split(self, known: PatchSet, labelled: PatchSet, test: PatchSet) -> Path:
-        """Write the columns ``path,label,group,role``, one row for each patch.
-
-        Args:
-            known: what the generator was adapted to: the labelled patches (role ``labelled``) and
-                others, whose labels were not read (``unlabelled``).
-            labelled: what guide and critic were fitted on.
-            test: what they must not see (``test``).
-        """
-        parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
-        with (
-            whole_file(self.split) as draft,
-            open(draft, "w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.writer(stream)
-            writer.writerow(COLUMNS)
-            for role, part in parts.items():
-                writer.writerows([r.path, r.label, r.group, role] for r in part.records)
-        return self.split
+        """See :func:`~monai_histodiff.bundle.split_file.write_split`."""
+        return write_split(self.split, known, labelled, test)
 
     def check_split(self, labelled: PatchSet, test: PatchSet) -> None:
-        """Refuse to judge candidates on patches that they were made with, before any work is done.
-
-        Args:
-            labelled: what the arms train on: must be what guide and critic were fitted on.
-            test: what they are tested on: of groups that neither generator nor guide nor critic
-                saw.
+        """See :func:`~monai_histodiff.bundle.split_file.check_split`.
 
         Raises:
             FileNotFoundError: there is no ``split.csv``.
-            ValueError: it is damaged, other patches are labelled, or a test group was seen.
+            ValueError: see there.
         """
         self._need(self.split)
-        with open(self.split, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-        if not rows or any(row.get(column) is None for row in rows for column in COLUMNS):
-            raise ValueError(
-                f"'{self.split}' must have the columns {','.join(COLUMNS)} in every row, got "
-                "others: run the training stage again"
-            )
-        seen = {row["group"] for row in rows if row["role"] in SEEN}
-        if leaked := sorted(seen & set(test.groups)):
-            raise ValueError(
-                f"test groups must be new to the candidates, got {len(leaked)} they were made "
-                f"with, such as '{leaked[0]}': give the data of that run"
-            )
-        made_with = {(row["path"], row["label"]) for row in rows if row["role"] == "labelled"}
-        if other := sorted({(r.path, r.label) for r in labelled.records} ^ made_with):
-            raise ValueError(
-                f"labelled patches must be those of the candidates, got {len(other)} that differ, "
-                f"such as '{other[0][0]}': give the data, labels_per_class and draw of that run"
-            )
+        check_split(self.split, labelled, test)
+
+    def known(self, patches: PatchSet) -> PatchSet:
+        """See :func:`~monai_histodiff.bundle.split_file.known_patches`.
+
+        Raises:
+            FileNotFoundError: there is no ``split.csv``.
+            ValueError: see there.
+        """
+        self._need(self.split)
+        return known_patches(self.split, patches)
 
     # ---------------------------------------------------------------------- what came out of it
 

@@ -97,6 +97,10 @@ class SyntheticBank:
     ) -> None:
         if not images:
             raise ValueError("a bank needs at least one class, got none")
+        if odd := [
+            k for k in images if isinstance(k, bool) or not isinstance(k, (int, np.integer))
+        ]:
+            raise ValueError(f"class indices of a bank must be whole numbers, got {odd[0]!r}")
         for label, stack in images.items():
             if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:
                 raise ValueError(
@@ -244,6 +248,12 @@ def _column(
     for label, stack in images.items():
         if values is not None and label not in values:
             raise ValueError(f"each patch needs one value, got none for class {label}")
+        if values is not None and dtype == torch.int64:
+            given = torch.as_tensor(values[label])
+            if given.is_floating_point():
+                raise ValueError(
+                    f"seeds must be whole numbers, got {given.dtype} for class {label}"
+                )
         column = (
             torch.full((len(stack),), default, dtype=dtype, device="cpu")
             if values is None

@@ -17,6 +17,7 @@ from PIL import Image
 
 from monai_histodiff.data.pictures import LIMITS, SUFFIXES, Limits
 from monai_histodiff.data.tables import write_table
+from monai_histodiff.data.zip_entries import zip_entries
 
 __all__ = ["PatchRecord", "PatchSource", "write_patches"]
 
@@ -24,7 +25,6 @@ MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "split", "group")
 SCALE = "um_per_px"
 OVERVIEW = "overview.jpg"  # of a slide, beside its tiles: no patch
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PatchSource:
             names, folders = _walk(self.root)
             self._entries = {name: name for name in names}
         elif zipfile.is_zipfile(self.root):
-            self._entries = _entries(self.root)
+            self._entries = zip_entries(self.root)
             folders = {
                 n.rsplit("/", i)[0] for n in self._entries for i in range(1, n.count("/") + 1)
             }
@@ -196,35 +196,6 @@ def _walk(root: Path) -> tuple[list[str], set[str]]:
             f" such as '{lost[0]}'"
         )
     return names, folders
-
-
-def _entries(path: Path) -> dict[str, str]:
-    """The files of a zip: names with ``/`` to the names that the zip has."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [info for info in archive.infolist() if not info.is_dir()]
-    except Exception as error:
-        raise ValueError(
-            f"a zip must be whole, got '{path}' ({type(error).__name__}: {error}): copy it again"
-        ) from error
-    locked = [info.filename for info in found if info.flag_bits & 1]
-    if locked:
-        raise ValueError(
-            f"a zip must not be encrypted, got {len(locked)} files that are in '{path}', such as"
-            f" '{locked[0]}': unpack it and give the folder"
-        )
-    for info in found:
-        if info.compress_type not in PACKED:
-            raise ValueError(
-                f"a zip must be packed by a method that Python reads, got method"
-                f" {info.compress_type} (9 is Deflate64) for '{info.filename}' in '{path}':"
-                " unpack it and give the folder, or pack it again with plain Deflate"
-            )
-    names = [info.filename.replace("\\", "/") for info in found]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ValueError(f"a zip must hold each name once, got '{twice}' twice in '{path}'")
-    return dict(zip(names, (info.filename for info in found), strict=True))
 
 
 def write_patches(

@@ -151,6 +151,10 @@ class PatchSet(Sequence):
         """
         return self._reader.digest(self.records)
 
+    def file_hashes(self) -> list[str]:
+        """SHA-256 of the file of each patch, in hexadecimal."""
+        return [self._reader.sha256(r) for r in self.records]
+
     def counts(self) -> dict[str, int]:
         """Number of patches of each class."""
         found = Counter(r.label for r in self.records)
@@ -203,27 +207,34 @@ class PatchSet(Sequence):
         keep = [r for r in self.records if split in (None, r.split) and label in (None, r.label)]
         return self._with(keep)
 
+    def take(self, indices: Iterable[int]) -> PatchSet:
+        """The patches at these indices, in their order."""
+        return self._with([self.records[i] for i in indices])
+
     def with_labels(self) -> PatchSet:
         """The patches that have a label."""
         return self._with([r for r in self.records if r.label])
 
     def without(self, other: PatchSet) -> PatchSet:
-        """The patches of this set that ``other``, drawn from the same sources, does not hold."""
+        """The patches of this set that ``other``, drawn from the same sources, does not hold.
+
+        Raises:
+            ValueError: ``other`` is drawn from other sources.
+        """
+        self._reader.check_same(other._reader)
         drawn = {(r.source, r.path) for r in other.records}
         return self._with([r for r in self.records if (r.source, r.path) not in drawn])
 
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
         """This set, in its order, and up to ``count`` further patches of ``other``, drawn from the
-        same sources at random.
+        same sources, as in :meth:`without`, at random.
         """
         rest = other.without(self).records
         chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
         return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
 
     def weights(self, power: float = 0.5) -> Tensor:
-        """Sampling weight ``n_group ** -power`` for each patch, so that a few large groups do not
-        drown the others.
-        """
+        """Sampling weights ``n_group ** -power``: large groups do not drown others."""
         sizes = Counter(self.groups)
         return torch.tensor([sizes[g] ** -power for g in self.groups], dtype=torch.double)
 
@@ -266,8 +277,7 @@ class PatchSet(Sequence):
             ValueError: fewer than two classes are present, the number is below 1, or a class has
                 too few patches, or none, such as one that occurs in the test part only.
         """
-        chosen = draw_few(self.records, self.classes, labels_per_class, seed)
-        return self._with([self.records[i] for i in chosen])
+        return self.take(draw_few(self.records, self.classes, labels_per_class, seed))
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the patches, byte for byte, into a new folder with its manifest, which keeps the
@@ -284,10 +294,7 @@ class PatchSet(Sequence):
 
 def patch_hash(item: Mapping[str, Any]) -> bytes:
     """The ``hash_func`` of a MONAI ``PersistentDataset`` over a :class:`PatchSet`: the same for
-    the same content.
-
-    MONAI's own pickles the item, and the pickle of a tensor differs from one reading to the next:
-    nothing would be found in its cache.
+    equal content. MONAI's own pickles tensors, which differs from one reading to the next.
     """
     rest = sorted((k, v) for k, v in item.items() if k != "image")
     content = repr((tuple(item["image"].shape), rest)).encode() + item["image"].numpy().tobytes()

@@ -9,7 +9,8 @@ refused, with remedy   more than 8 bits per channel (by the file's own tags), CM
                        colours, several pages or frames, more pixels or bytes than :class:`Limits`
 =====================  ==========================================================================
 
-Colour profiles and orientation tags are not applied.
+Colour profiles and orientation tags are not applied. Check sums that a format has (PNG, gzip) are
+compared, which its decoder may leave out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ SUFFIXES = (
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # TIFF tags
 UNSIGNED = (1, 4)  # of SAMPLE_FORMAT; 4 is undefined
-CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000: start, and the marker of the sizes
+# JPEG 2000: start and the marker of the sizes, and the end, whose bytes no packet can hold
+CODESTREAM, CODESTREAM_END = b"\xff\x4f\xff\x51", b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def decode_patch(content: bytes, name: str, limits: Limits = LIMITS) -> NDArray[
                 f"a patch must be one picture, got {pages} pages or frames in '{name}':"
                 " save the one that is meant as a file of its own"
             )
-        depth = _depth(picture, content)
+        with _readable(name):
+            _check_whole(picture.format, content)
+            depth = _depth(picture, content)
         if depth != "8-bit":
             raise ValueError(
                 f"a patch must have 8 bits per channel, got {depth} {picture.mode} in '{name}':"
@@ -143,6 +148,22 @@ def _open(content: bytes, name: str, limits: Limits) -> Image.Image:
     return picture
 
 
+def _check_whole(kind: str | None, content: bytes) -> None:
+    """Refuse what decoders pass over: a chunk of a PNG whose check sum (CRC-32) is wrong, and a
+    JPEG 2000 without its end.
+    """
+    if kind == "PNG":
+        at, chunk = 8, b""
+        while chunk != b"IEND":
+            end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+            chunk, told = content[at + 4 : at + 8], content[end - 4 : end]
+            if len(told) < 4 or zlib.crc32(content[at + 4 : end - 4]).to_bytes(4, "big") != told:
+                raise ValueError(f"the check sum of its chunk {chunk!r} is wrong: copy it again")
+            at = end
+    if kind == "JPEG2000" and CODESTREAM_END not in content[content.find(CODESTREAM) :]:
+        raise ValueError("its end is missing: copy it again")
+
+
 def _refuse(limit: str, found: str, name: str) -> None:
     raise ValueError(
         f"a picture must have at most {limit}, got {found} in '{name}': cut it into tiles, or"
@@ -162,7 +183,7 @@ def _depth(picture: Any, content: bytes) -> str:
     elif picture.format == "JPEG2000":
         sizes = content[content.find(CODESTREAM) + 40 :]
         channels = int.from_bytes(sizes[:2], "big")
-        bits = max(8, *((depth & 0x7F) + 1 for depth in sizes[2 : 2 + 3 * channels : 3]))
+        bits = max([8, *((depth & 0x7F) + 1 for depth in sizes[2 : 2 + 3 * channels : 3])])
     return f"{bits}{kind}"
 
 
@@ -208,6 +229,8 @@ def _nifti(content: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
     total = _check(header, name, limits)
     with _readable(name):
         data = head + stream.read(max(0, total - len(head)))
+        if len(data) != total or stream.read(1):  # the end, where gzip has its check sum
+            raise ValueError(f"its header tells of {total:,} bytes, and it has others")
         shape, kind = header.get_data_shape(), header.get_data_dtype()
         flat = np.frombuffer(data, kind, math.prod(shape), int(header.get_data_offset()))
         array = np.squeeze(flat.reshape(shape, order="F"))

@@ -75,9 +75,26 @@ class PatchReader:
     sources: tuple[PatchSource, ...]
     um_per_px: float | None = None
 
+    def check_same(self, other: PatchReader) -> None:
+        """Refuse a reader of other folders or zips: a record only tells which of them it is in.
+
+        Raises:
+            ValueError: they differ.
+        """
+        roots, theirs = ([str(s.root) for s in one.sources] for one in (self, other))
+        if roots != theirs:
+            raise ValueError(
+                f"patches must be drawn from the same folders or zips, got {roots} and {theirs}:"
+                " open them as one set, PatchSet.open([first, second])"
+            )
+
     def content(self, record: PatchRecord) -> bytes:
         """The bytes of its file."""
         return self.sources[record.source].read(record.path)
+
+    def sha256(self, record: PatchRecord) -> str:
+        """SHA-256 of its file, in hexadecimal."""
+        return hashlib.sha256(self.content(record)).hexdigest()
 
     def image(self, record: PatchRecord) -> Tensor:
         """uint8 ``3 x H x W``, at the magnification, in memory of its own."""
@@ -106,7 +123,7 @@ class PatchReader:
         for r in records:
             scale = () if self.um_per_px is None else (r.um_per_px, self.um_per_px)
             found.update(repr((r.path, r.label, r.group, *scale)).encode())
-            found.update(hashlib.sha256(self.content(r)).digest())
+            found.update(bytes.fromhex(self.sha256(r)))
         return found.hexdigest()
 
     def check_size(self, records: Sequence[PatchRecord], size: int) -> None:

@@ -44,13 +44,12 @@ def read_table(
         optional: columns that may be there. Further ones keep their names and cells.
 
     Returns:
-        One :class:`TableRow` for each line that is not empty; cells that are missing at its end
-        are empty.
+        One :class:`TableRow` for each line that is not empty.
 
     Raises:
         ValueError: the text is not UTF-8, a required column is missing or a column is there
-            twice, a quote is not closed, a cell holds a line break, or a row has more cells than
-            the header.
+            twice, a quote is not closed, a cell holds a line break, or a row has other cells than
+            the header: fewer are the mark of a file that was cut.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -107,9 +106,13 @@ def _row(
             f"a row must not have more cells than the header, got {list(cells[len(columns) :])}"
             f" beyond it at line {line} of {where}"
         )
+    if len(cells) < len(columns):
+        raise ValueError(
+            f"a row must have the {len(columns)} cells of the header, got {len(cells)} at line"
+            f" {line} of {where}: is the file cut? An empty cell needs its separator, too"
+        )
     found: dict[str, str] = {}
-    for i, name in enumerate(columns):
-        cell = cells[i] if i < len(cells) else ""
+    for name, cell in zip(columns, cells, strict=False):
         if "\n" in cell or "\r" in cell:
             raise ValueError(
                 f"a cell must not hold a line break, got {cell[:40]!r} up to line {line} of"

@@ -35,7 +35,7 @@ class Material:
             (arm J).
 
     Raises:
-        ValueError: a labelled patch has no label.
+        ValueError: a labelled patch has no label, or candidates are of other classes.
     """
 
     labelled: PatchSet
@@ -50,6 +50,9 @@ class Material:
         if blind := int((self.labelled.labels < 0).sum()):
             got = f"got {blind} of {len(self.labelled)} without"
             raise ValueError(f"every labelled patch must have a label, {got}")
+        for made in (self.candidates, self.published):
+            if made is not None:
+                made.check_classes(self.classes)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -17,11 +17,12 @@ from monai_histodiff.evaluation.statistics import (
     combined,
     holm,
 )
-from monai_histodiff.evaluation.verdict import describe, verdict
+from monai_histodiff.evaluation.verdict import describe, shortfalls, verdict
 
 __all__ = ["by_data_set", "by_label_count", "combine", "combine_sets", "read_results"]
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
+WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}
 Run = Mapping[str, Any]
 
 
@@ -31,12 +32,13 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: none is given, one is no JSON, lacks what is combined here or contradicts
-            itself, or a draw occurs twice.
+            itself, a draw occurs twice, or two data sets have one name.
     """
     if not paths:
         raise ValueError("at least one results.json is needed, got none")
     found: list[dict[str, Any]] = []
     seen: set[tuple[str, int | str, int]] = set()
+    digests: dict[str, str] = {}
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"results must be a file, got '{path}'")
@@ -47,7 +49,7 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
                 f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): "
                 "run the evaluation again, its trainings are kept in the cache"
             ) from None
-        if missing := [key for key in KEYS if not isinstance(results, dict) or key not in results]:
+        if missing := _missing(results):
             raise ValueError(
                 f"results must hold {', '.join(missing)}, got none in '{path}': if an earlier "
                 "version wrote it, run evaluate.yaml again, its trainings are kept in the cache"
@@ -62,7 +64,22 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
             )
         seen.add(key)
         found.append(results)
+        digest = results["dataset"].get("sha256")  # of versions before 0.11 it is not known
+        if digest and digests.setdefault(name, digest) != digest:
+            raise ValueError(
+                f"results of '{name}' must be of one data set, got two of that name, the second in"
+                f" '{path}': rename the folder of one, and evaluate it again"
+            )
     return found
+
+
+def _missing(results: Any) -> list[str]:
+    """Keys, and keys within them, that are not there."""
+    if not isinstance(results, dict):
+        return [*KEYS]
+    parts = {key: results[key] for key in WITHIN if isinstance(results.get(key), dict)}
+    lacking = [f"{key}#{k}" for key, part in parts.items() for k in WITHIN[key] if k not in part]
+    return [key for key in KEYS if key not in results or key in {*WITHIN} - {*parts}] + lacking
 
 
 def _check(results: Run, path: str | os.PathLike[str]) -> None:
@@ -143,7 +160,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _rows(found: Mapping[str, Estimate], runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    unmet = [sentence for run in runs for sentence in run["shortfalls"]]
+    unmet = list(dict.fromkeys(sentence for run in runs for sentence in _unmet(run)))
     single = {name: _only(estimate) for name, estimate in found.items()}
     p = {name: float(estimate.p()) for name, estimate in single.items()}
     adjusted, rows = holm(p), {}
@@ -152,6 +169,14 @@ def _rows(found: Mapping[str, Estimate], runs: Sequence[Run]) -> dict[str, dict[
         word, _ = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
         rows[name] = {**row, "p": p[name], "p_holm": adjusted[name], "claim": word}
     return rows
+
+
+def _unmet(run: Run) -> list[str]:
+    """Why nothing may be claimed from a run: what it says itself, and what its answers say."""
+    labels = np.array(run["test"]["labels"], np.int64)
+    classes = run["dataset"].get("classes") or [str(k) for k in range(labels.max() + 1)]
+    seeds = min(len(run["hits"][arm]) for name in run["claims"] for arm in name.split("-"))
+    return [*run["shortfalls"], *shortfalls(labels, run["test"]["groups"], classes, seeds)]
 
 
 def _only(found: Estimate) -> Estimate:

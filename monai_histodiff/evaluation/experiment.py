@@ -24,7 +24,7 @@ from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material
 from monai_histodiff.evaluation.baselines import colour_floors
-from monai_histodiff.evaluation.verdict import PRIMARY, compare_arms
+from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 from monai_histodiff.utils.cache import cached
 from monai_histodiff.utils.fingerprint import fingerprint
 
@@ -100,7 +100,8 @@ class Evaluation:
 
     Raises:
         ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, a
-            test patch has no label, or training and test groups overlap.
+            test patch has no label, training and test groups overlap, or candidates have another
+            size.
     """
 
     def __init__(
@@ -131,6 +132,13 @@ class Evaluation:
         if shared := sorted({*material.labelled.groups, *pool} & set(test.groups)):
             got = f"got {len(shared)} in both, such as '{shared[0]}'"
             raise ValueError(f"training and test groups must be disjoint, {got}")
+        made = (material.candidates, material.published)
+        sides = {tuple(c.images.shape[2:]) for c in made if c is not None and len(c.images)}
+        if sides - {(material.size, material.size)}:
+            raise ValueError(
+                f"candidates must have the size of the material, {material.size}, got"
+                f" {sorted(sides)}: give the patch_size that they were made with"
+            )
         self.material, self.test, self.recipe, self.cache_dir = material, test, recipe, cache_dir
         self.arms, self.seeds = tuple(dict.fromkeys(arms)), tuple(int(s) for s in seeds)
         self.probabilities: dict[str, list[np.ndarray]] = {}
@@ -172,20 +180,18 @@ class Evaluation:
         The claims are the ``comparisons`` whose arms were run, in balanced accuracy; their
         p-values are corrected for one another by Holm's method.
         """
+        accepted = int(self.material.candidates.accepted.sum())
         found = compare_arms(
             self.probabilities,
             self.test.labels.numpy(),
-            self.test.groups,
+            [pseudonym(group) for group in self.test.groups],
             self.material.classes,
             comparisons,
+            accepted,
         )
         size, parts = self.material.size, (self.material.labelled, self.test)
         train, test = (part.images(size) for part in parts)
-        claim, sentence = "inconclusive", "Not tested: arm G was not run."
-        if not self.material.candidates.accepted.any():
-            sentence = "Not tested: no synthetic patch was accepted, so arm G is arm C."
-        elif PRIMARY in found["claims"]:
-            claim, sentence = (found["claims"][PRIMARY][key] for key in ("claim", "sentence"))
+        claim, sentence = last_word(found["claims"], accepted)
         return {
             **found,
             "arm_names": {arm: ARMS[arm].words for arm in self.probabilities},

@@ -31,7 +31,16 @@ from monai_histodiff.evaluation.statistics import (
     leave_out,
 )
 
-__all__ = ["CLAIM", "PRIMARY", "compare_arms", "describe", "shortfalls", "verdict"]
+__all__ = [
+    "CLAIM",
+    "PRIMARY",
+    "compare_arms",
+    "describe",
+    "last_word",
+    "pseudonym",
+    "shortfalls",
+    "verdict",
+]
 
 PRIMARY = "G-C"
 CLAIM = "balanced_accuracy"
@@ -85,6 +94,7 @@ def compare_arms(
     groups: Sequence[str],
     classes: Sequence[str],
     comparisons: Sequence[str],
+    accepted: int = 1,
 ) -> dict[str, Any]:
     """Metrics of every arm and seed, differences with intervals, claims, recall and reliability.
 
@@ -95,10 +105,11 @@ def compare_arms(
         probabilities: arm to test probabilities ``N x K``, one array for each seed, the same seeds
             in every arm.
         labels: test labels, shape ``N``.
-        groups: the group of each test patch.
+        groups: the group of each test patch, repeated in the outcome: see :func:`pseudonym`.
         classes: names of the ``K`` classes.
         comparisons: pairs of arms, such as ``"G-C"``; those of which an arm is missing are left
             out.
+        accepted: synthetic patches that were accepted; without any nothing is claimed.
 
     Raises:
         ValueError: an arm has no run or another number of them than the others, a patch has no
@@ -149,6 +160,8 @@ def compare_arms(
         name: estimates(a, b) for name, (a, b) in pairs.items() if a in tables and b in tables
     }
     unmet = shortfalls(labels, groups, classes, seeds)
+    if not accepted:
+        unmet.append("A claim needs accepted synthetic patches, got none: arm G is arm C.")
     return {
         "arms": scores,
         "intervals": {arm: _intervals(estimates(arm), 0) for arm in probabilities},
@@ -160,7 +173,7 @@ def compare_arms(
             for a, r in probabilities.items()
         },
         "shortfalls": unmet,
-        "test": {"labels": labels.tolist(), "groups": [_pseudonym(group) for group in groups]},
+        "test": {"labels": labels.tolist(), "groups": list(groups)},
         "hits": {
             arm: ["".join("1" if hit else "0" for hit in run) for run in runs]
             for arm, runs in hits.items()
@@ -177,7 +190,21 @@ def _pick(found: Estimate, index: int) -> Estimate:
     )
 
 
-def _pseudonym(group: str) -> str:
+def last_word(claims: Mapping[str, Any], accepted: int) -> tuple[str, str]:
+    """The claim of a run in a word, and its sentence.
+
+    Args:
+        claims: of :func:`compare_arms`.
+        accepted: synthetic patches that were accepted.
+    """
+    if not accepted:
+        return "inconclusive", "Not tested: no synthetic patch was accepted, so arm G is arm C."
+    if PRIMARY not in claims:
+        return "inconclusive", "Not tested: arm G was not run."
+    return claims[PRIMARY]["claim"], claims[PRIMARY]["sentence"]
+
+
+def pseudonym(group: str) -> str:
     """Tells groups of several runs apart without naming patients."""
     return hashlib.sha256(group.encode()).hexdigest()[:12]
 

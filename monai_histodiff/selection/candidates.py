@@ -40,6 +40,7 @@ class Candidates:
         seconds: time that sampling and judging took.
         origin: of variations, the labelled patch that each was made from; ``None`` for patches
             made from noise.
+        classes: names, by label; empty where they are not known.
 
     Raises:
         ValueError: a reason is none of :class:`Reason`.
@@ -54,6 +55,7 @@ class Candidates:
     reasons: list[Reason] = field(default_factory=list)
     seconds: float = 0.0
     origin: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.reasons = [Reason(r) for r in self.reasons]
@@ -150,7 +152,20 @@ class Candidates:
             [Reason(row.record.extra["reason"]) for row in found.rows],
             float(found.about.get("seconds", 0.0)),
             column("origin", torch.int64) if varied else None,
+            tuple(found.about.get("classes", ())),
         )
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse class names by which labels would mean other classes than they were made for.
+
+        Raises:
+            ValueError: these candidates know their classes, and they are others.
+        """
+        if self.classes and self.classes != tuple(classes):
+            raise ValueError(
+                f"classes must be those of the candidates, in their order, {list(self.classes)}, "
+                f"got {list(classes)}: give the data that they were made for"
+            )
 
     def bank(
         self,

@@ -125,7 +125,6 @@ class PatchCritic(nn.Module):
         network: Callable[..., nn.Module],
         num_classes: int,
         members: int = 3,
-        sha256: str | None = None,
     ) -> PatchCritic:
         """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
 
@@ -134,14 +133,12 @@ class PatchCritic(nn.Module):
             network: makes a member.
             num_classes: number of classes.
             members: members of the ensemble.
-            sha256: of the file, in hexadecimal, where it is known.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file cannot be read, is damaged, is another than it should be, or
-                belongs to another architecture.
+            ValueError: the file cannot be read, is damaged, or belongs to another architecture.
         """
-        state = read_state(path, sha256)
+        state = read_state(path)
         with float32_default():
             made = [network(num_classes=num_classes) for _ in range(members)]
         critic = cls(made, num_classes)

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,33 +46,19 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def sweep_drafts(folder: str | os.PathLike[str], age: float = 3600.0) -> list[Path]:
-    """Remove the drafts that killed writers left in a folder and below it.
-
-    A draft tells nothing of its writer, who may sit on another machine. What counts is that
-    nothing was written into it for a while.
+def sweep_drafts(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove the drafts that killed writers left in a folder, for an owner that knows that nobody
+    else writes there: a draft tells nothing of its writer.
 
     Args:
-        folder: searched with all folders below it; it may be missing.
-        age: seconds since a draft was last written; 0 for an owner that knows that nobody else
-            writes there.
+        folder: searched without the folders in it, which others may own; it may be missing.
 
     Returns:
         The drafts that were removed, in order.
-
-    Raises:
-        ValueError: ``age`` is negative.
     """
-    if not age >= 0:
-        raise ValueError(f"age must be at least 0 seconds, got {age}")
-    swept = []
-    for path in sorted(Path(folder).rglob("*.part")):
-        try:
-            if DRAFT.fullmatch(path.name) and path.stat().st_mtime <= time.time() - age:
-                path.unlink()
-                swept.append(path)
-        except FileNotFoundError:  # its writer has finished
-            continue
+    swept = [path for path in sorted(Path(folder).glob("*.part")) if DRAFT.fullmatch(path.name)]
+    for path in swept:
+        path.unlink(missing_ok=True)
     return swept
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from monai_histodiff.utils.files import file_sha256, whole_file
+from monai_histodiff.utils.files import whole_file
 
 __all__ = [
     "check_intact",
@@ -78,27 +78,22 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
         ) from error
 
 
-def load_weights(
-    network: Module, path: str | os.PathLike[str], sha256: str | None = None
-) -> Module:
+def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:
     """Load a ``state_dict`` file strictly into a network and return it.
 
     Args:
         network: has the keys and shapes of the file.
         path: the file.
-        sha256: of the file, in hexadecimal, where it is known: see
-            :func:`~monai_histodiff.utils.files.file_sha256`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable ``state_dict``, is another than it should be, or
-            belongs to another architecture.
+        ValueError: the file is not a readable ``state_dict``, or belongs to another architecture.
     """
-    load_fitting(network, read_state(path, sha256), path)
+    load_fitting(network, read_state(path), path)
     return network
 
 
-def read_state(path: str | os.PathLike[str], sha256: str | None = None) -> Mapping[str, Any]:
+def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Tensors and plain values of a file, on the CPU.
 
     The check sums in the file are compared, which ``torch.load`` does not do: of bits that flipped
@@ -106,20 +101,13 @@ def read_state(path: str | os.PathLike[str], sha256: str | None = None) -> Mappi
 
     Args:
         path: the file.
-        sha256: of the file, in hexadecimal, where it is known.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, is damaged, is another than it should be, or holds
-            something else.
+        ValueError: the file cannot be read, is damaged, or holds something else.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights must exist, got none at '{path}'")
-    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise ValueError(
-            f"weights must have the SHA-256 {sha256}, got {found} of '{path}': the file was "
-            "damaged or exchanged; fetch it again"
-        )
     check_intact(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

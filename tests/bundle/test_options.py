@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from monai.data import set_track_meta
 from monai_histodiff.bundle import checks, plan
 from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.inference import label_of
+from monai_histodiff.bundle.names import check_names
 from monai_histodiff.bundle.option_docs import config_files, options_page
 from monai_histodiff.bundle.option_table import OPTIONS, options_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
@@ -112,6 +114,8 @@ FINETUNE = [
     ({"train#guidance_mode": "loud"}, "of noisy, x0, clean, got 'loud': choose among them"),
     ({"train#solver_steps": 1}, "solver_steps must be at least 2 with a solver_stop, got 1"),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
+    ({"strenght": "$0.5"}, "got 'strenght': did you mean 'strength'?"),
+    ({"train": {"critic_step": 5}}, "stage train must be one of its config's, got 'critic_step'"),
     ({"labels_per_class": "5"}, "got '5': write --labels_per_class 25, --labels_per_class 5%"),
     ({"labels_per_class": 0}, "labels_per_class must be 'all', a share such as '5%', or a whole"),
     ({"labels_per_class": "0%"}, "labels_per_class must be 'all', a share such as '5%', or a who"),
@@ -145,6 +149,11 @@ OTHERS = [
         {"quotaa": 5},
         "an option must be one of train's, got 'quotaa': did you mean 'quota",
     ),
+    ("train", {"train#critic_step": 5}, "got 'train#critic_step': did you mean 'critic_folds'?"),
+    ("train", {"train": {"critic_step": 5}}, "'train#critic_step': did you mean 'critic_folds'?"),
+    ("train", {"critic_step": "$5"}, "got 'critic_step': did you mean 'critic_folds'?"),
+    ("train", {"critic#fold": 5}, "got 'critic#fold': did you mean 'folds'?"),
+    ("evaluate", {"evaluation#recipe#probb": 1}, "'evaluation#recipe#probb': did you mean 'prob'"),
     ("train", {"bundle_root": "."}, f": give --bundle_root {GUIDANCE}"),
     ("evaluate", {"replace": "False"}, "replace must be True or False, got 'False'"),
     ("inference", {"patch_size": 1024}, "at least 96, at most 512, got 1024: give 512 or less"),
@@ -250,11 +259,23 @@ def test_the_table_knows_every_option_of_every_config(name: str) -> None:
     plain = {k for k, v in content.items() if isinstance(v, (bool, int, float)) or v is None}
     assert set(known) <= set(content), "an option that its config does not have"
     assert plain - set(known) <= {"main_process"}, "a plain value that the table does not know"
-    checks.check_names(name, content)
+    check_names(name, content, Path(config_of(name)[0]).parent)
     values = checks.option_values(name, content)
     for option in known.values():
         if option.name in values:
             option.check(values[option.name])
+
+
+def test_an_argument_that_a_class_takes_may_be_added(tmp_path: Path) -> None:
+    own = {"thing": {"_target_": "torch.nn.Linear", "in_features": 1}, "run": "$@thing"}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    check_names(
+        "train", {**own, "thing": {**own["thing"], "bias": False, "_mode_": "callable"}}, tmp_path
+    )
+    free = {"thing": {"_target_": "torch.nn.Linear", "in_features": {"any": {"thing": 1}}}}
+    check_names("train", {**own, **free}, tmp_path)
+    with pytest.raises(ValueError, match="got 'thing#out': did you mean|got 'thing#out': docs/op"):
+        check_names("train", {**own, "thing": {**own["thing"], "out": 1}}, tmp_path)
 
 
 def test_all_configs_are_in_the_table() -> None:

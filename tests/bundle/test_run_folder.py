@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
+from PIL import Image
 
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.inference import sampling_of
@@ -96,7 +97,7 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
         process.kill()
         process.wait()
     (root / "models").mkdir()
-    leftovers = [folder.generator, folder.split, folder.cache / ".x.npz.1.part"]
+    leftovers = [folder.generator, folder.split, folder.cache / f".x.npz.{'0' * 32}.part"]
     for path in (*leftovers, folder.cache / "kept.npz", root / "mine.txt"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("of the run that was killed")
@@ -131,7 +132,7 @@ def test_a_folder_of_no_known_run_is_not_touched(tmp_path: Path) -> None:
 def test_a_finished_run_is_claimed_for_its_evaluation_only(done: RunFolder) -> None:
     with pytest.raises(FileExistsError, match="which holds 'candidates' already: choose another"):
         done.claim()
-    draft = done.root / ".results.json.1.part"
+    draft = done.root / f".results.json.{'0' * 32}.part"
     draft.write_text("half")
     assert done.claim("evaluate") == done.read_outcome()["run"]
     assert json.loads(done.record.read_text())["stage"] == "evaluate" and not draft.exists()
@@ -251,28 +252,41 @@ def test_every_patch_that_was_used_is_listed_with_its_role(parts: Parts, tmp_pat
     }
     counts = {role: len(of_role) for role, of_role in found.items()}
     assert counts == {"labelled": 6, "unlabelled": 5, "test": 6} and len(rows) == 17
-    assert [(r["path"], r["label"], r["group"]) for r in found["labelled"]] == [
-        (r.path, r.label, r.group) for r in labelled.records
-    ]
-    assert {r["group"] for r in found["test"]} == set(test.groups)
+    for role, part in (("labelled", labelled), ("test", test)):
+        assert [(r["path"], r["label"], r["group"], r["sha256"]) for r in found[role]] == [
+            (r.path, r.label, r.group, file)
+            for r, file in zip(part.records, part.file_hashes(), strict=True)
+        ]
     folder.check_split(labelled, test)
+
+
+def test_no_cell_of_the_list_is_a_formula(parts: Parts, tmp_path: Path) -> None:
+    labelled, known, test = parts
+    odd = [replace(r, group=f"=1+{i}", label="@x") for i, r in enumerate(test.records)]
+    folder = RunFolder(tmp_path)
+    folder.write_split(known, labelled, PatchSet(test._sources, odd, test.classes))
+    assert ",'@x,'=1+0,test," in folder.split.read_text()
+    folder.check_split(labelled, test)
+
+
+def with_group(patches: PatchSet, group: str) -> PatchSet:
+    records = [replace(patches.records[0], group=group), *patches.records[1:]]
+    return PatchSet(patches._sources, records, patches.classes)
 
 
 def test_a_test_group_that_was_seen_is_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
     folder.write_split(known, labelled, test)
-    adapted_to = known.without(labelled).records[0].group
-    torn = PatchSet(
-        test._sources,
-        [replace(test.records[0], group=adapted_to), *test.records[1:]],
-        test.classes,
-    )
-    with pytest.raises(
-        ValueError,
-        match=f"must be new to the candidates, got 1 they were made with, such as '{adapted_to}'",
-    ):
-        folder.check_split(labelled, torn)
+    adapted_to = known.without(labelled)
+    group = adapted_to.records[0].group
+    renamed = with_group(adapted_to[:1], "by another name")
+    for torn, name in ((with_group(test, group), group), (renamed, "by another name")):
+        with pytest.raises(
+            ValueError,
+            match=f"must be new to the candidates, got 1 they were made with, such as '{name}'",
+        ):
+            folder.check_split(labelled, torn)
 
 
 def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> None:
@@ -287,20 +301,58 @@ def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> Non
             folder.check_split(other, test)
 
 
+def test_patches_are_known_by_the_list_not_drawn_anew(
+    parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Candidates name the nearest of them by its place."""
+    labelled, known, test = parts
+    folder = RunFolder(tmp_path)
+    folder.write_split(known, labelled, test)
+    root = Path(known._sources[0].root)
+    for name in ("blue/0.png", "pink/zzz.png"):  # one more of each class: another draw
+        Image.new("RGB", (32, 32)).save(root / name.replace("/", "_"))
+    rows = (root / "manifest.csv").read_text().splitlines()
+    more = ["blue_0.png,blue,train,new-1,", "pink_zzz.png,pink,train,new-2,"]
+    (root / "manifest.csv").write_text("\n".join([rows[0], more[0], *rows[1:], more[1]]) + "\n")
+    grown = PatchSet.open(root)
+    assert labelled.extend(grown, 5, seed=0).records != known.records
+    assert folder.known(grown).records == known.records and not caplog.text
+    shown = known[7]["image"]
+    assert torch.equal(folder.known(grown)[7]["image"], shown)
+    name = known.records[7].path
+    Image.new("RGB", (32, 32)).save(root / name)
+    with pytest.raises(
+        ValueError,
+        match=f"got 1 of 11 that are missing or changed, such as '{name}'",
+    ):
+        folder.known(grown)
+    old = [line.rsplit(",", 1)[0] for line in folder.split.read_text().splitlines()]
+    folder.split.write_text("\n".join(old) + "\n")  # as versions before wrote it
+    assert folder.known(grown).records == known.records
+    assert "has no hashes: changed pictures go unnoticed" in caplog.text
+
+
 def test_a_run_without_the_list_or_with_a_damaged_one_is_refused(
     parts: Parts, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match="the training stage must have written 'split.csv', got none in"
-    ):
-        folder.check_split(parts[0], parts[2])
-    text = folder.write_split(parts[1], parts[0], parts[2]).read_text()
-    for damaged in ("", text.replace("role", "part", 1), text.rstrip()[: -len(",test")] + "\n"):
-        folder.split.write_text(damaged)
+    acts = (lambda: folder.check_split(parts[0], parts[2]), lambda: folder.known(parts[1]))
+    for act in acts:
         with pytest.raises(
-            ValueError, match="must have the columns path,label,group,role in every"
+            FileNotFoundError, match="stage must have written 'split.csv', got none in"
         ):
-            folder.check_split(parts[0], parts[2])
+            act()
+    text = folder.write_split(parts[1], parts[0], parts[2]).read_text()
+    damages = {
+        "": "must have the columns",
+        text.replace("role", "part", 1): "must have the columns .*'role'.* got none named",
+        text.splitlines()[0] + "\n": "must list at least one patch, got none",
+        text.rstrip()[:-70]: "must have the 5 cells of the header, got .* is the file cut",
+    }
+    for damaged, message in damages.items():
+        folder.split.write_text(damaged)
+        for act in acts:
+            with pytest.raises(ValueError, match=f"{message}.*: run the training stage again"):
+                act()
     folder.split.write_text("\ufeff" + text, encoding="utf-8")
     folder.check_split(parts[0], parts[2])

@@ -154,7 +154,7 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
         r"one value, got \(3,\) for 2 patches of class 0",
     ),
     (
-        lambda: SyntheticBank({0: noise(2)}, seeds={0: torch.ones(2, 1)}),
+        lambda: SyntheticBank({0: noise(2)}, seeds={0: torch.ones(2, 1, dtype=torch.long)}),
         r"one value, got \(2, 1\) for 2 patches",
     ),
     (
@@ -181,6 +181,12 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
     (lambda: SyntheticBank({0: noise(1)}, um_per_px=0.0), "a positive number .*, got 0.0"),
     (lambda: SyntheticBank({0: noise(1)}, um_per_px=float("nan")), "positive number .*, got nan"),
     (lambda: SyntheticBank({0: noise(1)}, um_per_px=True), "positive number .*, got True"),
+    (lambda: SyntheticBank({1.5: noise(1)}), "must be whole numbers, got 1.5"),  # type: ignore[dict-item]
+    (lambda: SyntheticBank({True: noise(1)}), "must be whole numbers, got True"),
+    (
+        lambda: SyntheticBank({0: noise(1)}, seeds={0: torch.tensor([1.5])}),
+        "seeds must be whole numbers, got torch.float32 for class 0",
+    ),
 ]
 
 

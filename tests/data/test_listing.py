@@ -292,7 +292,7 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
         FileNotFoundError,
         "names 'A.png', which is not there: there is 'a.png'",
     ),
-    "cut in half": (f"{HEADER}\na.png,A,train,g\nb.p", FileNotFoundError, "manifest cut?"),
+    "cut in half": (f"{HEADER}\na.png,A,train,g\nb.p", ValueError, "got 1 at .* file cut"),
     "outside": (f"{HEADER}\n../set/a.png,A,train,g\n", FileNotFoundError, "which is not there"),
     "duplicate": (
         f"{HEADER}\na.png,A,train,g\n./a.png,A,train,g\n",
@@ -319,7 +319,11 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
         ValueError,
         r"must name its group, got none for 'a.png' \(line 2 of",
     ),
-    "short row": (f"{HEADER}\na.png,A\n", ValueError, "must name its group, got none for 'a.png'"),
+    "short row": (
+        f"{HEADER}\na.png,A\n",
+        ValueError,
+        "4 cells of the header, got 2 at line 2",
+    ),
     "long row": (
         f"{HEADER}\na.png,A,train,g,H&E\n",
         ValueError,
@@ -425,14 +429,20 @@ def test_val_is_a_part_of_its_own(tmp_path: Path) -> None:
     )
 
 
-def test_a_row_without_its_last_cells(tmp_path: Path) -> None:
-    root = folder_of(
-        tmp_path / "set",
-        "group,path,split,label\ng1,a.png,train\ng2,b.png,train,A\n",
-        "a.png",
-        "b.png",
-    )
-    assert PatchSet.open(root).labels.tolist() == [-1, 0]
+@pytest.mark.parametrize(
+    "rows", ["g1,a.png,train\ng2,b.png,train,A\n", "g1,a.png,train,A\ng2,b.png,train"]
+)
+def test_a_row_without_its_last_cells_is_taken_for_a_cut_file(rows: str, tmp_path: Path) -> None:
+    table = f"group,path,split,label\n{rows}"
+    root = folder_of(tmp_path / "set", table, "a.png", "b.png")
+    with pytest.raises(
+        ValueError,
+        match=r"must have the 4 cells of the header, got 3 at line [23] of .*: is the file cut",
+    ):
+        PatchSet.open(root)
+    whole = "\n".join(row + "," * (3 - row.count(",")) for row in table.split("\n") if row)
+    (root / "manifest.csv").write_text(whole)
+    assert -1 in PatchSet.open(root).labels.tolist()
 
 
 CELLS = ["=1+1", "-", "+", "@x", "-1", "+0.5", "-1e-3", "-inf", "'=x", "''-", "'x", "a=b", "\t=x"]

@@ -411,6 +411,15 @@ def test_without_is_the_rest(patch_set: PatchSet) -> None:
     )
 
 
+def test_patches_of_other_sources_are_neither_taken_off_nor_added(
+    patch_set: PatchSet, write_patch_set: Any, tmp_path: Path
+) -> None:
+    other = PatchSet.open(write_patch_set(tmp_path / "other", seed=5))
+    for act in (patch_set.without, lambda o: patch_set[:4].extend(o, 3)):
+        with pytest.raises(ValueError, match=r"same folders or zips, got .*other'\]: open"):
+            act(other)
+
+
 def test_extension_keeps_the_order_and_draws_only_what_is_new() -> None:
     patches = PatchSet([], records(SIZES), ["A", "B", "C"])
     first = patches.few(2, seed=1)

@@ -12,7 +12,7 @@ import torch
 from oracles import gaussian_denoiser
 from torch import Tensor, nn
 
-from monai_histodiff.diffusion.guidance import autoguide, class_log_prob, guide
+from monai_histodiff.diffusion.guidance import Watched, autoguide, class_log_prob, guide
 from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid
 from monai_histodiff.diffusion.settings import MODES
 from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
@@ -563,3 +563,18 @@ def test_autoguidance_weight_out_of_range(weight: float) -> None:
         ValueError, match=f"autoguidance weight must be at least 1 and finite, got {weight}"
     ):
         autoguide(denoise, denoise, weight, COSINE)
+
+
+def test_the_first_step_and_sample_that_is_not_finite_is_named() -> None:
+    """By any value of it, in a trajectory of three steps; and nothing is said of finite ones."""
+    odd = torch.zeros(3, 2, 2, 2)
+    odd[1, 1, 0, 1] = math.nan
+    steps = iter([torch.zeros(3, 2, 2, 2), odd, odd])
+    watched = Watched(lambda z, t: next(steps))
+    z = torch.zeros(3, 2, 2, 2)
+    watched(z, torch.full((3,), 0.9))
+    watched.check(torch.tensor([0, 4, 0]))
+    for t in (0.5, 0.1):
+        watched(z, torch.full((3,), t))
+    with pytest.raises(FloatingPointError, match="at step 2 of 3, t = 0.5000, class 4$"):
+        watched.check(torch.tensor([0, 4, 0]))

@@ -29,7 +29,9 @@ from monai_histodiff import (
     PatchCritic,
     PatchSet,
 )
+from monai_histodiff.bundle.judge import judge
 from monai_histodiff.bundle.results import gallery, run_and_report
+from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.data.pixels import five_crops
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Recipe
@@ -136,6 +138,7 @@ def test_five_crops_cover_centre_and_corners() -> None:
         ({"arms": ["C", "G0"]}, "arm G0 needs published, got no published"),
         ({"arms": ["C", "J"]}, "arm J needs features, got no features"),
         ({"arms": ["C", "R"]}, "arm R needs pool, got no pool"),
+        ({"size": 16}, r"size of the material, 16, got \[\(32, 32\)\]: give the patch_size"),
     ],
 )
 def test_errors(
@@ -487,6 +490,8 @@ def test_nothing_accepted_is_a_stated_outcome(
     run.run()
     results = run.results()
     assert results["verdict"] == "Not tested: no synthetic patch was accepted, so arm G is arm C."
+    assert results["shortfalls"][-1].startswith("A claim needs accepted synthetic patches, got no")
+    assert {row["claim"] for row in results["claims"].values()} == {"inconclusive"}
     np.testing.assert_allclose(run.probabilities["G"][0], run.probabilities["F"][0], atol=1e-6)
 
 
@@ -509,6 +514,12 @@ OUTCOME = {
 }
 
 
+def by_path(patches: PatchSet) -> list[int]:
+    return sorted(
+        range(len(patches)), key=lambda i: (patches.records[i].source, patches[i]["path"])
+    )
+
+
 def test_run_and_report_writes_results_and_a_page(
     parts: tuple[PatchSet, PatchSet, PatchSet],
     candidates: Candidates,
@@ -516,12 +527,15 @@ def test_run_and_report_writes_results_and_a_page(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
+    RunFolder(tmp_path).write_split(parts[1], parts[1], parts[2])
     run = evaluation(parts, candidates, seeds=[0, 1, 2], prob=0.25)
     report = run_and_report(run, parts[0], "/home/someone/secret/patches.zip", tmp_path)
     assert report == tmp_path / "report.html" and sorted(p.name for p in tmp_path.iterdir()) == [
         "outcome.json",
+        "predictions.npz",
         "report.html",
         "results.json",
+        "split.csv",
     ]
     results = json.loads((tmp_path / "results.json").read_text())
 
@@ -531,6 +545,7 @@ def test_run_and_report_writes_results_and_a_page(
     assert list(results["arms"]) == ["C", "F", "G"] and results["seeds"] == [0, 1, 2]
     assert results["dataset"] == {
         "path": "patches.zip",
+        "sha256": parts[0].take(by_path(parts[0])).digest(),
         "classes": list(CLASSES),
         "demo": False,
         "counts": {
@@ -540,6 +555,11 @@ def test_run_and_report_writes_results_and_a_page(
         },
         "groups": {"train": 9, "labelled": 9, "test": 12},
     }
+    assert not set(parts[2].groups) & set(results["test"]["groups"]), "patients stay unnamed"
+    again = judge(tmp_path)
+    for key in ("arms", "intervals", "differences", "claims", "recall", "test", "hits", "verdict"):
+        assert json.loads(json.dumps(again[key])) == results[key], f"{key}: to the bit"
+    assert again["judged_by"] and again["notes"] == results["notes"]
     assert results["selection"] == OUTCOME["selection"]
     sampling = {"steps": 4, "candidates_per_second": 7.2, "strength": 0.4}
     assert results["sampling"] == sampling and "generator" not in results
@@ -611,6 +631,7 @@ def test_the_generator_is_measured_where_there_are_features(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
+    RunFolder(tmp_path).write_split(parts[1], parts[1], parts[2])
     run = evaluation(
         parts,
         Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}),

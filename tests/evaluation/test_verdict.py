@@ -43,8 +43,7 @@ def test_a_planted_gain_is_claimed_and_everything_is_plain() -> None:
     assert [len(hits) for hits in found["hits"]["G"]] == [160] * 3
     share = np.mean([[digit == "1" for digit in hits] for hits in found["hits"]["G"]])
     assert share == pytest.approx(np.mean(found["arms"]["G"]["accuracy"]))
-    groups = found["test"]["groups"]
-    assert len(set(groups)) == 40 and "p1" not in groups, "patients stay unnamed"
+    assert len(set(found["test"]["groups"])) == 40
 
 
 @pytest.mark.parametrize(

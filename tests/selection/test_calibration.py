@@ -314,6 +314,7 @@ def test_a_trial_has_scales_classes_and_candidates(
 def test_farthest_first_goes_from_the_middle_to_the_ends() -> None:
     points = torch.tensor([[0.0], [1.0], [2.0], [5.0], [10.0], [10.0]])  # the mean is 4.67
     assert farthest_first(points, 5).tolist() == [3, 0, 4, 2, 1]
+    assert farthest_first(points, 1).tolist() == [3]
     assert sorted(farthest_first(points, 6).tolist()) == [0, 1, 2, 3, 4, 5], (
         "twins come last, but each once"
     )

@@ -33,7 +33,7 @@ class Brush:
         return labels * 1000 + torch.tensor([s % 1000 for s in seeds])
 
     def __call__(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        self.asked.append((self.scale, labels.tolist(), list(seeds)))
+        self.asked.append((self.scale, labels.tolist(), [int(seed) for seed in seeds]))
         return torch.full((len(seeds), 3, 2, 2), self.scale / 255)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from monai_histodiff.utils.files import file_sha256
 from monai_histodiff.utils.weights import check_intact, load_weights, read_state, write_state
 
 
@@ -59,19 +58,6 @@ def test_no_flipped_bit_gives_other_weights(path: Path) -> None:
             assert all(torch.equal(state[k], before[k]) for k in before), place
         path.write_bytes(whole)
     assert refused > 20
-
-
-def test_the_hash_tells_any_other_file(path: Path) -> None:
-    own = file_sha256(path)
-    network = load_weights(nn.Linear(3, 2), path, own.upper())
-    assert network.bias.tolist() == [1, 1]
-    write_state(path, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
-    message = f"weights must have the SHA-256 {own}, got {file_sha256(path)} of '.*a.pt': the file"
-    with pytest.raises(ValueError, match=message):
-        load_weights(network, path, own)
-    assert network.bias.tolist() == [1, 1], "nothing of it was loaded"
-    with pytest.raises(ValueError, match=message):
-        read_state(path, own)
 
 
 def test_an_intact_file_is_intact(path: Path) -> None:

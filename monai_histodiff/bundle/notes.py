@@ -1,0 +1,109 @@
+"""Sentences that stand beside results: what was left out, assumed, short or off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_histodiff._version import __version__
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.evaluation.experiment import Evaluation
+from monai_histodiff.evaluation.verdict import CLAIM
+
+__all__ = ["data_notes", "result_notes"]
+
+
+def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
+    """What was left out or assumed when a patch set was read, without the user's path.
+
+    Args:
+        patches: the whole set.
+        dataset_dir: where it came from.
+    """
+    root = Path(dataset_dir)
+    notes = [note.replace(str(root), root.name) for note in patches.notes]
+    grouped = not any(note.startswith("No group is recorded") for note in notes)
+    if grouped and len(set(patches.groups)) == len(patches):
+        notes.append(
+            "Each patch is its own group: if several come from one patient or slide, the "
+            "intervals are too narrow."
+        )
+    return notes
+
+
+def result_notes(
+    outcome: Mapping[str, Any],
+    evaluation: Evaluation,
+    differences: Mapping[str, Any],
+    agreement: Mapping[str, Any] | None,
+) -> list[str]:
+    """What a reader of the results must know beside them.
+
+    Args:
+        outcome: of the selection.
+        evaluation: that was run.
+        differences: of its arms.
+        agreement: of a further classifier, if one was asked.
+    """
+    selection, quota = outcome["selection"], outcome["settings"].get("quota", 0)
+    notes = [
+        "The intervals are for new test groups and new trainings, with this one draw of the "
+        "labelled patches: they cannot tell what another draw would give. Run several draws and "
+        "combine them (histodiff-summary).",
+        "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
+    ]
+    if (ceiling := differences.get("R-C")) is not None and evaluation.material.pool is not None:
+        mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
+        left = int((evaluation.material.pool.labels >= 0).sum())
+        notes.append(
+            f"The ceiling: the {left} training patches that were not drawn as labelled, with "
+            f"their true labels, change balanced accuracy by {mean:+.1f} points (95 % interval "
+            f"{low:+.1f} to {high:+.1f}). Synthetic patches can hardly bring more."
+        )
+    if (made_by := outcome.get("version", __version__)) != __version__:
+        notes.append(
+            f"The candidates were made with version {made_by}, and judged with {__version__}."
+        )
+    strength = outcome["sampling"].get("strength", 1.0)
+    if strength < 1:
+        notes.append(
+            f"Candidates are variations of their sources (strength {strength:g}), near "
+            "them by design: the check for copies was off. They are a learned augmentation, not "
+            "new tissue."
+        )
+    if (sources := selection.get("sources")) is not None:
+        notes.append(
+            f"The accepted patches are made from, or after, {sources} real training patches; "
+            f"{len(evaluation.material.labelled)} are labelled, and "
+            f"{outcome['settings'].get('pseudo_labelled', 0)} pseudo-labelled ones were sources "
+            "beside them."
+        )
+    if selection["reached_precision"] < selection["target_precision"]:
+        notes.append(
+            f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out "
+            f"real patches at any threshold, below the target of "
+            f"{selection['target_precision']:.2f}: accepted labels are wrong more often than was "
+            "asked for."
+        )
+    for name, row in selection["per_class"].items():
+        if row["accepted"] < quota:
+            found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
+            notes.append(f"Class {name} is short of its quota: {found}.")
+    return notes
+
+
+def _carried_over(agreement: Mapping[str, Any] | None) -> str:
+    if agreement is None:
+        return "how well it carries over to synthetic ones is not measured here."
+    shares = {
+        name: "-" if value is None else f"{value:.0%}"
+        for name, value in agreement.items()
+        if name != "patches"
+    }
+    return (
+        f"a further classifier, fitted on {agreement['patches']} other real training patches, "
+        f"gives their class to {shares['accepted']} of the accepted candidates and "
+        f"{shares['candidates']} of all, to {shares['labelled']} of the labelled real patches and "
+        f"to {shares['test']} of the test patches."
+    )

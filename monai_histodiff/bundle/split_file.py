@@ -1,0 +1,112 @@
+"""``split.csv``: which patches a run has used, for what, and what their files held."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.tables import TableRow, read_table, write_table
+from monai_histodiff.utils.files import whole_file
+
+__all__ = ["check_split", "known_patches", "write_split"]
+
+NEEDED, HASH = ("path", "label", "group", "role"), "sha256"
+SEEN = ("labelled", "unlabelled")
+logger = logging.getLogger(__name__)
+
+
+def write_split(
+    path: str | os.PathLike[str], known: PatchSet, labelled: PatchSet, test: PatchSet
+) -> Path:
+    """Write the columns ``path,label,group,role,sha256``, one row for each patch.
+
+    Args:
+        path: the file.
+        known: what the generator was adapted to: the labelled patches (role ``labelled``) and
+            others, whose labels were not read (``unlabelled``).
+        labelled: what guide and critic were fitted on.
+        test: what they must not see (``test``).
+    """
+    parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
+    rows = [
+        (r.path, r.label, r.group, role, found)
+        for role, part in parts.items()
+        for r, found in zip(part.records, part.file_hashes(), strict=True)
+    ]
+    with whole_file(path) as draft:
+        write_table(draft, (*NEEDED, HASH), rows)
+    return Path(path)
+
+
+def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet) -> None:
+    """Refuse to judge candidates on patches that they were made with, before any work is done.
+
+    Args:
+        path: the file.
+        labelled: what the arms train on: must be what guide and critic were fitted on.
+        test: what they are tested on: of groups that neither generator nor guide nor critic saw.
+
+    Raises:
+        ValueError: the file is damaged, other patches are labelled, or a test patch was seen: its
+            group, or its file, whatever the group is called now.
+    """
+    rows = [row.cells for row in _rows(path)]
+    groups = {row["group"] for row in rows if row["role"] in SEEN}
+    files = {(row["path"], row.get(HASH)) for row in rows if row["role"] in SEEN}
+    placed = zip(test.records, test.file_hashes(), strict=True)
+    leaked = {r.group for r, found in placed if r.group in groups or (r.path, found) in files}
+    if leaked:
+        raise ValueError(
+            f"test groups must be new to the candidates, got {len(leaked)} they were made with, "
+            f"such as '{min(leaked)}': give the data of that run"
+        )
+    made_with = {(row["path"], row["label"]) for row in rows if row["role"] == "labelled"}
+    if other := sorted({(r.path, r.label) for r in labelled.records} ^ made_with):
+        raise ValueError(
+            f"labelled patches must be those of the candidates, got {len(other)} that differ, such"
+            f" as '{other[0][0]}': give the data, labels_per_class and draw of that run"
+        )
+
+
+def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
+    """The patches that the generator was adapted to, the labelled ones first, in the order in
+    which candidates were compared with them.
+
+    Args:
+        path: the file. Of versions before 0.11 it has no hashes: then paths alone count, with a
+            warning.
+        patches: holds them.
+
+    Raises:
+        ValueError: the file is damaged, or a patch is missing or has another content now.
+    """
+    rows = [row.cells for row in _rows(path) if row.cells["role"] in SEEN]
+    wanted = {row["path"] for row in rows}
+    there = patches.take(i for i, r in enumerate(patches.records) if r.path in wanted)
+    if hashed := all(row.get(HASH) for row in rows):
+        hashes = there.file_hashes()
+    else:
+        logger.warning("'%s' has no hashes: changed pictures go unnoticed", path)
+        hashes = [""] * len(there)
+    named = zip((r.path for r in there.records), hashes, strict=True)
+    places = {key: i for i, key in enumerate(named)}
+    found = [places.get((row["path"], row[HASH] if hashed else "")) for row in rows]
+    if lost := [row["path"] for row, place in zip(rows, found, strict=True) if place is None]:
+        raise ValueError(
+            f"dataset_dir must hold the patches that the candidates were made with, as they were, "
+            f"got {len(lost)} of {len(rows)} that are missing or changed, such as '{lost[0]}': "
+            "give the data of that run"
+        )
+    return there.take([place for place in found if place is not None])
+
+
+def _rows(path: str | os.PathLike[str]) -> list[TableRow]:
+    try:
+        rows = read_table(Path(path).read_bytes(), f"'{path}'", NEEDED)
+        if not rows:
+            raise ValueError(f"it must list at least one patch, got none in '{path}'")
+    except ValueError as error:
+        raise ValueError(f"{error}: run the training stage again") from error
+    return rows

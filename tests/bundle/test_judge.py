@@ -1,0 +1,144 @@
+"""A finished run is judged anew from what its classifiers said, if they still say it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monai_histodiff import __version__
+from monai_histodiff.bundle.judge import judge, main
+from monai_histodiff.bundle.predictions import read_predictions, write_predictions
+from monai_histodiff.bundle.provenance import describe_files
+from monai_histodiff.evaluation.arms import COMPARISONS
+from monai_histodiff.evaluation.draws import combine, read_results
+from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
+
+LABELS = np.arange(120) % 2
+GROUPS = [f"p{i // 4}" for i in range(120)]
+
+
+def arm(share: float, seed: int) -> np.ndarray:
+    """Probabilities that are right for a share of the patches."""
+    right = np.random.default_rng(seed).random(120) < share
+    first = np.where(right == (LABELS == 0), 0.8, 0.2)
+    return np.stack([first, 1 - first], 1)
+
+
+def finished(root: Path, accepted: int = 5) -> dict[str, Any]:
+    """The folder of a run, as far as it is judged."""
+    arms = {"C": [arm(0.6, s) for s in range(3)], "G": [arm(0.9, 9 + s) for s in range(3)]}
+    evaluation: Any = SimpleNamespace(
+        probabilities=arms,
+        test=SimpleNamespace(labels=torch.from_numpy(LABELS), groups=GROUPS),
+        material=SimpleNamespace(classes=("a", "b")),
+        seeds=(0, 1, 2),
+    )
+    write_predictions(root / "predictions.npz", evaluation)
+    names = [pseudonym(group) for group in GROUPS]
+    found = compare_arms(arms, LABELS, names, ["a", "b"], COMPARISONS, accepted)
+    claim, sentence = last_word(found["claims"], accepted)
+    results = {
+        **found,
+        "claim": claim,
+        "verdict": sentence,
+        "notes": [*found["shortfalls"], "a note"],
+        "selection": {"accepted": accepted},
+        "versions": {"monai-histodiff": "0.11.0"},
+        "files": describe_files(root, ["predictions.npz"]),
+        "dataset": {"path": "set", "classes": ["a", "b"], "sha256": "1" * 64},
+        "settings": {"labels_per_class": 5, "draw": 0},
+    }
+    (root / "results.json").write_text(json.dumps(results))
+    return json.loads(json.dumps(results))
+
+
+def test_the_verdict_is_the_same_to_the_bit_and_another_rule_gives_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = finished(tmp_path)
+    again = json.loads(json.dumps(judge(tmp_path)))
+    assert again.pop("judged_by") == __version__ and again == results
+    assert results["claim"] == "helps" and len(set(results["test"]["groups"])) == 30
+    monkeypatch.setattr("monai_histodiff.evaluation.verdict.LEAST_GROUPS", 31)
+    stricter = judge(tmp_path)
+    assert stricter["claim"] == "inconclusive" and stricter["notes"][1:] == ["a note"]
+    main([str(tmp_path), "--output", str(tmp_path / "new.json")])
+    told = capsys.readouterr().out
+    assert "Then (0.11.0): The selected" in told and "Now (" in told and "G-C: +" in told
+    (run,) = read_results([tmp_path / "new.json"])
+    assert run["claim"] == "inconclusive"
+
+
+def test_without_an_accepted_patch_nothing_is_claimed(tmp_path: Path) -> None:
+    results = finished(tmp_path, accepted=0)
+    assert results["claims"]["G-C"]["claim"] == judge(tmp_path)["claim"] == "inconclusive"
+    assert "no synthetic patch was accepted" in judge(tmp_path)["verdict"]
+
+
+@pytest.mark.parametrize("number", range(-40, 900, 60))
+def test_predictions_that_were_changed_are_refused(number: int, tmp_path: Path) -> None:
+    finished(tmp_path)
+    content = bytearray((tmp_path / "predictions.npz").read_bytes())
+    content[number % len(content)] ^= 4
+    (tmp_path / "predictions.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="predictions must be|must be as its run wrote"):
+        judge(tmp_path)
+
+
+def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a run must have 'results.json', got none in"):
+        judge(tmp_path)
+    finished(tmp_path)
+    (tmp_path / "predictions.npz").unlink()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert "got none at" in capsys.readouterr().err
+    np.savez(tmp_path / "predictions.npz", labels=LABELS)
+    with pytest.raises(ValueError, match="must hold 'groups' of 1 axes, got None in"):
+        read_predictions(tmp_path / "predictions.npz")
+    arrays = {"groups": LABELS[1:].astype(str), "labels": LABELS}
+    np.savez(tmp_path / "predictions.npz", **arrays)
+    with pytest.raises(ValueError, match=r"must fit one another, got \(119,\) for 'groups'"):
+        read_predictions(tmp_path / "predictions.npz")
+
+
+def test_two_data_sets_of_one_name_are_not_draws_of_one(tmp_path: Path) -> None:
+    results = finished(tmp_path)
+    second = {**results, "settings": {"labels_per_class": 5, "draw": 1}}
+    paths = [tmp_path / "results.json", tmp_path / "second.json"]
+    paths[1].write_text(json.dumps(second))
+    assert len(read_results(paths)) == 2
+    paths[1].write_text(json.dumps({**second, "dataset": {"path": "set", "sha256": "2" * 64}}))
+    with pytest.raises(ValueError, match="'set' must be of one data set, got two of that name"):
+        read_results(paths)
+
+
+def test_what_may_be_claimed_is_counted_not_read(tmp_path: Path) -> None:
+    """A file that keeps silent on its shortfalls gives no claim."""
+    results = finished(tmp_path)
+    assert combine([results])["G-C"]["claim"] == "helps"
+    fewer = {arm: runs[:2] for arm, runs in results["hits"].items()}
+    assert combine([{**results, "hits": fewer}])["G-C"]["claim"] == "inconclusive"
+    one = {**results["test"], "groups": ["p"] * 120}
+    assert combine([{**results, "test": one}])["G-C"]["claim"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("settings", "draw"), ("settings", "labels_per_class"), ("dataset", "path")]
+)
+def test_what_results_lack_within_is_named(part: str, key: str, tmp_path: Path) -> None:
+    results = finished(tmp_path)
+    for value, told in (({}, f"{part}#.*"), ([], f"{part}")):
+        (tmp_path / "results.json").write_text(json.dumps({**results, part: value}))
+        with pytest.raises(ValueError, match=f"results must hold {told}, got none in"):
+            read_results([tmp_path / "results.json"])
+    del results[part][key]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=f"results must hold {part}#{key}, got none in"):
+        read_results([tmp_path / "results.json"])

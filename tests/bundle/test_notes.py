@@ -1,0 +1,60 @@
+"""What a reader must know of the data stands at the start of a run and beside its results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import CLASSES, WritePatchSet
+
+from monai_histodiff import Candidates, PatchSet
+from monai_histodiff.bundle.demo import write_demo
+from monai_histodiff.bundle.notes import data_notes
+from monai_histodiff.evaluation.arms import Material
+
+
+def scaled(patches: PatchSet, *scales: str) -> PatchSet:
+    records = [
+        replace(r, extra={"um_per_px": scales[i % len(scales)]})
+        for i, r in enumerate(patches.records)
+    ]
+    return PatchSet(patches._sources, records, patches.classes, patches.notes)
+
+
+def test_notes_name_no_path_of_the_user(write_patch_set: WritePatchSet, tmp_path: Path) -> None:
+    root = write_patch_set(tmp_path / "secret" / "set")
+    (root / "extra.png").write_bytes((root / "blue" / "0-0.png").read_bytes())
+    notes = data_notes(PatchSet.open(root), str(root))
+    assert notes == ["1 pictures of 'set' are not in its manifest: not used."]
+    rows = [line.rsplit(",", 2)[0] for line in (root / "manifest.csv").read_text().splitlines()]
+    (root / "manifest.csv").write_text("\n".join(rows))
+    (_, told) = data_notes(PatchSet.open(root), str(root))
+    assert told.startswith("No group is recorded for 18 of 18 patches: each counts as a patient")
+
+
+def test_patches_that_are_each_a_group_are_told_and_few_ones_of_many_are_not(
+    patch_set: PatchSet,
+) -> None:
+    alone = [replace(r, group=f"p{i}") for i, r in enumerate(patch_set.records)]
+    (note,) = data_notes(PatchSet(patch_set._sources, alone, CLASSES), "set")
+    assert note.startswith("Each patch is its own group")
+    assert data_notes(patch_set, "set") == [], "two to a group, though few(3) takes one of each"
+
+
+def test_candidates_of_other_classes_are_refused(
+    patch_set: PatchSet, candidates: Candidates, tmp_path: Path
+) -> None:
+    """Labels are indices: of another list of classes they would mean others."""
+    candidates.save(tmp_path / "made", CLASSES)
+    loaded = Candidates.load(tmp_path / "made")
+    assert loaded.classes == CLASSES
+    Material(labelled=patch_set, candidates=loaded, published=loaded)
+    other = PatchSet(patch_set._sources, patch_set.records, CLASSES[::-1])
+    message = r"classes must be those of the candidates, in their order, \['blue', .*got \['viol"
+    for made in ({"candidates": loaded}, {"candidates": candidates, "published": loaded}):
+        with pytest.raises(ValueError, match=message):
+            Material(labelled=other, **made)
+    with pytest.raises(ValueError, match=message):
+        write_demo(loaded, CLASSES[::-1], tmp_path / "demo.zip", 1, 1)
+    Material(labelled=other, candidates=candidates)  # not loaded: their names are not known
