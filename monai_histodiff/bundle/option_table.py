@@ -22,6 +22,7 @@ from monai_histodiff.bundle.options import (
     WHOLES,
     Option,
 )
+from monai_histodiff.bundle.verdict_options import with_verdict
 from monai_histodiff.diffusion.settings import MODES
 from monai_histodiff.diffusion.solvers import SOLVERS
 from monai_histodiff.evaluation.arms import ARMS
@@ -252,7 +253,7 @@ OPTIONS: tuple[Option, ...] = (
         TEXTS,
         "what is compared, see verdict.md",
         (FINETUNE, EVALUATE),
-        choices=tuple(ARMS),
+        choices=tuple(arm for arm in ARMS if arm != "G2"),  # of verdict.json alone
     ),
     Option("classifier_steps", WHOLE, "of each training of a classifier", (EVALUATE,), low=1),
     Option(
@@ -290,6 +291,7 @@ OPTIONS: tuple[Option, ...] = (
         (FINETUNE,),
     ),
 )
+OPTIONS = with_verdict(OPTIONS)
 
 
 def options_of(config: str) -> dict[str, Option]:

@@ -12,7 +12,7 @@ import torch
 
 from monai_histodiff.classifiers.classifier import PatchClassifier
 
-__all__ = ["RunPlan", "Step", "evaluation_steps", "measure_speed", "training_steps"]
+__all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
 
 # Costs in units of one training step of a PatchClassifier on a batch of 8 patches, as measured on
 # one CPU core (x86-64, AVX-512, float32)
@@ -106,8 +106,7 @@ def training_steps(
     guide += labelled * values["encodings"] * ENCODING
     steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide))
     folds, fitting = values["critic_folds"], values["critic_steps"]
-    critic = folds * fitting * 32 * CLASSIFIER_STEP
-    steps.append(Step("critic", f"fit the critic ({folds} x {fitting} steps)", critic))
+    steps.append(critic_step(folds, fitting))
     wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
@@ -117,6 +116,12 @@ def training_steps(
     sampling = classes * (wanted + tried) * one
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
     return steps
+
+
+def critic_step(folds: int, steps: int, batch_size: int = 32) -> Step:
+    """The fit of a critic."""
+    cost = folds * steps * batch_size * CLASSIFIER_STEP
+    return Step("critic", f"fit the critic ({folds} x {steps} steps)", cost)
 
 
 def evaluation_steps(values: Mapping[str, Any]) -> list[Step]:

@@ -23,11 +23,13 @@ from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.plan import (
     RunPlan,
     Step,
+    critic_step,
     evaluation_steps,
     measure_speed,
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.verdict import open_sets
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.critic import group_folds
 
@@ -77,6 +79,8 @@ def prepare(name: str) -> RunPlan:
         folder.check_settings(**{key: values[key] for key in ("labels_per_class", "draw")})
         check_arms(values)
         steps = evaluation_steps(values)
+    elif name == "verdict":
+        steps = _verdict_steps(values)
     return RunPlan(steps, *measure_speed(values["device"])) if steps else RunPlan([])
 
 
@@ -91,7 +95,28 @@ def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any
     return option_values(stage, config.get())
 
 
-def _check_training(values: Mapping[str, Any]) -> list[Step]:
+def _verdict_steps(values: Mapping[str, Any]) -> list[Step]:
+    """Check the patch set and the synthetic ones, and plan their verdict."""
+    patches, labelled = _checked_patches(values)
+    open_sets(values["synthetic_dir"], values["second_dir"], patches, values["patch_size"])
+    rest = patches.select("train").without(labelled)
+    for arm in ("E", "R"):
+        if arm in values["arms"] and not len(rest):
+            raise ValueError(
+                f"arm {arm} needs training patches that are not labelled ones, got none: give "
+                f"--labels_per_class a number, or leave {arm} out"
+            )
+    if "G2" in values["arms"] and not values["second_dir"]:
+        raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
+    check_writable(Path(values["output_dir"]))
+    folds, fitting = values["critic_folds"], values["critic_steps"]
+    arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
+    options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
+    return [critic_step(folds, fitting, values["batch_size"]), *evaluation_steps(options)]
+
+
+def _checked_patches(values: Mapping[str, Any]) -> tuple[PatchSet, PatchSet]:
+    """The patch set, split, and its labelled training patches."""
     patches = PatchSet.open(values["dataset_dir"])
     patches = patches.with_split(values["test_fraction"], seed=values["draw"])
     train, test = patches.select("train"), patches.select("test").with_labels()
@@ -109,6 +134,12 @@ def _check_training(values: Mapping[str, Any]) -> list[Step]:
         )
     for part in (labelled, test):
         part[:1].images(values["patch_size"])
+    return patches, labelled
+
+
+def _check_training(values: Mapping[str, Any]) -> list[Step]:
+    patches, labelled = _checked_patches(values)
+    train = patches.select("train")
     check_writable(Path(values["output_dir"]), room_for(values, len(patches.classes)))
     known = labelled.extend(train, values["unlabelled_patches"], seed=values["draw"])
     return training_steps(values, len(patches.classes), len(labelled), len(known))

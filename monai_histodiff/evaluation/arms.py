@@ -31,6 +31,7 @@ class Material:
             labels: it is the ceiling, not a method.
         critic: pseudo-labels the pool, at its threshold (arm E).
         published: candidates of the published method, with their outcome (arm G0).
+        second: candidates of a second generator, with their outcome (arm G2).
         features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D``
             (arm J).
 
@@ -44,6 +45,7 @@ class Material:
     pool: PatchSet | None = None
     critic: PatchCritic | None = None
     published: Candidates | None = None
+    second: Candidates | None = None
     features: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +98,11 @@ def _published(material: Material, seed: int) -> SyntheticBank:
     return candidates.bank(candidates.accepted, material.classes)
 
 
+def _second(material: Material, seed: int) -> SyntheticBank:
+    candidates = material.second or material.candidates
+    return candidates.bank(candidates.accepted, material.classes)
+
+
 def _as_many(material: Material, order: Callable[[Tensor], Tensor]) -> SyntheticBank:
     """Of each class as many candidates as were accepted, the first by some order of its rows."""
     candidates, parts = material.candidates, []
@@ -135,6 +142,22 @@ def _truly_labelled(material: Material, seed: int) -> SyntheticBank:
     return true_labels(material.pool, material.classes)
 
 
+def _duplicated(material: Material, seed: int) -> SyntheticBank:
+    """Of each class as many labelled real patches as synthetic ones were accepted: each once, then
+    once more, in an order that the seed draws.
+    """
+    labelled, candidates = material.labelled, material.candidates
+    generator, rows = torch.Generator().manual_seed(seed), []
+    for k in range(len(material.classes)):
+        own = (labelled.labels == k).nonzero()[:, 0]
+        wanted = int(candidates.accepted[candidates.labels == k].sum())
+        order = own[torch.randperm(len(own), generator=generator)]
+        rows.append(order.repeat(-(-wanted // max(1, len(own))))[:wanted])
+    chosen, whole = torch.cat(rows), _whole(labelled)
+    sure = torch.ones(len(chosen), dtype=torch.float32)
+    return _real_bank(whole[chosen], labelled.labels[chosen], sure, material.classes)
+
+
 ARMS: Mapping[str, Arm] = {
     "A": Arm(
         words="real patches, no augmentation, as often as G shows them (fewer steps)",
@@ -157,12 +180,23 @@ ARMS: Mapping[str, Arm] = {
         bank=_published,
         needs=("published",),
     ),
+    "G2": Arm(
+        words="C + selected synthetic patches of the second set",
+        bank=_second,
+        needs=("second",),
+    ),
     "H": Arm(words="C + lowest-scored synthetic patches", bank=_lowest),
     "S": Arm(words="C + selected synthetic patches, labels shuffled", bank=_shuffled, drawn=True),
     "I": Arm(
         words="selected synthetic patches only, with C's augmentation",
         bank=_accepted,
         synthetic_only=True,
+    ),
+    "K": Arm(
+        words="C + the labelled real patches themselves, as many as G's synthetic ones",
+        bank=_duplicated,
+        drawn=True,
+        uncropped=True,
     ),
     "J": Arm(words="linear probe on self-supervised features", needs=("features",), probe=True),
     "R": Arm(
@@ -172,7 +206,10 @@ ARMS: Mapping[str, Arm] = {
         uncropped=True,
     ),
 }
-COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C")
+COMPARISONS = (
+    *("G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A"),
+    *("G2-C", "G-G2", "R-C"),
+)
 
 
 def pseudo_labels(

@@ -118,7 +118,9 @@ def _sources(count: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {"labelled": found}
 
 
-def generator(classes: Mapping[str, Any]) -> list[Block]:
+def generator(
+    classes: Mapping[str, Any], caption: str = "Accepted patches beside real ones"
+) -> list[Block]:
     """Figures of the generator for each class, beside those of real patches."""
 
     def beside(ours: Any, real: Any, of: Sequence[Any] = (), digits: int = 0) -> TableCell:
@@ -139,7 +141,7 @@ def generator(classes: Mapping[str, Any]) -> list[Block]:
         copied = beside(copies["samples"], copies["held_out"], of)
         rows.append([TableCell(name, note), *figures, copied])
     heads = ["Class", *(head for head, _ in FIDELITY.values()), "Copies\nof a labelled patch"]
-    table = Table("Accepted patches beside real ones", heads, rows, cards=True)
+    table = Table(caption, heads, rows, cards=True)
     return [Words(GENERATOR), table] if rows else []
 
 

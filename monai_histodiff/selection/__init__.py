@@ -6,6 +6,8 @@ from monai_histodiff.selection.candidates import Candidates as Candidates
 from monai_histodiff.selection.critic import PatchCritic as PatchCritic
 from monai_histodiff.selection.critic import fit_critic as fit_critic
 from monai_histodiff.selection.critic import group_folds as group_folds
+from monai_histodiff.selection.foreign import Judge as Judge
+from monai_histodiff.selection.foreign import open_synthetic as open_synthetic
 from monai_histodiff.selection.quotas import sample_candidates as sample_candidates
 from monai_histodiff.selection.quotas import tune_scale as tune_scale
 from monai_histodiff.selection.selector import CentroidSelector as CentroidSelector
