@@ -1,4 +1,4 @@
-"""A verdict on synthetic pictures of any origin: ``bundles/verdict.json``; no generator is read."""
+"""A verdict on synthetic pictures of any origin: ``bundles/verdict.json``. No generator runs."""
 
 from __future__ import annotations
 

@@ -55,7 +55,13 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 def start(name: str, **overrides: Any) -> None:
     """What MONAI does with a config before it runs it."""
-    root = BUNDLES if name == "finetune" else LDM if name.startswith("ldm ") else GUIDANCE
+    root = (
+        BUNDLES
+        if name in ("finetune", "verdict")
+        else LDM
+        if name.startswith("ldm ")
+        else GUIDANCE
+    )
     overrides = {"bundle_root": str(root), "device": "cpu", **overrides}
     workflow = ConfigWorkflow(config_of(name), logging_file=False, **overrides)
     workflow.initialize()
@@ -162,6 +168,29 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
     assert message in refused(name, **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"synthetic_dir": ""}, "synthetic_dir must exist, got ''"),
+        ({"second_dir": "nowhere"}, "second_dir must exist, got 'nowhere'"),
+        ({"synthetc_dir": "x"}, "got 'synthetc_dir': did you mean 'synthetic_dir'?"),
+        ({"arms": ["C", "G0"]}, "arms must be a list of texts, of A, B, C"),
+        ({"arms": ["G"]}, "arms must include 'C'"),
+        ({"arms": ["C", "E"]}, "arm E needs training patches that are not labelled ones"),
+        ({"arms": ["C", "G2"]}, "arm G2 needs a second set, got none: give --second_dir"),
+        ({"refuse_copies": "no"}, "refuse_copies must be True or False"),
+        ({"ldm_dir": "."}, "ldm_dir must hold the patch encoder"),
+    ],
+)
+def test_a_verdict_on_others_pictures_refuses_before_any_work(
+    change: dict[str, Any], message: str, write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    demo = GUIDANCE / "data" / "demo.zip"
+    given = {"dataset_dir": str(demo), "synthetic_dir": str(demo), "output_dir": "out", **change}
+    assert message in refused("verdict", **given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_samples_of_an_earlier_inference_are_kept(tmp_path: Path) -> None:
     (tmp_path / "out" / "samples" / "0.png").mkdir(parents=True)
     for name in ("inference", "ldm inference"):
@@ -251,7 +280,7 @@ def test_the_table_knows_every_option_of_every_config(name: str) -> None:
 
 def test_all_configs_are_in_the_table() -> None:
     found = {path.stem for path in BUNDLES.rglob("configs/*.[jy]*") if path.stem not in OVERLAYS}
-    assert {name.removeprefix("ldm ") for name in CONFIGS} - {"finetune"} == found
+    assert {name.removeprefix("ldm ") for name in CONFIGS} - {"finetune", "verdict"} == found
 
 
 def test_label_of_a_class() -> None:
