@@ -18,6 +18,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai_histodiff.bundle.option_table import check_values, options_of
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
+from monai_histodiff.classifiers.named_encoder import check_encoder_name
 from monai_histodiff.utils.weights import checked_device
 
 __all__ = [
@@ -239,7 +240,9 @@ def _check_output(name: str, values: Mapping[str, Any]) -> None:
 def _check_encoder(values: Mapping[str, Any]) -> None:
     """No generator is read for a verdict on others' pictures."""
     encoder = Path(values["ldm_dir"]) / "models" / "encoder.pt"
-    if not encoder.is_file():
+    if str(values["encoder"]) != str(encoder):
+        check_encoder_name(str(values["encoder"]))
+    elif not encoder.is_file():
         raise FileNotFoundError(
             f"ldm_dir must hold the patch encoder, got no '{encoder}': give --ldm_dir with the "
             "whole path"

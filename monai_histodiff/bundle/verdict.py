@@ -188,6 +188,12 @@ def _fidelity(
         name: class_fidelity(part, judge.train, judge.train, judge.test, features, judge.size)
         for name, part in (("whole", every), ("kept", found))
     }
+    for name, part in (("whole", every), ("kept", found)):  # copies by one rule all over the page
+        for k, of in enumerate(judge.labelled.classes):
+            figures[name][of]["copies"] = {
+                "samples": int((part.accepted & (part.labels == k) & judged.known.copy).sum()),
+                "held_out": int(judge.unseen[judge.test.labels == k].sum()),
+            }
     return {**judged.counts(), **figures}
 
 

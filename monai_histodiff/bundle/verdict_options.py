@@ -23,6 +23,13 @@ SHARED = {
 }
 OWN = (
     Option("synthetic_dir", PATH, "synthetic pictures of any origin: a folder or zip", (VERDICT,)),
+    Option(
+        "encoder",
+        PATH,
+        "what gives the features of fidelity and of arm `J`: `timm:NAME`, `hf-hub:OWNER/NAME`, or "
+        "a file of our own weights",
+        (VERDICT,),
+    ),
     Option("second_dir", PATH, "a second set, to be set beside it; empty: none", (VERDICT,)),
     Option(
         "labels_per_class",

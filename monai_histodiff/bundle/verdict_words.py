@@ -11,7 +11,7 @@ from monai_histodiff.selection.foreign import Judge, Judged
 
 __all__ = ["headline", "notes", "warnings"]
 
-CHANCE = 0.001  # more copies than chance gives: so unlikely must their number be
+CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
 LIMITS = (
     "Leaks cannot be seen from outside. Whether the generator of these pictures was trained on "
     "patients of the test part is not to be seen from the pictures, unless it copied them: if it "
@@ -23,10 +23,21 @@ LIMITS = (
 )
 
 
+def _chance(low: int, high: int, total: int, rate: float) -> float:
+    """Probability of ``low`` to ``high`` of a total, each with the rate (binomial)."""
+    rate = min(max(rate, 0.01), 0.99)
+    whole, yes, no = math.lgamma(total + 1), math.log(rate), math.log1p(-rate)
+    return sum(
+        math.exp(
+            whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * yes + (total - k) * no
+        )
+        for k in range(low, high + 1)
+    )
+
+
 def _beyond(count: int, total: int, rate: float) -> bool:
     """Whether chance gives so many of a total less often than :data:`CHANCE`."""
-    below = sum(math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count))
-    return total > 0 and 1 - below < CHANCE
+    return _chance(count, total, total, rate) < CHANCE
 
 
 def headline(judged: Judged) -> dict[str, Any]:
@@ -81,6 +92,16 @@ def warnings(judged: Judged, named: bool) -> list[tuple[str, str]]:
                 f"{told['test_copies']} of {total} pictures are copies of test patches: their "
                 "generator saw the test part. They are refused, but what else it learned from "
                 "there cannot be taken back.",
+            )
+        )
+    right = round(total * told["taught"])
+    if _chance(0, right, total, told["expected"]) < CHANCE:
+        found.append(
+            (
+                f"Labels that do not fit{of}.",
+                f"The critic gives their label to {told['taught']:.0%} of the pictures, and to "
+                f"{told['expected']:.0%} of real patches that it has not seen: the labels are "
+                "wrong, or the pictures do not show them.",
             )
         )
     if _beyond(told["twins"], total, _rate(told)):

@@ -140,7 +140,7 @@ def generator(
         of = (numbers["accepted"], numbers["real"])
         copied = beside(copies["samples"], copies["held_out"], of)
         rows.append([TableCell(name, note), *figures, copied])
-    heads = ["Class", *(head for head, _ in FIDELITY.values()), "Copies\nof a labelled patch"]
+    heads = ["Class", *(head for head, _ in FIDELITY.values()), "Copies\nof a real patch"]
     table = Table(caption, heads, rows, cards=True)
     return [Words(GENERATOR), table] if rows else []
 

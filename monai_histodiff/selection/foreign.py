@@ -172,6 +172,9 @@ class Judge:
         size: height and width of the centre crops that are judged and used.
         refuse_copies: refuse what copies a training patch. Copies of test patches, and what
             another picture repeats, are always refused.
+
+    Attributes:
+        unseen: bool: which of the test patches count as copies of training patches.
     """
 
     def __init__(
@@ -187,7 +190,8 @@ class Judge:
         self.size, self.refuse_copies = size, refuse_copies
         self.threshold = float(critic.threshold)
         self.known, self.tested = CopyCheck(train, size), CopyCheck(test, size)
-        self.usual = float(self.known(test).copy.double().mean())
+        self.unseen = self.known(test).copy
+        self.usual = float(self.unseen.double().mean())
         own = torch.arange(len(labelled))
         first = critic.probabilities(labelled.images(size), own).argmax(1)
         self.expected = float((first == labelled.labels).double().mean())

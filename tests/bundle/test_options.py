@@ -180,6 +180,7 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
         ({"arms": ["C", "G2"]}, "arm G2 needs a second set, got none: give --second_dir"),
         ({"refuse_copies": "no"}, "refuse_copies must be True or False"),
         ({"ldm_dir": "."}, "ldm_dir must hold the patch encoder"),
+        ({"encoder": "nowhere.pt"}, "where there is no file: give its path"),
     ],
 )
 def test_a_verdict_on_others_pictures_refuses_before_any_work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from monai.transforms import Compose, Identityd, ScaleIntensityRanged
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.verdict import possible_arms
+from monai_histodiff.bundle.verdict_words import _beyond, _chance
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
@@ -136,7 +138,7 @@ def test_wrong_labels_are_refused_by_the_critic(
     assert results["selection"]["accepted"] == 0
     assert results["selection"]["reasons"]["low confidence"] >= 20
     assert "the critic gives their label to 0% of the pictures" in results["verdict"]
-    assert "Memorised." not in page
+    assert "Memorised." not in page and "Labels that do not fit." in page
 
 
 def test_good_pictures_are_kept_and_listed(
@@ -148,7 +150,7 @@ def test_good_pictures_are_kept_and_listed(
     kept = results["selection"]["accepted"]
     assert kept >= 15 and list(results["arms"]) == ["C", "F", "G", "K"]
     assert set(results["claims"]) == {"G-C", "G-F", "G-K"}
-    assert "Memorised." not in page and "a painter" in page
+    assert not results["warnings"] and "a painter" in page
     accepted = PatchSet.open(tmp_path / "out" / "accepted")
     assert len(accepted) == kept and set(accepted.classes) <= set(CLASSES)
     shutil.copy(tmp_path / "out" / "accepted.csv", given / "manifest.csv")
@@ -191,6 +193,13 @@ def test_copies_of_test_patches_void_the_claim(
     results, page = told(judge, real, tmp_path / "out", given, arms=["C", "G"])
     assert results["claim"] == "inconclusive" and "copies of test patches" in results["verdict"]
     assert "Leak." in page and results["selection"]["accepted"] > 0
+
+
+def test_more_than_chance_is_told_by_the_binomial() -> None:
+    exact = sum(math.comb(90, k) * 0.03**k * 0.97 ** (90 - k) for k in range(5, 91))
+    assert _chance(5, 90, 90, 0.03) == pytest.approx(exact, rel=1e-9) and 0.13 < exact < 0.15
+    assert _chance(0, 100_000, 100_000, 0.3) == pytest.approx(1, abs=1e-6), "no overflow"
+    assert not _beyond(0, 50, 0.03) and not _beyond(5, 90, 0.03) and _beyond(12, 90, 0.03)
 
 
 def test_arms_that_would_be_arm_c_are_left_out(
