@@ -187,9 +187,9 @@ def test_copies_of_test_patches_void_the_claim(
 ) -> None:
     test = real.select("test")
     images, labels = new_pictures(draw_patches)
-    leaked = [test[i]["image"].permute(1, 2, 0).numpy() for i in range(0, 27, 2)]
-    names = [test.records[i].label for i in range(0, 27, 2)]
-    given = write(tmp_path / "set", [*images, *leaked], [*labels, *names])
+    leaked = [test[i]["image"].permute(1, 2, 0).numpy() for i in range(27)]
+    names = [record.label for record in test.records]
+    given = write(tmp_path / "set", [*images[::3], *leaked], [*labels[::3], *names])
     results, page = told(judge, real, tmp_path / "out", given, arms=["C", "G"])
     assert results["claim"] == "inconclusive" and "copies of test patches" in results["verdict"]
     assert "Leak." in page and results["selection"]["accepted"] > 0

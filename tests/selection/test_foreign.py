@@ -88,15 +88,17 @@ def test_copies_are_kept_where_that_is_asked_for(judge: Judge, real: PatchSet) -
     train = real.select("train")
     allowed = Judge(judge.critic, train, train, real.select("test"), 32, refuse_copies=False)
     found = allowed(train, "set")
-    assert bool(found.candidates.accepted.all()) and found.counts()["copies"] == 24
+    assert Reason.near_copy not in found.candidates.reasons and found.counts()["copies"] == 24
+    assert int(found.candidates.accepted.sum()) >= 18, "but for those that a test patch is like"
 
 
 def test_copies_of_test_patches_are_a_leak(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
     test = real.select("test")
     labels = [r.label for r in test.records]
     found = judged(judge, real, tmp_path / "s", arrays(test), labels)
-    assert set(found.candidates.reasons) == {Reason.test_copy}
-    assert found.counts()["test_copies"] == 24
+    reasons = found.candidates.reasons
+    assert set(reasons) <= {Reason.test_copy, Reason.near_copy}
+    assert reasons.count(Reason.test_copy) >= 12 and found.counts()["test_copies"] == 24
 
 
 def test_new_pictures_are_judged_by_their_labels(
@@ -116,7 +118,9 @@ def test_new_pictures_are_judged_by_their_labels(
 def test_what_comes_twice_is_kept_once(
     judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
 ) -> None:
-    one, other = draw_patches(0, 2, seed=78)
+    some = list(draw_patches(0, 12, seed=78))
+    kept = judged(judge, real, tmp_path / "first", some, ["blue"] * 12).candidates.accepted
+    one, other = (some[i] for i in kept.nonzero()[:2, 0].tolist())  # no copies by chance
     images = [one, np.rot90(one).copy(), other, one[:, ::-1].copy()]
     found = judged(judge, real, tmp_path / "s", images, ["blue"] * 4)
     assert found.twins == 2
