@@ -240,7 +240,7 @@ def _check_output(name: str, values: Mapping[str, Any]) -> None:
 def _check_encoder(values: Mapping[str, Any]) -> None:
     """No generator is read for a verdict on others' pictures."""
     encoder = Path(values["ldm_dir"]) / "models" / "encoder.pt"
-    if str(values["encoder"]) != str(encoder):
+    if Path(values["encoder"]) != encoder:
         check_encoder_name(str(values["encoder"]))
     elif not encoder.is_file():
         raise FileNotFoundError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_histodiff import PatchEncoder
 from monai_histodiff.classifiers.named_encoder import check_encoder_name, named_features
-from monai_histodiff.utils.weights import save_weights
+from monai_histodiff.utils.weights import load_weights, save_weights
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
@@ -72,8 +72,9 @@ def test_a_function_is_taken_as_it_is() -> None:
 
 
 def test_a_file_of_our_own_weights(tmp_path: Path) -> None:
-    encoder = PatchEncoder().eval()
-    save_weights(tmp_path / "encoder.pt", encoder.state_dict())
+    path = tmp_path / "encoder.pt"
+    save_weights(path, PatchEncoder().state_dict())
+    encoder = load_weights(PatchEncoder(), path).eval()
     patches = torch.rand(2, 3, 32, 32)
     assert torch.equal(named_features(tmp_path / "encoder.pt")(patches), encoder.features(patches))
 
