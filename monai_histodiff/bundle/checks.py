@@ -15,6 +15,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_histodiff.bundle.names import referred
 from monai_histodiff.bundle.option_table import check_values, options_of
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.verdict_folder import VerdictFolder
+from monai_histodiff.classifiers.named_encoder import check_encoder_name
 from monai_histodiff.utils.weights import checked_device
 
 __all__ = [
@@ -31,6 +33,7 @@ WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
 # what bundle_root must hold, for the configs that stand on it
 ROOTED = {
     "finetune": "histopathology_guidance",
+    "verdict": "histopathology_ldm",
     **dict.fromkeys(
         ("train", "evaluate", "inference", "ldm inference", "ldm evaluate"),
         "configs/metadata.json",
@@ -110,7 +113,9 @@ def check_places(name: str, values: Mapping[str, Any], home: Path | None = None)
             raise FileNotFoundError(
                 f"{key} must be a file, got '{values[key]}', where there is none: give its path"
             )
-    if "ldm_dir" in values:
+    if name == "verdict":
+        _check_encoder(values)
+    elif "ldm_dir" in values:
         _check_models(values)
     check_writable(Path(values["output_dir"]))
 
@@ -174,6 +179,8 @@ def _check_output(name: str, values: Mapping[str, Any]) -> None:
         RunFolder(values["output_dir"]).check_new()
     if name == "evaluate":
         RunFolder(values["output_dir"]).check_unevaluated(values["replace"])
+    if name == "verdict":
+        VerdictFolder(values["output_dir"]).check(values["replace"])
     if name in ("inference", "ldm inference"):
         samples = Path(values["output_dir"]) / "samples"
         if samples.exists() and any(samples.iterdir()):
@@ -181,6 +188,18 @@ def _check_output(name: str, values: Mapping[str, Any]) -> None:
                 f"output_dir must be new, got '{values['output_dir']}', which holds 'samples' "
                 "already: choose another"
             )
+
+
+def _check_encoder(values: Mapping[str, Any]) -> None:
+    """No generator is read for a verdict on others' pictures."""
+    encoder = Path(values["ldm_dir"]) / "models" / "encoder.pt"
+    if Path(values["encoder"]) != encoder:
+        check_encoder_name(str(values["encoder"]))
+    elif not encoder.is_file():
+        raise FileNotFoundError(
+            f"ldm_dir must hold the patch encoder, got no '{encoder}': give --ldm_dir with the "
+            "whole path"
+        )
 
 
 def _check_models(values: Mapping[str, Any]) -> None:

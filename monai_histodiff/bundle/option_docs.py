@@ -25,6 +25,7 @@ value of another kind or out of range, is refused in the first second. Other key
 """
 TITLES = {
     "finetune": "`bundles/finetune.json`",
+    "verdict": "`bundles/verdict.json`",
     "train": "`histopathology_guidance/configs/train.yaml` (`--train#NAME` in `finetune.json`)",
     "evaluate": "`histopathology_guidance/configs/evaluate.yaml` (`--evaluate#NAME` in "
     "`finetune.json`)",
@@ -42,8 +43,8 @@ TITLES = {
 
 def config_files(bundles: Path, name: str) -> list[str]:
     """The files of a config that the table of options names, in the order to read them."""
-    if name == "finetune":
-        return [str(bundles / "finetune.json")]
+    if name in ("finetune", "verdict"):
+        return [str(bundles / f"{name}.json")]
     ldm = name.startswith("ldm ")
     folder = bundles / f"histopathology_{'ldm' if ldm else 'guidance'}" / "configs"
     suffix = "json" if name.endswith("inference") else "yaml"

@@ -41,6 +41,7 @@ from monai_histodiff.bundle.options import (
 )
 from monai_histodiff.bundle.pretraining_options import PRETRAINING
 from monai_histodiff.bundle.sampling_options import SAMPLING_OPTIONS
+from monai_histodiff.bundle.verdict_options import with_verdict
 from monai_histodiff.data.sizes import LARGEST, SMALLEST
 from monai_histodiff.evaluation.arms import ARMS
 
@@ -125,8 +126,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "patch_size",
         WHOLE,
-        "height and width in pixels at the model's scale; None: what all your patches have there. "
-        "The generator was trained on 128",
+        "height and width in pixels at the model's scale; None: what all your patches have there, "
+        "at most the 128 that the generator was trained on",
         STAGES,
         low=SMALLEST,
         high=LARGEST,
@@ -190,7 +191,7 @@ OPTIONS: tuple[Option, ...] = (
         TEXTS,
         "what is compared, see verdict.md",
         (FINETUNE, EVALUATE),
-        choices=tuple(ARMS),
+        choices=tuple(arm for arm in ARMS if arm != "G2"),  # of verdict.json alone
     ),
     Option("classifier_steps", WHOLE, "of each training of a classifier", (EVALUATE,), low=1),
     Option(
@@ -227,6 +228,7 @@ OPTIONS: tuple[Option, ...] = (
         (FINETUNE,),
     ),
 )
+OPTIONS = with_verdict(OPTIONS)
 
 
 def options_of(config: str) -> dict[str, Option]:

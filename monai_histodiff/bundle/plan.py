@@ -12,7 +12,7 @@ import torch
 
 from monai_histodiff.classifiers.classifier import PatchClassifier
 
-__all__ = ["RunPlan", "Step", "evaluation_steps", "measure_speed", "training_steps"]
+__all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
 
 # Costs in units of one training step of a PatchClassifier on a batch of 8 patches of 128 x 128, as
 # measured on one CPU core (x86-64, AVX-512, float32); they grow with the area of a patch
@@ -112,9 +112,7 @@ def training_steps(
     guide = values["guide_steps"] * values["batch_size"] * GUIDE_STEP
     guide += labelled * values["encodings"] * ENCODING
     steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide))
-    views = values["critic_folds"] * values["critic_views"] * labelled
-    critic = (views + values["critic_folds"] * known) * FEATURES
-    steps.append(Step("critic", f"fit the critic ({views} views)", critic))
+    steps.append(critic_step(values, labelled, known))
     wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
@@ -124,6 +122,13 @@ def training_steps(
     sampling = classes * (wanted + tried) * one
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
     return [replace(step, cost=step.cost * area) for step in steps]
+
+
+def critic_step(values: Mapping[str, Any], labelled: int, judged: int) -> Step:
+    """The fit of a critic on so many labelled patches, and its first judgement of others."""
+    views = values["critic_folds"] * values["critic_views"] * labelled
+    cost = (views + values["critic_folds"] * judged) * FEATURES
+    return Step("critic", f"fit the critic ({views} views)", cost)
 
 
 def evaluation_steps(values: Mapping[str, Any], size: int = PROBE_SIZE) -> list[Step]:

@@ -23,12 +23,14 @@ from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
     RunPlan,
     Step,
+    critic_step,
     evaluation_steps,
     measure_speed,
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.task import Task, check_task
+from monai_histodiff.bundle.verdict import open_sets
 
 __all__ = ["prepare"]
 
@@ -81,9 +83,12 @@ def prepare(name: str) -> RunPlan:
         check_arms(values)
         size = folder.read_outcome()["sampling"].get("size")
         steps = evaluation_steps(values, size or PROBE_SIZE)
+    elif name == "verdict":
+        task = check_task({**values, "unlabelled_patches": 0})
+        steps = _verdict_steps(values, task)
     if not steps:
         return RunPlan([])
-    seeds = len(stages["evaluate"]["seeds"]) if name == "finetune" else 0
+    seeds = len((stages["evaluate"] if name == "finetune" else values).get("seeds", ()))
     notes = () if task is None else task.notes(seeds)
     return RunPlan(steps, *measure_speed(values["device"]), notes)
 
@@ -119,3 +124,24 @@ def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
     classes = len(task.labelled.classes)
     check_writable(Path(values["output_dir"]), room_for(values, classes, task.size))
     return training_steps(values, classes, len(task.labelled), len(task.known), task.size)
+
+
+def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
+    """The steps of a verdict on synthetic sets, which are opened, and for which the disk has
+    room.
+    """
+    sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size)
+    rest = task.patches.select("train").without(task.labelled)
+    for arm in ("E", "P", "R"):
+        if arm in values["arms"] and not len(rest):
+            raise ValueError(
+                f"arm {arm} needs training patches that are not labelled ones, got none: give "
+                f"--labels_per_class a number, or leave {arm} out"
+            )
+    if "G2" in values["arms"] and not values["second_dir"]:
+        raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
+    check_writable(Path(values["output_dir"]))
+    arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
+    options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
+    critic = critic_step(values, len(task.labelled), sum(map(len, sets.values())))
+    return [critic, *evaluation_steps(options, task.size)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.utils.files import write_json
 
-__all__ = ["run_and_report"]
+__all__ = ["describe_dataset", "describe_versions", "gallery", "run_and_report"]
 
 
 def run_and_report(
@@ -85,12 +85,12 @@ def run_and_report(
     results = {
         **evaluation.results(),
         "run": outcome["run"],
-        "dataset": _dataset(dataset_dir, patches, evaluation.material.labelled),
+        "dataset": describe_dataset(dataset_dir, patches, evaluation.material.labelled),
         "selection": outcome["selection"],
         "sampling": outcome["sampling"],
         "settings": {**outcome["settings"], **recipe},
         "seconds": seconds,
-        "versions": _versions(),
+        "versions": describe_versions(),
     }
     if further is not None:
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
@@ -124,9 +124,15 @@ def run_and_report(
     return report
 
 
-def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int = 8) -> list[Tile]:
+def gallery(
+    candidates: Candidates,
+    known: PatchSet,
+    size: int,
+    per_class: int = 8,
+    names: Sequence[str] = (),
+) -> list[Tile]:
     """Tiles for the report: of each class the most confident accepted candidates, and rejected
-    ones of every reason.
+    ones of every reason; with the name of each candidate, where they have some.
     """
     tiles, varied = [], candidates.origin is not None
     beside = (
@@ -156,12 +162,14 @@ def gallery(candidates: Candidates, known: PatchSet, size: int, per_class: int =
                     nearest=None if varied else real,
                     distance=float(candidates.distance[i]),
                     origin=real if varied else None,
+                    name=names[i] if names else "",
                 )
             )
     return tiles
 
 
-def _dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]:
+def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]:
+    """Name and counts of the real patches, for the report."""
     parts = {
         "train": patches.select("train"),
         "labelled": labelled,
@@ -179,7 +187,8 @@ def _dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]
     }
 
 
-def _versions() -> dict[str, str]:
+def describe_versions() -> dict[str, str]:
+    """Versions of the packages, and the machine, for the report."""
     found = {
         name: version(name)
         for name in ("monai-histodiff", "monai", "torch", "numpy", "pytorch-ignite")

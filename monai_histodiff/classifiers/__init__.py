@@ -6,6 +6,7 @@ from monai_histodiff.classifiers.encoder import EncoderStart as EncoderStart
 from monai_histodiff.classifiers.encoder import PatchEncoder as PatchEncoder
 from monai_histodiff.classifiers.encoder import bundle_features as bundle_features
 from monai_histodiff.classifiers.encoder import linear_probe as linear_probe
+from monai_histodiff.classifiers.named_encoder import named_features as named_features
 from monai_histodiff.classifiers.probe import ProbeTraining as ProbeTraining
 from monai_histodiff.classifiers.self_supervised import EncoderSaver as EncoderSaver
 from monai_histodiff.classifiers.self_supervised import PatchViews as PatchViews

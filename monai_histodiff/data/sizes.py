@@ -6,7 +6,7 @@ from monai_histodiff.data.patch_set import PatchSet
 
 __all__ = ["LARGEST", "SMALLEST", "crop_size", "size_note"]
 
-SMALLEST, LARGEST = 96, 512  # pixels at the model's scale
+SMALLEST, USUAL, LARGEST = 96, 128, 512  # pixels at the model's scale
 
 
 def crop_size(patches: PatchSet, size: int | None = None) -> int:
@@ -14,8 +14,8 @@ def crop_size(patches: PatchSet, size: int | None = None) -> int:
 
     Args:
         patches: the set, at the model's scale (:meth:`PatchSet.at`).
-        size: what is asked for. By default what all patches have: the smallest height or width of
-            any of them, at most 512 pixels.
+        size: what is asked for. By default what all patches have, the smallest height or width of
+            any of them, but at most the 128 pixels that the generator was trained on.
 
     Raises:
         ValueError: the set is empty, a patch is smaller than ``size``, or, by default, than 96
@@ -23,7 +23,7 @@ def crop_size(patches: PatchSet, size: int | None = None) -> int:
     """
     sides = _sides(patches)
     least = min(sides)
-    chosen = min(LARGEST, max(SMALLEST, least)) if size is None else size
+    chosen = min(USUAL, max(SMALLEST, least)) if size is None else size
     if small := [i for i, side in enumerate(sides) if side < chosen]:
         scale = "" if patches.um_per_px is None else f" at {patches.um_per_px:g} um per pixel"
         remedy = f"give patch_size {least}, or leave them out"
@@ -46,7 +46,10 @@ def size_note(patches: PatchSet, size: int) -> str:
     if most == size:
         return f"Patches have {have} pixels{scale}."
     why = ", which all have" if size == least else ""
-    return f"Patches have {have} pixels{scale}: every stage crops them to {size} x {size}{why}."
+    told = f"Patches have {have} pixels{scale}: every stage crops them to {size} x {size}{why}."
+    if USUAL == size < least:
+        told += f" --patch_size {min(least, LARGEST)} takes them larger, and more time."
+    return told
 
 
 def _sides(patches: PatchSet) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +11,16 @@ from torch import Tensor
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.evaluation.real_banks import (
+    pseudo_labels,
+    real_bank,
+    true_labels,
+    whole_patches,
+)
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
 
-__all__ = ["ARMS", "COMPARISONS", "Arm", "Material", "pseudo_labels", "true_labels"]
+__all__ = ["ARMS", "COMPARISONS", "Arm", "Material"]
 
 MIXING = 1.0  # share of the batches of arm D that are mixed
 
@@ -31,6 +37,7 @@ class Material:
             labels: it is the ceiling, not a method.
         critic: pseudo-labels the pool, at its threshold (arm E).
         published: candidates of the published method, with their outcome (arm G0).
+        second: candidates of a second generator, with their outcome (arm G2).
         features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D``
             (arm J).
 
@@ -44,6 +51,7 @@ class Material:
     pool: PatchSet | None = None
     critic: PatchCritic | None = None
     published: Candidates | None = None
+    second: Candidates | None = None
     features: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +104,11 @@ def _accepted(material: Material, seed: int) -> SyntheticBank:
 
 def _published(material: Material, seed: int) -> SyntheticBank:
     candidates = material.published or material.candidates
+    return candidates.bank(candidates.accepted, material.classes)
+
+
+def _second(material: Material, seed: int) -> SyntheticBank:
+    candidates = material.second or material.candidates
     return candidates.bank(candidates.accepted, material.classes)
 
 
@@ -153,6 +166,22 @@ def _truly_labelled(material: Material, seed: int) -> SyntheticBank:
     return true_labels(material.pool, material.classes)
 
 
+def _duplicated(material: Material, seed: int) -> SyntheticBank:
+    """Of each class as many labelled real patches as synthetic ones were accepted: each once, then
+    once more, in an order that the seed draws.
+    """
+    labelled, candidates = material.labelled, material.candidates
+    generator, rows = torch.Generator().manual_seed(seed), []
+    for k in range(len(material.classes)):
+        own = (labelled.labels == k).nonzero()[:, 0]
+        wanted = int(candidates.accepted[candidates.labels == k].sum())
+        order = own[torch.randperm(len(own), generator=generator)]
+        rows.append(order.repeat(-(-wanted // max(1, len(own))))[:wanted])
+    chosen, whole = torch.cat(rows), whole_patches(labelled)
+    sure = torch.ones(len(chosen), dtype=torch.float32)
+    return real_bank(whole[chosen], labelled.labels[chosen], sure, material.classes)
+
+
 ARMS: Mapping[str, Arm] = {
     "A": Arm(
         words="real patches, no augmentation, as often as G shows them (fewer steps)",
@@ -175,6 +204,11 @@ ARMS: Mapping[str, Arm] = {
         bank=_published,
         needs=("published",),
     ),
+    "G2": Arm(
+        words="C + selected synthetic patches of the second set",
+        bank=_second,
+        needs=("second",),
+    ),
     "H": Arm(words="C + lowest-scored synthetic patches", bank=_lowest),
     "S": Arm(words="C + selected synthetic patches, labels shuffled", bank=_shuffled, drawn=True),
     "P": Arm(
@@ -187,6 +221,12 @@ ARMS: Mapping[str, Arm] = {
         bank=_accepted,
         synthetic_only=True,
     ),
+    "K": Arm(
+        words="C + the labelled real patches themselves, as many as G's synthetic ones",
+        bank=_duplicated,
+        drawn=True,
+        uncropped=True,
+    ),
     "J": Arm(words="linear probe on self-supervised features", needs=("features",), probe=True),
     "R": Arm(
         words="C + all further real patches with their true labels: the ceiling",
@@ -195,78 +235,7 @@ ARMS: Mapping[str, Arm] = {
         uncropped=True,
     ),
 }
-COMPARISONS = ("G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "P-C", "R-C")
-
-
-def pseudo_labels(
-    pool: PatchSet,
-    judge: Callable[[Tensor], Tensor],
-    threshold: float,
-    classes: Sequence[str],
-    size: int,
-) -> SyntheticBank:
-    """Pseudo-label real patches: those whose most probable class reaches the threshold, under that
-    class (Lee 2013).
-
-    The labels of the pool, if it has any, are not read.
-
-    Args:
-        pool: patches without labels, of one size.
-        judge: centre crops ``N x 3 x size x size``, uint8, to calibrated probabilities
-            ``N x len(classes)``.
-        threshold: lowest accepted probability; that of the critic's target precision puts E and G
-            under one rule.
-        classes: class names.
-        size: height and width of what the judge sees.
-
-    Returns:
-        Whole patches, to be cropped as the labelled ones are; the confidence is the judge's, the
-        seed is the row in the pool.
-
-    Raises:
-        ValueError: the pool is empty.
-    """
-    if len(pool) == 0:
-        rule = "arm E needs training patches that were not drawn as labelled"
-        raise ValueError(f"{rule}, got none")
-    images = _whole(pool)
-    confidence, label = judge(centre_crop(images, size)).max(1)
-    return _real_bank(images, torch.where(confidence >= threshold, label, -1), confidence, classes)
-
-
-def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
-    """Real patches under their true labels: the ceiling of what synthetic patches, or
-    pseudo-labels, could bring.
-
-    Args:
-        pool: real labelled patches of one size, none of them among those that the arms train on.
-        classes: class names.
-
-    Returns:
-        Whole patches, to be cropped as the labelled ones are; the confidence is 1, the seed is the
-        row in the pool.
-
-    Raises:
-        ValueError: no patch of the pool has a label.
-    """
-    if not bool((pool.labels >= 0).any()):
-        rule = "arm R needs labels of training patches that were not drawn as labelled"
-        raise ValueError(f"{rule}, got none on {len(pool)} patches")
-    return _real_bank(
-        _whole(pool), pool.labels, torch.ones(len(pool), dtype=torch.float32), classes
-    )
-
-
-def _whole(pool: PatchSet) -> Tensor:
-    """Whole patches; where they differ in size, centre crops of the largest size that all have."""
-    sizes = set(pool.sizes())
-    return pool.images(None if len(sizes) == 1 else min(min(size) for size in sizes))
-
-
-def _real_bank(
-    images: Tensor, labels: Tensor, confidence: Tensor, classes: Sequence[str]
-) -> SyntheticBank:
-    """Real patches under labels; -1 leaves one out."""
-    rows = {k: (labels == k).nonzero()[:, 0] for k in range(len(classes))}
-    shown, sure = ({k: v[r] for k, r in rows.items()} for v in (images, confidence))
-    return SyntheticBank(shown, sure, rows, classes)
+COMPARISONS = (
+    *("G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A"),
+    *("P-C", "G2-C", "G-G2", "R-C"),
+)

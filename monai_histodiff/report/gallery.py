@@ -38,6 +38,7 @@ class Tile:
         origin: uint8 ``H x W x 3``, the patch that it is a variation of, shown instead of the
             nearest.
         source: what that patch is, ``"labelled"`` or ``"unlabelled"``.
+        name: of its file, shown instead of the seed.
     """
 
     image: np.ndarray
@@ -49,6 +50,7 @@ class Tile:
     distance: float | None = None
     origin: np.ndarray | None = None
     source: str = "labelled"
+    name: str = ""
 
 
 def accepted_tiles(
@@ -79,7 +81,8 @@ def _galleries(groups: dict[str, list[Tile]], limit: int) -> list[Gallery]:
 
 def _view(tile: Tile) -> TileView:
     state = f"rejected: {tile.reason}" if tile.reason else "accepted"
-    told = f"{tile.label}, {state}, confidence {percent(tile.confidence)}, seed {tile.seed}"
+    which = tile.name or f"seed {tile.seed}"
+    told = f"{tile.label}, {state}, confidence {percent(tile.confidence)}, {which}"
     pictures, beside = [picture(tile.image, f"Synthetic patch: {told}")], []
     if tile.origin is not None:
         alt = (
@@ -94,4 +97,4 @@ def _view(tile: Tile) -> TileView:
     confidence = share(tile.confidence, 1)
     name = f"{tile.label}: " if tile.reason else ""
     sure = TableCell(name + confidence.text, plot=confidence.plot)
-    return TileView(pictures, told, [sure, *beside, TableCell(f"seed {tile.seed}")])
+    return TileView(pictures, told, [sure, *beside, TableCell(which)])

@@ -118,7 +118,9 @@ def _sources(count: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {"labelled": found}
 
 
-def generator(classes: Mapping[str, Any]) -> list[Block]:
+def generator(
+    classes: Mapping[str, Any], caption: str = "Accepted patches beside real ones"
+) -> list[Block]:
     """Figures of the generator for each class, beside those of real patches."""
 
     def beside(ours: Any, real: Any, of: Sequence[Any] = (), digits: int = 0) -> TableCell:
@@ -138,8 +140,8 @@ def generator(classes: Mapping[str, Any]) -> list[Block]:
         of = (numbers["accepted"], numbers["real"])
         copied = beside(copies["samples"], copies["held_out"], of)
         rows.append([TableCell(name, note), *figures, copied])
-    heads = ["Class", *(head for head, _ in FIDELITY.values()), "Copies\nof a labelled patch"]
-    table = Table("Accepted patches beside real ones", heads, rows, cards=True)
+    heads = ["Class", *(head for head, _ in FIDELITY.values()), "Copies\nof a real patch"]
+    table = Table(caption, heads, rows, cards=True)
     return [Words(GENERATOR), table] if rows else []
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from monai_histodiff.report.blocks import Fact, Fold, Page, Section, Verdict, Words, pairs
 from monai_histodiff.report.comparisons import arms, calibration, change, changes, classes_table
+from monai_histodiff.report.foreign import foreign_facts, foreign_sets
 from monai_histodiff.report.gallery import Tile, accepted_tiles, rejected_tiles
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import dataset, generator, passed, selection
@@ -47,6 +48,7 @@ def write_report(
     results: Mapping[str, Any],
     tiles: Sequence[Tile],
     max_per_class: int = 8,
+    further: Mapping[str, Sequence[Tile]] | None = None,
 ) -> Path:
     """Write the page: all of it, or nothing.
 
@@ -55,12 +57,15 @@ def write_report(
         results: what the comparison found. ``verdict``, ``dataset``, ``arms``, ``differences``,
             ``selection``, ``sampling`` and ``seeds`` are required; ``claim`` (or ``outcome``),
             ``arm_names``, ``claims``, ``intervals``, ``recall``, ``reliability``, ``floors``,
-            ``generator``, ``agreement``, ``versions``, ``settings``, ``seconds``, ``shortfalls``
-            and ``notes`` are shown where given. The colour of the verdict and the recall follow
-            ``"G-C"``, or else the first difference.
+            ``generator``, ``agreement``, ``versions``, ``settings``, ``seconds``, ``shortfalls``,
+            ``notes``, ``warnings`` (pairs of texts) and ``foreign`` (synthetic sets of any
+            origin) are shown where given; so are a ``title`` and a ``word`` of its own.
+            The colour of the verdict and the recall follow ``"G-C"``, or else the first
+            difference.
         tiles: patches to show, accepted and rejected.
         max_per_class: the most patches shown per class and per reason of rejection, spread evenly
             over the confidence.
+        further: patches of a second set, by its name.
 
     Raises:
         ValueError: a required key is missing, or a picture is not a uint8 array ``H x W x 3``.
@@ -83,6 +88,7 @@ def write_report(
     tables = pairs("Settings, and versions of packages", setup)
     notes = list(dict.fromkeys([*results.get("shortfalls", ()), *results.get("notes", ())]))
     sections = [
+        Section("The pictures", foreign_sets(results.get("foreign", {}), compared)),
         Section("What changes", changes(results)),
         Section("Notes", [Words(notes)] if notes else []),
         Section("Every arm", arms(results)),
@@ -90,15 +96,19 @@ def write_report(
         Section("Calibration", calibration(results.get("reliability", {}), both)),
         Section("Accepted patches", accepted_tiles(tiles, classes, max_per_class)),
         Section("Rejected patches", rejected_tiles(tiles, max_per_class)),
+        *_further(further or {}, classes, max_per_class),
         Section("Selection", selection(chosen, results.get("agreement"))),
         Section("Generator", generator(results.get("generator", {}))),
         Section("Data", dataset(data, classes)),
         Section("Cost", pairs("Time and throughput", cost)),
         Section("Settings and versions", [Fold("Show all", tables)] if tables else []),
     ]
-    warnings = [DEMO] * bool(data.get("demo")) + [NOTHING] * (chosen.get("accepted") == 0)
+    warnings = [DEMO] * bool(data.get("demo"))
+    if "foreign" not in results:
+        warnings += [NOTHING] * (chosen.get("accepted") == 0)
+    warnings += [(strong, words) for strong, words in results.get("warnings", ())]
     page = Page(
-        TITLE,
+        results.get("title", TITLE),
         sections,
         origin=_origin(results),
         verdict=_verdict(results, primary),
@@ -125,7 +135,23 @@ def _verdict(results: Mapping[str, Any], primary: str) -> Verdict:
     _, low, high = change(results["differences"].get(primary, {}))
     tone = claim(low, high, known)
     more = MEANING[tone] if math.isfinite(low + high) else UNKNOWN
+    if "word" in results:
+        return Verdict(tone, results["word"], results["verdict"])
     return Verdict(tone, tone.capitalize(), results["verdict"], more)
+
+
+def _further(
+    sets: Mapping[str, Sequence[Tile]], classes: Sequence[str], most: int
+) -> list[Section]:
+    """Galleries of further sets."""
+    return [
+        section
+        for name, tiles in sets.items()
+        for section in (
+            Section(f"Accepted of {name}", accepted_tiles(tiles, classes, most)),
+            Section(f"Rejected of {name}", rejected_tiles(tiles, most)),
+        )
+    ]
 
 
 def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
@@ -145,6 +171,7 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
         told = f"{number(chosen['accepted'], 0)} of {number(chosen['candidates'], 0)}"
         rate = percent(passed(chosen) / (chosen["candidates"] or math.nan), 0)
         facts.append(Fact("Candidates accepted", told, f"{rate} passed the selection"))
+    facts += foreign_facts(results.get("foreign", {}))
     data = results["dataset"]
     if test := data.get("counts", {}).get("test"):
         groups = data.get("groups", {}).get("test")

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from monai_histodiff.data.pixels import thumbnails
 
-__all__ = ["FLOOR", "CopyGate", "copy_distances", "copy_gate", "flag_copies"]
+__all__ = [
+    "FLOOR",
+    "CopyGate",
+    "copy_distances",
+    "copy_gate",
+    "flag_copies",
+    "nearest_views",
+]
 
 BATCH = 256  # patches compared at once, for the sake of memory
 # Below this distance two patches are one: 4 of 256 levels. JPEG of quality 75 moved 1,361 H&E
@@ -39,11 +46,20 @@ class CopyGate:
     compared: int
 
 
-def _nearest(
+def nearest_views(
     patches: Tensor, references: Tensor, excluded: Tensor | None = None, least: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance to the nearest reference that is not excluded, nor nearer than ``least``; its
-    index; and whether there is one nearer than ``least``.
+    """The nearest reference of each patch, over the eight flips and turns of the patch.
+
+    Args:
+        patches: ``N x C x H x W``, uint8 or floating point; compared as thumbnails.
+        references: ``M x C x H' x W'``, likewise.
+        excluded: bool, ``N x M``: references that do not count.
+        least: nor do those that are nearer than this.
+
+    Returns:
+        Distance to the nearest one that counts (infinite where none does), its index, and whether
+        there is one nearer than ``least``; each of shape ``N``.
     """
     targets = thumbnails(references).flatten(1)
     parts = []
@@ -82,7 +98,7 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
     if len(references) == 0:
         raise ValueError("copy distances need at least one reference, got none")
     _check_finite(references)
-    return _nearest(patches, references)[:2]
+    return nearest_views(patches, references)[:2]
 
 
 def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> CopyGate:
@@ -109,7 +125,7 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
         return CopyGate(FLOOR, 0, 0)
     own = torch.tensor([names[g] for g in groups], dtype=torch.long)
     same = own[:, None] == own[None, :]
-    distance, _, twin = _nearest(references, references, same, FLOOR)
+    distance, _, twin = nearest_views(references, references, same, FLOOR)
     known = distance[distance.isfinite()]
     threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR
     return CopyGate(max(FLOOR, threshold), int(twin.sum()), len(known))

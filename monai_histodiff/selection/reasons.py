@@ -18,6 +18,8 @@ class Reason(str, Enum):
     over_quota = "over quota"
     low_confidence = "low confidence"
     near_copy = "near copy"
+    test_copy = "copy of a test patch"
+    duplicate = "duplicate of another"
     not_finite = "not finite"
     other_centroid = "another centroid is nearer"
 

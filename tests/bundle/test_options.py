@@ -57,7 +57,13 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 def start(name: str, **overrides: Any) -> None:
     """What MONAI does with a config before it runs it."""
-    root = BUNDLES if name == "finetune" else LDM if name.startswith("ldm ") else GUIDANCE
+    root = (
+        BUNDLES
+        if name in ("finetune", "verdict")
+        else LDM
+        if name.startswith("ldm ")
+        else GUIDANCE
+    )
     overrides = {"bundle_root": str(root), "device": "cpu", **overrides}
     workflow = ConfigWorkflow(config_of(name), logging_file=False, **overrides)
     workflow.initialize()
@@ -83,7 +89,7 @@ FINETUNE = [
     ({"seeds": []}, "seeds must be a list of whole numbers, at least 0, got 0: give at least 1"),
     ({"seeds": [True]}, "seeds must be a list of whole numbers"),
     ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
-    ({"arms": ["C", "X"]}, "S, P, I, J, R, got 'X': choose among them"),
+    ({"arms": ["C", "X"]}, "S, P, I, K, J, R, got 'X': choose among them"),
     ({"arms": ["F", "G"]}, "arms must include 'C', what all are compared with, got ['F', 'G']"),
     ({"arms": ["C", "G0"]}, "arm G0 needs a run of published.yaml in published_dir, got none in"),
     ({"strength": 1.5}, "strength must be a number, above 0, at most 1, got 1.5: give 1 or less"),
@@ -177,6 +183,30 @@ OTHERS = [
 @pytest.mark.parametrize(("name", "change", "message"), OTHERS, ids=[str(c[:2]) for c in OTHERS])
 def test_every_config_refuses_before_any_work(name: str, change: Any, message: str) -> None:
     assert message in refused(name, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"synthetic_dir": ""}, "synthetic_dir must exist, got ''"),
+        ({"second_dir": "nowhere"}, "second_dir must exist, got 'nowhere'"),
+        ({"synthetc_dir": "x"}, "got 'synthetc_dir': did you mean 'synthetic_dir'?"),
+        ({"arms": ["C", "G0"]}, "arms must be a list of texts, of A, B, C"),
+        ({"arms": ["G"]}, "arms must include 'C'"),
+        ({"arms": ["C", "E"]}, "arm E needs training patches that are not labelled ones"),
+        ({"arms": ["C", "G2"]}, "arm G2 needs a second set, got none: give --second_dir"),
+        ({"refuse_copies": "no"}, "refuse_copies must be True or False"),
+        ({"ldm_dir": "."}, "ldm_dir must hold the patch encoder"),
+        ({"encoder": "nowhere.pt"}, "where there is no file: give its path"),
+    ],
+)
+def test_a_verdict_on_others_pictures_refuses_before_any_work(
+    change: dict[str, Any], message: str, write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    demo = GUIDANCE / "data" / "demo.zip"
+    given = {"dataset_dir": str(demo), "synthetic_dir": str(demo), "output_dir": "out", **change}
+    assert message in refused("verdict", **given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_samples_of_an_earlier_inference_are_kept(tmp_path: Path) -> None:
@@ -280,7 +310,7 @@ def test_an_argument_that_a_class_takes_may_be_added(tmp_path: Path) -> None:
 
 def test_all_configs_are_in_the_table() -> None:
     found = {path.stem for path in BUNDLES.rglob("configs/*.[jy]*") if path.stem not in OVERLAYS}
-    assert {name.removeprefix("ldm ") for name in CONFIGS} - {"finetune"} == found
+    assert {name.removeprefix("ldm ") for name in CONFIGS} - {"finetune", "verdict"} == found
 
 
 def test_label_of_a_class() -> None:

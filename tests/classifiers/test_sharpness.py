@@ -16,7 +16,7 @@ from monai_histodiff import PatchSet, SyntheticAugment
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance
-from monai_histodiff.evaluation.arms import true_labels
+from monai_histodiff.evaluation.real_banks import true_labels
 
 COUNT, SIDE = 160, 64  # patches of each door, and their pixels at 0.5 um
 

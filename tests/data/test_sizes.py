@@ -40,9 +40,9 @@ def of_shapes(tmp_path: Path) -> Callable[[Sequence[Shape]], PatchSet]:
         ([(97, 97, "1")], 97, "Patches have 97 x 97 pixels at 1 um per pixel."),
         (
             [(768, 768, "1")],
-            512,
-            "Patches have 768 x 768 pixels at 1 um per pixel: every stage crops them to 512 x "
-            "512.",
+            128,
+            "Patches have 768 x 768 pixels at 1 um per pixel: every stage crops them to 128 x "
+            "128. --patch_size 512 takes them larger, and more time.",
         ),
         (
             [(256, 256, "0.5"), (200, 150, "1"), (100, 101, "1")],
@@ -65,7 +65,8 @@ def test_what_is_asked_for_is_taken(of_shapes: Callable[[list[Shape]], PatchSet]
     patches = of_shapes([(300, 200, "1"), (300, 300, "1")])
     assert crop_size(patches, 128) == 128
     assert size_note(patches, 128).endswith(
-        "200 to 300 pixels at 1 um per pixel: every stage crops them to 128 x 128."
+        "200 to 300 pixels at 1 um per pixel: every stage crops them to 128 x 128. --patch_size "
+        "200 takes them larger, and more time."
     )
     filed = patches.at(None)
     assert size_note(filed, 128).startswith("Patches have 200 to 300 pixels: every")

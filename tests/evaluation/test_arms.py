@@ -13,9 +13,8 @@ from monai_histodiff.evaluation.arms import (
     ARMS,
     COMPARISONS,
     Material,
-    pseudo_labels,
-    true_labels,
 )
+from monai_histodiff.evaluation.real_banks import pseudo_labels, true_labels
 
 
 def arm_bank(
@@ -94,14 +93,43 @@ def test_records_of_arms_hold_together(candidates: Candidates) -> None:
     parts = {field.name for field in fields(Material)}
     for name, arm in ARMS.items():
         assert arm.words and set(arm.needs) <= parts, name
-        assert not arm.uncropped or "pool" in arm.needs, "only real patches are whole"
+        assert not arm.uncropped or "pool" in arm.needs or name == "K", (
+            "only real patches are whole"
+        )
         assert not (arm.probe or not arm.augmented) or arm.bank is None, name
-    assert [name for name, arm in ARMS.items() if arm.bank] == "E F G G0 H S P I R".split()
+    assert [name for name, arm in ARMS.items() if arm.bank] == "E F G G0 G2 H S P I K R".split()
     unable = Material(labelled=PatchSet((), (), CLASSES), candidates=candidates)
     for name in ("E", "R"):
         make = ARMS[name].bank
         with pytest.raises(ValueError, match="need a pool.*, got none"):
             assert make is not None and make(unable, 0)
+
+
+def test_the_control_shows_labelled_patches_as_often_as_synthetic_ones(
+    candidates: Candidates, patch_set: PatchSet
+) -> None:
+    reasons = ["accepted"] * 2 + ["near copy"] * 4 + ["low confidence"] * 6 + ["accepted"] * 6
+    uneven = replace(candidates, reasons=reasons)
+    two = patch_set.few(4)  # of class 2, six are wanted
+    material = Material(labelled=two, candidates=uneven, size=32)
+    make = ARMS["K"].bank
+    assert make is not None and ARMS["K"].uncropped and ARMS["K"].drawn
+    bank = make(material, 0)
+    assert [bank.count(k) for k in range(3)] == [2, 0, 6]
+    real = {two[i]["image"].numpy().tobytes(): int(two.labels[i]) for i in range(len(two))}
+    shown = [image.numpy().tobytes() for image in bank.images[2]]
+    assert {real[image] for image in shown} == {2} and len(set(shown)) == 4
+    assert max(shown.count(image) for image in shown) == 2, "each once, then once more"
+    again = make(material, 1)
+    assert not torch.equal(again.images[2], bank.images[2])
+
+
+def test_the_second_set_is_an_arm_of_its_own(candidates: Candidates, patch_set: PatchSet) -> None:
+    other = replace(candidates, reasons=["accepted"] + ["low confidence"] * 17)
+    material = Material(labelled=patch_set, candidates=candidates, second=other, size=32)
+    make = ARMS["G2"].bank
+    assert make is not None and ARMS["G2"].needs == ("second",)
+    assert [make(material, 0).count(k) for k in range(3)] == [1, 0, 0]
 
 
 def mean_colour(patches: torch.Tensor) -> torch.Tensor:

@@ -106,6 +106,7 @@ def everything(
         "labelled": labelled,
         "pool": pool,
         "critic": critic,
+        "second": candidates,
         "published": published,
         "features": colours,
     }
@@ -192,7 +193,8 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(
     )
     assert (
         set(results["differences"])
-        == {"G-C", "G-F", "G-S", "G-E", "G-G0", "G-D", "G-B", "G-A", "R-C"}
+        == {"G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A"}
+        | {"G2-C", "G-G2", "R-C"}
         == set(results["claims"])
     )
     assert set(results["recall"]["C"]) == set(CLASSES)
@@ -285,7 +287,7 @@ def test_arms_see_the_data_that_they_are_named_after(
         )
         assert len(synthetic) + len(added) + sum(image in real for _, image in rows) == 60
         assert bool(added) == (arm in ("E", "G0", "R")) and all(label == k for label, k in added)
-        if arm in ("A", "B", "C", "D", "E", "G0", "R"):
+        if arm in ("A", "B", "C", "D", "E", "G0", "K", "R"):
             assert not synthetic
         elif arm == "I":
             assert len(synthetic) == 60

@@ -1,0 +1,214 @@
+"""A verdict on synthetic pictures of any origin: ``bundles/verdict.json``. No generator runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.bundle.results import describe_dataset, describe_versions, gallery
+from monai_histodiff.bundle.verdict_folder import VerdictFolder
+from monai_histodiff.bundle.verdict_words import headline, notes, warnings
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.evaluation.arms import Material
+from monai_histodiff.evaluation.experiment import Evaluation, Recipe
+from monai_histodiff.evaluation.synthetic import class_fidelity
+from monai_histodiff.report.gallery import Tile
+from monai_histodiff.report.page import write_report
+from monai_histodiff.selection.foreign import Judge, Judged, open_synthetic
+from monai_histodiff.selection.reasons import Reason
+from monai_histodiff.utils.files import write_json
+
+__all__ = ["judge_and_report", "open_sets", "possible_arms"]
+
+OF_ACCEPTED = ("F", "G", "H", "S", "P", "I", "K")  # arms that are arm C where nothing was accepted
+
+
+def open_sets(
+    synthetic_dir: str, second_dir: str, real: PatchSet, size: int
+) -> dict[str, PatchSet]:
+    """The synthetic sets, by path: one, or two where ``second_dir`` is not empty.
+
+    Raises:
+        OSError, ValueError: as :func:`~monai_histodiff.selection.open_synthetic`, or both are one.
+    """
+    sets = {str(synthetic_dir): open_synthetic(synthetic_dir, real, size)}
+    if second_dir:
+        if Path(second_dir).resolve() == Path(synthetic_dir).resolve():
+            raise ValueError(
+                f"second_dir must be another set, got '{second_dir}' twice: leave it out"
+            )
+        sets[str(second_dir)] = open_synthetic(second_dir, real, size, "second_dir")
+    return sets
+
+
+def possible_arms(arms: Sequence[str], judged: Sequence[Judged]) -> list[str]:
+    """The arms that can differ from arm C: without accepted pictures, those that show some are
+    left out. ``G2`` is the second set's.
+    """
+    some = [bool(part.candidates.accepted.any()) for part in judged]
+    wanted = [*arms, *(["G2"] if len(judged) > 1 and "G2" not in arms else [])]
+    return [
+        arm
+        for arm in wanted
+        if (some[0] or arm not in OF_ACCEPTED) and (arm != "G2" or (len(some) > 1 and some[1]))
+    ]
+
+
+def judge_and_report(
+    folder: VerdictFolder,
+    judge: Judge,
+    sets: Mapping[str, PatchSet],
+    recipe: Recipe,
+    patches: PatchSet,
+    dataset_dir: str | os.PathLike[str],
+    features: Callable[[Tensor], Tensor],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Judge the sets, train the arms, and write ``accepted.csv``, ``accepted/``, ``judged.csv``,
+    ``results.json`` and ``report.html``.
+
+    Args:
+        folder: claimed.
+        judge: of the pictures.
+        sets: from :func:`open_sets`.
+        recipe: of every arm.
+        patches: the whole real patch set.
+        dataset_dir: where it came from; only its name is kept.
+        features: of patches, for the fidelity of each class and for arm J.
+        arms: what to train; C is among them.
+        seeds: one training of each arm for each.
+        settings: further plain values, for the report.
+
+    Returns:
+        The path of the report.
+    """
+    features, size = _Remembered(features), judge.size
+    judged = []
+    for place, (path, pictures) in enumerate(sets.items()):
+        judged.append(judge(pictures, Path(path).name))
+        folder.keep(judged[-1], path, second=place == 1)
+    first, train, labelled = judged[0], judge.train, judge.labelled
+    trained = possible_arms(arms, judged)
+    pool = train.without(labelled)
+    evaluation = Evaluation(
+        Material(
+            labelled=labelled,
+            candidates=first.candidates,
+            size=size,
+            pool=pool if len(pool) else None,
+            critic=judge.critic,
+            second=judged[1].candidates if len(judged) > 1 else None,
+            features=features,
+        ),
+        judge.test,
+        recipe,
+        trained,
+        seeds,
+        folder.cache,
+    )
+    evaluation.run()
+    results = {**evaluation.results(), **_described(judge, first)}
+    results["dataset"] = describe_dataset(str(dataset_dir), patches, labelled)
+    results["settings"] = {**(settings or {}), **_recipe(recipe)}
+    results["versions"] = describe_versions()
+    results["seconds"] = {"classifiers of all arms": sum(map(sum, evaluation.seconds.values()))}
+    results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
+    results["generator"] = results["foreign"]["sets"][0].pop("kept")
+    results["title"] = "Are these synthetic pictures worth keeping?"
+    results |= headline(first)
+    results["warnings"] = [w for part in judged for w in warnings(part, len(judged) > 1)]
+    results["notes"] = notes(results, arms, trained, judge, judged)
+    write_json(folder.results, results)
+    tiles = [_tiles(part, size) for part in judged]
+    report = write_report(
+        folder.report, results, tiles[0], further={p.name: t for p, t in _rest(judged, tiles)}
+    )
+    folder.release()
+    print(f"{results['verdict']}\nReport: {report}")
+    return report
+
+
+def _rest(judged: Sequence[Judged], tiles: Sequence[list[Tile]]) -> list[tuple[Judged, Any]]:
+    return list(zip(judged, tiles, strict=True))[1:]
+
+
+def _tiles(judged: Judged, size: int) -> list[Tile]:
+    names = [record.path for record in judged.pictures.records]
+    return gallery(judged.candidates, judged.train, size, names=names)
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    training = recipe.training
+    return {
+        "classifier_steps": training.steps,
+        "classifier_batch_size": training.batch_size,
+        "synthetic_probability": recipe.prob,
+        "full_probability_at": recipe.full_prob_at,
+        "backbone": getattr(training.network, "backbone", "from scratch"),
+    }
+
+
+def _described(judge: Judge, judged: Judged) -> dict[str, Any]:
+    """``selection``, as of our own candidates, and an empty ``sampling``."""
+    found, critic = judged.candidates, judge.critic
+    classes = enumerate(judge.labelled.classes)
+    return {
+        "sampling": {},
+        "selection": {
+            **found.counts(torch.ones_like(found.accepted)),
+            "per_class": {name: found.counts(found.labels == k) for k, name in classes},
+            "target_precision": float(critic.target_precision),
+            "reached_precision": float(critic.precision),
+            "threshold": judge.threshold,
+            "copy_threshold": judge.known.threshold,
+            "copy_likeness": judge.known.likeness,
+            "reasons": found.rejections(),
+        },
+    }
+
+
+def _fidelity(
+    judged: Judged, judge: Judge, features: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
+    """What is told of a set: its counts, and the figures of each class, of the ``whole`` set and
+    of what is ``kept`` of it.
+    """
+    found = judged.candidates
+    every = replace(found, reasons=[Reason.accepted] * len(found.labels))
+    figures = {
+        name: class_fidelity(part, judge.train, judge.train, judge.test, features, judge.size)
+        for name, part in (("whole", every), ("kept", found))
+    }
+    for name, part in (("whole", every), ("kept", found)):  # copies by one rule all over the page
+        for k, of in enumerate(judge.labelled.classes):
+            figures[name][of]["copies"] = {
+                "samples": int((part.accepted & (part.labels == k) & judged.known.copy).sum()),
+                "held_out": int(judge.unseen[judge.test.labels == k].sum()),
+            }
+    return {**judged.counts(), **figures}
+
+
+class _Remembered:
+    """Features that are computed once for each patch."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
+        self.features = features
+        self.known: dict[bytes, Tensor] = {}
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Features ``N x D`` of patches ``N x 3 x H x W``, by their content."""
+        keys = [hashlib.sha256(p.numpy().tobytes()).digest() for p in patches.contiguous()]
+        new = [i for i, key in enumerate(keys) if key not in self.known]
+        if new:
+            found = self.features(patches[new])
+            self.known |= {keys[i]: row for i, row in zip(new, found, strict=True)}
+        return torch.stack([self.known[key] for key in keys])

@@ -1,0 +1,136 @@
+"""``VerdictFolder``: where a verdict on synthetic sets goes, and what it keeps of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from monai_histodiff._version import __version__
+from monai_histodiff.bundle.claim import Claim
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
+from monai_histodiff.data.tables import write_table
+from monai_histodiff.selection.foreign import Judged
+from monai_histodiff.utils.files import whole_file
+
+__all__ = ["VerdictFolder"]
+
+BASE = ("path", "label", "split", "group")
+FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
+OWN = ("accepted", "accepted.csv", "judged.csv", "second", "results.json", "report.html")
+
+
+class VerdictFolder:
+    """The folder of one verdict.
+
+    Args:
+        root: the folder, ``output_dir`` of the config. Nothing is made before :meth:`claim`.
+
+    Attributes:
+        record: who works in it, or worked in it last.
+        results: what was found, as numbers.
+        report: the same as a page.
+        cache: test probabilities of the classifiers, by hashes of all that they depend on.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.record, self.cache = self.root / "run.json", self.root / "cache"
+        self.results, self.report = self.root / "results.json", self.root / "report.html"
+
+    def check(self, replace: bool = False) -> None:
+        """Refuse a folder in which another process works, or that holds results that are not to be
+        replaced, or a run of another kind; changes nothing.
+
+        Raises:
+            FileExistsError: it is one of these.
+        """
+        Claim(self.record).check()
+        if found := [n for n in ("outcome.json", "candidates") if (self.root / n).exists()]:
+            raise FileExistsError(
+                f"output_dir must not be that of a training run, got '{self.root}', which holds "
+                f"'{found[0]}': choose another"
+            )
+        found = [name for name in OWN if (self.root / name).exists()]
+        if found and self.report.exists() and not replace:
+            raise FileExistsError(
+                f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
+                "choose another, or add --replace True (no arm is trained again)"
+            )
+
+    def claim(self, replace: bool = False) -> None:
+        """Claim the folder for this process, and remove what an earlier verdict wrote there, but
+        for the cache.
+
+        Raises:
+            FileExistsError: as :meth:`check`.
+        """
+        self.check(replace)
+        Claim(self.record).take({"stage": "verdict", "version": __version__})
+        for path in (self.root / name for name in OWN):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """The work is done: others may claim the folder."""
+        Claim(self.record).release()
+
+    def keep(self, judged: Judged, path: str | os.PathLike[str], second: bool = False) -> Path:
+        """Write what became of each picture of a set, and what is worth keeping of it.
+
+        ``judged.csv`` lists all pictures, ``accepted.csv`` those that are worth keeping: laid into
+        the set in place of its ``manifest.csv``, it makes a set of them alone. ``accepted/`` is
+        that set, with the files as they were, for ``PatchSet.open``. Columns: those of the set's
+        own manifest (its ``confidence`` as ``given_confidence``), the critic's ``confidence``, the
+        ``distance`` and ``likeness`` to real training patches, the path of the ``nearest`` of
+        them, and the ``reason``.
+
+        Args:
+            judged: the set.
+            path: where its pictures lie.
+            second: it is the second set: everything goes into ``second/``.
+
+        Returns:
+            The path of ``accepted.csv``.
+        """
+        folder = self.root / "second" if second else self.root
+        rows = list(_records(judged))
+        kept = [r for r in rows if r.extra["reason"] == "accepted"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in (("judged.csv", rows), ("accepted.csv", kept)):
+            _write(folder / name, part, rows)
+        source = PatchSource(path)
+        if kept:
+            write_patches(folder / "accepted", ((r, source.read(r.path)) for r in kept))
+        return folder / "accepted.csv"
+
+
+def _records(judged: Judged) -> Iterator[PatchRecord]:
+    """The rows of the set, with what was found of each."""
+    found = judged.candidates
+    for i, record in enumerate(judged.pictures.records):
+        own = {
+            f"given_{key}" if key in FOUND else key: value for key, value in record.extra.items()
+        }
+        values = {
+            "confidence": f"{float(found.confidence[i]):.6g}",
+            "distance": f"{float(found.distance[i]):.6g}",
+            "likeness": f"{float(judged.known.likeness[i]):.6g}",
+            "nearest": judged.nearest_path(i),
+            "reason": found.reasons[i].value,
+        }
+        yield replace(record, extra={**own, **values}, source=0)
+
+
+def _write(path: Path, records: list[PatchRecord], every: list[PatchRecord]) -> None:
+    extra = list(dict.fromkeys(key for r in every for key in r.extra))
+    with whole_file(path) as draft:
+        write_table(
+            draft,
+            [*BASE, *extra],
+            (
+                [r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)]
+                for r in records
+            ),
+        )

@@ -1,0 +1,157 @@
+"""What the page on synthetic sets says in words: the headline, warnings and notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai_histodiff.evaluation.power import foresee
+from monai_histodiff.selection.foreign import Judge, Judged
+
+__all__ = ["headline", "notes", "warnings"]
+
+CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
+LIMITS = (
+    "Leaks cannot be seen from outside. Whether the generator of these pictures was trained on "
+    "patients of the test part is not to be seen from the pictures, unless it copied them: if it "
+    "was, what is found here is too good. Ask who made them which patients it saw.",
+    "A copy is found whatever its colours, flipped or turned, and where it is the middle or a "
+    "corner of a real patch; not where it is cropped elsewhere, zoomed or warped.",
+    "The intervals are for new test groups and new trainings, with this one draw of the labelled "
+    "patches.",
+)
+
+
+def _chance(low: int, high: int, total: int, rate: float) -> float:
+    """Probability of ``low`` to ``high`` of a total, each with the rate (binomial)."""
+    rate = min(max(rate, 0.01), 0.99)
+    whole, yes, no = math.lgamma(total + 1), math.log(rate), math.log1p(-rate)
+    return sum(
+        math.exp(
+            whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * yes + (total - k) * no
+        )
+        for k in range(low, high + 1)
+    )
+
+
+def _beyond(count: int, total: int, rate: float) -> bool:
+    """Whether chance gives so many of a total less often than :data:`CHANCE`."""
+    return _chance(count, total, total, rate) < CHANCE
+
+
+def headline(judged: Judged) -> dict[str, Any]:
+    """The claim, its word and its sentence, where they are not the comparison's own."""
+    told = judged.counts()
+    pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
+    if not told["accepted"]:
+        share = f"the critic gives their label to {told['taught']:.0%} of the pictures"
+        why = (
+            f"{copies} of {pictures} pictures are copies of real training patches"
+            if 2 * copies >= pictures
+            else f"{share}, and to {told['expected']:.0%} of real patches that it has not seen"
+        )
+        sentence = f"None of the {pictures} pictures is worth keeping: {why}."
+        return {"claim": "inconclusive", "word": "Nothing to keep", "verdict": sentence}
+    if _beyond(tested, pictures, _rate(told)):
+        sentence = (
+            f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
+            "generator saw the test part, and nothing can be claimed."
+        )
+        return {"claim": "inconclusive", "word": "Leak", "verdict": sentence}
+    return {}
+
+
+def _rate(told: Mapping[str, Any]) -> float:
+    """The share of copies that chance gives, at the most."""
+    return max(0.03, 2 * float(told["usual"]))
+
+
+def warnings(judged: Judged, named: bool) -> list[tuple[str, str]]:
+    """What must not be overlooked in a set, each a word and a sentence.
+
+    Args:
+        judged: the set.
+        named: whether its name is told: there are two.
+    """
+    told, found = judged.counts(), []
+    total, of = told["pictures"], f" ({judged.name})" if named else ""
+    if _beyond(told["copies"], total, _rate(told)):
+        found.append(
+            (
+                f"Memorised{of}.",
+                f"{told['copies']} of {total} pictures are copies of real training patches, in "
+                f"these or other colours; by the same rule {told['usual']:.0%} of real test "
+                "patches are. They are no new tissue, and may show patients.",
+            )
+        )
+    if _beyond(told["test_copies"], total, _rate(told)):
+        found.append(
+            (
+                f"Leak{of}.",
+                f"{told['test_copies']} of {total} pictures are copies of test patches: their "
+                "generator saw the test part. They are refused, but what else it learned from "
+                "there cannot be taken back.",
+            )
+        )
+    right = round(total * told["taught"])
+    if _chance(0, right, total, told["expected"]) < CHANCE:
+        found.append(
+            (
+                f"Labels that do not fit{of}.",
+                f"The critic gives their label to {told['taught']:.0%} of the pictures, and to "
+                f"{told['expected']:.0%} of real patches that it has not seen: the labels are "
+                "wrong, or the pictures do not show them.",
+            )
+        )
+    if _beyond(told["twins"], total, _rate(told)):
+        found.append(
+            (
+                f"Repeated{of}.",
+                f"{told['twins']} of {total} pictures repeat another one of the set.",
+            )
+        )
+    return found
+
+
+def notes(
+    results: Mapping[str, Any],
+    arms: Sequence[str],
+    trained: Sequence[str],
+    judge: Judge,
+    judged: Sequence[Judged],
+) -> list[str]:
+    """Plain sentences that limit what the results say.
+
+    Args:
+        results: with ``shortfalls`` and ``seeds``.
+        arms: that were asked for.
+        trained: those that were trained.
+        judge: of the sets.
+        judged: the sets.
+    """
+    found = [*results["shortfalls"], *LIMITS]
+    if left := [arm for arm in arms if arm not in trained]:
+        found.append(f"Not trained, as nothing was accepted: arms {', '.join(left)}.")
+    if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:
+        found.append(foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence)
+    reached, target = float(judge.critic.precision), float(judge.critic.target_precision)
+    if reached < target:
+        found.append(
+            f"The critic reaches a precision of {reached:.2f} on held-out real patches at any "
+            f"threshold, below the target of {target:.2f}: accepted labels are wrong more often "
+            "than was asked for."
+        )
+    if not judge.refuse_copies:
+        found.append("Copies of training patches were not refused: refuse_copies is False.")
+    for part in judged:
+        counts = part.pictures_by_class()
+        if missing := [name for name, count in counts.items() if not count]:
+            found.append(f"{part.name} has no picture of {', '.join(missing)}.")
+        if set(part.pictures.sizes()) != {(judge.size, judge.size)}:
+            found.append(
+                f"Pictures of {part.name} are larger than {judge.size} x {judge.size}: their "
+                "centre is judged and used."
+            )
+        found += [note for note in part.pictures.notes if not note.startswith("No group")]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,189 @@
+"""Patches in other hands: a patch set as an ImageFolder, a WebDataset shard, or a Hugging Face
+``imagefolder``, each with a card that says what it is.
+
+* ``imagefolder``: ``LABEL/NAME.png``, as ``torchvision.datasets.ImageFolder`` reads it.
+* ``huggingface``: ``LABEL/NAME.png`` under ``train/`` with ``metadata.csv``, of whose columns
+  ``file_name`` names the picture, and a ``README.md`` with YAML front matter, as
+  ``datasets.load_dataset("imagefolder", data_dir=...)`` reads it.
+* ``webdataset``: one tar file of ``NAME.png``, ``NAME.cls`` (index of the class) and ``NAME.json``
+  (all that is known of it) for each patch, one after another.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.tables import write_table
+from monai_histodiff.utils.files import whole_file
+
+__all__ = ["FORMATS", "card", "export_patches"]
+
+FORMATS = ("imagefolder", "webdataset", "huggingface")
+UNSAFE = re.compile(r"[^\w\- ]")  # what the name of a folder may not hold
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+
+
+def export_patches(
+    patches: PatchSet, path: str | os.PathLike[str], form: str, facts: Mapping[str, Any]
+) -> Path:
+    """Write all patches, as PNG, with a card: all of it, or nothing.
+
+    Args:
+        patches: labelled patches, such as the accepted ones.
+        path: a new folder; for ``webdataset`` a new file that ends in ``.tar``, beside which the
+            card is written as ``NAME.md``.
+        form: one of :data:`FORMATS`.
+        facts: for :func:`card`.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: it is there already.
+        ValueError: the form is unknown, the set is empty, a patch has no label, the name of a
+            class cannot be one of a folder, or the path does not end as the form needs it.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"a form must be one of {', '.join(FORMATS)}, got '{form}'")
+    if not len(patches):
+        raise ValueError("an export must hold at least one patch, got none")
+    if blind := [r.path for r in patches.records if not r.label]:
+        raise ValueError(
+            f"every patch must have a label, got {len(blind)} without, such as '{blind[0]}': "
+            "leave them out by with_labels()"
+        )
+    if odd := [n for n in patches.classes if UNSAFE.search(n) or n != n.strip()]:
+        raise ValueError(
+            f"names of classes must be of letters, digits, '-', '_' and blanks, got '{odd[0]}': "
+            "rename it"
+        )
+    target = Path(path).expanduser()
+    if target.exists():
+        raise FileExistsError(f"an export must be new, got '{path}', which exists: choose another")
+    if (form == "webdataset") != (target.suffix == ".tar"):
+        wanted = "a file that ends in .tar" if form == "webdataset" else "a folder"
+        raise ValueError(f"the path of a {form} must be {wanted}, got '{path}': rename it")
+    text = card(patches, facts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if form == "webdataset":
+        with whole_file(target) as draft:
+            _write_shard(draft, patches)
+        target.with_suffix(".md").write_text(text, encoding="utf-8")
+        return target
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        top = draft / "train" if form == "huggingface" else draft
+        _write_folders(top, patches, with_table=form == "huggingface")
+        name = "README.md" if form == "huggingface" else "CARD.md"
+        (draft / name).write_text(text, encoding="utf-8")
+        draft.chmod(0o755)
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return target
+
+
+def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:
+    """The card: Markdown with YAML front matter.
+
+    Args:
+        patches: what it is about.
+        facts: what is known, in this order: ``title``, ``licence`` (an identifier such as
+            ``cc-by-4.0``), ``made_by``, ``made_from``, and ``accepted``, ``copies``, ``verdict``,
+            as sentences. What is not given is said not to be known.
+
+    Raises:
+        ValueError: a fact is unknown, or the licence is no identifier.
+    """
+    known = ("title", "licence", "made_by", "made_from", "accepted", "copies", "verdict")
+    if unknown := sorted(set(facts) - set(known)):
+        raise ValueError(f"facts of a card may be {', '.join(known)}, got {', '.join(unknown)}")
+    plain = {key: " ".join(str(value).split()) for key, value in facts.items()}
+    licence = plain.get("licence", "other").lower()
+    if not LICENCE.fullmatch(licence):
+        raise ValueError(
+            f"a licence must be an identifier such as cc-by-4.0, got '{facts['licence']}': see "
+            "spdx.org/licenses; 'other' if there is none"
+        )
+    title = plain.get("title", "Synthetic histopathology patches")
+    counts = "\n".join(f"| {name} | {n} |" for name, n in patches.counts().items())
+    said = {
+        "What made them": "made_by",
+        "From which data": "made_from",
+        "Acceptance": "accepted",
+        "Copies": "copies",
+        "Verdict": "verdict",
+    }
+    parts = "\n\n".join(
+        f"## {head}\n\n{plain.get(key, 'Not known.')}" for head, key in said.items()
+    )
+    front = (
+        f"---\nlicense: {licence}\npretty_name: {json.dumps(title)}\n"
+        "task_categories:\n- image-classification\n"
+        "tags:\n- histopathology\n- synthetic\n---\n"
+    )
+    return (
+        f"{front}\n# {title}\n\nThese patches are synthetic: they show no patient's tissue, and "
+        f"are no evidence of what tissue looks like. Not for diagnosis.\n\n| class | patches |\n"
+        f"|---|---|\n{counts}\n\n{parts}\n"
+    )
+
+
+def _names(records: Sequence[PatchRecord]) -> list[str]:
+    """A name for each patch, new to the export, in its order."""
+    digits = max(6, len(str(len(records))))
+    return [f"{i:0{digits}d}" for i in range(len(records))]
+
+
+def _png(patches: PatchSet, row: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(patches[row]["image"].permute(1, 2, 0).numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _described(record: PatchRecord) -> dict[str, str]:
+    """All that the manifest tells of a patch."""
+    return {"label": record.label, "group": record.group, **record.extra}
+
+
+def _write_folders(top: Path, patches: PatchSet, with_table: bool) -> None:
+    names = _names(patches.records)
+    rows = []
+    for i, record in enumerate(patches.records):
+        path = top / record.label / f"{names[i]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_png(patches, i))
+        rows.append({"file_name": f"{record.label}/{names[i]}.png", **_described(record)})
+    if with_table:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        cells = ([row.get(column, "") for column in columns] for row in rows)
+        write_table(top / "metadata.csv", columns, cells)
+
+
+def _write_shard(path: Path, patches: PatchSet) -> None:
+    with tarfile.open(path, "w") as shard:
+        for name, content in _members(patches):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o644
+            shard.addfile(member, io.BytesIO(content))
+
+
+def _members(patches: PatchSet) -> Iterator[tuple[str, bytes]]:
+    for i, (name, record) in enumerate(zip(_names(patches.records), patches.records, strict=True)):
+        yield f"{name}.png", _png(patches, i)
+        yield f"{name}.cls", str(patches.classes.index(record.label)).encode()
+        yield f"{name}.json", json.dumps(_described(record)).encode()

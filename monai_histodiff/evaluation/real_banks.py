@@ -1,0 +1,88 @@
+"""Banks of real patches, which arms train on in place of synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.data.bank import SyntheticBank
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import centre_crop
+
+__all__ = ["pseudo_labels", "real_bank", "true_labels", "whole_patches"]
+
+
+def pseudo_labels(
+    pool: PatchSet,
+    judge: Callable[[Tensor], Tensor],
+    threshold: float,
+    classes: Sequence[str],
+    size: int,
+) -> SyntheticBank:
+    """Pseudo-label real patches: those whose most probable class reaches the threshold, under that
+    class (Lee 2013).
+
+    The labels of the pool, if it has any, are not read.
+
+    Args:
+        pool: patches without labels, of one size.
+        judge: centre crops ``N x 3 x size x size``, uint8, to calibrated probabilities
+            ``N x len(classes)``.
+        threshold: lowest accepted probability; that of the critic's target precision puts E and G
+            under one rule.
+        classes: class names.
+        size: height and width of what the judge sees.
+
+    Returns:
+        Whole patches, to be cropped as the labelled ones are; the confidence is the judge's, the
+        seed is the row in the pool.
+
+    Raises:
+        ValueError: the pool is empty.
+    """
+    if len(pool) == 0:
+        rule = "arm E needs training patches that were not drawn as labelled"
+        raise ValueError(f"{rule}, got none")
+    images = whole_patches(pool)
+    confidence, label = judge(centre_crop(images, size)).max(1)
+    return real_bank(images, torch.where(confidence >= threshold, label, -1), confidence, classes)
+
+
+def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:
+    """Real patches under their true labels: the ceiling of what synthetic patches, or
+    pseudo-labels, could bring.
+
+    Args:
+        pool: real labelled patches of one size, none of them among those that the arms train on.
+        classes: class names.
+
+    Returns:
+        Whole patches, to be cropped as the labelled ones are; the confidence is 1, the seed is the
+        row in the pool.
+
+    Raises:
+        ValueError: no patch of the pool has a label.
+    """
+    if not bool((pool.labels >= 0).any()):
+        rule = "arm R needs labels of training patches that were not drawn as labelled"
+        raise ValueError(f"{rule}, got none on {len(pool)} patches")
+    return real_bank(
+        whole_patches(pool), pool.labels, torch.ones(len(pool), dtype=torch.float32), classes
+    )
+
+
+def whole_patches(pool: PatchSet) -> Tensor:
+    """Whole patches; where they differ in size, centre crops of the largest size that all have."""
+    sizes = set(pool.sizes())
+    return pool.images(None if len(sizes) == 1 else min(min(size) for size in sizes))
+
+
+def real_bank(
+    images: Tensor, labels: Tensor, confidence: Tensor, classes: Sequence[str]
+) -> SyntheticBank:
+    """Real patches under labels; -1 leaves one out."""
+    rows = {k: (labels == k).nonzero()[:, 0] for k in range(len(classes))}
+    shown, sure = ({k: v[r] for k, r in rows.items()} for v in (images, confidence))
+    return SyntheticBank(shown, sure, rows, classes)

@@ -1,0 +1,280 @@
+"""Synthetic pictures of any origin: read by the doors of every patch set, and judged as candidates
+of our own are. No generator is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.data.duplicates import near_pairs
+from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.selection.copy_check import Copies, CopyCheck
+from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.reasons import Reason
+from monai_histodiff.selection.selector import select
+
+__all__ = ["Judge", "Judged", "open_synthetic"]
+
+SHOWN = 4  # names in an error
+LARGEST = 2**63 - 1  # seed that a candidate can have
+
+
+def open_synthetic(
+    path: str | os.PathLike[str], real: PatchSet, size: int, option: str = "synthetic_dir"
+) -> PatchSet:
+    """Open a set of synthetic pictures: class folders, or a folder or zip with a ``manifest.csv``
+    of ``path,label`` and, where known, ``seed``, ``confidence``, ``origin`` (path of the real
+    patch that a picture is made from) and ``generator``.
+
+    Args:
+        path: the folder or zip.
+        real: the whole real patch set: its classes are the classes.
+        size: height and width that a picture must have at the least.
+        option: what the errors call the path.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: as :meth:`PatchSet.open`; or a picture has
+            no label, one that the real set does not know, a seed that is no whole number, is
+            smaller than ``size``, or is made from a test patch.
+    """
+    if not str(path) or not Path(path).expanduser().exists():
+        raise FileNotFoundError(
+            f"{option} must exist, got '{path}': give a folder or zip of synthetic pictures"
+        )
+    found = PatchSet.open(path)
+    if blind := [r.path for r in found.records if not r.label]:
+        raise ValueError(
+            f"every picture of {option} must have a label, got {len(blind)} of {len(found)} "
+            f"without, such as '{blind[0]}': name its class"
+        )
+    if unknown := sorted(set(found.classes) - set(real.classes)):
+        near = get_close_matches(unknown[0], real.classes, 1, 0.6)
+        remedy = f"did you mean '{near[0]}'?" if near else "rename the classes, or leave these out"
+        raise ValueError(
+            f"labels of {option} must be classes of the real set, {', '.join(real.classes)}, got "
+            f"{', '.join(map(repr, unknown[:SHOWN]))}: {remedy}"
+        )
+    for record in found.records:
+        _check_seed(record, option)
+    tested = {r.path for r in real.records if r.split == "test"} - {
+        r.path for r in real.records if r.split != "test"
+    }
+    if leaked := [r for r in found.records if r.extra.get("origin") in tested]:
+        raise ValueError(
+            f"pictures of {option} must not be made from test patches, got {len(leaked)} that "
+            f"are, such as '{leaked[0].path}' of '{leaked[0].extra['origin']}': leave them out"
+        )
+    small = [side for side in found.sizes() if min(side) < size]
+    if small:
+        least = min(map(min, small))
+        raise ValueError(
+            f"pictures of {option} must be at least {size} x {size}, got {len(small)} of "
+            f"{len(found)} that are smaller, the smallest {least}: make them larger, or give "
+            "--patch_size"
+        )
+    return found
+
+
+def _check_seed(record: PatchRecord, option: str) -> None:
+    text = record.extra.get("seed", "")
+    if text and not (text.isascii() and text.isdigit() and int(text) <= LARGEST):
+        raise ValueError(
+            f"a seed in {option} must be a whole number of at least 0, or empty, got '{text}' "
+            f"for '{record.path}': correct it, or leave the column out"
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A synthetic set and what became of each of its pictures.
+
+    Attributes:
+        name: of its folder or zip.
+        pictures: the set.
+        train: the real training patches that copies were looked for in.
+        candidates: the same as candidates, in the same order.
+        known: the copies of real training patches among them, whatever else they are.
+        tested: the copies of test patches.
+        twins: how many pictures another one of the set repeats, which the critic likes as much or
+            better.
+        taught: share, in [0, 1], of the pictures whose label is the critic's first choice.
+        expected: the same of the labelled real patches, each judged by the member that has not
+            seen it.
+        usual: share of the held-out real patches that count as copies by the same rule.
+    """
+
+    name: str
+    pictures: PatchSet
+    train: PatchSet
+    candidates: Candidates
+    known: Copies
+    tested: Copies
+    twins: int
+    taught: float
+    expected: float
+    usual: float
+
+    def nearest_path(self, row: int) -> str:
+        """Path of the real training patch nearest to a picture."""
+        return self.train.records[int(self.known.nearest[row])].path
+
+    def pictures_by_class(self) -> dict[str, int]:
+        """How many pictures the set has of each class of the real one."""
+        labels = self.candidates.labels
+        return {name: int((labels == k).sum()) for k, name in enumerate(self.train.classes)}
+
+    def counts(self) -> dict[str, Any]:
+        """``pictures``, ``accepted``, ``copies``, ``test_copies``, ``twins``; the shares; and by
+        ``generator``, where the manifest names some, ``pictures``, ``accepted`` and ``copies``.
+        """
+        kept, copied = self.candidates.accepted.tolist(), self.known.copy.tolist()
+        names = [r.extra.get("generator", "") for r in self.pictures.records]
+        made = {
+            name or "not named": {
+                "pictures": names.count(name),
+                "accepted": sum(k for k, n in zip(kept, names, strict=True) if n == name),
+                "copies": sum(c for c, n in zip(copied, names, strict=True) if n == name),
+            }
+            for name in dict.fromkeys(names)
+        }
+        return {
+            "name": self.name,
+            "pictures": len(self.pictures),
+            "accepted": sum(kept),
+            "copies": sum(copied),
+            "test_copies": int(self.tested.copy.sum()),
+            "twins": self.twins,
+            "taught": self.taught,
+            "expected": self.expected,
+            "usual": self.usual,
+            "generators": made if any(names) else {},
+        }
+
+
+class Judge:
+    """Judges synthetic sets: their labels by the critic, copies by a :class:`CopyCheck`, and
+    pictures that a set holds twice.
+
+    Args:
+        critic: judges the labels.
+        labelled: real patches, in the order in which the critic was fitted on them.
+        train: all real training patches: what must not be copied.
+        test: real test patches; a copy of one is a leak.
+        size: height and width of the centre crops that are judged and used.
+        refuse_copies: refuse what copies a training patch. Copies of test patches, and what
+            another picture repeats, are always refused.
+
+    Attributes:
+        unseen: bool: which of the test patches count as copies of training patches.
+    """
+
+    def __init__(
+        self,
+        critic: PatchCritic,
+        labelled: PatchSet,
+        train: PatchSet,
+        test: PatchSet,
+        size: int,
+        refuse_copies: bool = True,
+    ) -> None:
+        self.critic, self.labelled, self.train, self.test = critic, labelled, train, test
+        self.size, self.refuse_copies = size, refuse_copies
+        self.threshold = float(critic.threshold)
+        self.known, self.tested = CopyCheck(train, size), CopyCheck(test, size)
+        self.unseen = self.known(test).copy
+        self.usual = float(self.unseen.double().mean())
+        own = torch.arange(len(labelled))
+        first = critic.probabilities(labelled.images(size), own).argmax(1)
+        self.expected = float((first == labelled.labels).double().mean())
+
+    def __call__(self, pictures: PatchSet, name: str) -> Judged:
+        """Judge a set that :func:`open_synthetic` opened; its pictures are read once more."""
+        images = pictures.images(self.size)
+        classes = {label: k for k, label in enumerate(self.labelled.classes)}
+        labels = torch.tensor([classes[r.label] for r in pictures.records], dtype=torch.long)
+        known, tested = self.known(pictures), self.tested(pictures)
+        probabilities = self.probabilities(images, pictures, known)
+        chosen = select(probabilities, labels, known.distance, known.nearest, self.threshold, 0.0)
+        reasons = [
+            Reason.near_copy
+            if copy and self.refuse_copies
+            else Reason.test_copy
+            if leak
+            else reason
+            for leak, copy, reason in zip(
+                tested.copy.tolist(), known.copy.tolist(), chosen.reasons, strict=True
+            )
+        ]
+        repeated = _repeated(images, chosen.confidence)
+        reasons = [
+            Reason.duplicate if i in repeated and reason is Reason.accepted else reason
+            for i, reason in enumerate(reasons)
+        ]
+        seeds = [r.extra.get("seed") or i for i, r in enumerate(pictures.records)]
+        candidates = Candidates(
+            images,
+            labels,
+            torch.tensor([int(seed) for seed in seeds], dtype=torch.long),
+            chosen.confidence,
+            chosen.distance,
+            chosen.nearest,
+            reasons,
+            classes=self.labelled.classes,
+        )
+        taught = float((probabilities.argmax(1) == labels).double().mean())
+        return Judged(
+            name,
+            pictures,
+            self.train,
+            candidates,
+            known,
+            tested,
+            len(repeated),
+            taught,
+            self.expected,
+            self.usual,
+        )
+
+    def probabilities(self, images: Tensor, pictures: PatchSet, known: Copies) -> Tensor:
+        """The critic's, ``N x K``. What is made from a labelled patch, by its ``origin`` or as its
+        copy, is judged by the member that has not seen that patch.
+        """
+        rows = {r.path: i for i, r in enumerate(self.labelled.records)}
+        copied = [self.train.records[i].path for i in known.nearest.tolist()]
+        origins = [
+            rows.get(r.extra.get("origin") or (path if copy else ""), -1)
+            for r, path, copy in zip(pictures.records, copied, known.copy.tolist(), strict=True)
+        ]
+        origin = torch.tensor(origins, dtype=torch.long)
+        found = self.critic.probabilities(images)
+        if bool((origin >= 0).any()):
+            own = origin >= 0
+            found[own] = self.critic.probabilities(images[own], origin[own])
+        return found
+
+
+def _repeated(images: Tensor, confidence: Tensor) -> set[int]:
+    """Rows that nearly are a picture of higher confidence (of equal confidence, an earlier one)
+    that is not itself among them.
+    """
+    pairs = near_pairs(images)
+    rank = torch.empty(len(images), dtype=torch.long)
+    rank[confidence.nan_to_num(-1).argsort(descending=True, stable=True)] = torch.arange(
+        len(images)
+    )
+    both = torch.stack([pairs.first, pairs.second])
+    better, worse = torch.where(rank[both[0]] < rank[both[1]], both, both.flip(0))
+    out: set[int] = set()
+    for p in rank[better].argsort(stable=True).tolist():
+        if int(better[p]) not in out:
+            out.add(int(worse[p]))
+    return out

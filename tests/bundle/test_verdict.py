@@ -1,0 +1,278 @@
+"""The verdict on pictures of any origin, at toy size: what the page says of each set is true."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, DrawPatches, WritePatchSet
+from monai.bundle import ConfigParser, run
+from monai.data import set_track_meta
+from monai.transforms import Compose, Identityd, ScaleIntensityRanged
+
+from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
+from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
+from monai_histodiff.bundle.verdict import possible_arms
+from monai_histodiff.bundle.verdict_words import _beyond, _chance
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.evaluation.experiment import Recipe
+from monai_histodiff.selection import Judge, fit_critic
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = ROOT / "bundles"
+NEXT = dict(zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def no_generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No diffusion model may be loaded."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a generator is loaded")
+
+    for name in ("__init__", "from_bundle", "weak_from_bundle"):
+        monkeypatch.setattr(LatentDiffusion, name, refuse)
+    yield
+    set_track_meta(True)
+
+
+def recipe() -> tuple[Recipe, ClassifierTraining]:
+    scale = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
+    training = ClassifierTraining(
+        network=lambda num_classes: PatchClassifier(num_classes, width=8), steps=25, batch_size=8
+    )
+    few = ClassifierTraining(network=training.network, steps=3, batch_size=4)
+    return (
+        Recipe(training=few, crop=Identityd("image"), classical=Compose([scale]), plain=scale),
+        training,
+    )
+
+
+@pytest.fixture(scope="module")
+def real(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
+    base = tmp_path_factory.mktemp("real")
+    parts = [
+        write_patch_set(base / split, per_class=9, group_size=1, split=split, seed=seed)
+        for seed, split in enumerate(("train", "test"))
+    ]
+    return PatchSet.open(parts)
+
+
+@pytest.fixture(scope="module")
+def judge(real: PatchSet) -> Judge:
+    train, (arms, training) = real.select("train"), recipe()
+    critic = fit_critic(train, training, Compose([arms.classical]), 32, 3, 0.8)
+    return Judge(critic, train, train, real.select("test"), 32)
+
+
+def features(patches: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(patches.float() / 255, 3).flatten(1)
+
+
+def write(folder: Path, images: Any, labels: Any, **columns: str) -> Path:
+    items = [
+        (PatchRecord(f"{label}/{i}.png", label, "", f"s{i}", columns), image)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    return write_patches(folder, items)
+
+
+def told(
+    judge: Judge, real: PatchSet, out: Path, *folders: Path, **options: Any
+) -> tuple[dict[str, Any], str]:
+    """Results and page of a verdict."""
+    folder = VerdictFolder(out)
+    folder.claim()
+    sets = open_sets(str(folders[0]), str(folders[1]) if folders[1:] else "", real, 32)
+    judge_and_report(
+        folder,
+        judge,
+        sets,
+        recipe()[0],
+        real,
+        "real.zip",
+        features,
+        options.get("arms", ["C", "F", "G", "K"]),
+        [0],
+    )
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Leaks cannot be seen from outside" in page
+    return json.loads((out / "results.json").read_text()), page
+
+
+def new_pictures(draw: DrawPatches, seed: int = 70) -> tuple[list[np.ndarray], list[str]]:
+    images = [image for k in range(3) for image in draw(k, 8, seed=seed)]
+    return images, [name for name in CLASSES for _ in range(8)]
+
+
+def test_copies_are_called_copies_and_nothing_is_kept(
+    judge: Judge, real: PatchSet, tmp_path: Path
+) -> None:
+    train = real.select("train")
+    images = [train[i]["image"].permute(1, 2, 0).numpy() for i in range(len(train))]
+    given = write(tmp_path / "set", images, [r.label for r in train.records])
+    results, page = told(judge, real, tmp_path / "out", given)
+    assert results["selection"]["accepted"] == 0 and list(results["arms"]) == ["C"]
+    assert results["selection"]["reasons"] == {"near copy": 27}
+    assert results["claim"] == "inconclusive"
+    assert "27 of 27 pictures are copies of real training patches" in results["verdict"]
+    assert "Nothing to keep" in page and "Memorised." in page and "arms F, G, K" in page
+    assert not (tmp_path / "out" / "accepted").exists()
+    assert len((tmp_path / "out" / "accepted.csv").read_text().splitlines()) == 1
+
+
+def test_wrong_labels_are_refused_by_the_critic(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    images, right = new_pictures(draw_patches)
+    given = write(tmp_path / "set", images, [NEXT[name] for name in right])
+    results, page = told(judge, real, tmp_path / "out", given)
+    assert results["selection"]["accepted"] == 0
+    assert results["selection"]["reasons"]["low confidence"] >= 20
+    assert "the critic gives their label to 0% of the pictures" in results["verdict"]
+    assert "Memorised." not in page and "Labels that do not fit." in page
+
+
+def test_good_pictures_are_kept_and_listed(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    images, labels = new_pictures(draw_patches)
+    given = write(tmp_path / "set", images, labels, seed="3", generator="a painter", confidence="")
+    results, page = told(judge, real, tmp_path / "out", given)
+    kept = results["selection"]["accepted"]
+    assert kept >= 15 and list(results["arms"]) == ["C", "F", "G", "K"]
+    assert set(results["claims"]) == {"G-C", "G-F", "G-K"}
+    assert not results["warnings"] and "a painter" in page
+    accepted = PatchSet.open(tmp_path / "out" / "accepted")
+    assert len(accepted) == kept and set(accepted.classes) <= set(CLASSES)
+    shutil.copy(tmp_path / "out" / "accepted.csv", given / "manifest.csv")
+    again = PatchSet.open(given)
+    assert [r.path for r in again.records] == [r.path for r in accepted.records]
+    assert torch.equal(again.images(), accepted.images())
+    extra = again.records[0].extra
+    assert extra["reason"] == "accepted" and extra["given_confidence"] == ""
+    assert float(extra["confidence"]) >= judge.threshold - 1e-4
+    with open(tmp_path / "out" / "judged.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 24 and sum(row["reason"] == "accepted" for row in rows) == kept
+    whole = results["foreign"]["sets"][0]["whole"]["blue"]
+    assert whole["numbers"]["accepted"] == 8 and whole["samples"]["kid"] is not None
+
+
+def test_two_sets_stand_side_by_side(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    first = write(tmp_path / "one", *new_pictures(draw_patches))
+    second = write(tmp_path / "two", *new_pictures(draw_patches, 90))
+    results, page = told(judge, real, tmp_path / "out", first, second, arms=["C", "G"])
+    assert list(results["arms"]) == ["C", "G", "G2"]
+    assert set(results["claims"]) == {"G-C", "G2-C", "G-G2"}
+    assert [part["name"] for part in results["foreign"]["sets"]] == ["one", "two"]
+    assert "The sets side by side" in page and "Accepted of two" in page
+    assert PatchSet.open(tmp_path / "out" / "second" / "accepted").classes
+    with pytest.raises(ValueError, match="second_dir must be another set"):
+        open_sets(str(first), str(first), real, 32)
+
+
+def test_copies_of_test_patches_void_the_claim(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    test = real.select("test")
+    images, labels = new_pictures(draw_patches)
+    leaked = [test[i]["image"].permute(1, 2, 0).numpy() for i in range(27)]
+    names = [record.label for record in test.records]
+    given = write(tmp_path / "set", [*images[::3], *leaked], [*labels[::3], *names])
+    results, page = told(judge, real, tmp_path / "out", given, arms=["C", "G"])
+    assert results["claim"] == "inconclusive" and "copies of test patches" in results["verdict"]
+    assert "Leak." in page and results["selection"]["accepted"] > 0
+
+
+def test_more_than_chance_is_told_by_the_binomial() -> None:
+    exact = sum(math.comb(90, k) * 0.03**k * 0.97 ** (90 - k) for k in range(5, 91))
+    assert _chance(5, 90, 90, 0.03) == pytest.approx(exact, rel=1e-9) and 0.13 < exact < 0.15
+    assert _chance(0, 100_000, 100_000, 0.3) == pytest.approx(1, abs=1e-6), "no overflow"
+    assert not _beyond(0, 50, 0.03) and not _beyond(5, 90, 0.03) and _beyond(12, 90, 0.03)
+
+
+def test_arms_that_would_be_arm_c_are_left_out(
+    judge: Judge, real: PatchSet, tmp_path: Path
+) -> None:
+    train = real.select("train")
+    nothing = judge(train, "copies")
+    assert possible_arms(["C", "F", "G", "E", "K"], [nothing]) == ["C", "E"]
+    assert possible_arms(["C", "G"], [nothing, nothing]) == ["C"]
+
+
+def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
+    folder = VerdictFolder(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "outcome.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="must not be that of a training run"):
+        folder.claim(True)
+    (tmp_path / "run" / "outcome.json").unlink()
+    for name in ("report.html", "accepted.csv"):
+        (tmp_path / "run" / name).write_text("")
+    with pytest.raises(FileExistsError, match="output_dir must be new"):
+        folder.claim()
+    folder.claim(True)
+    folder.release()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_recipe_is_that_of_the_guidance_bundle() -> None:
+    """So that a verdict on our own patches and one on others' are one verdict."""
+
+    def parts(*names: str) -> dict[str, Any]:
+        parser = ConfigParser()
+        parser.read_config([str(BUNDLES / name) for name in names])
+        parser.resolve_macro_and_relative_ids()
+        return dict(parser.get())
+
+    ours = parts("verdict.json")
+    guidance = "histopathology_guidance/configs"
+    evaluate, train = parts(f"{guidance}/evaluate.yaml"), parts(f"{guidance}/train.yaml")
+    for name in ("classical", "plain", "crop", "classifier", "training", "critic_folds"):
+        assert ours[name] == evaluate[name], name
+    for name in ("augmentation", "critic", "critic_steps", "target_precision"):
+        assert ours[name] == train[name], name
+
+
+def test_the_bundle_runs_with_an_encoder_alone(
+    write_patch_set: WritePatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    parts = [
+        write_patch_set(tmp_path / s, per_class=6, group_size=1, side=96, split=s, seed=i)
+        for i, s in enumerate(("train", "test"))
+    ]
+    real = PatchSet.open(parts).write(tmp_path / "real")
+    ldm = tmp_path / "bundles" / "histopathology_ldm"
+    (ldm / "models").mkdir(parents=True)
+    shutil.copy(BUNDLES / "histopathology_ldm" / "models" / "encoder.pt", ldm / "models")
+    images = [image for k in range(3) for image in draw_patches(k, 3, 96, seed=70)]
+    given = write(tmp_path / "set", images, [name for name in CLASSES for _ in range(3)])
+    run(
+        config_file=str(BUNDLES / "verdict.json"),
+        bundle_root=str(tmp_path / "bundles"),
+        dataset_dir=str(real),
+        synthetic_dir=str(given),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        patch_size=96,
+        critic_steps=2,
+        critic_folds=2,
+        classifier_steps=1,
+        batch_size=4,
+        seeds=[0],
+        arms=["C", "G"],
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["foreign"]["sets"][0]["pictures"] == 9
+    assert (tmp_path / "out" / "report.html").is_file()

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CLASSES, WritePatchSet
+from PIL import Image
+
+from monai_histodiff import PatchSet
+from monai_histodiff.bundle.export import facts_of, main
+from monai_histodiff.data.export import card, export_patches
+
+FACTS = {
+    "title": 'Three "colours"',
+    "licence": "CC-BY-4.0",
+    "made_by": "a painter",
+    "accepted": "18 of 20.",
+    "verdict": "Inconclusive.",
+}
+
+
+def pixels(patches: PatchSet, i: int) -> np.ndarray:
+    return patches[i]["image"].permute(1, 2, 0).numpy()
+
+
+def check_card(text: str) -> None:
+    _, front, body = text.split("---\n", 2)
+    about = yaml.safe_load(front)
+    assert about["license"] == "cc-by-4.0" and about["pretty_name"] == 'Three "colours"'
+    assert "a painter" in body and "18 of 20." in body and "Inconclusive." in body
+    assert "| pink | 6 |" in body and "synthetic" in body
+    assert body.count("Not known.") == 2, "origin of the data, and copies"
+
+
+def test_an_image_folder_holds_every_patch_under_its_class(
+    patch_set: PatchSet, tmp_path: Path
+) -> None:
+    root = export_patches(patch_set, tmp_path / "out", "imagefolder", FACTS)
+    # torchvision.datasets.ImageFolder: sorted folders are the classes, sorted files the samples
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir())
+    assert tuple(folders) == CLASSES
+    found = [(k, p) for k, name in enumerate(folders) for p in sorted((root / name).iterdir())]
+    assert [k for k, _ in found] == sorted(patch_set.labels.tolist())
+    rows = {f"{i:06d}.png": i for i in range(len(patch_set))}
+    for k, path in found:
+        i = rows.pop(path.name)
+        assert np.array_equal(np.array(Image.open(path)), pixels(patch_set, i))
+        assert int(patch_set.labels[i]) == k
+    assert not rows
+    check_card((root / "CARD.md").read_text())
+    again = PatchSet.open(root)
+    assert again.classes == CLASSES and again.counts() == patch_set.counts()
+
+
+def test_a_shard_is_read_by_a_plain_tar_reader(patch_set: PatchSet, tmp_path: Path) -> None:
+    path = export_patches(patch_set, tmp_path / "patches.tar", "webdataset", FACTS)
+    with tarfile.open(path) as shard:
+        members = [(m.name, shard.extractfile(m).read()) for m in shard]  # type: ignore[union-attr]
+    assert len(members) == 3 * len(patch_set)
+    for i in range(len(patch_set)):  # files of one sample follow one another, under one key
+        (a, png), (b, cls), (c, text) = members[3 * i : 3 * i + 3]
+        key = f"{i:06d}"
+        assert (a, b, c) == (f"{key}.png", f"{key}.cls", f"{key}.json")
+        assert np.array_equal(np.array(Image.open(io.BytesIO(png))), pixels(patch_set, i))
+        assert int(cls) == int(patch_set.labels[i])
+        assert json.loads(text)["label"] == patch_set.records[i].label
+        assert json.loads(text)["stain"] == patch_set.records[i].extra["stain"]
+    check_card(path.with_suffix(".md").read_text())
+
+
+def test_a_hugging_face_folder_has_its_table_and_card(patch_set: PatchSet, tmp_path: Path) -> None:
+    root = export_patches(patch_set, tmp_path / "hub", "huggingface", FACTS)
+    with open(root / "train" / "metadata.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(patch_set)
+    for i, row in enumerate(rows):
+        image = np.array(Image.open(root / "train" / row["file_name"]))
+        assert np.array_equal(image, pixels(patch_set, i))
+        assert (row["label"], row["group"]) == (patch_set.records[i].label, patch_set.groups[i])
+    check_card((root / "README.md").read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "facts", "message"),
+    [
+        ("out", "parquet", {}, "a form must be one of imagefolder, .* got 'parquet'"),
+        ("out", "webdataset", {}, "path of a webdataset must be a file that ends in .tar"),
+        ("out.tar", "huggingface", {}, "path of a huggingface must be a folder"),
+        ("out", "imagefolder", {"licence": "as is"}, "a licence must be an identifier"),
+        ("out", "imagefolder", {"price": "0"}, "facts of a card may be .* got price"),
+        (".", "imagefolder", {}, "an export must be new, got"),
+    ],
+)
+def test_bad_exports_are_refused_and_leave_nothing(
+    path: str, form: str, facts: dict[str, str], message: str, patch_set: PatchSet, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, FileExistsError), match=message):
+        export_patches(patch_set, tmp_path / path, form, facts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_named_is_refused(
+    patch_set: PatchSet, write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="an export must hold at least one patch, got none"):
+        export_patches(patch_set[:0], tmp_path / "out", "imagefolder", {})
+    odd = PatchSet(patch_set._sources, patch_set.records, ("../up", *CLASSES))
+    with pytest.raises(ValueError, match=r"names of classes must be of letters.* got '\.\./up'"):
+        export_patches(odd, tmp_path / "out", "imagefolder", {})
+
+
+def test_the_card_is_safe_against_line_breaks_in_facts(patch_set: PatchSet) -> None:
+    text = card(patch_set, {"title": "a\n---\nlicense: mit", "verdict": "b\n# c"})
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "other"
+    assert "\n# c" not in text
+
+
+RESULTS = {
+    "selection": {"accepted": 5, "candidates": 9, "threshold": 0.8, "reached_precision": 0.9},
+    "verdict": "Inconclusive: nothing.",
+    "dataset": {"path": "real.zip"},
+    "settings": {"labels_per_class": 25},
+    "versions": {"monai-histodiff": "1.2"},
+    "sampling": {"strength": 0.6},
+}
+
+
+def test_the_command_tells_on_the_card_what_the_verdict_found(
+    write_patch_set: WritePatchSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_patch_set(tmp_path / "accepted")
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    main([str(tmp_path / "accepted"), str(tmp_path / "hf"), "--format", "huggingface"])
+    assert "18 patches as huggingface" in capsys.readouterr().out
+    text = (tmp_path / "hf" / "README.md").read_text()
+    for words in ("5 of 9 candidates", "Inconclusive: nothing.", "real.zip", "variations of real"):
+        assert words in text
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "accepted"), str(tmp_path / "hf")])
+    assert stop.value.code == 1 and "an export must be new" in capsys.readouterr().err
+
+
+def test_a_foreign_set_is_not_said_to_be_made_by_us() -> None:
+    told = {"copies": 3, "pictures": 9, "usual": 0.02}
+    facts = facts_of({**RESULTS, "foreign": {"sets": [told]}})
+    assert "made_by" not in facts and facts["copies"].startswith("3 of 9 candidates")
+    assert facts_of(RESULTS)["made_by"] == "monai-histodiff 1.2."

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, DrawPatches, WritePatchSet
+from torch import Tensor, nn
+
+from monai_histodiff import PatchCritic, PatchSet
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.selection.foreign import Judge, Judged, open_synthetic
+from monai_histodiff.selection.reasons import Reason
+
+COLOURS = torch.tensor([[90, 110, 200], [230, 150, 190], [130, 60, 150]]) / 255.0
+
+
+class ByColour(nn.Module):
+    """Knows the three classes of ``draw_patches`` by their mean colour; its one weight only tells
+    the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(40.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.scale * torch.cdist(x.mean((2, 3)), COLOURS)
+
+
+@pytest.fixture(scope="module")
+def real(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
+    base = tmp_path_factory.mktemp("real")
+    parts = [
+        write_patch_set(base / split, per_class=8, group_size=1, split=split, seed=seed)
+        for seed, split in enumerate(("train", "test"))
+    ]
+    return PatchSet.open(parts)
+
+
+@pytest.fixture(scope="module")
+def judge(real: PatchSet) -> Judge:
+    train, test = real.select("train"), real.select("test")
+    critic = PatchCritic([ByColour(), ByColour()], 3).eval()
+    critic.folds = torch.arange(len(train)) % 2
+    critic.threshold.fill_(0.8)
+    return Judge(critic, train, train, test, 32)
+
+
+def made(
+    folder: Path,
+    images: Sequence[np.ndarray],
+    labels: Sequence[str],
+    columns: Sequence[dict[str, str]] | None = None,
+) -> Path:
+    rows = columns or [{}] * len(images)
+    return write_patches(
+        folder,
+        [
+            (PatchRecord(f"{i}.png", label, "", f"s{i}", row), image)
+            for i, (image, label, row) in enumerate(zip(images, labels, rows, strict=True))
+        ],
+    )
+
+
+def judged(judge: Judge, real: PatchSet, folder: Path, *given: Any, size: int = 32) -> Judged:
+    return judge(open_synthetic(made(folder, *given), real, size), "set")
+
+
+def arrays(patches: PatchSet) -> list[np.ndarray]:
+    return [patches[i]["image"].permute(1, 2, 0).numpy() for i in range(len(patches))]
+
+
+def test_exact_copies_are_refused_as_copies(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
+    train = real.select("train")
+    found = judged(judge, real, tmp_path / "s", arrays(train), [r.label for r in train.records])
+    told = found.counts()
+    assert set(found.candidates.reasons) == {Reason.near_copy}
+    assert told["copies"] == told["pictures"] == 24 and told["accepted"] == 0
+    assert told["taught"] == 1 and told["expected"] == 1
+    assert [found.nearest_path(i) for i in range(24)] == [r.path for r in train.records]
+
+
+def test_copies_are_kept_where_that_is_asked_for(judge: Judge, real: PatchSet) -> None:
+    train = real.select("train")
+    allowed = Judge(judge.critic, train, train, real.select("test"), 32, refuse_copies=False)
+    found = allowed(train, "set")
+    assert Reason.near_copy not in found.candidates.reasons and found.counts()["copies"] == 24
+    assert int(found.candidates.accepted.sum()) >= 18, "but for those that a test patch is like"
+
+
+def test_copies_of_test_patches_are_a_leak(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
+    test = real.select("test")
+    labels = [r.label for r in test.records]
+    found = judged(judge, real, tmp_path / "s", arrays(test), labels)
+    reasons = found.candidates.reasons
+    assert set(reasons) <= {Reason.test_copy, Reason.near_copy}
+    assert reasons.count(Reason.test_copy) >= 12 and found.counts()["test_copies"] == 24
+
+
+def test_new_pictures_are_judged_by_their_labels(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    images = [image for k in range(3) for image in draw_patches(k, 10, seed=77)]
+    right = [name for name in CLASSES for _ in range(10)]
+    found = judged(judge, real, tmp_path / "right", images, right)
+    kept = found.counts()["accepted"]
+    assert kept >= 24 and found.taught == 1, "some are copies by chance"
+    wrong = [CLASSES[(CLASSES.index(name) + 1) % 3] for name in right]
+    found = judged(judge, real, tmp_path / "wrong", images, wrong)
+    assert found.counts()["accepted"] == 0 and found.taught == 0
+    assert found.candidates.reasons.count(Reason.low_confidence) >= 24
+
+
+def test_what_comes_twice_is_kept_once(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    some = list(draw_patches(0, 12, seed=78))
+    kept = judged(judge, real, tmp_path / "first", some, ["blue"] * 12).candidates.accepted
+    one, other = (some[i] for i in kept.nonzero()[:2, 0].tolist())  # no copies by chance
+    images = [one, np.rot90(one).copy(), other, one[:, ::-1].copy()]
+    found = judged(judge, real, tmp_path / "s", images, ["blue"] * 4)
+    assert found.twins == 2
+    reasons = found.candidates.reasons
+    assert sum(r is Reason.duplicate for r in reasons) == 2 and reasons[2] is Reason.accepted
+
+
+def test_the_columns_of_a_manifest_are_read(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    columns = [
+        {"seed": "7", "generator": "a", "confidence": "0.99"},
+        {"seed": "", "generator": "b", "confidence": ""},
+    ]
+    images = list(draw_patches(1, 2, seed=79))
+    found = judged(judge, real, tmp_path / "s", images, ["pink"] * 2, columns)
+    assert found.candidates.seed.tolist() == [7, 1], "where none is told, the row"
+    made_by = found.counts()["generators"]
+    assert set(made_by) == {"a", "b"} and made_by["a"]["pictures"] == 1
+    assert found.pictures_by_class() == {"blue": 0, "pink": 2, "violet": 0}
+
+
+def test_variations_are_judged_by_a_member_that_has_not_seen_their_source(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    train = real.select("train")
+
+    class Sure(nn.Module):
+        """Gives one class always."""
+
+        def __init__(self, label: int) -> None:
+            super().__init__()
+            self.answer = nn.Parameter(20.0 * torch.eye(3)[label])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.answer.expand(len(x), 3)
+
+    critic = PatchCritic([Sure(0), Sure(1)], 3).eval()
+    critic.folds = torch.arange(len(train)) % 2
+    own = Judge(critic, train, train, real.select("test"), 32)
+    columns = [{"origin": train.records[i].path} for i in (2, 3)] + [{"origin": ""}]
+    images = list(draw_patches(0, 3, seed=80))
+    found = judged(own, real, tmp_path / "s", images, ["blue"] * 3, columns)
+    assert found.candidates.confidence.tolist() == pytest.approx([1, 0, 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns", "size", "message"),
+    [
+        (["blue", "pinc"], {}, 32, r"got 'pinc': did you mean 'pink'\?"),
+        (["blue", "lung"], {}, 32, "must be classes of the real set, blue, pink, violet, got"),
+        (["blue", ""], {}, 32, "every picture of synthetic_dir must have a label, got 1 of 2"),
+        (["blue", "pink"], {"seed": "-1"}, 32, "a seed in synthetic_dir must be a whole number"),
+        (["blue", "pink"], {"seed": "1.5"}, 32, "got '1.5' for '0.png'"),
+        (["blue", "pink"], {}, 64, "must be at least 64 x 64, got 2 of 2 that are smaller"),
+        (["blue", "pink"], {"origin": "TEST"}, 32, "must not be made from test patches, got 2"),
+    ],
+)
+def test_a_bad_set_is_refused(
+    labels: list[str],
+    columns: dict[str, str],
+    size: int,
+    message: str,
+    real: PatchSet,
+    draw_patches: DrawPatches,
+    tmp_path: Path,
+) -> None:
+    name = real.select("test").records[0].path
+    row = {key: name if value == "TEST" else value for key, value in columns.items()}
+    folder = made(tmp_path / "s", list(draw_patches(0, 2)), labels, [row, row])
+    with pytest.raises(ValueError, match=message):
+        open_synthetic(folder, real, size)
+
+
+def test_a_missing_set_is_told_by_its_option(real: PatchSet) -> None:
+    for path in ("", "nowhere"):
+        with pytest.raises(FileNotFoundError, match="second_dir must exist, got"):
+            open_synthetic(path, real, 32, "second_dir")
