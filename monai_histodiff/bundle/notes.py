@@ -73,11 +73,11 @@ def result_notes(
             "new tissue."
         )
     if (sources := selection.get("sources")) is not None:
+        guessed = outcome["settings"].get("pseudo_labelled", 0)
+        beside = f" and {guessed} pseudo-labelled" if guessed else ""
         notes.append(
-            f"The accepted patches are made from, or after, {sources} real training patches; "
-            f"{len(evaluation.material.labelled)} are labelled, and "
-            f"{outcome['settings'].get('pseudo_labelled', 0)} pseudo-labelled ones were sources "
-            "beside them."
+            f"The accepted patches are made from, or after, {sources} of the "
+            f"{len(evaluation.material.labelled)} labelled{beside} patches."
         )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(

@@ -580,8 +580,8 @@ def test_run_and_report_writes_results_and_a_page(
         f"Class {name} is short of its quota: 2 of 4 accepted, from 6 candidates" in notes
         for name in CLASSES
     )
-    assert "variations of the labelled patches (strength 0.4)" in notes
-    assert "The accepted variations come from 5 of the 18 labelled patches." in notes
+    assert "variations of their sources (strength 0.4)" in notes
+    assert "made from, or after, 5 of the 18 labelled patches." in notes
     assert "With 12 test groups (24 patches), 3 seeds and 1 draw" in notes
     assert "cannot tell what another draw would give" in notes
     assert "own group" not in notes, "the labelled patches are in groups of two"
