@@ -146,9 +146,7 @@ class PatchSet(Sequence):
         return [r.group for r in self.records]
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all files, of what is recorded of each, and of the
-        magnification at which they are read.
-        """
+        """SHA-256, in hexadecimal, of files, of what is recorded of each, and of their scale."""
         return self._reader.digest(self.records)
 
     def file_hashes(self) -> list[str]:

@@ -1,6 +1,4 @@
-"""How good a generator is: its samples, and its autoencoder's reconstructions, beside real patches
-of other groups.
-"""
+"""A generator's samples, and its autoencoder's reconstructions, beside real patches of others."""
 
 from __future__ import annotations
 
@@ -54,9 +52,7 @@ class Described(NamedTuple):
 
 
 def describe(encoder: PatchEncoder, batches: Iterable[Tensor]) -> Described:
-    """Batches of patches in [0, 1]: features, 16 x 16 thumbnails, colour and contrast, all on the
-    CPU.
-    """
+    """What is told of batches of patches in [0, 1], all on the CPU."""
     parts = [
         (encoder.features(batch), thumbnails(batch).cpu(), appearance(batch).cpu())
         for batch in batches
@@ -83,7 +79,7 @@ def reconstruct(model: LatentDiffusion, patches: Tensor) -> Tensor:
     """Patches ``N x 3 x H x W`` in [0, 1], of any size, through the autoencoder."""
     decoded = model.decode(model.encode(model.padded(patches.to(model.latent_mean.device))))
     height, width = patches.shape[2:]
-    top, left = ((b - a) // 2 for a, b in zip((height, width), decoded.shape[2:], strict=True))
+    top, left = (decoded.shape[2] - height) // 2, (decoded.shape[3] - width) // 2
     return decoded[..., top : top + height, left : left + width]
 
 
@@ -107,8 +103,8 @@ def evaluate_generator(
 ) -> dict[str, Any]:
     """Compare unconditional samples with real patches of groups that the generator never saw.
 
-    The same figures are taken of as many training patches, which is what a perfect generator would
-    reach (the floor), and of their reconstructions, which is what the autoencoder alone costs.
+    The same figures are taken of as many training patches (the floor, which a perfect generator
+    would reach), and of their reconstructions, which is what the autoencoder alone costs.
     Copies are looked for in the features and in thumbnails (see
     :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set
     than ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to
@@ -164,10 +160,7 @@ def evaluate_generator(
     }
     for name, (nearest, least) in measures.items():
         references = getattr(known, name)
-        near, usual = (
-            nearest(getattr(samples, name), references)[0],
-            nearest(getattr(real, name), references)[0],
-        )
+        near, usual = (nearest(getattr(v, name), references)[0] for v in (samples, real))
         copies[name] = {
             "samples": int(flag_copies(near, usual, percentile, least).sum()),
             "held_out": int(flag_copies(usual, usual, percentile, least).sum()),
