@@ -77,10 +77,14 @@ class CopyCheck:
             if i in chosen:
                 asked.append(_views(image, size))
         self.views = torch.cat(views)
-        self.owner = torch.arange(len(real)).repeat_interleave(torch.tensor([*map(len, views)]))
+        self.owner = torch.arange(len(real)).repeat_interleave(
+            torch.tensor([*map(len, views)], dtype=torch.long)
+        )
         names = {group: i for i, group in enumerate(dict.fromkeys(real.groups))}
         group = torch.tensor([names[g] for g in real.groups], dtype=torch.long)
-        own = group[sorted(chosen)].repeat_interleave(torch.tensor([*map(len, asked)]))
+        own = group[sorted(chosen)].repeat_interleave(
+            torch.tensor([*map(len, asked)], dtype=torch.long)
+        )
         same = own[:, None] == group[self.owner][None, :]
         rows = [len(part) for part in asked]
         self.threshold, least, most = FLOOR, _difference(ALIKE), _difference(APART)

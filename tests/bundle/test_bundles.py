@@ -579,6 +579,7 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
         **again,
         initial_weights=str(diffusion / "model.pt"),
         learning_rate=0.0,
+        adamw_learning_rate=0.0,
     )
     third, fourth = (
         torch.load(tmp_path / f / "model.pt", weights_only=True) for f in ("flow", "on")
@@ -741,7 +742,7 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     assert {size: row["crop"] for size, row in found["by_size"].items()} == {"96": 96, "144": 128}
     assert (tmp_path / "out" / "samples-144.png").is_file()
     encoder = PatchEncoder.from_bundle(bundle)
-    samples = (ldm_sampler(model, 2).replace(size=100)(None, range(6)) * 255).round() / 255
+    samples = (ldm_sampler(model, 2).replace(size=100)(None, range(12)) * 255).round() / 255
     expected = compare_features(encoder.features(x), encoder.features(samples))
     deviation = appearance(x).std(0).clamp(min=1 / 255)
     expected["appearance"] = frechet_distance(
@@ -752,8 +753,8 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
         denoising_error(model, as_items(x))["mean"], rel=1e-3
     )
     assert found["generator"]["numbers"] == {
-        "samples": 6,
-        "floor": 6,
+        "samples": 12,
+        "floor": 12,
         "held_out": len(held_out),
         "train": 48 - len(held_out),
     }

@@ -60,7 +60,13 @@ def test_patches_are_taken_at_the_scale_of_the_model(write: Write) -> None:
 def test_what_is_assumed_is_told(write: Write) -> None:
     data = write(um="")
     task = check_task({**VALUES, "dataset_dir": data})
-    assert task.size == 224 and task.notes() == (
+    assert task.size == 128 and task.notes() == (
+        "Patches have 224 x 224 pixels at 1 um per pixel: every stage crops them to 128 x 128. "
+        "--patch_size 224 takes them larger, and more time.",
+        "24 of 24 patches record no um_per_px: taken to be at 1 um per pixel, as the model is.",
+    )
+    whole = check_task({**VALUES, "dataset_dir": data, "patch_size": 224})
+    assert whole.size == 224 and whole.notes() == (
         "Patches have 224 x 224 pixels at 1 um per pixel.",
         "24 of 24 patches record no um_per_px: taken to be at 1 um per pixel, as the model is.",
         "Every step takes 3.1 times as long as with patches of 128 pixels, which the generator "

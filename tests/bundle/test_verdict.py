@@ -241,7 +241,7 @@ def test_the_recipe_is_that_of_the_guidance_bundle() -> None:
     evaluate, train = parts(f"{guidance}/evaluate.yaml"), parts(f"{guidance}/train.yaml")
     for name in ("classical", "plain", "crop", "classifier", "training", "critic_folds"):
         assert ours[name] == evaluate[name], name
-    for name in ("augmentation", "critic", "critic_steps", "target_precision"):
+    for name in ("augmentation", "critic_views", "target_precision", "critic"):
         assert ours[name] == train[name], name
 
 
@@ -256,6 +256,8 @@ def test_the_bundle_runs_with_an_encoder_alone(
     ldm = tmp_path / "bundles" / "histopathology_ldm"
     (ldm / "models").mkdir(parents=True)
     shutil.copy(BUNDLES / "histopathology_ldm" / "models" / "encoder.pt", ldm / "models")
+    (ldm / "configs").mkdir()  # whose metadata tell the scale
+    shutil.copy(BUNDLES / "histopathology_ldm" / "configs" / "metadata.json", ldm / "configs")
     images = [image for k in range(3) for image in draw_patches(k, 3, 96, seed=70)]
     given = write(tmp_path / "set", images, [name for name in CLASSES for _ in range(3)])
     run(
@@ -266,7 +268,7 @@ def test_the_bundle_runs_with_an_encoder_alone(
         output_dir=str(tmp_path / "out"),
         device="cpu",
         patch_size=96,
-        critic_steps=2,
+        critic_views=2,
         critic_folds=2,
         classifier_steps=1,
         batch_size=4,
