@@ -37,7 +37,7 @@ TRAIN = {
     "batch_size": 8,
     "guide_steps": 3,
     "encodings": 1,
-    "critic_steps": 3,
+    "critic_views": 2,
     "target_precision": 0.5,
     "solver_steps": 2,
     "guidance_scales": [3.0],

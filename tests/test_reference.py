@@ -1,5 +1,6 @@
 """A small frozen run: the same seeds give the same patches, the same selection and the same arms
-as the version that froze it.
+as the version that froze it (0.11.0; 0.10.0, whose classifiers were not laid out with channels
+last, differs by rounding).
 
 ``python tests/test_reference.py`` prints the run as it is now, for ``tests/reference.json``, with
 SHA-256 of every exact value. The test compares with a tolerance, since processors round

@@ -140,6 +140,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         "batch_size": 8,
         "solver_steps": 3,
         "output_dir": str(out / "published"),
+        "critic_training#steps": 2,
     }
     configs = [str(GUIDANCE / "configs" / name) for name in ("train.yaml", "published.yaml")]
     run(config_file=configs, **common, **paper)

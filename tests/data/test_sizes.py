@@ -36,7 +36,12 @@ def of_shapes(tmp_path: Path) -> Callable[[Sequence[Shape]], PatchSet]:
     ("shapes", "size", "note"),
     [
         ([(224, 224, "0.5")], 112, "Patches have 112 x 112 pixels at 1 um per pixel."),
-        ([(224, 224, "")], 224, "Patches have 224 x 224 pixels at 1 um per pixel."),
+        (
+            [(120, 125, "")],
+            120,
+            "Patches have 120 to 125 pixels at 1 um per pixel: every stage "
+            "crops them to 120 x 120, which all have.",
+        ),
         ([(97, 97, "1")], 97, "Patches have 97 x 97 pixels at 1 um per pixel."),
         (
             [(768, 768, "1")],

@@ -193,7 +193,7 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(
     )
     assert (
         set(results["differences"])
-        == {"G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A"}
+        == {"G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A", "P-C"}
         | {"G2-C", "G-G2", "R-C"}
         == set(results["claims"])
     )
@@ -286,7 +286,9 @@ def test_arms_see_the_data_that_they_are_named_after(
             label == real[image] for label, image in rows if image in real
         )
         assert len(synthetic) + len(added) + sum(image in real for _, image in rows) == 60
-        assert bool(added) == (arm in ("E", "G0", "R")) and all(label == k for label, k in added)
+        assert bool(added) == (arm in ("E", "G0", "P", "R")) and all(
+            label == k for label, k in added
+        )
         if arm in ("A", "B", "C", "D", "E", "G0", "K", "R"):
             assert not synthetic
         elif arm == "I":

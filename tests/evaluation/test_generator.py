@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_histodiff import PatchEncoder
+from monai_histodiff import ClassifierTraining, PatchEncoder
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.evaluation.generator import (
     denoising_error,
@@ -79,6 +79,7 @@ def evaluate(encoder: PatchEncoder, images: Tensor, folder: Path, ideal: bool = 
         folder,
         len(images),
         batch_size=7,
+        training=ClassifierTraining(steps=1),
     )
 
 
