@@ -172,5 +172,6 @@ def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path)
     network = load_weights(parser.get_parsed_content("network_def"), tmp_path / "out" / "model.pt")
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
     assert (
-        len(torch.load(tmp_path / "out" / "latents.pt", weights_only=True)["image"]) == 12
+        len(torch.load(tmp_path / "out" / "latents.pt", weights_only=True)["columns"]["image"])
+        == 12
     )  # two encodings of six
