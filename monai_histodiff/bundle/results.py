@@ -23,7 +23,7 @@ from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.data.sizes import size_note
-from monai_histodiff.evaluation.experiment import Evaluation
+from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
 from monai_histodiff.report.gallery import Tile
@@ -72,23 +72,13 @@ def run_and_report(
         second for runs in evaluation.seconds.values() for second in runs
     )  # of cached runs, the time they once took
     seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
-    training = evaluation.recipe.training
-    recipe: dict[str, Any] = {
-        "classifier_steps": training.steps,
-        "classifier_batch_size": training.batch_size,
-    }
-    recipe |= {
-        "synthetic_probability": evaluation.recipe.prob,
-        "full_probability_at": evaluation.recipe.full_prob_at,
-    }
-    recipe["backbone"] = getattr(training.network, "backbone", "from scratch")
     results = {
         **evaluation.results(),
         "run": outcome["run"],
         "dataset": describe_dataset(dataset_dir, patches, evaluation.material.labelled),
         "selection": outcome["selection"],
         "sampling": outcome["sampling"],
-        "settings": {**outcome["settings"], **recipe},
+        "settings": {**outcome["settings"], **describe_recipe(evaluation.recipe)},
         "seconds": seconds,
         "versions": describe_versions(),
     }
@@ -166,6 +156,18 @@ def gallery(
                 )
             )
     return tiles
+
+
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """How the classifiers of all arms were trained, as plain values."""
+    training = recipe.training
+    return {
+        "classifier_steps": training.steps,
+        "classifier_batch_size": training.batch_size,
+        "synthetic_probability": recipe.prob,
+        "full_probability_at": recipe.full_prob_at,
+        "backbone": getattr(training.network, "backbone", "from scratch"),
+    }
 
 
 def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]:

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.results import describe_dataset, describe_versions, gallery
+from monai_histodiff.bundle.results import (
+    describe_dataset,
+    describe_recipe,
+    describe_versions,
+    gallery,
+)
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, warnings
 from monai_histodiff.data.patch_set import PatchSet
@@ -118,7 +123,7 @@ def judge_and_report(
     evaluation.run()
     results = {**evaluation.results(), **_described(judge, first)}
     results["dataset"] = describe_dataset(str(dataset_dir), patches, labelled)
-    results["settings"] = {**(settings or {}), **_recipe(recipe)}
+    results["settings"] = {**(settings or {}), **describe_recipe(recipe)}
     results["versions"] = describe_versions()
     results["seconds"] = {"classifiers of all arms": sum(map(sum, evaluation.seconds.values()))}
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
@@ -144,17 +149,6 @@ def _rest(judged: Sequence[Judged], tiles: Sequence[list[Tile]]) -> list[tuple[J
 def _tiles(judged: Judged, size: int) -> list[Tile]:
     names = [record.path for record in judged.pictures.records]
     return gallery(judged.candidates, judged.train, size, names=names)
-
-
-def _recipe(recipe: Recipe) -> dict[str, Any]:
-    training = recipe.training
-    return {
-        "classifier_steps": training.steps,
-        "classifier_batch_size": training.batch_size,
-        "synthetic_probability": recipe.prob,
-        "full_probability_at": recipe.full_prob_at,
-        "backbone": getattr(training.network, "backbone", "from scratch"),
-    }
 
 
 def _described(judge: Judge, judged: Judged) -> dict[str, Any]:

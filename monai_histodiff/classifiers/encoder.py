@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
-from monai_histodiff.data.pixels import appearance, to_unit
+from monai_histodiff.data.pixels import appearance, centre_crop, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
@@ -182,8 +182,7 @@ class PatchEncoder(nn.Module):
         if min(h, w) < 32:
             got = tuple(patches.shape[-2:])
             raise ValueError(f"an exemplar must be at least 32 x 32 pixels, got {got}")
-        top, left = (patches.shape[-2] - h) // 2, (patches.shape[-1] - w) // 2
-        middle = patches[..., top : top + h, left : left + w]
+        middle = centre_crop(patches, (h, w))
         parts = [appearance(part).float().cpu() for part in middle.split(batch_size)]
         return torch.cat([self.features(middle, batch_size), torch.cat(parts)], 1)
 

@@ -51,18 +51,23 @@ def thumbnails(patches: Tensor, side: int = THUMBNAIL) -> Tensor:
     return F.adaptive_avg_pool2d(to_unit(patches), side)
 
 
-def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The middle ``... x size x size`` of images ``... x H x W``, as a view; where it cannot lie
-    exactly in the middle, it lies nearer to the top left.
+def centre_crop(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The middle of images ``... x H x W``, as a view; where it cannot lie exactly in the middle,
+    it lies nearer to the top left.
+
+    Args:
+        images: of any number of leading dimensions.
+        size: height and width of the crop, one number for both or each its own.
 
     Raises:
-        ValueError: height or width is below ``size``.
+        ValueError: height or width is below that of the crop.
     """
+    high, wide = (size, size) if isinstance(size, int) else size
     h, w = images.shape[-2:]
-    if min(h, w) < size:
-        raise ValueError(f"a crop of {size} x {size} needs patches of that size, got {h} x {w}")
-    top, left = (h - size) // 2, (w - size) // 2
-    return images[..., top : top + size, left : left + size]
+    if h < high or w < wide:
+        raise ValueError(f"a crop of {high} x {wide} needs patches of that size, got {h} x {w}")
+    top, left = (h - high) // 2, (w - wide) // 2
+    return images[..., top : top + high, left : left + wide]
 
 
 def appearance(patches: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class GuidedSampler:
             classes = None if guide is None else guide.num_classes
             shape = self.latent_shape if chosen.strength < 1 else None
             (sources or Sources(())).check(classes, shape)
-            if sources is not None and sources.descriptors and chosen.exemplar_scale:
+            if sources is not None and self._draws_exemplars:
                 self._check_exemplars(torch.cat(sources.descriptors))
         self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
 
@@ -105,23 +105,25 @@ class GuidedSampler:
         self.model.exemplar.checked(descriptors)
 
     @property
+    def _draws_exemplars(self) -> bool:
+        """Whether a patch of a class is made after an exemplar that its seed draws."""
+        return bool(self.sources and self.sources.descriptors and self.settings.exemplar_scale)
+
+    @property
     def _from_sources(self) -> bool:
         """Whether a patch of a class is made from, or after, a source that its seed draws."""
-        described = self.sources is not None and bool(self.sources.descriptors)
-        return self.settings.strength < 1 or (described and self.settings.exemplar_scale > 0)
+        return self.settings.strength < 1 or self._draws_exemplars
 
     @property
     def network_evaluations(self) -> int:
-        """Forward evaluations of a UNet for each patch of a class: one in each step and, in each
-        step in the interval, another one with autoguidance, with guidance through the UNet
-        (``mode="x0"``), and with exemplars at a scale other than 1.
+        """Forward evaluations of a UNet for each patch of a class: one a step and, in the interval
+        one more each for autoguidance, ``mode="x0"``, and exemplars at a scale other than 1.
         """
         schedule, s = self._schedule(), self.settings
         times = self._grid(schedule)[: s.steps]
         inside = int(in_interval(schedule, times, s.interval).sum())
         through = self.guide is not None and s.mode == "x0" and s.scale > 0
-        described = self.sources is not None and bool(self.sources.descriptors)
-        twice = described and s.exemplar_scale not in (0, 1)
+        twice = self._draws_exemplars and s.exemplar_scale != 1
         return s.steps + inside * (int(s.autoguidance > 1) + int(through) + int(twice))
 
     def replace(self, **changes: Any) -> GuidedSampler:
@@ -235,8 +237,7 @@ class GuidedSampler:
             if like is not None and self.model.exemplar is not None:
                 own = like.float().to(self.device)
                 like = self.model.exemplar.perturbed(own, s.exemplar_noise, generators)
-            guided = Watched(self._denoiser(labels, like, schedule))
-            grid = self._grid(schedule)
+            guided, grid = Watched(self._denoiser(labels, like, schedule)), self._grid(schedule)
             latents = SOLVERS[s.solver](guided, latents, schedule, grid, s.eta, noise)
             if s.stop is not None:
                 latents = guided(latents, grid[-1].expand(len(latents)))
@@ -291,10 +292,9 @@ class GuidedSampler:
         wanted = labels.tolist()
         drawn = sources.draw(wanted, generators)
         if s.strength < 1:
-            time = torch.tensor(s.strength, dtype=torch.float32)
-            alpha, sigma = schedule.alpha_sigma(time)
+            alpha, sigma = schedule.alpha_sigma(torch.tensor(s.strength, dtype=torch.float32))
             own = [sources.latents[k][i].float() for k, i in zip(wanted, drawn, strict=True)]
             latents = alpha * torch.stack(own).to(noise) + sigma * noise
-        if not sources.descriptors or not s.exemplar_scale:
+        if not self._draws_exemplars:
             return latents, None
         return latents, sources.exemplars(wanted, drawn, generators, s.exemplar_mix)

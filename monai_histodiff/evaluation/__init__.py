@@ -6,10 +6,10 @@ from monai_histodiff.evaluation.arms import ARMS as ARMS
 from monai_histodiff.evaluation.arms import COMPARISONS as COMPARISONS
 from monai_histodiff.evaluation.arms import Arm as Arm
 from monai_histodiff.evaluation.arms import Material as Material
+from monai_histodiff.evaluation.denoising import denoising_error as denoising_error
 from monai_histodiff.evaluation.exemplars import exemplar_fidelity as exemplar_fidelity
 from monai_histodiff.evaluation.experiment import Evaluation as Evaluation
 from monai_histodiff.evaluation.experiment import Recipe as Recipe
-from monai_histodiff.evaluation.generator import denoising_error as denoising_error
 from monai_histodiff.evaluation.generator import evaluate_generator as evaluate_generator
 from monai_histodiff.evaluation.generator import probe_reconstructions as probe_reconstructions
 from monai_histodiff.evaluation.generator import write_evaluation as write_evaluation

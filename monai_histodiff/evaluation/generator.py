@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,14 @@ from tqdm import tqdm
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
-from monai_histodiff.data.pixels import appearance, patch_grid, thumbnails, to_bytes, to_unit
+from monai_histodiff.data.pixels import (
+    appearance,
+    centre_crop,
+    patch_grid,
+    thumbnails,
+    to_bytes,
+    to_unit,
+)
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.evaluation.feature_metrics import (
@@ -34,9 +41,9 @@ from monai_histodiff.utils.files import write_json
 __all__ = [
     "Described",
     "compared",
-    "denoising_error",
     "describe",
     "evaluate_generator",
+    "images_of",
     "probe_reconstructions",
     "reconstruct",
     "write_evaluation",
@@ -69,18 +76,22 @@ def compared(real: Described, samples: Described) -> dict[str, float]:
     return {**compare_features(real.features, samples.features), "appearance": distance}
 
 
-def _images(dataset: Dataset, batch_size: int, name: str) -> Iterable[Tensor]:
+def images_of(
+    dataset: Dataset, batch_size: int, name: str, kept: list[Tensor] | None = None
+) -> Iterable[Tensor]:
+    """Batches of the dataset; as bytes they are put into ``kept``."""
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc=name):
-        yield torch.as_tensor(batch["image"])
+        images = torch.as_tensor(batch["image"])
+        if kept is not None:
+            kept.append(to_bytes(images))
+        yield images
 
 
 @torch.no_grad()
 def reconstruct(model: LatentDiffusion, patches: Tensor) -> Tensor:
     """Patches ``N x 3 x H x W`` in [0, 1], of any size, through the autoencoder."""
     decoded = model.decode(model.encode(model.padded(patches.to(model.latent_mean.device))))
-    height, width = patches.shape[2:]
-    top, left = (decoded.shape[2] - height) // 2, (decoded.shape[3] - width) // 2
-    return decoded[..., top : top + height, left : left + width]
+    return centre_crop(decoded, (patches.shape[2], patches.shape[3]))
 
 
 def _rebuilt(model: LatentDiffusion, batch: Tensor) -> Tensor:
@@ -143,12 +154,16 @@ def evaluate_generator(
         [to_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))).cpu() for i in starts]
     )
     samples = describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
-    real = describe(encoder, _images(held_out, batch_size, "held-out patches"))
-    known = describe(encoder, _images(train, batch_size, "training patches"))
+    learnt, unseen = list[Tensor](), list[Tensor]()
+    real = describe(encoder, images_of(held_out, batch_size, "held-out patches", unseen))
+    known = describe(encoder, images_of(train, batch_size, "training patches"))
     floor = Subset(train, drawn.tolist())
     rebuilt = describe(
         encoder,
-        (_rebuilt(sampler.model, x) for x in _images(floor, batch_size, "reconstructions")),
+        (
+            _rebuilt(sampler.model, x)
+            for x in images_of(floor, batch_size, "reconstructions", learnt)
+        ),
     )
     target = Path(output_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -165,11 +180,10 @@ def evaluate_generator(
             "samples": int(flag_copies(near, usual, percentile, least).sum()),
             "held_out": int(flag_copies(usual, usual, percentile, least).sum()),
         }
-    learnt, unseen = (
-        to_bytes(torch.cat(list(_images(v, batch_size, "pictures")))) for v in (floor, held_out)
-    )
     return {
-        "two_sample": two_sample_test(generated, learnt, unseen, training, seed),
+        "two_sample": two_sample_test(
+            generated, torch.cat(learnt), torch.cat(unseen), training, seed
+        ),
         "samples": compared(real, samples),
         "reconstructions": compared(real, rebuilt),
         "floor": compared(real, Described(*(part[drawn] for part in known))),
@@ -232,59 +246,6 @@ def probe_reconstructions(
         for name in ("accuracy", "balanced_accuracy")
     }
     return {**results, **lost}
-
-
-@torch.no_grad()
-def denoising_error(
-    model: LatentDiffusion,
-    patches: Dataset,
-    log_snr: Sequence[float] = (-4.0, -2.0, 0.0, 2.0, 4.0),
-    batch_size: int = 64,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """How well the model denoises patches, whatever it predicts: its error beside that of the best
-    linear denoiser.
-
-    The mean squared error of the estimated ``z0`` at a log signal-to-noise ratio is, up to a known
-    factor, what the likelihood bound integrates (Kingma et al. 2021, arXiv:2107.00630, eq. 14), so
-    models of the same latents can be compared by it. It is divided by the error of the Wiener
-    filter, the best linear denoiser that treats all places alike, given the spectrum of these very
-    latents.
-
-    Args:
-        model: the model.
-        patches: held-out patches, or others; items hold ``"image"``, RGB in [0, 1].
-        log_snr: the ratios.
-        batch_size: patches at once.
-        seed: of the noise.
-
-    Returns:
-        ``log_snr``; ``relative_error`` at each, 1 for a model that does no better than the linear
-        denoiser; their ``mean``.
-    """
-    device = model.latent_mean.device
-    z = torch.cat(
-        [
-            model.encode(model.padded(batch.to(device))).cpu()
-            for batch in _images(patches, batch_size, "latents")
-        ]
-    )
-    spectrum = torch.fft.fft2(z, norm="ortho").abs().square().mean(0)
-    generator, errors = torch.Generator().manual_seed(seed), []
-    for value in tqdm(log_snr, desc="denoising error"):
-        t = model.schedule.time(torch.tensor([value], dtype=torch.float32, device=device))
-        alpha, sigma = (v.cpu() for v in model.schedule.alpha_sigma(t))
-        noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator, dtype=torch.float32)
-        own = torch.cat(
-            [
-                model.denoise(part.to(device), t.expand(len(part))).float().cpu()
-                for part in noisy.split(batch_size)
-            ]
-        )
-        gain = alpha * spectrum / (alpha**2 * spectrum + sigma**2)
-        linear = torch.fft.ifft2(torch.fft.fft2(noisy) * gain).real
-        errors.append(float((own - z).square().mean() / (linear - z).square().mean()))
-    return {"log_snr": list(log_snr), "relative_error": errors, "mean": sum(errors) / len(errors)}
 
 
 def write_evaluation(output_dir: str | os.PathLike[str], **parts: Any) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.selection.pseudo_labels import sure_labels
 
 __all__ = ["pseudo_labels", "real_bank", "true_labels", "whole_patches"]
 
@@ -46,8 +47,8 @@ def pseudo_labels(
         rule = "arm E needs training patches that were not drawn as labelled"
         raise ValueError(f"{rule}, got none")
     images = whole_patches(pool)
-    confidence, label = judge(centre_crop(images, size)).max(1)
-    return real_bank(images, torch.where(confidence >= threshold, label, -1), confidence, classes)
+    confidence, label = sure_labels(judge(centre_crop(images, size)), threshold)
+    return real_bank(images, label, confidence, classes)
 
 
 def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:

@@ -12,7 +12,15 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.critic import PatchCritic
 
-__all__ = ["assumed_labels", "target_sources"]
+__all__ = ["assumed_labels", "sure_labels", "target_sources"]
+
+
+def sure_labels(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The probability ``N`` of the most probable class of each row of ``N x K``, and that class,
+    or -1 where it is below the threshold (Lee 2013).
+    """
+    confidence, label = probabilities.max(1)
+    return confidence, torch.where(confidence >= threshold, label, -1)
 
 
 def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size: int) -> Tensor:
@@ -32,8 +40,8 @@ def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size
     labels = torch.full((len(known),), -1, dtype=torch.long)
     labels[:count] = known[:count].labels
     if len(known) > count and critic is not None:
-        found, label = critic.probabilities(known[count:].images(size)).max(1)
-        labels[count:] = torch.where(found >= critic.threshold.cpu(), label, -1)
+        found = critic.probabilities(known[count:].images(size))
+        labels[count:] = sure_labels(found, float(critic.threshold))[1]
     return labels
 
 

@@ -41,8 +41,8 @@ from monai_histodiff.classifiers import ProbeTraining
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance, centre_crop
 from monai_histodiff.diffusion.model import PREDICTIONS
+from monai_histodiff.evaluation.denoising import denoising_error
 from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
-from monai_histodiff.evaluation.generator import denoising_error
 from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.weights import load_weights, save_weights
 

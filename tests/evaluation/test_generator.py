@@ -12,8 +12,8 @@ from torch import Tensor
 
 from monai_histodiff import ClassifierTraining, PatchEncoder
 from monai_histodiff.diffusion.schedules import NoiseSchedule
+from monai_histodiff.evaluation.denoising import denoising_error
 from monai_histodiff.evaluation.generator import (
-    denoising_error,
     evaluate_generator,
     probe_reconstructions,
     write_evaluation,

@@ -27,21 +27,27 @@ PIECE = 15 * 2**20  # bytes
 END = 45.0  # seconds kept for writing the pieces
 
 
-def tests(device: str, out: Path, seconds: float) -> dict[str, Any]:
-    """The CUDA subset of the tests."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "HISTODIFF_DEVICE": device, "PYTHONPATH": str(ROOT)}
-    with open(out / "tests.txt", "w", encoding="utf-8") as log:
+def logged(command: list[str], log: Path, seconds: float, **environment: str) -> int:
+    """Run a command of the repository, write what it says, and return its exit status."""
+    with open(log, "w", encoding="utf-8") as stream:
         done = subprocess.run(
-            [*command, str(Path(__file__).parent)],
+            [sys.executable, *command],
             cwd=ROOT,
-            env=environment,
-            stdout=log,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=stream,
             stderr=subprocess.STDOUT,
             timeout=seconds,
             check=False,
         )
-    return {"passed": done.returncode == 0}
+    return done.returncode
+
+
+def tests(device: str, out: Path, seconds: float) -> dict[str, Any]:
+    """The CUDA subset of the tests."""
+    here = str(Path(__file__).parent)
+    command = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", here]
+    status = logged(command, out / "tests.txt", seconds, HISTODIFF_DEVICE=device)
+    return {"passed": status == 0}
 
 
 def speed(device: str, toy: bool) -> dict[str, Any]:
@@ -85,18 +91,8 @@ def _matrix(device: str, side: int) -> float:
 
 def transform_cost(device: str, out: Path, seconds: float) -> dict[str, Any]:
     """What the transform with a live bank costs a loader, by the repository's benchmark."""
-    command = [sys.executable, "tests/benchmarks/bench_transform.py", "--device", device]
-    with open(out / "transform.txt", "w", encoding="utf-8") as log:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            check=False,
-        )
-    return {"returned": done.returncode}
+    command = ["tests/benchmarks/bench_transform.py", "--device", device]
+    return {"returned": logged(command, out / "transform.txt", seconds)}
 
 
 def train(arguments: argparse.Namespace, seconds: float) -> dict[str, Any]:
