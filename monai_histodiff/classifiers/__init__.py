@@ -8,6 +8,8 @@ from monai_histodiff.classifiers.encoder import bundle_features as bundle_featur
 from monai_histodiff.classifiers.encoder import linear_probe as linear_probe
 from monai_histodiff.classifiers.named_encoder import named_features as named_features
 from monai_histodiff.classifiers.probe import ProbeTraining as ProbeTraining
+from monai_histodiff.classifiers.propagation import PropagatedProbe as PropagatedProbe
+from monai_histodiff.classifiers.propagation import propagated_labels as propagated_labels
 from monai_histodiff.classifiers.self_supervised import EncoderSaver as EncoderSaver
 from monai_histodiff.classifiers.self_supervised import PatchViews as PatchViews
 from monai_histodiff.classifiers.self_supervised import ViewContrast as ViewContrast
