@@ -4,7 +4,9 @@ Each runs in an environment of its own.
 
 ``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as
 CI. ``mutation``, ``fuzzing``, ``killing``: the campaigns of ``docs/reliability.md``, ten to twenty
-minutes each. ``build``: sdist and wheel, checked.
+minutes each. ``build``: sdist and wheel, checked. ``docs``: the documentation site, warnings are
+errors; ``nox -s docs -- -b linkcheck`` asks the outside links too. ``oldest``, ``newest``: quick
+tests with the versions of ``tests/constraints``.
 
 """
 
@@ -79,3 +81,11 @@ def build(session: nox.Session) -> None:
     session.install("build", "twine")
     session.run("python", "-m", "build")
     session.run("twine", "check", "--strict", "dist/*")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, to docs/_build."""
+    session.install(TORCH)
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
