@@ -32,9 +32,10 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 80
+
+toc_object_entries = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"monai-histodiff {release}"
@@ -57,7 +58,7 @@ def _mathml(self: Any, node: nodes.math | nodes.math_block, block: bool) -> None
     if block and "&" in text:
         text = rf"\begin{{aligned}}{text}\end{{aligned}}"
     formula = tex2mathml(text, as_block=block)
-    self.body.append(f'<div class="formula">{formula}</div>' if block else formula)
+    self.body.append(f'<div class="formula" tabindex="0">{formula}</div>' if block else formula)
     raise nodes.SkipNode
 
 
