@@ -29,6 +29,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_co
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # the Zoo's template of a README skips levels
 nb_execution_mode = "off"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"

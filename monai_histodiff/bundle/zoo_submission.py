@@ -56,7 +56,7 @@ if __name__ == "__main__":
     unittest.main()
 '''
 SETTINGS = {
-    "histopathology_ldm": "steps=2",
+    "histopathology_ldm": "solver_steps=2",
     "histopathology_guidance": "solver_steps=2,\n                accepted_only=False",
 }
 
