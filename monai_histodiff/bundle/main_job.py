@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "yours (--dataset_dir PATCHES --labels_per_class N).",
         epilog="Further options, as --NAME VALUE, are those of docs/options.md; all are checked "
         "before any work.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "job",
@@ -54,12 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="finetune",
         help="the quick look, the thorough one, or a verdict on pictures of any origin",
     )
-    args, options = parser.parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    own = given[:1] if given and (given[0][:1] != "-" or given[0] in ("-h", "--help")) else []
+    job, options = parser.parse_args(own).job, given[len(own) :]
     try:
         folder = bundles_dir()
     except FileNotFoundError as error:
         parser.exit(1, f"{error}\n")
-    configs = [str(folder / name) for name in JOBS[args.job]]
+    configs = [str(folder / name) for name in JOBS[job]]
     given = ["--config_file", repr(configs), "--bundle_root", str(folder), *options]
     fire.Fire(run, command=given, name="histodiff-demo")
 
