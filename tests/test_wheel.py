@@ -19,7 +19,7 @@ OTHER = {".pyc", ".pyo"}
 
 
 QUICK = (
-    "--labels_per_class 3 --unlabelled_patches 4 --arms ['C','G'] --seeds [0,1,2] --device cpu "
+    "--labels_per_class 5 --unlabelled_patches 4 --arms ['C','G'] --seeds [0,1,2] --device cpu "
     "--train#adaptation_steps 1 --train#adaptation_encodings 1 --train#encodings 1 "
     "--train#guide_steps 2 --train#critic_views 2 --train#guidance_scales [3.0] "
     "--train#solver_steps 2 --train#batch_size 8 --train#quota 2 --train#max_candidates 2 "
@@ -100,7 +100,9 @@ def test_the_main_job_runs_from_the_wheel_alone(python: Path, tmp_path: Path) ->
         text=True,
         timeout=300,
     )
-    assert bad.returncode and "did you mean 'labels_per_class'" in bad.stdout + bad.stderr
+    last = bad.stderr.strip().splitlines()[-1]
+    assert bad.returncode and last.startswith("Error: ") and "did you mean" in last, bad.stderr
+    assert "Traceback" not in bad.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "nothing else is written"
 
 

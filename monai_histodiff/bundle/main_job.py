@@ -10,6 +10,8 @@ from pathlib import Path
 import fire
 from monai.bundle import run
 
+from monai_histodiff.bundle.errors import show_error
+
 __all__ = ["bundles_dir", "main"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="finetune",
         help="the quick look, the thorough one, or a verdict on pictures of any origin",
     )
+    if argv is None:  # a command of its own, not a call from other code
+        sys.excepthook = show_error
     given = list(sys.argv[1:] if argv is None else argv)
     own = given[:1] if given and (given[0][:1] != "-" or given[0] in ("-h", "--help")) else []
     job, options = parser.parse_args(own).job, given[len(own) :]
