@@ -105,6 +105,7 @@ def test_the_commands_of_a_page(page: Path, capsys: pytest.CaptureFixture[str]) 
             "monai.bundle run ": lambda w=words: check_bundle_run(w, folder),
             "histodiff-": lambda w=words: check_script(w, folder, capsys),
             "monai.bundle download ": lambda: None,  # tests/bundle/test_hub.py
+            "python -c ": lambda w=words: ast.parse(w[w.index("-c") + 1]),
             "python ci/": lambda: None,  # of the Model Zoo
             "nox ": lambda w=words: check_sessions(w),
             ".py": lambda w=words: check_file(w),
