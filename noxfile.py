@@ -4,7 +4,9 @@ Each runs in an environment of its own.
 
 ``lint``: ruff. ``types``: mypy. ``quick``: the tests that take no ten seconds. ``tests``: all, as
 CI. ``mutation``, ``fuzzing``, ``killing``: the campaigns of ``docs/reliability.md``, ten to twenty
-minutes each. ``build``: sdist and wheel, checked.
+minutes each. ``build``: sdist and wheel, checked. ``docs``: the documentation site, warnings are
+errors; ``nox -s docs -- -b linkcheck`` asks the outside links too. ``oldest``, ``newest``: the
+quick tests with the versions of ``tests/constraints``.
 
 """
 
@@ -79,3 +81,30 @@ def build(session: nox.Session) -> None:
     session.install("build", "twine")
     session.run("python", "-m", "build")
     session.run("twine", "check", "--strict", "dist/*")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, to docs/_build."""
+    session.install(TORCH)
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build", *session.posargs)
+
+
+@nox.session(python=["3.10"])
+def oldest(session: nox.Session) -> None:
+    """The quick tests with the oldest versions that are allowed."""
+    with_versions(session, "oldest")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def newest(session: nox.Session) -> None:
+    """The quick tests with the newest versions, on each Python that is there."""
+    with_versions(session, "newest")
+
+
+def with_versions(session: nox.Session, name: str) -> None:
+    """Install and test under a file of constraints."""
+    session.install("-c", f"tests/constraints/{name}.txt", "torch")
+    session.install("-c", f"tests/constraints/{name}.txt", "-e", ".[test]")
+    session.run("pytest", "-m", "not slow and not real and not gpu", *session.posargs)

@@ -113,6 +113,7 @@ class Page(HTMLParser):
             )
         for table in self.tables:
             assert table["caption"] and len({len(row) for row in table["rows"]}) == 1, table
+            assert all(head.strip() for head in table["rows"][0]), "every column has a head"
         assert {head.get("scope") for head in self.all("th")} <= {"row", "col"}
 
     def _check_alone(self) -> None:

@@ -73,7 +73,7 @@ def dotted(path: Path) -> str:
 SOURCES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 MODULES = sorted(name for name in SOURCES if "." in name)
-DOORS = sorted(name for name in SOURCES if "." not in name and name != "_version")
+DOORS = sorted(n for n in SOURCES if "." not in n and n not in ("_version", "__main__"))
 
 
 def imports(name: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "monai_histodiff"
 OTHER = {".pyc", ".pyo"}
+
+
+QUICK = (
+    "--labels_per_class 5 --unlabelled_patches 4 --arms ['C','G'] --seeds [0,1,2] --device cpu "
+    "--train#adaptation_steps 1 --train#adaptation_encodings 1 --train#encodings 1 "
+    "--train#guide_steps 2 --train#critic_views 2 --train#guidance_scales [3.0] "
+    "--train#solver_steps 2 --train#batch_size 8 --train#quota 2 --train#max_candidates 2 "
+    "--train#target_precision 0.5 --evaluate#classifier_steps 2 --evaluate#batch_size 8"
+).split()
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -37,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wheel")
     copy = place / "sources"
     copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "monai_histodiff"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "monai_histodiff", "bundles"):
         run("cp", "-r", ROOT / name, copy, cwd=place)
     flags = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet")
     run(sys.executable, "-m", "pip", "wheel", *flags, "-w", place, copy, cwd=place)
@@ -49,21 +59,54 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in OTHER}
     wanted = {path.relative_to(ROOT).as_posix() for path in files}
+    bundles = [path.relative_to(ROOT) for path in (ROOT / "bundles").rglob("*") if path.is_file()]
+    shipped = [path for path in bundles if "output" not in path.parts and path.suffix not in OTHER]
+    wanted |= {f"monai_histodiff/{path.as_posix()}" for path in shipped}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == wanted
     assert {"monai_histodiff/py.typed", "monai_histodiff/data/bank.py"} <= held
 
 
-@pytest.mark.slow
-def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    """Its dependencies are lent by this environment: they come by path, without what an editable
-    install adds to it.
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment with the wheel. Its dependencies are lent by this environment: they come
+    by path, without what an editable install adds to it.
     """
-    venv.create(tmp_path / "env", with_pip=True)
-    python = next((tmp_path / "env").glob("*/python"))
+    place = tmp_path_factory.mktemp("installed")
+    venv.create(place / "env", with_pip=True)
+    found = next((place / "env").glob("*/python"))
     flags = ("--no-deps", "--no-index", "--quiet")
-    run(python, "-m", "pip", "install", *flags, wheel, cwd=tmp_path)
+    run(found, "-m", "pip", "install", *flags, wheel, cwd=place)
+    return found
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_from_the_wheel_alone(python: Path, tmp_path: Path) -> None:
+    """On the built-in set, with settings that show the way and mean nothing."""
+    lent = {"PYTHONPATH": sysconfig.get_path("purelib"), "OMP_NUM_THREADS": "1"}
+    out = run(python, "-m", "monai_histodiff", *QUICK, "--output_dir", "out", cwd=tmp_path, **lent)
+    assert "Report: out/report.html" in out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["dataset"]["path"] == "demo.zip"
+    assert sorted(results["arms"]) == ["C", "G"]
+    script = python.parent / "histodiff-demo"
+    bad = subprocess.run(
+        [script, "--labels_per_clas", "3"],
+        cwd=tmp_path,
+        env={**os.environ, **lent},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    last = bad.stderr.strip().splitlines()[-1]
+    assert bad.returncode and last.startswith("Error: ") and "did you mean" in last, bad.stderr
+    assert "Traceback" not in bad.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "nothing else is written"
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(python: Path, tmp_path: Path, wheel: Path) -> None:
     lent = {"PYTHONPATH": sysconfig.get_path("purelib")}
     code = (
         "import monai_histodiff as m, torch, numpy as np\n"
@@ -77,7 +120,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
         "print(m.__file__, m.__version__)"
     )
     told = run(python, "-c", code, cwd=tmp_path, **lent).split()
-    assert Path(told[0]).is_relative_to(tmp_path / "env")
+    assert Path(told[0]).is_relative_to(python.parents[1])
     assert told[1] == wheel.name.split("-")[1]
-    for script in (tmp_path / "env").glob("*/histodiff-*"):
+    for script in python.parent.glob("histodiff-*"):
         assert "usage: " in run(script, "--help", cwd=tmp_path, **lent)

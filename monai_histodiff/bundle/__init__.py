@@ -20,3 +20,4 @@ from monai_histodiff.bundle.verdict import open_sets as open_sets
 from monai_histodiff.bundle.verdict_folder import VerdictFolder as VerdictFolder
 from monai_histodiff.bundle.zoo import check_bundle as check_bundle
 from monai_histodiff.bundle.zoo import package_bundle as package_bundle
+from monai_histodiff.bundle.zoo_submission import submit_bundles as submit_bundles

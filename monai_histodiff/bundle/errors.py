@@ -8,7 +8,7 @@ import sys
 import traceback
 from types import TracebackType
 
-__all__ = ["show_errors", "told"]
+__all__ = ["show_error", "show_errors", "told"]
 
 BAD_INPUT = (ValueError, OSError)
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,10 +48,13 @@ def show_errors() -> None:
     """
     started = sys.modules["__main__"].__spec__
     if started is not None and started.name == "monai.bundle.__main__":
-        sys.excepthook = _show
+        sys.excepthook = show_error
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def show_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """An ``excepthook`` that ends in the line of :func:`told`."""
     line = told(error)
     if line is None or not _is_own(error):
         traceback.print_exception(kind, error, trace)

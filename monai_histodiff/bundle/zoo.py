@@ -28,7 +28,7 @@ import yaml
 from monai_histodiff.bundle.metadata import metadata_problems
 from monai_histodiff.utils.files import whole_file
 
-__all__ = ["check_bundle", "package_bundle"]
+__all__ = ["bundle_files", "check_bundle", "package_bundle"]
 
 METADATA, WEIGHTS, INFERENCE = "configs/metadata.json", "models/model.pt", "configs/inference.json"
 CONFIG = r"configs/[^/]+\.(json|yaml|yml)"
@@ -56,7 +56,7 @@ def check_bundle(bundle_dir: str | os.PathLike[str]) -> list[str]:
         FileNotFoundError: there is no such folder.
     """
     root = _folder(bundle_dir)
-    files = _files(root)
+    files = bundle_files(root)
     problems = [f"a bundle must hold '{name}'" for name in REQUIRED_FILES if name not in files]
     if any(name.startswith("scripts/") for name in files):
         problems.append(
@@ -123,7 +123,7 @@ def package_bundle(bundle_dir: str | os.PathLike[str], output_dir: str | os.Path
     version = json.loads((root / METADATA).read_text(encoding="utf-8"))["version"]
     path = Path(output_dir) / f"{root.name}_v{version}.zip"
     with whole_file(path) as draft, zipfile.ZipFile(draft, "w") as archive:
-        for name in _files(root):
+        for name in bundle_files(root):
             entry = zipfile.ZipInfo(f"{root.name}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = (
                 3,
@@ -139,7 +139,7 @@ def _folder(bundle_dir: str | os.PathLike[str]) -> Path:
     return Path(bundle_dir).resolve()
 
 
-def _files(root: Path) -> list[str]:
+def bundle_files(root: Path) -> list[str]:
     """Sorted names of the files that belong to the bundle."""
     names = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
     kept = (

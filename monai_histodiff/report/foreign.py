@@ -59,7 +59,7 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
             *(_change(differences, arm) for arm, _ in zip(("G-C", "G2-C"), sets, strict=False)),
         ],
     ]
-    heads = ["", *(told["name"] for told in sets)]
+    heads = ["measure", *(told["name"] for told in sets)]
     caption = "The set" if len(sets) == 1 else "The sets side by side"
     blocks: list[Block] = [Table(caption, heads, rows), *_generators(sets)]
     for told in sets:
