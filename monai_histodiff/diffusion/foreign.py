@@ -10,12 +10,12 @@ what the network predicts are taken, never its steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.networks.schedulers import RFlowScheduler
+from monai.networks.schedulers import DDPMScheduler, RFlowScheduler
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.schedules import NoiseSchedule
@@ -24,7 +24,6 @@ __all__ = ["ForeignAutoencoder", "ForeignDenoiser", "Noising", "read_scheduler",
 
 PREDICTED = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
 FLOW_TABLE, FLOW_END = 2**14, 14.0  # entries; log-SNR of both ends: sigma from 0.0009 to 0.9991
-LEAST_SIGNAL = 2.0**-24  # alpha^2 where a scheduler has none at its last step
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,16 @@ class Noising:
 
 
 def read_scheduler(scheduler: Any) -> Noising:
-    """The noise levels of a scheduler of MONAI or diffusers, of any betas, or of flow matching.
+    """The noise levels of a scheduler of MONAI or diffusers, of any betas, or of flow matching;
+    or of the arguments of MONAI's ``DDPMScheduler``.
 
-    A last step without signal (Lin et al. 2024, arXiv:2305.08891) is given a signal of ``2**-24``,
-    for its log-SNR would not be finite.
+    The log-SNR of a last step without signal (Lin et al. 2024, arXiv:2305.08891), which would not
+    be finite, goes on from the two before it.
 
     Raises:
         ValueError: it predicts something else, or is neither a discrete DDPM's nor a flow's.
     """
+    scheduler = DDPMScheduler(**scheduler) if isinstance(scheduler, Mapping) else scheduler
     config, name = getattr(scheduler, "config", scheduler), type(scheduler).__name__
     predicted = str(getattr(config, "prediction_type", "epsilon"))
     backward = isinstance(scheduler, RFlowScheduler)  # it predicts data minus noise
@@ -68,11 +69,10 @@ def read_scheduler(scheduler: Any) -> Noising:
         raise ValueError(f"{rule}, got {name}: give the DDPM scheduler that it was trained with")
     if predicted not in PREDICTED:
         raise ValueError(f"a scheduler must predict one of {[*PREDICTED]}, got '{predicted}'")
-    own = betas.double().cpu().clone()
-    if own[-1] == 1:
-        own[-1] = 1 - LEAST_SIGNAL / torch.prod(1 - own[:-1])
-    schedule = NoiseSchedule.from_betas(own)
-    return Noising(schedule, PREDICTED[predicted], (0.0, float(len(own) - 1)))
+    table = torch.logit(torch.cumprod(1 - betas.double().cpu(), 0))
+    if betas[-1] == 1:
+        table[-1] = 2 * table[-2] - table[-3]
+    return Noising(NoiseSchedule(table), PREDICTED[predicted], (0.0, float(len(table) - 1)))
 
 
 class ForeignAutoencoder(nn.Module):

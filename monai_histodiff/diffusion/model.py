@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from monai_histodiff.data.pixels import reflected
@@ -198,14 +197,10 @@ class LatentDiffusion(nn.Module):
         Raises:
             ValueError: the parts do not fit one another, or a number is out of range.
         """
-        if isinstance(scheduler, Mapping):
-            scheduler = DDPMScheduler(**scheduler)
         if not 0 < (scale := float(scale_factor)) < math.inf:
             raise ValueError(f"scale_factor must be positive and finite, got {scale}")
-        noising, coder = (
-            read_scheduler(scheduler),
-            ForeignAutoencoder(autoencoder, patch_size, pixels),
-        )
+        noising = read_scheduler(scheduler)
+        coder = ForeignAutoencoder(autoencoder, patch_size, pixels)
         channels = coder.latent_channels
         denoiser = ForeignDenoiser(unet, channels, noising, classes, null_class, context)
         model = cls(coder, denoiser, noising.schedule, noising.prediction, patch_size)
