@@ -4,6 +4,7 @@ together.
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder as PatchAutoencoder
 from monai_histodiff.diffusion.exemplar import ExemplarEmbedding as ExemplarEmbedding
+from monai_histodiff.diffusion.generative import load_generative as load_generative
 from monai_histodiff.diffusion.guide import LatentClassifier as LatentClassifier
 from monai_histodiff.diffusion.latents import encode_latents as encode_latents
 from monai_histodiff.diffusion.latents import fit_exemplars as fit_exemplars
