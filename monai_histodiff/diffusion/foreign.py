@@ -10,6 +10,7 @@ what the network predicts are taken, never its steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule
 __all__ = ["ForeignAutoencoder", "ForeignDenoiser", "Noising", "read_scheduler", "side_step"]
 
 PREDICTED = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
+DROPPED = 0.1  # share of the classes that a training leaves out
 FLOW_TABLE, FLOW_END = 2**14, 14.0  # entries; log-SNR of both ends: sigma from 0.0009 to 0.9991
 
 
@@ -58,7 +60,7 @@ def read_scheduler(scheduler: Any) -> Noising:
     predicted = str(getattr(config, "prediction_type", "epsilon"))
     backward = isinstance(scheduler, RFlowScheduler)  # it predicts data minus noise
     if backward or name.startswith("FlowMatch") or predicted == "flow_prediction":
-        low, high = (1 / (1 + torch.tensor(v / 2).exp().item()) for v in (FLOW_END, -FLOW_END))
+        low, high = (1 / (1 + math.exp(v / 2)) for v in (FLOW_END, -FLOW_END))
         sigma = torch.linspace(low, high, FLOW_TABLE, dtype=torch.float64)
         count = float(config.num_train_timesteps)
         schedule = NoiseSchedule(2 * torch.log((1 - sigma) / sigma), flow=True)
@@ -134,6 +136,9 @@ class ForeignAutoencoder(nn.Module):
 class ForeignDenoiser(nn.Module):
     """A denoiser of MONAI or diffusers in the place of :class:`~monai_histodiff.FineUNet`.
 
+    In training mode one class in ten gives way to none, where there is a row for that, so that it
+    learns both (Ho & Salimans 2022, arXiv:2207.12598).
+
     Args:
         unet: called ``(latents, timesteps)``, with ``class_labels`` or a context where it is
             conditional.
@@ -191,7 +196,7 @@ class ForeignDenoiser(nn.Module):
 
     def forward(self, z: Tensor, timesteps: Tensor, classes: Tensor | None = None) -> Tensor:
         """What it predicts, of the shape of ``z``, ``N x C x h x w``, at timesteps in [0, 1000],
-        shape ``N``, of classes, shape ``N``, or of none.
+        shape ``N``, of classes, shape ``N``, or of none, which is also -1.
 
         Raises:
             ValueError: it has not learned to draw no class, and there is none.
@@ -204,13 +209,16 @@ class ForeignDenoiser(nn.Module):
     def _condition(self, classes: Tensor | None, count: int) -> dict[str, Tensor]:
         if not self.num_classes:
             return {}
-        if classes is not None:
-            rows = self.rows[classes]
-        elif self.null_class is None:
+        named = self.rows.new_full((count,), -1) if classes is None else classes
+        rows = self.rows[named.clamp(min=0)]
+        if self.null_class is not None:
+            rows = rows.masked_fill(named < 0, self.null_class)
+            if self.training:
+                drawn = torch.rand(count, dtype=torch.float32, device=rows.device)
+                rows = rows.masked_fill(drawn < DROPPED, self.null_class)
+        elif classes is None or (self.training and bool((named < 0).any())):
             rule = "a generator of classes without a null class needs a label for each patch"
             raise ValueError(f"{rule}, got none: give labels, or its null_class")
-        else:
-            rows = self.rows.new_full((count,), self.null_class)
         if self.context is None:
             return {"class_labels": rows}
         return {self.context_name: self.context[rows]}

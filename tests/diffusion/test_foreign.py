@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
 from monai_histodiff.diffusion.foreign import ForeignAutoencoder, ForeignDenoiser, read_scheduler
+from monai_histodiff.training.steps import DenoisingPrepareBatch
 from monai_histodiff.utils.weights import save_weights
 
 SIZE, FACTOR, CHANNELS = 16, 4, 3
@@ -660,3 +661,51 @@ def test_a_denoiser_keeps_its_keys() -> None:
     kl, unet = networks()
     denoiser = ForeignDenoiser(unet, 4, read_scheduler(DDPMScheduler()))
     assert {f"unet.{k}" for k in unet.state_dict()} == set(denoiser.state_dict())
+
+
+# -------------------------------------------------------------------------------------------------
+# -- training
+
+
+class Remembering(nn.Module):
+    """A network of three classes and a row for none, that says which rows it was asked for."""
+
+    num_class_embeds = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Tensor] = []
+
+    def forward(self, z: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
+        self.asked.append(class_labels)
+        return z
+
+
+def test_a_training_shows_labels_and_leaves_one_in_ten_out() -> None:
+    network = Remembering()
+    model = LatentDiffusion.from_monai(
+        Pooled(), network, DDPMScheduler(), scale_factor=1.0, patch_size=SIZE, null_class=3
+    )
+    prepare = DenoisingPrepareBatch(model)
+    batch = {"image": torch.zeros(2000, 3, 4, 4), "label": torch.tensor([2, -1] * 1000)}
+    noisy, _, given, _ = prepare(batch)
+    model.eval().unet(noisy, *given)
+    assert torch.equal(network.asked[-1], torch.tensor([2, 3] * 1000))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.train().unet(noisy, *given)
+    shown = network.asked[-1]
+    assert shown[1::2].unique().tolist() == [3] and shown[::2].unique().tolist() == [2, 3]
+    assert (shown[::2] == 3).float().mean().item() == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_training_without_a_row_for_no_class_needs_every_label() -> None:
+    model = LatentDiffusion.from_monai(
+        Pooled(), Remembering(), DDPMScheduler(), scale_factor=1.0, patch_size=SIZE
+    ).train()
+    prepare = DenoisingPrepareBatch(model)
+    noisy, _, given, _ = prepare(
+        {"image": torch.zeros(2, 3, 4, 4), "label": torch.tensor([2, -1])}
+    )
+    with pytest.raises(ValueError, match="needs a label for each patch, got none"):
+        model.unet(noisy, *given)
