@@ -193,13 +193,14 @@ def _check_output(name: str, values: Mapping[str, Any]) -> None:
 def _check_encoder(values: Mapping[str, Any]) -> None:
     """No generator is read for a verdict on others' pictures."""
     encoder = Path(values["ldm_dir"]) / "models" / "encoder.pt"
-    if Path(values["encoder"]) != encoder:
-        check_encoder_name(str(values["encoder"]))
-    elif not encoder.is_file():
-        raise FileNotFoundError(
-            f"ldm_dir must hold the patch encoder, got no '{encoder}': give --ldm_dir with the "
-            "whole path"
-        )
+    for name in ("encoder", "critic_encoder"):
+        if Path(values[name]) != encoder:
+            check_encoder_name(str(values[name]))
+        elif not encoder.is_file():
+            raise FileNotFoundError(
+                f"ldm_dir must hold the patch encoder, got no '{encoder}': give --ldm_dir with "
+                "the whole path"
+            )
 
 
 def _check_models(values: Mapping[str, Any]) -> None:

@@ -30,6 +30,12 @@ OWN = (
         "a file of our own weights",
         (VERDICT,),
     ),
+    Option(
+        "critic_encoder",
+        PATH,
+        "what gives the features that the critic is fitted on: as `encoder`",
+        (VERDICT,),
+    ),
     Option("second_dir", PATH, "a second set, to be set beside it; empty: none", (VERDICT,)),
     Option(
         "labels_per_class",
