@@ -6,13 +6,15 @@ from typing import Any
 
 FINETUNE, TRAIN, EVALUATE, INFERENCE = "finetune", "train", "evaluate", "inference"
 LDM_INFERENCE, LDM_EVALUATE = "ldm inference", "ldm evaluate"
-LDM_TRAIN = ("ldm train_autoencoder", "ldm train_diffusion", "ldm train_encoder")
+AUTOENCODER, DECODER = "ldm train_autoencoder", "ldm train_decoder"
+DIFFUSION, ENCODER = "ldm train_diffusion", "ldm train_encoder"
+LDM_TRAIN = (AUTOENCODER, DECODER, DIFFUSION, ENCODER)
 DEMO = "make_demo"
 STAGES = (FINETUNE, TRAIN, EVALUATE)
 SAMPLING = (INFERENCE, LDM_INFERENCE)
 GUIDANCE = (TRAIN, INFERENCE)
 PRETRAINED = (*LDM_TRAIN, LDM_EVALUATE)
-GENERATORS = (*LDM_TRAIN[:2], LDM_EVALUATE)
+GENERATORS = (*LDM_TRAIN[:3], LDM_EVALUATE)
 EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
 
 SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}

@@ -90,12 +90,13 @@ def _takes(target: Any, argument: str) -> bool:
 def _files(home: Path) -> list[Mapping[str, Any]]:
     paths = sorted(path for path in home.iterdir() if path.suffix in CONFIGS)
     found = [ConfigParser.load_config_file(path) for path in paths]
-    return [file for file in found if isinstance(file, Mapping)]
+    mappings = [file for file in found if isinstance(file, Mapping)]
+    return [{key.lstrip("+"): value for key, value in file.items()} for file in mappings]
 
 
 def _paths(files: Sequence[Mapping[str, Any]]) -> set[str]:
     """Keys such as ``train#loss#weight`` of overlays, with ``train#loss``."""
-    keys = {key.lstrip("+") for file in files for key in file if "#" in key}
+    keys = {key for file in files for key in file if "#" in key}
     return {key.rsplit("#", i)[0] for key in keys for i in range(key.count("#"))}
 
 

@@ -34,6 +34,7 @@ TITLES = {
     "ldm inference": "`histopathology_ldm/configs/inference.json`",
     "ldm train_autoencoder": "`histopathology_ldm/configs/train_autoencoder.yaml`, over "
     "`train_base.yaml`",
+    "ldm train_decoder": "`histopathology_ldm/configs/train_decoder.yaml`, over `train_base.yaml`",
     "ldm train_diffusion": "`histopathology_ldm/configs/train_diffusion.yaml`, over "
     "`train_base.yaml`",
     "ldm train_encoder": "`histopathology_ldm/configs/train_encoder.yaml`, over `train_base.yaml`",

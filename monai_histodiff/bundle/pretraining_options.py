@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from monai_histodiff.bundle.config_names import (
+    DECODER,
+    DIFFUSION,
+    ENCODER,
     GENERATORS,
     INNER,
     LDM_EVALUATE,
@@ -27,9 +30,14 @@ from monai_histodiff.data.sizes import LARGEST, SMALLEST
 __all__ = ["PRETRAINING"]
 
 PRETRAINING: tuple[Option, ...] = (
-    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", LDM_TRAIN[1:2]),
-    Option("initial_weights", PATH, "model to go on from; empty: a new UNet", LDM_TRAIN[1:2]),
-    Option("autoencoder_weights", PATH, "model whose autoencoder is taken", LDM_TRAIN[1:2]),
+    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", (DIFFUSION,)),
+    Option("encoder_dir", PATH, "bundle whose encoder compares patches", (DECODER,)),
+    Option("initial_weights", PATH, "model whose decoder is sharpened", (DECODER,)),
+    Option("feature_weight", NUMBER, "of the distance of the encoder's maps", (DECODER,), low=0),
+    Option("adversarial_weight", NUMBER, "of the adversarial loss", (DECODER,), low=0),
+    Option("discriminator_learning_rate", NUMBER, "its peak", (DECODER,), low=0),
+    Option("initial_weights", PATH, "model to go on from; empty: a new UNet", (DIFFUSION,)),
+    Option("autoencoder_weights", PATH, "model whose autoencoder is taken", (DIFFUSION,)),
     Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
     Option(
         "held_out", NUMBER, "share of the groups that is never trained on", GENERATORS, **INNER
@@ -38,7 +46,7 @@ PRETRAINING: tuple[Option, ...] = (
         "held_out",
         NUMBER,
         "share of the groups that is never trained on; 0: none",
-        LDM_TRAIN[2:],
+        (ENCODER,),
         **SHARE,
     ),
     Option("labelled", TEXT, "labelled patch set for the linear probe", (LDM_EVALUATE,)),
@@ -47,7 +55,7 @@ PRETRAINING: tuple[Option, ...] = (
     Option("seed", WHOLE, "of all random numbers", LDM_TRAIN, **SEED),
     Option("steps", WHOLE, "of the training, in batches", LDM_TRAIN, low=1),
     Option("learning_rate", NUMBER, "its peak", LDM_TRAIN, low=0),
-    Option("adamw_learning_rate", NUMBER, "of what is no matrix", LDM_TRAIN[1:2], low=0),
+    Option("adamw_learning_rate", NUMBER, "of what is no matrix", (DIFFUSION,), low=0),
     Option("epoch_length", WHOLE, "steps between checkpoints", LDM_TRAIN, low=1),
     Option(
         "accumulation_steps", WHOLE, "batches for each step of the optimiser", LDM_TRAIN, low=1
@@ -58,36 +66,36 @@ PRETRAINING: tuple[Option, ...] = (
     Option("ema_decay", NUMBER, "of the averaged weights, for each step", LDM_TRAIN, **SHARE),
     Option("save_interval", WHOLE, "epochs between saved weights", LDM_TRAIN, low=1),
     Option("log_every", WHOLE, "steps between logged losses", LDM_TRAIN, low=1),
-    Option("view_size", WHOLE, "height and width of a view", LDM_TRAIN[2:], low=8),
-    Option("views_per_patch", WHOLE, "views of each patch in a batch", LDM_TRAIN[2:], low=2),
+    Option("view_size", WHOLE, "height and width of a view", (ENCODER,), low=8),
+    Option("views_per_patch", WHOLE, "views of each patch in a batch", (ENCODER,), low=2),
     Option(
         "zoom",
         NUMBERS,
         "smallest and largest magnification of a view, relative to the patch",
-        LDM_TRAIN[2:],
+        (ENCODER,),
         low=0,
         above=True,
         length=2,
     ),
     Option(
-        "gain", NUMBER, "half-width of the factor of each stain in a view", LDM_TRAIN[2:], **SHARE
+        "gain", NUMBER, "half-width of the factor of each stain in a view", (ENCODER,), **SHARE
     ),
     Option(
         "offset",
         NUMBER,
         "half-width of the offset of each stain, optical density",
-        LDM_TRAIN[2:],
+        (ENCODER,),
         low=0,
     ),
     Option(
         "max_norm",
         NUMBER,
         "larger gradients are scaled down to it",
-        LDM_TRAIN[2:],
+        (ENCODER,),
         low=0,
         above=True,
     ),
-    Option("temperature", NUMBER, "of the contrastive loss", LDM_TRAIN[2:], low=0, above=True),
+    Option("temperature", NUMBER, "of the contrastive loss", (ENCODER,), low=0, above=True),
     Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
     Option(
         "patch_size",

@@ -109,15 +109,21 @@ class PatchEncoder(nn.Module):
             .eval()
         )
 
-    def _moments(self, x: Tensor, depth: int) -> list[Tensor]:
-        """Mean and deviation, ``N x 2C``, of each of the first ``depth`` levels."""
+    def maps(self, x: Tensor, depth: int = 3) -> list[Tensor]:
+        """What the first ``depth`` levels see: maps ``N x C x H / 2 ** l x W / 2 ** l`` of level
+        l, such as a perceptual loss compares.
+        """
         x, found = (x * 4 - 2.5).contiguous(memory_format=torch.channels_last), []
         for level in self.levels[:depth]:
             x = level(x)
-            flat = x.float().flatten(2)
-            spread = (flat.var(2, correction=0) + 1e-4).sqrt()
-            found.append(torch.cat([flat.mean(2), spread], 1))
+            found.append(x)
         return found
+
+    def _moments(self, x: Tensor, depth: int) -> list[Tensor]:
+        """Mean and deviation, ``N x 2C``, of each of the first ``depth`` levels."""
+        flat = [level.float().flatten(2) for level in self.maps(x, depth)]
+        spread = [(level.var(2, correction=0) + 1e-4).sqrt() for level in flat]
+        return [torch.cat([a.mean(2), b], 1) for a, b in zip(flat, spread, strict=True)]
 
     def summary(self, x: Tensor) -> Tensor:
         """Mean and deviation of the last level, ``N x 2C``: what a self-supervised loss sees."""

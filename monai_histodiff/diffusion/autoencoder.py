@@ -32,8 +32,8 @@ class PatchAutoencoder(nn.Module):
         latent_channels: number of principal components.
         stem: pixel-shuffle factor of the last layer. The total reduction is
             ``stem * 2 ** (len(channels) - 1)``.
-        noise: standard deviation of the noise added to the latent in training, which the decoder
-            learns to bear.
+        noise: the largest standard deviation of the noise added to the latent in training, which
+            the decoder learns to bear.
 
     Raises:
         ValueError: there are more components than values in a block.
@@ -141,9 +141,12 @@ class PatchAutoencoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction from the noisy latent (for training)."""
+        """Reconstruction from the latent with noise of any strength up to ``noise`` (for
+        training).
+        """
         raw = self.encode(x)
-        return self.decode(raw + self.noise * torch.randn_like(raw))
+        strength = self.noise * torch.rand_like(raw[:, :1, :1, :1])
+        return self.decode(raw + strength * torch.randn_like(raw))
 
 
 class _PatchResidual(nn.Module):

@@ -1,5 +1,7 @@
 """What stock MONAI trainers need to train our networks, to survive a kill, and to be watched."""
 
+from monai_histodiff.training.adversarial import DecoderLoss as DecoderLoss
+from monai_histodiff.training.adversarial import DiscriminatorStep as DiscriminatorStep
 from monai_histodiff.training.checkpoints import EMAHandler as EMAHandler
 from monai_histodiff.training.checkpoints import EpochSeed as EpochSeed
 from monai_histodiff.training.checkpoints import TrainingCheckpoint as TrainingCheckpoint

@@ -89,15 +89,14 @@ class GradientNorm:
 
 def training_scalars(optimizer: torch.optim.Optimizer) -> Callable[[Any], dict[str, float]]:
     """The ``output_transform`` of a ``TensorBoardStatsHandler``: loss, learning rate and, where
-    measured, gradient norm.
+    there are, gradient norm and the discriminator's loss.
     """
 
     def scalars(output: Any) -> dict[str, float]:
         item = output[0] if isinstance(output, Sequence) else output
         found = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
-        return found | {
-            name: float(item[name]) for name in (CommonKeys.LOSS, "gradient_norm") if name in item
-        }
+        watched = (CommonKeys.LOSS, "gradient_norm", "discriminator_loss")
+        return found | {name: float(item[name]) for name in watched if name in item}
 
     return scalars
 

@@ -647,6 +647,32 @@ def test_mlflow_tracking_reaches_the_trainer(tmp_path: Path) -> None:
     assert handlers.startswith("$@train::handlers + ["), "as MONAI writes it"
 
 
+def test_decoder_training_changes_the_decoder_alone_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    options = {
+        "dataset_dir": str(tmp_path / "data"),
+        "sources": pretraining_sets(tmp_path / "data"),
+        "held_out": 0.25,
+        "device": "$torch.device('cpu')",
+        "initial_weights": str(LDM / "models" / "model.pt"),
+        "encoder_dir": str(LDM),
+        "batch_size": 4,
+        "epoch_length": 1,
+        "discriminator_def#channels": 8,
+    }
+    config = ldm_training("train_decoder")
+    run(config_file=config, output_dir=str(tmp_path / "whole"), steps=2, **options)
+    for steps in (1, 2):
+        run(config_file=config, output_dir=str(tmp_path / "parts"), steps=steps, **options)
+    old = torch.load(LDM / "models" / "model.pt", weights_only=True)
+    whole, parts = (
+        torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    changed = {key.rsplit(".", 2)[0] for key in old if not torch.equal(old[key], whole[key])}
+    assert changed
+    assert all(key.startswith("autoencoder.decoder") for key in changed)
+
+
 def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
     options = {
         "output_dir": str(tmp_path / "out"),
