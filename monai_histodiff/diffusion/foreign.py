@@ -100,9 +100,10 @@ class ForeignAutoencoder(nn.Module):
         low, high = (float(v) for v in pixels)
         if not low < high:
             raise ValueError(f"pixels must be the values of black and white, got {tuple(pixels)}")
-        self.network: Any = network.eval()
+        self.network: Any = network.float().eval()
         self.low, self.span = low, high - low
-        black = torch.zeros(1, 3, size, size, dtype=torch.float32)
+        device = next((p.device for p in network.parameters()), None)
+        black = torch.zeros(1, 3, size, size, dtype=torch.float32, device=device)
         with torch.no_grad():
             latent = self.encode(black)
             if latent.ndim != 4 or size % latent.shape[2] or latent.shape[2] != latent.shape[3]:
@@ -173,10 +174,13 @@ class ForeignDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         config = getattr(unet, "config", {})  # diffusers keeps a network's arguments there
-        taken = config.get("in_channels") or getattr(unet, "in_channels", channels)
-        if taken != channels:
-            rule = f"the denoiser must take the {channels} channels of the latents"
-            raise ValueError(f"{rule}, got one for {taken}")
+        taken, given = (
+            config.get(key) or getattr(unet, key, channels)
+            for key in ("in_channels", "out_channels")
+        )
+        if taken != channels or given not in (channels, 2 * channels):  # twice: with variances
+            rule = f"the denoiser must take and give the {channels} channels of the latents"
+            raise ValueError(f"{rule}, got one for {taken} and {given}")
         attends = bool(getattr(unet, "with_conditioning", "cross_attention_dim" in config))
         if attends != (context is not None):
             got = "none" if attends else "one for a network that attends to none"

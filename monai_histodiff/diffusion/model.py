@@ -206,7 +206,7 @@ class LatentDiffusion(nn.Module):
         model = cls(coder, denoiser, noising.schedule, noising.prediction, patch_size)
         model.latent_mean.fill_(shift)
         model.latent_std.fill_(1 / scale)
-        return model.eval()
+        return model.to(next((p.device for p in autoencoder.parameters()), "cpu")).eval()
 
     @classmethod
     def from_diffusers(

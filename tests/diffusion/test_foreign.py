@@ -350,8 +350,12 @@ def test_what_does_not_fit_is_refused_first() -> None:
     given: dict[str, Any] = {"scale_factor": 1.0, "patch_size": SIZE}
     wrong: list[tuple[str, Callable[[], Any]]] = [
         (
-            "must take the 4 channels of the latents, got one for 3",
+            "must take and give the 4 channels of the latents, got one for 3 and 3",
             lambda: LatentDiffusion.from_monai(kl, small, DDPMScheduler(), **given),
+        ),
+        (
+            "must take and give the 4 channels of the latents, got one for 4 and 1",
+            lambda: ForeignDenoiser(Narrow(), 4, read_scheduler(DDPMScheduler())),
         ),
         (
             "scale_factor must be positive and finite, got 0.0",
@@ -417,6 +421,12 @@ def test_what_does_not_fit_is_refused_first() -> None:
     for message, call in wrong:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+class Narrow(nn.Module):
+    """A network whose one channel would spread over all of a latent."""
+
+    in_channels, out_channels = 4, 1
 
 
 class Wrong(nn.Module):
@@ -709,3 +719,10 @@ def test_a_training_without_a_row_for_no_class_needs_every_label() -> None:
     )
     with pytest.raises(ValueError, match="needs a label for each patch, got none"):
         model.unet(noisy, *given)
+
+
+def test_half_precision_is_made_whole() -> None:
+    """As pipelines are often loaded."""
+    parts = [network.half() for network in networks()]
+    model = LatentDiffusion.from_monai(*parts, DDPMScheduler(), scale_factor=1.0, patch_size=SIZE)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
