@@ -43,6 +43,8 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(blocks_of("Guide"), names)
     assert len(names["bank"]) >= 6
     model = names["model"]
+    run(blocks_of("The verdict"), names)
+    assert len([*Path("my_pictures").rglob("*.png")]) == 8
     run(blocks_of("In a bundle"), names)
     theirs = names["again"]
     assert torch.equal(theirs.latent_std, model.latent_std)
