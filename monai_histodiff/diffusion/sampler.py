@@ -42,8 +42,7 @@ class GuidedSampler:
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
-        weak: a worse model of the same latents, for autoguidance, such as an earlier state of the
-            same training: see :meth:`LatentDiffusion.weak_from_bundle`.
+        weak: a worse model, for autoguidance, see :meth:`LatentDiffusion.weak_from_bundle`.
         sources: real patches of each class: what variations start from where ``strength`` is below
             1, and, if they have descriptors, the exemplars of their class.
         max_batch: patches sampled at once, chosen from the free memory by default, and halved for
@@ -83,8 +82,9 @@ class GuidedSampler:
         self.settings = replace(chosen, size=size, bfloat16=bfloat16)
         self.latent_shape = model.latent_shape_of(size)
         if chosen.strength < 1 or sources is not None:
+            classes = self._classes if guide or model.num_classes else None
             shape = self.latent_shape if chosen.strength < 1 else None
-            (sources or Sources(())).check(self._classes or None, shape)
+            (sources or Sources(())).check(classes, shape)
             if sources is not None and self._draws_exemplars:
                 self._check_exemplars(torch.cat(sources.descriptors))
         self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
