@@ -45,8 +45,8 @@ class GuidedSampler:
         weak: a worse model, for autoguidance, see :meth:`LatentDiffusion.weak_from_bundle`.
         sources: real patches of each class: what variations start from where ``strength`` is below
             1, and, if they have descriptors, the exemplars of their class.
-        max_batch: patches sampled at once, chosen from the free memory by default, and halved for
-            good when a device runs out of memory; changes speed and memory, not the patches.
+        max_batch: patches at once, by default from the free memory, and halved for good when a
+            device runs out of it; changes speed and memory, not the patches.
         progress: show a progress bar.
         settings: those of :class:`~monai_histodiff.diffusion.SamplingSettings`, by name.
 
@@ -254,15 +254,16 @@ class GuidedSampler:
         """The model's denoiser, wrapped by its condition, the weak model and the guide."""
         s = self.settings
 
-        def plain(model: LatentDiffusion, given: Tensor | None = None) -> Denoiser:
-            return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True), given).float()
+        def plain(model: LatentDiffusion, *given: Tensor) -> Denoiser:
+            return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True), *given).float()
 
-        denoise = guided = plain(self.model, condition)
-        if condition is not None:
+        given = () if condition is None else (condition,)
+        denoise = guided = plain(self.model, *given)
+        if given:
             scale = self._condition_scale
             guided = condition_guide(denoise, plain(self.model), scale, schedule, s.interval)
         if self.weak is not None:
-            weak = plain(self.weak, condition if self.weak.num_classes else None)
+            weak = plain(self.weak, *(given if self.weak.num_classes else ()))
             guided = autoguide(guided, weak, s.autoguidance, schedule, s.interval)
         if labels is not None and self.guide is not None:
             log_prob = class_log_prob(self.guide, labels, s.mode, denoise, s.temperature)
