@@ -62,8 +62,10 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
     Option(
         "pseudo_labels",
         FLAG,
-        "unlabelled patches of which the critic is sure are sources too",
+        "unlabelled patches of which the critic is sure are sources too; None: where labels that "
+        "spread over them made the better critic",
         (TRAIN,),
+        null=True,
     ),
     Option(
         "exemplar_scale",

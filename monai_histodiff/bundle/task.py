@@ -11,7 +11,7 @@ from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import crop_size, size_note
 from monai_histodiff.evaluation.power import foresee
-from monai_histodiff.selection.critic import group_folds, torn_classes
+from monai_histodiff.selection.folds import group_folds, torn_classes
 
 __all__ = ["Task", "check_task"]
 

@@ -10,6 +10,8 @@ from monai_histodiff.classifiers.named_encoder import NamedEncoder as NamedEncod
 from monai_histodiff.classifiers.named_encoder import named_encoder as named_encoder
 from monai_histodiff.classifiers.named_encoder import named_features as named_features
 from monai_histodiff.classifiers.probe import ProbeTraining as ProbeTraining
+from monai_histodiff.classifiers.propagation import PropagatedProbe as PropagatedProbe
+from monai_histodiff.classifiers.propagation import propagated_labels as propagated_labels
 from monai_histodiff.classifiers.self_supervised import EncoderSaver as EncoderSaver
 from monai_histodiff.classifiers.self_supervised import PatchViews as PatchViews
 from monai_histodiff.classifiers.self_supervised import ViewContrast as ViewContrast

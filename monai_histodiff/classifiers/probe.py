@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose
-from torch import nn
+from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
 from monai_histodiff.classifiers.named_encoder import NamedEncoder
@@ -78,5 +78,11 @@ class ProbeTraining:
         )
         network = self.network(num_classes).to(self.device)
         features = self.encoder.features(torch.stack(list(views)).float())
-        network[1] = linear_probe(features, labels, self.penalty).to(self.device)
+        network[1] = self._layer(data, features, labels).to(self.device)
         return network.eval()
+
+    def _layer(
+        self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
+    ) -> nn.Linear:
+        """The last layer, fitted on the features and labels of all views of the items."""
+        return linear_probe(features, labels, self.penalty)

@@ -5,8 +5,8 @@ quotas.
 from monai_histodiff.selection.candidates import Candidates as Candidates
 from monai_histodiff.selection.critic import PatchCritic as PatchCritic
 from monai_histodiff.selection.critic import fit_critic as fit_critic
-from monai_histodiff.selection.critic import group_folds as group_folds
-from monai_histodiff.selection.critic import torn_classes as torn_classes
+from monai_histodiff.selection.folds import group_folds as group_folds
+from monai_histodiff.selection.folds import torn_classes as torn_classes
 from monai_histodiff.selection.foreign import Judge as Judge
 from monai_histodiff.selection.foreign import open_synthetic as open_synthetic
 from monai_histodiff.selection.pseudo_labels import assumed_labels as assumed_labels

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.transforms import Compose
 from torch import Tensor, nn
 
@@ -17,13 +16,13 @@ from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
+from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
 
-__all__ = ["PatchCritic", "fit_critic", "group_folds", "torn_classes"]
+__all__ = ["PatchCritic", "fit_critic"]
 
-ATTEMPTS = 100  # orders of the groups that are tried until every member sees every class
-
+Recipe = ClassifierTraining | ProbeTraining
 
 class PatchCritic(nn.Module):
     """An ensemble of cross-fitted classifiers with one temperature and the threshold for a target
@@ -37,6 +36,10 @@ class PatchCritic(nn.Module):
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``. ``None`` where that is not known: it was not made by :func:`fit_critic`, or its
             file tells nothing of it.
+        losses: of each recipe that it was chosen from, the cross-entropy of calibrated
+            probabilities on patches that a member did not see. Empty where it was not made by
+            :func:`fit_critic`.
+        recipe: which of those it was made by, that of the lowest loss.
     """
 
     folds: Tensor | None
@@ -53,6 +56,8 @@ class PatchCritic(nn.Module):
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("folds", None)
+        self.losses: list[float] = []
+        self.recipe = 0
 
     def forward(self, patches: Tensor) -> Tensor:
         """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
@@ -153,92 +158,9 @@ class PatchCritic(nn.Module):
         return critic.eval()
 
 
-def torn_classes(labels: Sequence[int], groups: Sequence[str], folds: int) -> list[int]:
-    """The classes with fewer groups than folds, whose groups :func:`group_folds` tears."""
-    members: dict[int, set[str]] = {}
-    for label, group in zip(labels, groups, strict=True):
-        members.setdefault(label, set()).add(group)
-    return sorted(label for label, own in members.items() if len(own) < folds)
-
-
-def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> Tensor:
-    """Assign patches to folds so that no group is torn and each class is spread as evenly as its
-    groups allow.
-
-    Of a class with fewer groups than folds each patch counts as its own group: every member must
-    see the class. Its held-out patches then have kin among those that the member saw, and the
-    precision that is measured on them is too hopeful.
-
-    Returns:
-        The fold of each patch, int64.
-
-    Raises:
-        ValueError: ``folds`` is below 2, a label is not a whole number, or a class has fewer
-            patches than folds, or lies in one fold alone however the groups are put.
-    """
-    if folds < 2:
-        raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
-    if len(labels) != len(groups):
-        raise ValueError(f"each label needs a group, got {len(labels)} and {len(groups)}")
-    if odd := [y for y in labels if float(y) % 1 != 0]:  # NaN is one of them
-        raise ValueError(f"labels must be whole numbers, got {odd[0]}")
-    for label, count in sorted(Counter(labels).items()):
-        if count < folds:
-            raise ValueError(
-                f"each class needs at least {folds} patches for {folds} folds, got {count} of "
-                f"class {label}"
-            )
-    torn = torn_classes(labels, groups, folds)
-    groups = [
-        f"{group}\0{i}" if label in torn else group
-        for i, (label, group) in enumerate(zip(labels, groups, strict=True))
-    ]
-    content: dict[str, Counter[int]] = {}
-    for label, group in zip(labels, groups, strict=True):
-        content.setdefault(group, Counter())[label] += 1
-    rng, rarity = np.random.default_rng(seed), Counter(labels)
-    names: list[str] = rng.permutation(sorted(content)).tolist()
-    order = sorted(
-        names, key=lambda g: (min(rarity[y] for y in content[g]), -sum(content[g].values()))
-    )  # the hard ones first
-    for _ in range(ATTEMPTS):
-        place = _fill_folds(content, order, rarity, folds)
-        found = torch.tensor([place[g] for g in groups], dtype=torch.long)
-        narrow = [
-            y for y in sorted(set(labels)) if len({place[g] for g in content if content[g][y]}) < 2
-        ]
-        if not narrow:
-            return found
-        order = rng.permutation(names).tolist()
-    raise ValueError(
-        f"each class must lie in at least 2 of {folds} folds, or a member would not know it, "
-        f"got 1 for class {narrow[0]}"
-    )
-
-
-def _fill_folds(
-    content: Mapping[str, Counter[int]],
-    order: Sequence[str],
-    rarity: Mapping[int, int],
-    folds: int,
-) -> dict[str, int]:
-    """The fold of each group: in turn, the one that has least of its classes."""
-    filled = [Counter[int]() for _ in range(folds)]
-    place: dict[str, int] = {}
-    for group in order:
-        load = [
-            (sum(f[y] * n / rarity[y] for y, n in content[group].items()), sum(f.values()))
-            for f in filled
-        ]
-        best = min(range(folds), key=lambda i: load[i])
-        filled[best].update(content[group])
-        place[group] = best
-    return place
-
-
 def fit_critic(
     patches: PatchSet,
-    training: ClassifierTraining | ProbeTraining,
+    training: Recipe | Sequence[Recipe],
     transform: Compose,
     size: int = 128,
     folds: int = 3,
@@ -249,7 +171,8 @@ def fit_critic(
 
     Args:
         patches: real labelled patches; folds are group-disjoint.
-        training: the recipe of the members.
+        training: the recipe of the members, or several, of which that with the lowest loss on the
+            patches that the members did not see is taken, the first of equals.
         transform: its random transform, from uint8 patches to floating point in [0, 1].
         size: held-out patches are judged by their centre crop of this size.
         folds: members of the ensemble.
@@ -258,32 +181,28 @@ def fit_critic(
         seed: seed of the folds and of the fits.
 
     Raises:
-        ValueError: a class has fewer patches than folds.
+        ValueError: a class has fewer patches than folds, or there is no recipe.
     """
+    recipes = list(training) if isinstance(training, Sequence) else [training]
+    if not recipes:
+        raise ValueError("a critic needs at least one recipe, got none")
     labels, classes = patches.labels, len(patches.classes)
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
-    items = [patches[i] for i in range(len(patches))]
-    logits = torch.zeros(len(labels), classes, dtype=torch.float32)
-    members = []
-    for k in range(folds):
-        seen = [
-            {"image": d["image"], "label": d["label"]}
-            for d, f in zip(items, fold, strict=True)
-            if f != k
-        ]
-        members.append(training(seen, transform, classes, seed + k, f"critic {k + 1} of {folds}"))
-        unseen = torch.stack(
-            [centre_crop(d["image"], size) for d, f in zip(items, fold, strict=True) if f == k]
-        )
-        logits[fold == k] = predict(members[k], unseen)
-    critic = PatchCritic(members, classes).to(training.device).eval()
-    critic.folds = fold
-    temperature = fit_temperature(logits, labels)
+    fitted = [_cross_fit(patches, recipe, transform, size, fold, seed) for recipe in recipes]
+    temperatures = [fit_temperature(logits, labels) for _, logits in fitted]
+    losses = [
+        float(F.cross_entropy(logits / t, labels))
+        for (_, logits), t in zip(fitted, temperatures, strict=True)
+    ]
+    best = losses.index(min(losses))
+    members, logits = fitted[best]
+    critic = PatchCritic(members, classes).to(recipes[best].device).eval()
+    critic.folds, critic.losses, critic.recipe = fold, losses, best
     threshold, precision = precision_threshold(
-        torch.softmax(logits / temperature, 1), labels, target_precision
+        torch.softmax(logits / temperatures[best], 1), labels, target_precision
     )
     values = {
-        "temperature": temperature,
+        "temperature": temperatures[best],
         "threshold": threshold,
         "precision": precision,
         "target_precision": target_precision,
@@ -291,3 +210,25 @@ def fit_critic(
     for name, value in values.items():
         getattr(critic, name).fill_(value)
     return critic
+
+
+def _cross_fit(
+    patches: PatchSet, recipe: Recipe, transform: Compose, size: int, fold: Tensor, seed: int
+) -> tuple[list[nn.Module], Tensor]:
+    """A member without each fold, and the logits, ``N x K``, of the patches of that fold."""
+    items, classes = [patches[i] for i in range(len(patches))], len(patches.classes)
+    logits = torch.zeros(len(items), classes, dtype=torch.float32)
+    members: list[nn.Module] = []
+    count = int(fold.max()) + 1
+    for k in range(count):
+        seen = [
+            {"image": d["image"], "label": d["label"]}
+            for d, f in zip(items, fold, strict=True)
+            if f != k
+        ]
+        members.append(recipe(seen, transform, classes, seed + k, f"critic {k + 1} of {count}"))
+        unseen = torch.stack(
+            [centre_crop(d["image"], size) for d, f in zip(items, fold, strict=True) if f == k]
+        )
+        logits[fold == k] = predict(members[k], unseen)
+    return members, logits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
-from monai_histodiff.selection.critic import group_folds
+from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.selection.quotas import best_scale, farthest_first
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import select

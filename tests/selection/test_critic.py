@@ -16,7 +16,7 @@ from torch import nn
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
 from monai_histodiff.selection.copies import FLOOR
-from monai_histodiff.selection.critic import group_folds, torn_classes
+from monai_histodiff.selection.folds import group_folds, torn_classes
 from monai_histodiff.utils.weights import save_weights
 
 
@@ -415,3 +415,42 @@ def test_a_critic_without_a_number_is_not_loaded(
         ValueError, match="a temperature above 0 and a threshold in .* fit it anew"
     ):
         PatchCritic.load(tmp_path / "critic.pt", small, 3)
+
+
+def test_of_several_recipes_that_which_knows_the_unseen_best_is_taken(labelled: PatchSet) -> None:
+    class Fixed(nn.Module):
+        """Knows the class of a patch by its colour, with some confidence."""
+
+        def __init__(self, sharpness: float) -> None:
+            super().__init__()
+            self.sharpness, self.unused = sharpness, nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            means = torch.stack(
+                [labelled.images()[labelled.labels == k].float().mean((0, 2, 3)) for k in range(3)]
+            )
+            own = x.mean((2, 3)) * 255
+            noise = torch.sin(own.sum(1, keepdim=True) * torch.arange(1, 4) * 1e3)
+            return -self.sharpness * torch.cdist(own, means) + noise
+
+    class Recipe:
+        device = "cpu"
+
+        def __init__(self, sharpness: float) -> None:
+            self.sharpness = sharpness
+
+        def __call__(self, *_: object) -> nn.Module:
+            return Fixed(self.sharpness)
+
+    blind, seeing = Recipe(0.0), Recipe(1.0)
+    transform = Compose([])
+    critic = fit_critic(labelled, [blind, seeing], transform, 32)  # type: ignore[list-item]
+    assert critic.recipe == 1
+    assert critic.losses[1] < critic.losses[0]
+    alone = fit_critic(labelled, seeing, transform, 32)  # type: ignore[arg-type]
+    assert alone.losses == critic.losses[1:]
+    assert float(alone.temperature) == float(critic.temperature)
+    same = fit_critic(labelled, [seeing, seeing], transform, 32)  # type: ignore[list-item]
+    assert same.recipe == 0, "the first of equals"
+    with pytest.raises(ValueError, match="a critic needs at least one recipe, got none"):
+        fit_critic(labelled, [], transform, 32)

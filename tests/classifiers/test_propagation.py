@@ -1,0 +1,120 @@
+"""Labels spread as the equation says, along clusters; a probe learns from what they reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
+from torch import Tensor
+
+from monai_histodiff import PatchEncoder
+from monai_histodiff.classifiers import ProbeTraining, PropagatedProbe, propagated_labels
+from monai_histodiff.classifiers.propagation import SHARPNESS
+
+
+def clusters(n: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two long, thin clusters side by side, and the cluster of each point."""
+    g = torch.Generator().manual_seed(seed)
+    along = torch.rand(2 * n, generator=g) * 10
+    side = torch.arange(2 * n) % 2
+    x = torch.stack([along, side * 2.0 + 0.1 * torch.randn(2 * n, generator=g)], 1)
+    lifted = torch.cat([torch.cos(x), torch.sin(x)], 1)  # on circles, for the cosine
+    return lifted, side
+
+
+def test_it_is_the_fixed_point_of_spreading() -> None:
+    """Zhou et al. 2004, equation 1: F <- a S F + (1 - a) Y converges to it."""
+    x, side = clusters()
+    labelled = torch.tensor([0, 1])
+    found = propagated_labels(x[labelled], side[labelled], x[2:], neighbours=5, reach=0.9)
+    z = x.double()
+    z = F.normalize((z - z.mean(0)) / z.std(0), dim=1)
+    cosine = (z @ z.T).fill_diagonal_(-2)
+    edges = torch.zeros_like(cosine)
+    for i in range(len(z)):
+        for j in cosine[i].argsort(descending=True)[:5].tolist():
+            edges[i, j] += torch.exp(SHARPNESS * cosine[i, j])
+            edges[j, i] += torch.exp(SHARPNESS * cosine[i, j])
+    root = edges.sum(1).sqrt()
+    spread = edges / root[:, None] / root[None]
+    given = torch.zeros(len(x), 2, dtype=torch.double)
+    given[0, 0] = given[1, 1] = 1
+    state = given.clone()
+    for _ in range(600):
+        state = 0.9 * spread @ state + 0.1 * given
+    state = state[2:] / state[2:].sum(0)
+    expected = state / state.sum(1, keepdim=True)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_labels_follow_the_clusters_where_the_nearest_label_misleads() -> None:
+    x, side = clusters()
+    first, last = int(x[side == 0][:, 0].argmax()), int(x[side == 1][:, 0].argmin())
+    labelled = torch.tensor(
+        [int((side == 0).nonzero()[first]), int((side == 1).nonzero()[last])]
+    )
+    rest = torch.ones(len(x), dtype=torch.bool).index_fill(0, labelled, False)
+    found = propagated_labels(x[labelled], side[labelled], x[rest], neighbours=6, reach=0.99)
+    nearest = (torch.cdist(x[rest], x[labelled])).argmin(1)
+    truth = side[rest]
+    assert (found.argmax(1) == truth).float().mean() > 0.95
+    assert (nearest == truth).float().mean() < 0.8
+
+
+def test_order_and_units_of_the_features_do_not_count() -> None:
+    x, side = clusters()
+    found = propagated_labels(x[:6], side[:6], x[6:])
+    order = torch.randperm(len(x) - 6, generator=torch.Generator().manual_seed(1))
+    units = torch.tensor([1.0, 100.0, 0.01, 7.0])
+    again = propagated_labels(x[:6] * units + 3, side[:6], x[6:][order] * units + 3)
+    torch.testing.assert_close(again, found[order], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.sum(1), torch.ones(len(found)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"neighbours": 0}, "neighbours must be at least 1, and reach lie between 0 and 1, got 0"),
+        ({"reach": 1.0}, "got 10 and 1"),
+        ({"labels": torch.tensor([0, 2])}, r"each class needs a labelled patch, got \[1, 0, 1\]"),
+    ],
+)
+def test_what_cannot_spread_is_refused(options: dict[str, Any], words: str) -> None:
+    x, side = clusters()
+    values: dict[str, Any] = {"features": x[:2], "labels": side[:2], "unlabelled": x[2:]}
+    with pytest.raises(ValueError, match=words):
+        propagated_labels(**{**values, **options})
+
+
+def shades(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Patches of two classes that differ in their red, and their class."""
+    g = torch.Generator().manual_seed(seed)
+    side = torch.arange(n) % 2
+    level = torch.tensor([90.0, 60.0, 150.0]).view(1, 3, 1, 1).repeat(n, 1, 1, 1)
+    level[:, 0] += 90.0 * side.view(-1, 1, 1)
+    level[:, 2] += 60 * torch.rand(n, 1, 1, generator=g)
+    noise = 12 * torch.randn(n, 3, 32, 32, generator=g)
+    return (level + noise).clamp(0, 255).round().byte(), side
+
+
+def test_the_probe_learns_from_the_surest_of_the_unlabelled() -> None:
+    torch.manual_seed(0)
+    encoder = PatchEncoder((4, 8, 8), 16, 2).eval()
+    unit = Compose(
+        [ScaleIntensityRanged("image", 0, 255, 0.0, 1.0), ToTensord("image", track_meta=False)]
+    )
+    patches, side = shades(80, 0)
+    items = [{"image": patches[i], "label": int(side[i])} for i in range(4)]
+    plain = ProbeTraining(encoder, views=2)(items, unit, 2, 0)
+    none = PropagatedProbe(encoder, views=2)(items, unit, 2, 0)
+    both = PropagatedProbe(encoder, views=2, unlabelled=encoder.features(patches[4:]), size=32)
+    more = both(items, unit, 2, 0)
+    x = patches.float() / 255
+    with torch.no_grad():
+        assert torch.equal(plain(x), none(x)), "without unlabelled patches it is the same recipe"
+        assert not torch.equal(plain(x), more(x))
+        new, truth = shades(60, 1)
+        assert (more(new.float() / 255).argmax(1) == truth).float().mean() > 0.95
