@@ -149,9 +149,8 @@ class GuidedSampler:
         Args:
             labels: class index of each patch, or ``None`` for samples of no class.
             seeds: whole number of each patch.
-            exemplars: descriptors ``N x D`` of what each patch is to look like, see
-                :meth:`monai_histodiff.PatchEncoder.descriptors`; by default those that the seeds
-                draw among the sources of the class, if these have any.
+            exemplars: descriptors ``N x D``, see :meth:`monai_histodiff.PatchEncoder.descriptors`;
+                by default those that the seeds draw among the sources of the class, if any.
 
         Returns:
             float32 RGB patches in [0, 1] on the CPU, shape ``N x 3 x size x size``.
