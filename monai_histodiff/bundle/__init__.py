@@ -15,6 +15,7 @@ from monai_histodiff.bundle.preparation import prepare as prepare
 from monai_histodiff.bundle.results import run_and_report as run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder as RunFolder
 from monai_histodiff.bundle.stages import run_stage as run_stage
+from monai_histodiff.bundle.tracking import track_results as track_results
 from monai_histodiff.bundle.verdict import judge_and_report as judge_and_report
 from monai_histodiff.bundle.verdict import open_sets as open_sets
 from monai_histodiff.bundle.verdict_folder import VerdictFolder as VerdictFolder

@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_histodiff.bundle.names import referred
 from monai_histodiff.bundle.option_table import check_values, options_of
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.classifiers.named_encoder import check_encoder_name
 from monai_histodiff.utils.weights import checked_device
@@ -113,6 +114,8 @@ def check_places(name: str, values: Mapping[str, Any], home: Path | None = None)
             raise FileNotFoundError(
                 f"{key} must be a file, got '{values[key]}', where there is none: give its path"
             )
+    if name in ("evaluate", "verdict"):
+        check_tracking(values)
     if name == "verdict":
         _check_encoder(values)
     elif "ldm_dir" in values:
@@ -193,13 +196,14 @@ def _check_output(name: str, values: Mapping[str, Any]) -> None:
 def _check_encoder(values: Mapping[str, Any]) -> None:
     """No generator is read for a verdict on others' pictures."""
     encoder = Path(values["ldm_dir"]) / "models" / "encoder.pt"
-    if Path(values["encoder"]) != encoder:
-        check_encoder_name(str(values["encoder"]))
-    elif not encoder.is_file():
-        raise FileNotFoundError(
-            f"ldm_dir must hold the patch encoder, got no '{encoder}': give --ldm_dir with the "
-            "whole path"
-        )
+    for name in ("encoder", "critic_encoder"):
+        if Path(values[name]) != encoder:
+            check_encoder_name(str(values[name]))
+        elif not encoder.is_file():
+            raise FileNotFoundError(
+                f"ldm_dir must hold the patch encoder, got no '{encoder}': give --ldm_dir with "
+                "the whole path"
+            )
 
 
 def _check_models(values: Mapping[str, Any]) -> None:

@@ -218,6 +218,13 @@ OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
     Option("replace", FLAG, "write results anew", (EVALUATE,)),
+    Option("tensorboard", FLAG, "write the figures for TensorBoard", (EVALUATE,)),
+    Option(
+        "mlflow_uri",
+        TEXT,
+        "where MLflow keeps figures and report, such as `sqlite:///mlruns.db`; empty: none",
+        (EVALUATE,),
+    ),
     Option("classes", TEXTS, "class names", (DEMO,)),
     Option("train_per_class", WHOLE, "training patches of each class", (DEMO,), low=1),
     Option("test_per_class", WHOLE, "test patches of each class", (DEMO,), low=1),

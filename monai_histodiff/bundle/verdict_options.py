@@ -19,6 +19,7 @@ SHARED = {
         *("bundle_root", "ldm_dir", "output_dir", "dataset_dir", "device", "num_workers"),
         *("batch_size", "draw", "test_fraction", "um_per_px", "patch_size"),
         *("seeds", "classifier_steps", "synthetic_probability", "full_probability_at", "replace"),
+        *("tensorboard", "mlflow_uri"),
     ),
 }
 OWN = (
@@ -28,6 +29,12 @@ OWN = (
         PATH,
         "what gives the features of fidelity and of arm `J`: `timm:NAME`, `hf-hub:OWNER/NAME`, or "
         "a file of our own weights",
+        (VERDICT,),
+    ),
+    Option(
+        "critic_encoder",
+        PATH,
+        "what gives the features that the critic is fitted on: as `encoder`",
         (VERDICT,),
     ),
     Option("second_dir", PATH, "a second set, to be set beside it; empty: none", (VERDICT,)),

@@ -2,10 +2,12 @@
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining as ClassifierTraining
 from monai_histodiff.classifiers.classifier import PatchClassifier as PatchClassifier
-from monai_histodiff.classifiers.encoder import EncoderStart as EncoderStart
 from monai_histodiff.classifiers.encoder import PatchEncoder as PatchEncoder
 from monai_histodiff.classifiers.encoder import bundle_features as bundle_features
 from monai_histodiff.classifiers.encoder import linear_probe as linear_probe
+from monai_histodiff.classifiers.named_encoder import EncoderStart as EncoderStart
+from monai_histodiff.classifiers.named_encoder import NamedEncoder as NamedEncoder
+from monai_histodiff.classifiers.named_encoder import named_encoder as named_encoder
 from monai_histodiff.classifiers.named_encoder import named_features as named_features
 from monai_histodiff.classifiers.probe import ProbeTraining as ProbeTraining
 from monai_histodiff.classifiers.propagation import PropagatedProbe as PropagatedProbe

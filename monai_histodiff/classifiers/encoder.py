@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,34 +17,9 @@ from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
 
-__all__ = ["EncoderStart", "PatchEncoder", "bundle_features", "linear_probe"]
+__all__ = ["PatchEncoder", "bundle_features", "linear_probe"]
 
 Features = Callable[[Tensor], Tensor]
-
-
-class EncoderStart:
-    """Makes classifiers that start from the patch encoder of a bundle, with a last layer that is
-    random; all of it is trained.
-
-    For :attr:`monai_histodiff.ClassifierTraining.network`, in place of ``PatchClassifier``, which
-    starts from scratch.
-
-    Args:
-        ldm_dir: a bundle with ``models/encoder.pt``.
-
-    Raises:
-        FileNotFoundError: the bundle has none.
-        ValueError: the weights do not fit.
-    """
-
-    backbone = "patch encoder"
-
-    def __init__(self, ldm_dir: str | os.PathLike[str]) -> None:
-        self.encoder = PatchEncoder.from_bundle(ldm_dir)
-
-    def __call__(self, num_classes: int) -> nn.Sequential:
-        encoder = copy.deepcopy(self.encoder).requires_grad_(True)
-        return nn.Sequential(encoder, nn.Linear(encoder.num_features, num_classes))
 
 
 def bundle_features(

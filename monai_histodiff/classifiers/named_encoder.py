@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +23,24 @@ from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.utils.weights import checked_device, load_weights
 
-__all__ = ["ENCODERS", "check_encoder_name", "named_features"]
+__all__ = [
+    "ENCODERS",
+    "EncoderStart",
+    "NamedEncoder",
+    "check_encoder_name",
+    "named_encoder",
+    "named_features",
+]
 
+logger = logging.getLogger(__name__)
 ENCODERS = ("timm:", "hf-hub:")
+# well-known encoders whose licence does not let others pass on what is made of their weights
+CLOSED = {
+    **{f"MahmoodLab/{name}": "CC BY-NC-ND 4.0" for name in ("UNI", "UNI2-h", "conch", "CONCH")},
+    **{f"bioptimus/{name}": "CC BY-NC-ND 4.0" for name in ("H-optimus-1", "H0-mini")},
+    "paige-ai/Virchow2": "CC BY-NC-ND 4.0",
+    "owkin/phikon": "Owkin, non-commercial",
+}
 Features = Callable[[Tensor], Tensor]
 
 
@@ -49,6 +67,36 @@ def check_encoder_name(name: str) -> None:
         )
 
 
+def named_encoder(
+    encoder: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> PatchEncoder | NamedEncoder:
+    """The encoder of that name, in evaluation mode.
+
+    Args:
+        encoder: ``timm:NAME``, a model of timm with its pre-trained weights;
+            ``hf-hub:OWNER/NAME``, one of the Hugging Face hub that timm reads; the path of weights
+            of our :class:`PatchEncoder`, or a bundle that has them.
+        device: where to put it.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`check_encoder_name`, or the
+            weights do not fit.
+    """
+    name = str(encoder)
+    if Path(name).is_dir():
+        return PatchEncoder.from_bundle(name, device)
+    check_encoder_name(name)
+    if not name.startswith(ENCODERS):
+        return load_weights(PatchEncoder(), name).to(checked_device(device)).eval()
+    if licence := next((v for k, v in CLOSED.items() if k in name), None):
+        rule = "what contains these weights, or was trained on from them, must not be passed on"
+        logger.warning("licence of '%s' (%s): %s", name, licence, rule)
+    timm = _timm()
+    model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+    about = timm.data.resolve_model_data_config(model)
+    return NamedEncoder(model, about).to(checked_device(device)).eval()
+
+
 def named_features(
     encoder: str | os.PathLike[str] | Features,
     device: str | torch.device = "cpu",
@@ -57,65 +105,95 @@ def named_features(
     """Features by an encoder of that name.
 
     Args:
-        encoder: ``timm:NAME``, a model of timm with its pre-trained weights;
-            ``hf-hub:OWNER/NAME``, one of the Hugging Face hub that timm reads; the path of weights
-            of our :class:`PatchEncoder`; or a function, which is returned as it is.
+        encoder: as for :func:`named_encoder`; or a function, which is returned as it is.
         device: where to compute.
         batch_size: patches encoded at once.
 
     Returns:
         Patches ``N x 3 x H x W``, uint8 or in [0, 1], to float32 features ``N x D`` on the CPU.
-        For a model of timm patches are resized to its own size (bicubic, anti-aliased), without
-        the crop that it may have for photographs, and normalised by its own mean and deviation.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`check_encoder_name`, or the
-            weights do not fit.
+        FileNotFoundError, ValueError: as :func:`named_encoder`.
     """
     if callable(encoder):
         return encoder
-    name = str(encoder)
-    check_encoder_name(name)
-    if not name.startswith(ENCODERS):
-        return load_weights(PatchEncoder(), name).to(checked_device(device)).eval().features
-    timm = _timm()
-    model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-    about = timm.data.resolve_model_data_config(model)
-    return _Resized(model.to(checked_device(device)).eval(), about, batch_size)
+    return partial(named_encoder(encoder, device).features, batch_size=batch_size)
 
 
-class _Resized:
-    """Features of a network that has a size, a mean and a deviation of its own.
+class NamedEncoder(nn.Module):
+    """An encoder of another make in the place of :class:`PatchEncoder`: patches in [0, 1], ``N x 3
+    x H x W``, to features ``N x D``.
+
+    Patches are resized to the network's own size (bicubic, anti-aliased), without the crop that it
+    may have for photographs, and normalised by its own mean and deviation.
 
     Args:
-        network: in evaluation mode, ``N x 3 x h x w`` to ``N x D``.
+        network: ``N x 3 x h x w`` to ``N x D``. One black patch tells ``D``.
         about: ``input_size``, ``mean`` and ``std``, as timm tells them.
-        batch_size: patches at once.
+
+    Raises:
+        ValueError: it does not give one vector for each patch.
     """
 
-    def __init__(self, network: nn.Module, about: Mapping[str, Any], batch_size: int) -> None:
-        self.network, self.batch_size = network, batch_size
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, about: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = network.eval()
         self.size = tuple(int(side) for side in about["input_size"][-2:])
-        self.mean, self.std = (
-            torch.tensor(about[key], dtype=torch.float32)[:, None, None] for key in ("mean", "std")
-        )
+        for key in ("mean", "std"):
+            value = torch.tensor(about[key], dtype=torch.float32)[:, None, None]
+            self.register_buffer(key, value, persistent=False)
+        with torch.no_grad():
+            found = self(torch.zeros(1, 3, *self.size, dtype=torch.float32))
+        if found.ndim != 2:
+            raise ValueError(
+                "an encoder must give one vector for each patch, got features of shape "
+                f"{tuple(found.shape)}: choose one with pooling"
+            )
+        self.num_features = found.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[-2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
+        return self.network((x - self.mean) / self.std)
 
     @torch.no_grad()
-    def __call__(self, patches: Tensor) -> Tensor:
-        device = next(self.network.parameters()).device
-        parts = []
-        for part in patches.split(self.batch_size):
-            x = to_unit(part)
-            if tuple(x.shape[-2:]) != self.size:
-                x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
-            found = self.network(((x - self.mean) / self.std).to(device))
-            if found.ndim != 2:
-                raise ValueError(
-                    "an encoder must give one vector for each patch, got features of shape "
-                    f"{tuple(found.shape)}: choose one with pooling"
-                )
-            parts.append(found.float().cpu())
+    def features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
+        """Features of any number of patches, on the CPU, in evaluation mode; arguments as those of
+        :meth:`PatchEncoder.features`.
+        """
+        training, device = self.training, self.mean.device
+        self.eval()
+        batches = (to_unit(part.to(device)) for part in patches.split(batch_size))
+        parts = [self(batch).float().cpu() for batch in batches]
+        self.train(training)
         return torch.cat(parts)
+
+
+class EncoderStart:
+    """Makes classifiers that start from a patch encoder, with a last layer that is random; all of
+    it is trained.
+
+    For :attr:`monai_histodiff.ClassifierTraining.network`, in place of ``PatchClassifier``, which
+    starts from scratch.
+
+    Args:
+        encoder: as for :func:`named_encoder`: a bundle with ``models/encoder.pt``, or a name.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`named_encoder`.
+    """
+
+    def __init__(self, encoder: str | os.PathLike[str]) -> None:
+        self.encoder = named_encoder(encoder)
+        ours = isinstance(self.encoder, PatchEncoder)
+        self.backbone = "patch encoder" if ours else str(encoder)
+
+    def __call__(self, num_classes: int) -> nn.Sequential:
+        encoder = copy.deepcopy(self.encoder).requires_grad_(True)
+        return nn.Sequential(encoder, nn.Linear(encoder.num_features, num_classes))
 
 
 def _timm() -> ModuleType:

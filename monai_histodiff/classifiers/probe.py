@@ -11,6 +11,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
+from monai_histodiff.classifiers.named_encoder import NamedEncoder
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 
 __all__ = ["ProbeTraining"]
@@ -22,13 +23,13 @@ class ProbeTraining:
     is: in the place of :class:`~monai_histodiff.ClassifierTraining` where labels are few.
 
     Attributes:
-        encoder: the patch encoder.
+        encoder: the patch encoder, or one by :func:`~monai_histodiff.classifiers.named_encoder`.
         views: augmented views of each patch that the regression is fitted on.
         penalty: on its weights, see :func:`~monai_histodiff.classifiers.linear_probe`.
         device: where to compute features.
     """
 
-    encoder: PatchEncoder
+    encoder: PatchEncoder | NamedEncoder
     views: int = 8
     penalty: float = 1e-2
     device: str | torch.device = "cpu"

@@ -18,6 +18,7 @@ __all__ = [
     "five_crops",
     "patch_grid",
     "recompressed",
+    "reflected",
     "resampled",
     "thumbnails",
     "to_bytes",
@@ -68,6 +69,21 @@ def centre_crop(images: Tensor, size: int | tuple[int, int]) -> Tensor:
         raise ValueError(f"a crop of {high} x {wide} needs patches of that size, got {h} x {w}")
     top, left = (h - high) // 2, (w - wide) // 2
     return images[..., top : top + high, left : left + wide]
+
+
+def reflected(x: Tensor, step: int) -> Tensor:
+    """Patches ``N x C x H x W``, reflected at their borders to multiples of ``step``, the patch in
+    the middle.
+
+    Raises:
+        ValueError: a patch is too small to be reflected so far.
+    """
+    sides = x.shape[2:]
+    below, right = extra = [-side % step for side in sides]
+    if any(missing >= 2 * side for missing, side in zip(extra, sides, strict=True)):
+        raise ValueError(f"patches must be larger than {step // 3} pixels, got {tuple(sides)}")
+    border = (right // 2, right - right // 2, below // 2, below - below // 2)
+    return F.pad(x, border, mode="reflect") if any(extra) else x
 
 
 def appearance(patches: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import check_guidance
 from monai_histodiff.diffusion.solvers import Denoiser
 
-__all__ = ["Watched", "autoguide", "class_log_prob", "exemplar_guide", "guide", "in_interval"]
+__all__ = ["Watched", "autoguide", "class_log_prob", "condition_guide", "guide", "in_interval"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 
@@ -99,7 +99,7 @@ def autoguide(
     return _extrapolated(denoise, weak, weight, schedule, interval)
 
 
-def exemplar_guide(
+def condition_guide(
     denoise: Denoiser,
     plain: Denoiser,
     scale: float,
@@ -107,15 +107,15 @@ def exemplar_guide(
     interval: tuple[float, float] = (-math.inf, math.inf),
 ) -> Denoiser:
     r"""Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) between one network with
-    its exemplars and without them.
+    its condition, exemplars or classes, and without.
 
-    .. math:: \hat z_0 = z_0^{plain} + w\, (z_0^{exemplar} - z_0^{plain})
+    .. math:: \hat z_0 = z_0^{plain} + w\, (z_0^{condition} - z_0^{plain})
 
     Args:
-        denoise: the denoiser with exemplars.
+        denoise: the denoiser with the condition.
         plain: the same without.
-        scale: :math:`w`; 1 takes the exemplars at their word, at the cost of one evaluation, and
-            more exaggerates what distinguishes them.
+        scale: :math:`w`; 1 takes the condition at its word, at the cost of one evaluation, and
+            more exaggerates what distinguishes it.
         schedule: gives the log-SNR.
         interval: log-SNR range, both ends included, outside which the scale is 1.
 

@@ -7,23 +7,32 @@ x C x H/8 x W/8``; times ``t`` are in [0, 1], shape ``N``.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
+from monai_histodiff.data.pixels import reflected
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
 from monai_histodiff.diffusion.exemplar import ExemplarEmbedding
+from monai_histodiff.diffusion.foreign import (
+    ForeignAutoencoder,
+    ForeignDenoiser,
+    read_scheduler,
+    side_step,
+)
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.global_state import float32_default
-from monai_histodiff.utils.weights import checked_device, load_fitting, load_weights, read_state
+from monai_histodiff.utils.weights import checked_device, load_weights
 
-__all__ = ["LatentDiffusion", "load_autoencoder", "same_latents"]
+__all__ = ["LatentDiffusion"]
 
 PREDICTIONS = ("epsilon", "velocity", "sample", "flow")
 
@@ -36,7 +45,8 @@ class LatentDiffusion(nn.Module):
     ``state_dict``. Weights are made float32, whatever torch's default dtype is.
 
     Args:
-        autoencoder: encodes patches; see :class:`PatchAutoencoder`.
+        autoencoder: encodes patches; see :class:`PatchAutoencoder`, and :meth:`from_monai` and
+            :meth:`from_diffusers` for others.
         unet: the network ``(z, timesteps in [0, 1000]) -> prediction`` of the shape of ``z``.
         schedule: ``"cosine"``, ``"flow"``, or a :class:`NoiseSchedule`.
         prediction: what the UNet predicts: ``"epsilon"``, ``"velocity"`` (alpha eps - sigma z0,
@@ -51,8 +61,8 @@ class LatentDiffusion(nn.Module):
     @float32_default()
     def __init__(
         self,
-        autoencoder: PatchAutoencoder,
-        unet: DiffusionModelUNet | FineUNet,
+        autoencoder: PatchAutoencoder | ForeignAutoencoder,
+        unet: DiffusionModelUNet | FineUNet | ForeignDenoiser,
         schedule: str | NoiseSchedule = "cosine",
         prediction: str = "velocity",
         patch_size: int = 128,
@@ -86,9 +96,7 @@ class LatentDiffusion(nn.Module):
         """Patches are made with sides of this many pixels, or multiples, and then cropped: the
         reduction of the autoencoder times that of the UNet's levels.
         """
-        unet = self.unet.unet if isinstance(self.unet, FineUNet) else self.unet
-        levels = len(getattr(unet, "down_blocks", (None,)))
-        return int(self.autoencoder.factor) * 2 ** (levels - 1)
+        return int(self.autoencoder.factor) * side_step(self.unet)
 
     def latent_shape_of(self, size: int) -> tuple[int, int, int]:
         """Shape ``C x h x w`` of the latent from which a patch of ``size`` pixels is cropped."""
@@ -103,13 +111,7 @@ class LatentDiffusion(nn.Module):
         Raises:
             ValueError: a patch is too small to be reflected so far.
         """
-        step, sides = self.size_step, x.shape[2:]
-        extra = [-side % step for side in sides]
-        if any(missing >= 2 * side for missing, side in zip(extra, sides, strict=True)):
-            raise ValueError(f"patches must be larger than {step // 3} pixels, got {tuple(sides)}")
-        below, right = extra
-        border = (right // 2, right - right // 2, below // 2, below - below // 2)
-        return F.pad(x, border, mode="reflect") if any(extra) else x
+        return reflected(x, self.size_step)
 
     @classmethod
     def from_bundle(
@@ -161,6 +163,72 @@ class LatentDiffusion(nn.Module):
         network = parser.get_parsed_content(name if name in parser else "network_def")
         return load_weights(network, weights).to(checked_device(device)).eval()
 
+    @classmethod
+    def from_monai(
+        cls,
+        autoencoder: nn.Module,
+        unet: nn.Module,
+        scheduler: nn.Module | Mapping[str, Any],
+        *,
+        scale_factor: float,
+        patch_size: int,
+        shift: float = 0.0,
+        pixels: tuple[float, float] = (0.0, 1.0),
+        classes: Sequence[int] | None = None,
+        null_class: int | None = None,
+        context: Tensor | None = None,
+    ) -> LatentDiffusion:
+        """A latent diffusion model of MONAI's networks.
+
+        Args:
+            autoencoder: ``AutoencoderKL`` or ``VQVAE``; a latent is the mean that it encodes.
+            unet: ``DiffusionModelUNet``.
+            scheduler: what it was trained with, such as a ``DDPMScheduler`` or an
+                ``RFlowScheduler``, or the arguments of the former.
+            scale_factor: its latents were multiplied by this.
+            patch_size: height and width of the patches that it was trained on, in pixels.
+            shift: subtracted from the latents before.
+            pixels: what the autoencoder takes for black and for white.
+            classes: see :class:`~monai_histodiff.diffusion.foreign.ForeignDenoiser`, for these
+                three.
+            null_class: the row that stands for no class.
+            context: embeddings of the classes, ``K x L x D``, for a network that attends to them.
+
+        Raises:
+            ValueError: the parts do not fit one another, or a number is out of range.
+        """
+        if not 0 < (scale := float(scale_factor)) < math.inf:
+            raise ValueError(f"scale_factor must be positive and finite, got {scale}")
+        noising = read_scheduler(scheduler)
+        coder = ForeignAutoencoder(autoencoder, patch_size, pixels)
+        channels = coder.latent_channels
+        denoiser = ForeignDenoiser(unet, channels, noising, classes, null_class, context)
+        model = cls(coder, denoiser, noising.schedule, noising.prediction, patch_size)
+        model.latent_mean.fill_(shift)
+        model.latent_std.fill_(1 / scale)
+        return model.to(next((p.device for p in autoencoder.parameters()), "cpu")).eval()
+
+    @classmethod
+    def from_diffusers(
+        cls,
+        autoencoder: Any,
+        unet: nn.Module,
+        scheduler: Any,
+        *,
+        patch_size: int,
+        pixels: tuple[float, float] = (-1.0, 1.0),
+        **others: Any,
+    ) -> LatentDiffusion:
+        """A latent diffusion model of parts of diffusers: ``AutoencoderKL`` or ``VQModel``, which
+        knows its scale and shift; ``UNet2DModel``, ``DiTTransformer2DModel`` or
+        ``UNet2DConditionModel``; and a scheduler with the betas that it was trained with, or of
+        flow matching. ``others`` and errors are those of :meth:`from_monai`.
+        """
+        own = autoencoder.config
+        known = {"scale_factor": own["scaling_factor"], "shift": own.get("shift_factor") or 0.0}
+        given = {**known, "patch_size": patch_size, "pixels": pixels, **others}
+        return cls.from_monai(autoencoder, unet, scheduler, **given)
+
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to normalised latents."""
         return (
@@ -178,9 +246,14 @@ class LatentDiffusion(nn.Module):
         """What embeds exemplars; ``None`` where the model takes none."""
         return self.unet.exemplar if isinstance(self.unet, FineUNet) else None
 
-    def denoise(self, z: Tensor, t: Tensor, exemplars: Tensor | None = None) -> Tensor:
+    @property
+    def num_classes(self) -> int:
+        """Classes that it draws by itself, without a guide; 0 where it knows none."""
+        return self.unet.num_classes if isinstance(self.unet, ForeignDenoiser) else 0
+
+    def denoise(self, z: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``; of patches
-        like exemplars, descriptors ``N x D``, where they are given.
+        like exemplars, descriptors ``N x D``, or of classes, shape ``N``, where they are given.
         """
         alpha, sigma = (v.view(-1, *[1] * (z.ndim - 1)) for v in self.schedule.alpha_sigma(t))
         power = alpha**2 + sigma**2
@@ -191,7 +264,7 @@ class LatentDiffusion(nn.Module):
             [-sigma / alpha, -sigma / power, torch.ones_like(alpha), -sigma / (alpha + sigma)]
         )
         code = self.prediction_code.view(1)
-        given = () if exemplars is None else (exemplars,)
+        given = () if condition is None else (condition,)
         out = self.unet(z, t * 1000, *given)
         return a.index_select(0, code)[0] * z + b.index_select(0, code)[0] * out
 
@@ -222,38 +295,3 @@ def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Pa
         if not (Path(bundle_dir) / name).is_file():
             raise FileNotFoundError(f"a bundle must hold '{name}', got none in '{bundle_dir}'")
     return [Path(bundle_dir) / name for name in names]
-
-
-def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
-    """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return
-    the model.
-
-    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of
-    the UNet starts from. A :class:`~monai_histodiff.FineUNet` is shown the autoencoder's
-    components.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a readable ``state_dict``, or its autoencoder is another.
-    """
-    prefix = "autoencoder."
-    state = {
-        k.removeprefix(prefix): v for k, v in read_state(path).items() if k.startswith(prefix)
-    }
-    load_fitting(model.autoencoder, state, path)
-    if isinstance(model.unet, FineUNet):
-        model.unet.see(model.autoencoder)
-    return model
-
-
-def same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
-    """Whether two models share all but the UNet and what it predicts."""
-
-    def rest(m: LatentDiffusion) -> dict[str, Tensor]:
-        own = m.state_dict().items()
-        return {k: v for k, v in own if not k.startswith("unet.") and k != "prediction_code"}
-
-    ours, theirs = rest(model), rest(other)
-    same = ours.keys() == theirs.keys()
-    same = same and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
-    return same and model.latent_shape == other.latent_shape

@@ -16,14 +16,15 @@ from monai_histodiff.diffusion.guidance import (
     Watched,
     autoguide,
     class_log_prob,
-    exemplar_guide,
+    condition_guide,
     guide,
     in_interval,
 )
 from monai_histodiff.diffusion.guide import LatentClassifier
-from monai_histodiff.diffusion.model import LatentDiffusion, same_latents
+from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.diffusion.sharing import check_parts
 from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.diffusion.wanted import Wanted
@@ -41,12 +42,11 @@ class GuidedSampler:
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
-        weak: a worse model of the same latents, for autoguidance, such as an earlier state of the
-            same training: see :meth:`LatentDiffusion.weak_from_bundle`.
+        weak: a worse model, for autoguidance, see :meth:`LatentDiffusion.weak_from_bundle`.
         sources: real patches of each class: what variations start from where ``strength`` is below
             1, and, if they have descriptors, the exemplars of their class.
-        max_batch: patches sampled at once, chosen from the free memory by default, and halved for
-            good when a device runs out of memory; changes speed and memory, not the patches.
+        max_batch: patches at once, by default from the free memory, and halved for good when a
+            device runs out of it; changes speed and memory, not the patches.
         progress: show a progress bar.
         settings: those of :class:`~monai_histodiff.diffusion.SamplingSettings`, by name.
 
@@ -74,16 +74,7 @@ class GuidedSampler:
         chosen = SamplingSettings(**settings)
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
-        if chosen.autoguidance > 1 and weak is None:
-            weight = chosen.autoguidance
-            raise ValueError(f"autoguidance needs a weak model, got weight {weight} and none")
-        if weak is not None and not same_latents(model, weak):
-            rule = "the weak model must have the latents and the noise schedule of the model"
-            raise ValueError(f"{rule}, got others")
-        channels = model.latent_shape[0]
-        if guide is not None and guide.in_channels != channels:
-            got = f"got one for {guide.in_channels}"
-            raise ValueError(f"the guide must read {channels} latent channels, {got}")
+        check_parts(model, guide, weak, chosen)
         self.model, self.guide, self.weak, self.sources = model, guide, weak, sources
         self.max_batch, self.progress = max_batch, progress
         self.size = size = model.patch_size if chosen.size is None else chosen.size
@@ -91,7 +82,7 @@ class GuidedSampler:
         self.settings = replace(chosen, size=size, bfloat16=bfloat16)
         self.latent_shape = model.latent_shape_of(size)
         if chosen.strength < 1 or sources is not None:
-            classes = None if guide is None else guide.num_classes
+            classes = self._classes if guide or model.num_classes else None
             shape = self.latent_shape if chosen.strength < 1 else None
             (sources or Sources(())).check(classes, shape)
             if sources is not None and self._draws_exemplars:
@@ -117,21 +108,27 @@ class GuidedSampler:
     @property
     def network_evaluations(self) -> int:
         """Forward evaluations of a UNet for each patch of a class: one a step and, in the interval
-        one more each for autoguidance, ``mode="x0"``, and exemplars at a scale other than 1.
+        one more each for autoguidance, ``mode="x0"``, and a condition at a scale other than 1.
         """
         schedule, s = self._schedule(), self.settings
         times = self._grid(schedule)[: s.steps]
         inside = int(in_interval(schedule, times, s.interval).sum())
         through = self.guide is not None and s.mode == "x0" and s.scale > 0
-        twice = self._draws_exemplars and s.exemplar_scale != 1
+        known = self.model.num_classes or self._draws_exemplars
+        twice = known and self._condition_scale not in (0, 1)
         return s.steps + inside * (int(s.autoguidance > 1) + int(through) + int(twice))
+
+    @property
+    def _condition_scale(self) -> float:
+        """Of the classes of a model that draws classes by itself, or else of exemplars."""
+        s = self.settings
+        return s.class_scale if self.model.num_classes else s.exemplar_scale
 
     def replace(self, **changes: Any) -> GuidedSampler:
         """A sampler of the same model and guide in which some settings or arguments are others.
 
         Raises:
-            TypeError: there is no setting of that name.
-            ValueError: a setting is out of range.
+            TypeError, ValueError: as for a new one.
         """
         own = {name: getattr(self, name) for name in ("weak", "sources", "max_batch", "progress")}
         return GuidedSampler(self.model, self.guide, **{**vars(self.settings), **own, **changes})
@@ -152,17 +149,16 @@ class GuidedSampler:
         Args:
             labels: class index of each patch, or ``None`` for samples of no class.
             seeds: whole number of each patch.
-            exemplars: descriptors ``N x D`` of what each patch is to look like, see
-                :meth:`monai_histodiff.PatchEncoder.descriptors`; by default those that the seeds
-                draw among the sources of the class, if these have any.
+            exemplars: descriptors ``N x D``, see :meth:`monai_histodiff.PatchEncoder.descriptors`;
+                by default those that the seeds draw among the sources of the class, if any.
 
         Returns:
             float32 RGB patches in [0, 1] on the CPU, shape ``N x 3 x size x size``.
 
         Raises:
-            ValueError: labels are given with neither guide nor sources, or missing where
-                ``strength`` is below 1, differ in number from the seeds, or are out of range;
-                exemplars differ in number, are not finite, or the model takes none.
+            ValueError: labels are given where no guide, class of the model or source answers to
+                them, are missing where they are needed, differ in number from the seeds, or are
+                out of range; exemplars differ in number, are not finite, or the model takes none.
             FloatingPointError: the network's output is not finite; the message names step, time
                 and class.
             torch.OutOfMemoryError: not even one patch fits into the memory of the device.
@@ -199,6 +195,8 @@ class GuidedSampler:
     def _classes(self) -> int:
         if self.guide is not None:
             return int(self.guide.num_classes)
+        if self.model.num_classes:
+            return self.model.num_classes
         return len(self.sources.latents) if self.sources and self._from_sources else 0
 
     def _sample(
@@ -237,6 +235,8 @@ class GuidedSampler:
             if like is not None and self.model.exemplar is not None:
                 own = like.float().to(self.device)
                 like = self.model.exemplar.perturbed(own, s.exemplar_noise, generators)
+            if self.model.num_classes:
+                like = labels if s.class_scale else None
             guided, grid = Watched(self._denoiser(labels, like, schedule)), self._grid(schedule)
             latents = SOLVERS[s.solver](guided, latents, schedule, grid, s.eta, noise)
             if s.stop is not None:
@@ -248,22 +248,22 @@ class GuidedSampler:
         return torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
 
     def _denoiser(
-        self, labels: Tensor | None, exemplars: Tensor | None, schedule: NoiseSchedule
+        self, labels: Tensor | None, condition: Tensor | None, schedule: NoiseSchedule
     ) -> Denoiser:
-        """The model's denoiser, wrapped by its exemplars, the weak model and the guide."""
+        """The model's denoiser, wrapped by its condition, the weak model and the guide."""
         s = self.settings
 
-        def plain(model: LatentDiffusion, like: Tensor | None = None) -> Denoiser:
-            given = () if like is None else (like,)
+        def plain(model: LatentDiffusion, *given: Tensor) -> Denoiser:
             return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True), *given).float()
 
-        denoise = guided = plain(self.model, exemplars)
-        if exemplars is not None:
-            guided = exemplar_guide(
-                denoise, plain(self.model), s.exemplar_scale, schedule, s.interval
-            )
+        given = () if condition is None else (condition,)
+        denoise = guided = plain(self.model, *given)
+        if given:
+            scale = self._condition_scale
+            guided = condition_guide(denoise, plain(self.model), scale, schedule, s.interval)
         if self.weak is not None:
-            guided = autoguide(guided, plain(self.weak), s.autoguidance, schedule, s.interval)
+            weak = plain(self.weak, *(given if self.weak.num_classes else ()))
+            guided = autoguide(guided, weak, s.autoguidance, schedule, s.interval)
         if labels is not None and self.guide is not None:
             log_prob = class_log_prob(self.guide, labels, s.mode, denoise, s.temperature)
             guided = guide(guided, log_prob, schedule, s.scale, s.interval, s.cap)

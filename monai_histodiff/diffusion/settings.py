@@ -21,9 +21,10 @@ def check_guidance(
     mode: str = "noisy",
     autoguidance: float = 1.0,
     exemplar_scale: float = 1.0,
+    class_scale: float = 1.0,
 ) -> None:
     """Check the settings of :func:`guide`, :func:`class_log_prob`, :func:`autoguide` and
-    :func:`exemplar_guide`.
+    :func:`condition_guide`.
 
     Raises:
         ValueError: a scale is negative or not finite, the cap is not positive, the interval is
@@ -34,6 +35,8 @@ def check_guidance(
         raise ValueError(f"guidance scale must be at least 0 and finite, got {scale}")
     if not 0 <= exemplar_scale < math.inf:
         raise ValueError(f"exemplar_scale must be at least 0 and finite, got {exemplar_scale}")
+    if not 0 <= class_scale < math.inf:
+        raise ValueError(f"class_scale must be at least 0 and finite, got {class_scale}")
     if not cap > 0:
         raise ValueError(f"guidance cap must be positive, got {cap}")
     if not interval[0] <= interval[1]:
@@ -71,12 +74,14 @@ class SamplingSettings:
             class, drawn by the seed and noised to that time, and makes a variation of it (SDEdit,
             Meng et al. 2022, arXiv:2108.01073).
         exemplar_scale: scale of the guidance by exemplars, see
-            :func:`monai_histodiff.diffusion.guidance.exemplar_guide`; where there are exemplars, 0
-            leaves them aside, 1 draws what they show, and others evaluate the UNet twice.
+            :func:`monai_histodiff.diffusion.guidance.condition_guide`; where there are exemplars,
+            0 leaves them aside, 1 draws what they show, and others evaluate the UNet twice.
         exemplar_mix: largest share, in [0, 1], of a second exemplar of the same class in the
             descriptor; it is uniform between 0 and that from patch to patch.
         exemplar_noise: standard deviation of noise on the descriptor, in standard deviations of
             those of the pre-training.
+        class_scale: the same for the classes of a model that draws classes by itself, see
+            :attr:`LatentDiffusion.num_classes`; it works beside ``scale``, that of the guide.
         size: height and width of the patches, in pixels; ``None`` is the size that the model was
             trained on. Other sizes are of the same magnification: they show more or less tissue.
         bfloat16: compute under bfloat16 autocast; ``None``: on CUDA. On a CPU it about doubles the
@@ -101,6 +106,7 @@ class SamplingSettings:
     exemplar_scale: float = 1.0
     exemplar_mix: float = 0.0
     exemplar_noise: float = 0.0
+    class_scale: float = 1.0
     size: int | None = None
     bfloat16: bool | None = None
 
@@ -125,6 +131,7 @@ class SamplingSettings:
             self.mode,
             self.autoguidance,
             self.exemplar_scale,
+            self.class_scale,
         )
         if not 0 <= self.exemplar_mix <= 1:
             raise ValueError(f"exemplar_mix must lie in [0, 1], got {self.exemplar_mix}")

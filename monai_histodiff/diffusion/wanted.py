@@ -53,7 +53,9 @@ class Wanted:
         # A copy: an inference tensor could not be differentiated by.
         wanted = torch.as_tensor(labels, dtype=torch.long).clone()
         if not classes:
-            raise ValueError("labels need a guide, or sources with descriptors, got neither")
+            raise ValueError(
+                "labels need a guide, a model of classes, or sources with descriptors, got none"
+            )
         if wanted.shape != (len(own),):
             got = f"{len(own)} seeds and labels of shape {tuple(wanted.shape)}"
             raise ValueError(f"each seed needs one label, got {got}")

@@ -103,7 +103,8 @@ def stratified_times(n: int, device: Any) -> Tensor:
 
 class DenoisingPrepareBatch:
     """``prepare_batch`` for the denoising loss: draws times and noise for cached latents (key
-    ``"image"``); a model of exemplars sees the patch's own descriptor (key ``"descriptor"``).
+    ``"image"``); a model of exemplars sees the patch's own descriptor (key ``"descriptor"``), one
+    that draws classes its label, -1 for none (key ``"label"``).
 
     Args:
         model: gives the noise schedule and the prediction type.
@@ -129,15 +130,14 @@ class DenoisingPrepareBatch:
         )
         t = stratified_times(len(z0), z0.device)
         noisy, target = self.model.target(z0, torch.randn_like(z0), t)
-        if self.model.exemplar is None:
+        if self.model.exemplar is None and not self.model.num_classes:
             return noisy, target, (t * 1000,), {}
-        if "descriptor" not in batchdata:
+        key = "descriptor" if self.model.exemplar is not None else CommonKeys.LABEL
+        if key not in batchdata:
             rule = "a model of exemplars is trained on latents with descriptors"
             raise ValueError(f"{rule}, got none: encode them with describe=")
-        exemplars = torch.as_tensor(batchdata["descriptor"]).to(
-            device=device, non_blocking=non_blocking
-        )
-        return noisy, target, (t * 1000, exemplars), {}
+        condition = torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
+        return noisy, target, (t * 1000, condition), {}
 
 
 class NoisyLatentPrepareBatch:

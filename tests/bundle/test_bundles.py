@@ -183,7 +183,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     assert new == {"G0-0-", "G0-1-"} and list(after["arms"]) == ["C", "G", "G0"]
     assert {arm: after["arms"][arm] for arm in "CG"} == {arm: before["arms"][arm] for arm in "CG"}
     assert set(after["generator"]) == {"pink", "violet"} and "G-G0" in after["claims"]
-    start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
+    start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
     run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
     started = json.loads((out / "results.json").read_text())
     assert (after["settings"]["backbone"], started["settings"]["backbone"]) == (
@@ -263,7 +263,7 @@ def test_thorough_settings_are_laid_over_the_entry_for_patches_of_another_scale(
     data = write_stripes(tmp_path / "data", per_class=8, size=201, um="0.5")
     out = tmp_path / "out"
     places = {"bundle_root": str(BUNDLES), "dataset_dir": str(data), "output_dir": str(out)}
-    start = "$monai_histodiff.classifiers.encoder.EncoderStart(@ldm_dir)"
+    start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
     less |= {
         "train#strength": 0.5,
         "evaluate#classifier": start,

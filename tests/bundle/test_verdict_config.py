@@ -274,7 +274,9 @@ def test_the_bundle_runs_with_an_encoder_alone(
         batch_size=4,
         seeds=[0],
         arms=["C", "G"],
+        tensorboard=True,
     )
+    assert len([*(tmp_path / "out" / "tensorboard").iterdir()]) == 1
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["foreign"]["sets"][0]["pictures"] == 9
     assert (tmp_path / "out" / "report.html").is_file()

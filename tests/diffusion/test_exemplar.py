@@ -12,7 +12,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from monai_histodiff import ExemplarEmbedding, FineUNet, GuidedSampler, LatentDiffusion
-from monai_histodiff.diffusion.guidance import exemplar_guide
+from monai_histodiff.diffusion.guidance import condition_guide
 from monai_histodiff.diffusion.latents import encode_latents, fit_exemplars
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.sources import Sources
@@ -134,7 +134,7 @@ def test_numbers_out_of_range(make: Callable[[], Any], message: str) -> None:
 def test_guidance_between_null_and_exemplar(scale: float) -> None:
     """The combination of Ho & Salimans, in the interval; the exemplar's denoiser outside it."""
     schedule = NoiseSchedule.named("cosine")
-    guided = exemplar_guide(lambda z, t: z + 2, lambda z, t: z - 1, scale, schedule, (-2.0, 2.0))
+    guided = condition_guide(lambda z, t: z + 2, lambda z, t: z - 1, scale, schedule, (-2.0, 2.0))
     z = torch.randn(3, 4, 2, 2)
     times = schedule.time(torch.tensor([5.0, 0.0, -5.0]))
     expected = torch.stack([z[0] + 2, z[1] - 1 + 3 * scale, z[2] + 2])
@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_refused(
         sampler(None, [1], torch.zeros(1, 6))
     with pytest.raises(ValueError, match="must be finite, got others in row 1"):
         sampler(None, [1, 2], torch.tensor([[0.0] * D, [torch.inf] * D]))
-    with pytest.raises(ValueError, match="labels need a guide, or sources with descriptors"):
+    with pytest.raises(ValueError, match="labels need a guide, a model of classes, or sources"):
         sampler([0], [1])
     with pytest.raises(ValueError, match="descriptors must be one for each latent"):
         Sources(sources(conditional).latents, (), (torch.zeros(1, D),) * 3)

@@ -17,7 +17,8 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
-from monai_histodiff.diffusion.model import PREDICTIONS, load_autoencoder
+from monai_histodiff.diffusion.model import PREDICTIONS
+from monai_histodiff.diffusion.sharing import load_autoencoder
 from monai_histodiff.utils.weights import checked_device, load_weights, save_weights
 
 MakeModel = Callable[..., LatentDiffusion]

@@ -514,7 +514,9 @@ def test_settings_make_the_same_sampler_again(
     }
     sampler = GuidedSampler(model, guide, progress=False, max_batch=2, weak=weak, **options)
     stored = json.loads(json.dumps(asdict(sampler.settings)))
-    assert stored == {**options, "size": 32}, "all of them are said, and what they are here"
+    assert stored == {**options, "class_scale": 1.0, "size": 32}, (
+        "all of them are said, and what they are here"
+    )
     assert torch.allclose(
         GuidedSampler(model, guide, progress=False, weak=weak, **stored)([1, 2, 0], [1, 2, 3]),
         sampler([1, 2, 0], [1, 2, 3]),
@@ -684,7 +686,8 @@ def test_variations_need_labels(make_sampler: MakeSampler) -> None:
 
 def test_labels_need_a_guide(model: LatentDiffusion) -> None:
     with pytest.raises(
-        ValueError, match="labels need a guide, or sources with descriptors, got neither"
+        ValueError,
+        match="labels need a guide, a model of classes, or sources.*, got none",
     ):
         GuidedSampler(model)([0], [1])
 

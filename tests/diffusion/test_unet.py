@@ -15,7 +15,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from monai_histodiff import FineUNet, LatentDiffusion, PatchAutoencoder
-from monai_histodiff.diffusion.model import load_autoencoder
+from monai_histodiff.diffusion.sharing import load_autoencoder
 from monai_histodiff.training.checkpoints import EMAHandler
 from monai_histodiff.utils.weights import load_weights, save_weights
 

@@ -1,0 +1,83 @@
+"""What networks share: an autoencoder taken from another model, the latents, the classes."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
+from monai_histodiff.diffusion.guide import LatentClassifier
+from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.diffusion.unet import FineUNet
+from monai_histodiff.utils.weights import load_fitting, read_state
+
+__all__ = ["check_parts", "load_autoencoder", "same_latents"]
+
+
+def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
+    """Load the autoencoder alone from a latent diffusion model's ``state_dict`` file, and return
+    the model.
+
+    UNet, latent statistics, schedule and prediction stay those of ``model``: what a training of
+    the UNet starts from. A :class:`~monai_histodiff.FineUNet` is shown the autoencoder's
+    components.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a readable ``state_dict``, or its autoencoder is another.
+    """
+    prefix = "autoencoder."
+    state = {
+        k.removeprefix(prefix): v for k, v in read_state(path).items() if k.startswith(prefix)
+    }
+    load_fitting(model.autoencoder, state, path)
+    if isinstance(model.unet, FineUNet) and isinstance(model.autoencoder, PatchAutoencoder):
+        model.unet.see(model.autoencoder)
+    return model
+
+
+def same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
+    """Whether two models share all but the UNet and what it predicts."""
+
+    def rest(m: LatentDiffusion) -> dict[str, Tensor]:
+        own = m.state_dict().items()
+        return {k: v for k, v in own if not k.startswith("unet.") and k != "prediction_code"}
+
+    ours, theirs = rest(model), rest(other)
+    same = ours.keys() == theirs.keys()
+    same = same and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
+    return same and model.latent_shape == other.latent_shape
+
+
+def check_parts(
+    model: LatentDiffusion,
+    guide: LatentClassifier | None,
+    weak: LatentDiffusion | None,
+    settings: SamplingSettings,
+) -> None:
+    """Refuse networks that do not fit one another, or settings that they cannot follow.
+
+    Raises:
+        ValueError: autoguidance has no weak model, this has other latents, the guide reads other
+            latents or knows other classes than the model draws, or the model cannot leave its
+            classes aside.
+    """
+    if settings.autoguidance > 1 and weak is None:
+        weight = settings.autoguidance
+        raise ValueError(f"autoguidance needs a weak model, got weight {weight} and none")
+    if weak is not None and not same_latents(model, weak):
+        rule = "the weak model must have the latents and the noise schedule of the model"
+        raise ValueError(f"{rule}, got others")
+    channels, drawn = model.latent_shape[0], model.num_classes
+    if guide is not None and guide.in_channels != channels:
+        got = f"got one for {guide.in_channels}"
+        raise ValueError(f"the guide must read {channels} latent channels, {got}")
+    if guide is not None and drawn and guide.num_classes != drawn:
+        rule = f"the guide must know the {drawn} classes that the model draws"
+        raise ValueError(f"{rule}, got one of {guide.num_classes}")
+    if settings.class_scale != 1 and getattr(model.unet, "null_class", None) is None:
+        rule = "class_scale other than 1 needs a model that draws classes, and also none"
+        raise ValueError(f"{rule}, got {settings.class_scale} for another: leave it 1")
