@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import linear_probe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.weights import load_fitting, read_state
 
 __all__ = ["check_parts", "load_autoencoder", "same_latents"]
+
+# weights of a model that its latents do not depend on
+OTHERS = re.compile(r"unet\.|autoencoder\.(.+\.)?(decoder|post_quant_conv)\.")
 
 
 def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
@@ -40,11 +44,11 @@ def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> La
 
 
 def same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
-    """Whether two models share all but the UNet and what it predicts."""
+    """Whether two models share all but the UNet, what it predicts, and the decoder."""
 
     def rest(m: LatentDiffusion) -> dict[str, Tensor]:
         own = m.state_dict().items()
-        return {k: v for k, v in own if not k.startswith("unet.") and k != "prediction_code"}
+        return {k: v for k, v in own if not (k == "prediction_code" or OTHERS.match(k))}
 
     ours, theirs = rest(model), rest(other)
     same = ours.keys() == theirs.keys()

@@ -24,6 +24,7 @@ __all__ = ["PatchCritic", "fit_critic"]
 
 Recipe = ClassifierTraining | ProbeTraining
 
+
 class PatchCritic(nn.Module):
     """An ensemble of cross-fitted classifiers with one temperature and the threshold for a target
     precision.

@@ -53,9 +53,7 @@ def test_it_is_the_fixed_point_of_spreading() -> None:
 def test_labels_follow_the_clusters_where_the_nearest_label_misleads() -> None:
     x, side = clusters()
     first, last = int(x[side == 0][:, 0].argmax()), int(x[side == 1][:, 0].argmin())
-    labelled = torch.tensor(
-        [int((side == 0).nonzero()[first]), int((side == 1).nonzero()[last])]
-    )
+    labelled = torch.tensor([int((side == 0).nonzero()[first]), int((side == 1).nonzero()[last])])
     rest = torch.ones(len(x), dtype=torch.bool).index_fill(0, labelled, False)
     found = propagated_labels(x[labelled], side[labelled], x[rest], neighbours=6, reach=0.99)
     nearest = (torch.cdist(x[rest], x[labelled])).argmin(1)

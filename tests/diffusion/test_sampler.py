@@ -655,6 +655,16 @@ def test_weak_model_of_another_scale_or_schedule_is_refused(
         GuidedSampler(model, weak=weak)
 
 
+def test_a_weak_model_may_have_another_decoder(
+    model: LatentDiffusion, weak: LatentDiffusion
+) -> None:
+    plain = GuidedSampler(model, weak=weak, autoguidance=2.0, steps=3)(None, range(2))
+    for parameter in weak.autoencoder.decoder.parameters():
+        nn.init.normal_(parameter)
+    again = GuidedSampler(model, weak=weak, autoguidance=2.0, steps=3)(None, range(2))
+    assert torch.equal(again, plain)
+
+
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
     with pytest.raises(ValueError, match="the guide must read 4 latent channels, got one for 8"):
         GuidedSampler(model, LatentClassifier(8, 3, (32, 32)))
