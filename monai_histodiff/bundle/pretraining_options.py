@@ -96,6 +96,7 @@ PRETRAINING: tuple[Option, ...] = (
         above=True,
     ),
     Option("temperature", NUMBER, "of the contrastive loss", (ENCODER,), low=0, above=True),
+    Option("after_exemplars", FLAG, "each sample has an exemplar", (LDM_EVALUATE,)),
     Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
     Option(
         "patch_size",

@@ -71,7 +71,7 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
         "exemplar_scale",
         NUMBER,
         "0: sources are no exemplars; 1: patches like them; more: exaggerated, at twice the cost",
-        GUIDANCE,
+        (*GUIDANCE, LDM_EVALUATE),
         low=0,
     ),
     Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),

@@ -111,8 +111,9 @@ def evaluate_generator(
     percentile: float = 1.0,
     training: ClassifierTraining | None = None,
     seed: int = 0,
+    after_exemplars: bool = False,
 ) -> dict[str, Any]:
-    """Compare unconditional samples with real patches of groups that the generator never saw.
+    """Compare samples of no class with real patches of groups that the generator never saw.
 
     The same figures are taken of as many training patches (the floor, which a perfect generator
     would reach), and of their reconstructions, which is what the autoencoder alone costs.
@@ -135,6 +136,7 @@ def evaluate_generator(
         percentile: see above.
         training: recipe of the two-sample test.
         seed: draws the floor's patches.
+        after_exemplars: each sample has an exemplar, a training patch drawn likewise.
 
     Returns:
         ``two_sample``: of :func:`~monai_histodiff.evaluation.two_sample.two_sample_test`;
@@ -149,10 +151,15 @@ def evaluate_generator(
     """
     n = min(num_samples, len(weights))
     drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
-    starts = tqdm(range(0, num_samples, batch_size), desc="sample")
-    generated = torch.cat(
-        [to_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))).cpu() for i in starts]
-    )
+    exemplars = None
+    if after_exemplars:
+        exemplars = _exemplars(encoder, train, weights, num_samples, seed + 1)
+    parts = []
+    for i in tqdm(range(0, num_samples, batch_size), desc="sample"):
+        end = min(i + batch_size, num_samples)
+        like = None if exemplars is None else exemplars[i:end]
+        parts.append(to_bytes(sampler(None, range(i, end), like)).cpu())
+    generated = torch.cat(parts)
     samples = describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
     learnt, unseen = list[Tensor](), list[Tensor]()
     real = describe(encoder, images_of(held_out, batch_size, "held-out patches", unseen))
@@ -195,6 +202,16 @@ def evaluate_generator(
             "train": len(known.features),
         },
     }
+
+
+def _exemplars(
+    encoder: PatchEncoder, train: Dataset, weights: Tensor, count: int, seed: int
+) -> Tensor:
+    """Descriptors, ``count x D``, of training patches drawn by their weights."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(weights, count, replacement=True, generator=generator)
+    chosen = Subset(train, drawn.tolist())
+    return torch.cat([encoder.descriptors(x) for x in images_of(chosen, 64, "exemplars")])
 
 
 def probe_reconstructions(
