@@ -79,6 +79,14 @@ def result_notes(
             f"The accepted patches are made from, or after, {sources} of the "
             f"{len(evaluation.material.labelled)} labelled{beside} patches."
         )
+    losses = outcome["settings"].get("critic_losses", ())
+    if len(losses) == 2 and losses[1] < losses[0]:
+        notes.append(
+            "The critic learned from unlabelled patches too, to which the labels were spread: "
+            "labelled patches that its members had not seen are then known better (loss "
+            f"{losses[1]:.2f}, without them {losses[0]:.2f}). What it brings comes from there: "
+            "compare with arm E."
+        )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
             f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out "

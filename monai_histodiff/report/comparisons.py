@@ -7,7 +7,7 @@ from typing import Any
 
 from monai_histodiff.report.blocks import Block, Fold, Side, Table, TableCell, Words
 from monai_histodiff.report.plots import Axis, Intervals, Reliability, Row, Strip
-from monai_histodiff.report.values import change_words, claim, finite, number
+from monai_histodiff.report.values import change_words, claim, finite, number, p_value
 
 __all__ = ["METRICS", "arms", "calibration", "change", "changes", "classes_table", "location"]
 
@@ -103,7 +103,7 @@ def _change_row(
     words = [told, where]
     if (adjusted := known.get("p_holm")) is not None:
         claimed = "" if tone == "inconclusive" else ": claimed"
-        words.append(f"corrected p {number(adjusted, 3)}{claimed}")
+        words.append(f"corrected p {p_value(adjusted)}{claimed}")
     band = None
     if least == least:
         words.append(f"could have seen {number(least)}")

@@ -14,7 +14,7 @@ from monai_histodiff.report.comparisons import change
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import passed
 from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
-from monai_histodiff.report.values import change_words, claim, markdown, number
+from monai_histodiff.report.values import change_words, claim, markdown, number, p_value
 
 __all__ = ["to_html", "to_markdown"]
 
@@ -139,7 +139,7 @@ def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
                 name=f"{labels} labels",
                 note=_title(labels, by_labels[labels]).partition("(")[2].rstrip(")"),
                 label=f"{labels} labels per class: {told} points",
-                words=[told, f"corrected p {number(row['p_holm'], 3)}"],
+                words=[told, f"corrected p {p_value(row['p_holm'])}"],
                 dots=axis.dots([mean]),
                 bar=axis.bar(low, high),
                 tone=_claim(name, row, by_labels[labels]),

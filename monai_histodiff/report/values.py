@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CLAIMS", "change_words", "claim", "clean", "finite", "markdown", "number", "percent"]
+__all__ = [
+    "CLAIMS",
+    "change_words",
+    "claim",
+    "clean",
+    "finite",
+    "markdown",
+    "number",
+    "p_value",
+    "percent",
+]
 
 CLAIMS = ("helps", "hurts", "inconclusive")
 BREAKS = "\t\n\v\f\r\x85\u2028\u2029"
@@ -41,6 +51,12 @@ def finite(values: Any) -> np.ndarray:
     """The finite ones among values; never empty: one NaN if there are none."""
     found = np.atleast_1d(np.asarray(values, dtype=float))
     return found[np.isfinite(found)] if np.isfinite(found).any() else np.array([math.nan])
+
+
+def p_value(value: Any) -> str:
+    """Three digits after the point, and what is less than they show as such."""
+    text = number(value, 3)
+    return "< 0.001" if text == "0.000" else text
 
 
 def number(values: Any, digits: int | None = 1, sign: bool = False) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.bundle.demo import write_demo
-from monai_histodiff.bundle.notes import data_notes
+from monai_histodiff.bundle.notes import data_notes, result_notes
 from monai_histodiff.evaluation.arms import Material
 
 
@@ -58,3 +60,18 @@ def test_candidates_of_other_classes_are_refused(
     with pytest.raises(ValueError, match=message):
         write_demo(loaded, CLASSES[::-1], tmp_path / "demo.zip", 1, 1)
     Material(labelled=other, candidates=candidates)  # not loaded: their names are not known
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [([0.9, 0.31], "(loss 0.31, without them 0.90)"), ([0.9, 0.95], ""), ([0.9], ""), ([], "")],
+)
+def test_a_critic_that_learned_from_unlabelled_patches_is_told(
+    losses: list[float], told: str, patch_set: PatchSet
+) -> None:
+    evaluation: Any = SimpleNamespace(material=SimpleNamespace(labelled=patch_set))
+    selection = {"reached_precision": 1.0, "target_precision": 0.75, "per_class": {}}
+    outcome = {"selection": selection, "sampling": {}, "settings": {"critic_losses": losses}}
+    found = [note for note in result_notes(outcome, evaluation, {}, None) if "unlabelled" in note]
+    assert len(found) == bool(told)
+    assert all(told in note and "compare with arm E" in note for note in found)

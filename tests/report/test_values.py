@@ -13,7 +13,15 @@ import pytest
 
 from monai_histodiff.report import html
 from monai_histodiff.report.plots import Axis, Curves
-from monai_histodiff.report.values import change_words, claim, clean, markdown, number, percent
+from monai_histodiff.report.values import (
+    change_words,
+    claim,
+    clean,
+    markdown,
+    number,
+    p_value,
+    percent,
+)
 
 ROOT = Path(html.__file__).parents[2]
 
@@ -110,3 +118,11 @@ def test_a_template_that_lacks_a_value_fails() -> None:
     with pytest.raises(Exception, match="nosuch"):
         template.render(page={})
     assert html.TEMPLATES.from_string("{{ x }}").render(x="<\n") == "&lt; "
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.04321, "0.043"), (8e-6, "< 0.001"), (0.0006, "0.001"), (1.0, "1.000"), (None, "–")],
+)
+def test_a_small_p_value_is_not_shown_as_nought(value: float | None, text: str) -> None:
+    assert p_value(value) == text
