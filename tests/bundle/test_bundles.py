@@ -937,3 +937,18 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
         )
         <= 1
     )
+
+
+@pytest.mark.parametrize("unlabelled", [0, 12])
+def test_the_critic_learns_from_unlabelled_patches_where_there_are_any(
+    unlabelled: int, tmp_path: Path
+) -> None:
+    write_stripes(tmp_path / "data", per_class=12, splits=("train", "test"))
+    parser = ConfigParser()
+    parser.read_config(str(GUIDANCE / "configs/train.yaml"))
+    parser.update({"dataset_dir": str(tmp_path / "data"), "ldm_dir": str(LDM), "device": "cpu"})
+    parser.update({"labels_per_class": 3, "unlabelled_patches": unlabelled, "critic_views": 1})
+    critic = parser.get_parsed_content("critic")
+    assert len(critic.losses) == 1 + bool(unlabelled)
+    assert critic.losses[critic.recipe] == min(critic.losses)
+    assert len(parser.get_parsed_content("known")) == 6 + unlabelled
