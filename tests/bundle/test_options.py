@@ -156,7 +156,7 @@ OTHERS = [
         "an option must be one of train's, got 'quotaa': did you mean 'quota",
     ),
     ("train", {"train#critic_step": 5}, "got 'train#critic_step': did you mean 'critic_recipes'?"),
-    ("train", {"train": {"critic_step": 5}}, "'train#critic_step': did you mean 'critic_recipes'?"),
+    ("train", {"train": {"critic_step": 5}}, "critic_step': did you mean 'critic_recipes'?"),
     ("train", {"critic_step": "$5"}, "got 'critic_step': did you mean 'critic_recipes'?"),
     ("train", {"critic#fold": 5}, "got 'critic#fold': did you mean 'folds'?"),
     ("evaluate", {"evaluation#recipe#probb": 1}, "'evaluation#recipe#probb': did you mean 'prob'"),
