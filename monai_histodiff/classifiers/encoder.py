@@ -17,7 +17,7 @@ from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
 
-__all__ = ["PatchEncoder", "bundle_features", "linear_probe"]
+__all__ = ["PatchEncoder", "bundle_features", "in_evaluation", "linear_probe"]
 
 Features = Callable[[Tensor], Tensor]
 
@@ -166,7 +166,6 @@ class PatchEncoder(nn.Module):
         parts = [appearance(part).float().cpu() for part in middle.split(batch_size)]
         return torch.cat([self.features(middle, batch_size), torch.cat(parts)], 1)
 
-    @torch.no_grad()
     def features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
         """Features of any number of patches, on the CPU, in evaluation mode.
 
@@ -177,13 +176,22 @@ class PatchEncoder(nn.Module):
         Returns:
             float32 tensor ``N x D``.
         """
-        device = self.discriminant.weight.device
-        training = self.training
-        self.eval()
-        batches = (to_unit(part.to(device)) for part in patches.split(batch_size))
-        parts = [self(batch).float().cpu() for batch in batches]
-        self.train(training)
-        return torch.cat(parts)
+        return in_evaluation(self, patches, batch_size, self.discriminant.weight.device)
+
+
+@torch.no_grad()
+def in_evaluation(
+    encoder: nn.Module, patches: Tensor, batch_size: int, device: torch.device
+) -> Tensor:
+    """What an encoder gives patches, uint8 or in [0, 1], in evaluation mode: batches on its
+    device, float32 features on the CPU. It is left in the mode that it was in.
+    """
+    training = encoder.training
+    encoder.eval()
+    batches = (to_unit(part.to(device)) for part in patches.split(batch_size))
+    parts = [encoder(batch).float().cpu() for batch in batches]
+    encoder.train(training)
+    return torch.cat(parts)
 
 
 def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from monai.utils import optional_import
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.encoder import PatchEncoder
-from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.classifiers.encoder import PatchEncoder, in_evaluation
 from monai_histodiff.utils.weights import checked_device, load_weights
 
 __all__ = [
@@ -159,17 +158,11 @@ class NamedEncoder(nn.Module):
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
         return self.network((x - self.mean) / self.std)
 
-    @torch.no_grad()
     def features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
         """Features of any number of patches, on the CPU, in evaluation mode; arguments as those of
         :meth:`PatchEncoder.features`.
         """
-        training, device = self.training, self.mean.device
-        self.eval()
-        batches = (to_unit(part.to(device)) for part in patches.split(batch_size))
-        parts = [self(batch).float().cpu() for batch in batches]
-        self.train(training)
-        return torch.cat(parts)
+        return in_evaluation(self, patches, batch_size, self.mean.device)
 
 
 class EncoderStart:

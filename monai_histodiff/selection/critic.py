@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -189,7 +190,8 @@ def fit_critic(
         raise ValueError("a critic needs at least one recipe, got none")
     labels, classes = patches.labels, len(patches.classes)
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
-    fitted = [_cross_fit(patches, recipe, transform, size, fold, seed) for recipe in recipes]
+    items = [patches[i] for i in range(len(patches))]
+    fitted = [_cross_fit(items, classes, one, transform, size, fold, seed) for one in recipes]
     temperatures = [fit_temperature(logits, labels) for _, logits in fitted]
     losses = [
         float(F.cross_entropy(logits / t, labels))
@@ -214,10 +216,15 @@ def fit_critic(
 
 
 def _cross_fit(
-    patches: PatchSet, recipe: Recipe, transform: Compose, size: int, fold: Tensor, seed: int
+    items: Sequence[Mapping[str, Any]],
+    classes: int,
+    recipe: Recipe,
+    transform: Compose,
+    size: int,
+    fold: Tensor,
+    seed: int,
 ) -> tuple[list[nn.Module], Tensor]:
     """A member without each fold, and the logits, ``N x K``, of the patches of that fold."""
-    items, classes = [patches[i] for i in range(len(patches))], len(patches.classes)
     logits = torch.zeros(len(items), classes, dtype=torch.float32)
     members: list[nn.Module] = []
     count = int(fold.max()) + 1
