@@ -267,7 +267,8 @@ def trial(*counts: list[int], n: int = 8) -> tuple[Tensor, Tensor]:
     [
         (([1, 1], [3, 3], [2, 2]), 2.0),  # more accepted
         (([4, 4], [8, 3], [8, 0]), 1.0),  # both quotas filled, against more patches of one class
-        (([4, 4], [6, 6], [4, 8]), 2.0),  # all fill both: the fewest attempts
+        (([4, 4], [6, 6], [4, 8]), 1.0),  # all fill both: the least guidance
+        (([3, 4], [6, 6], [4, 8]), 2.0),  # two fill both: the lesser of them
         (([2, 2], [2, 2], [2, 2]), 1.0),  # nothing tells them apart: the least guidance
     ],
 )
