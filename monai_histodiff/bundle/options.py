@@ -61,7 +61,7 @@ class Option:
     @property
     def rule(self) -> str:
         """What the value must be, in words."""
-        words = [f"{self.length} of {self.kind}" if self.length else self.kind]
+        words = [self.kind.replace("list of", f"list of {self.length}" if self.length else "list of")]
         if self.choices:
             words.append(f"of {', '.join(self.choices)}")
         if self.low > -math.inf:
