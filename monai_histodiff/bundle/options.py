@@ -61,7 +61,8 @@ class Option:
     @property
     def rule(self) -> str:
         """What the value must be, in words."""
-        words = [self.kind.replace("list of", f"list of {self.length}" if self.length else "list of")]
+        count = f"list of {self.length}" if self.length else "list of"
+        words = [self.kind.replace("list of", count)]
         if self.choices:
             words.append(f"of {', '.join(self.choices)}")
         if self.low > -math.inf:
