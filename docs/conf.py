@@ -73,8 +73,10 @@ def _block(self: Any, node: nodes.math_block) -> None:
     _mathml(self, node, block=True)
 
 
-def _signatures(app: Sphinx, page: str, template: str, context: Any, doctree: Any) -> None:
-    """Long signatures as lines, which Sphinx writes as a list of definitions without terms."""
+def _mended(app: Sphinx, page: str, template: str, context: Any, doctree: Any) -> None:
+    """Long signatures as lines, which Sphinx writes as a list of definitions without terms; heads
+    of columns without a name as plain cells.
+    """
 
     def lines(found: re.Match[str]) -> str:
         return f'<span class="lines">{found[1].replace("dd>", "span>")}</span>'
@@ -82,11 +84,11 @@ def _signatures(app: Sphinx, page: str, template: str, context: Any, doctree: An
     if "body" in context:
         context["body"] = re.sub(
             r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>", lines, context["body"], flags=re.S
-        )
+        ).replace('<th class="head"><p></p></th>', "<td></td>")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the renderer of formulas, and how signatures are shown."""
-    app.connect("html-page-context", _signatures)
+    """Register the renderer of formulas, and what a screen reader needs."""
+    app.connect("html-page-context", _mended)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

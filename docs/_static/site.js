@@ -6,6 +6,6 @@ document.addEventListener("DOMContentLoaded", () => {
     summary.setAttribute("aria-label", `Pages below ${page}`);
   }
   for (const button of document.querySelectorAll(".search-button-field")) {
-    button.removeAttribute("aria-label"); // its text is its name
+    button.setAttribute("aria-label", button.textContent.replace(/\s+/g, " ").trim());
   }
 });
