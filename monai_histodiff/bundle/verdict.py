@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_histodiff.bundle.pictures import gallery
 from monai_histodiff.bundle.results import (
     describe_dataset,
     describe_recipe,
     describe_versions,
-    gallery,
 )
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, warnings
