@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.pictures import gallery
+from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.results import (
     describe_dataset,
     describe_recipe,
@@ -135,7 +135,11 @@ def judge_and_report(
     write_json(folder.results, results)
     tiles = [_tiles(part, size) for part in judged]
     report = write_report(
-        folder.report, results, tiles[0], further={p.name: t for p, t in _rest(judged, tiles)}
+        folder.report,
+        results,
+        tiles[0],
+        further={p.name: t for p, t in _rest(judged, tiles)},
+        answers=answers(evaluation),
     )
     folder.release()
     print(f"{results['verdict']}\nReport: {report}")
