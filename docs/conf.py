@@ -7,6 +7,7 @@ no page loads anything from elsewhere.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"monai-histodiff {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_copy_source = False
 html_math_renderer = "mathml"
 html_theme_options = {
@@ -71,7 +73,22 @@ def _block(self: Any, node: nodes.math_block) -> None:
     _mathml(self, node, block=True)
 
 
+def _mended(app: Sphinx, page: str, template: str, context: Any, doctree: Any) -> None:
+    """Long signatures as lines, which Sphinx writes as a list of definitions without terms; heads
+    of columns without a name as plain cells.
+    """
+
+    def lines(found: re.Match[str]) -> str:
+        return f'<span class="lines">{found[1].replace("dd>", "span>")}</span>'
+
+    if "body" in context:
+        context["body"] = re.sub(
+            r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>", lines, context["body"], flags=re.S
+        ).replace('<th class="head"><p></p></th>', "<td></td>")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the renderer of formulas."""
+    """Register the renderer of formulas, and what a screen reader needs."""
+    app.connect("html-page-context", _mended)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.seeds < 2:
         parser.error(f"seeds must be at least 2, got {args.seeds}")
-    try:
+    with plain_errors(parser):
         patches = PatchSet.open(args.dataset, um_per_px=args.um_per_px)
         options = args.test_fraction, args.draw
         found = check(patches, *options, progress=True)
@@ -225,8 +226,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         page = write_findings(
             args.html or f"{name}-check.html", page_values(name, patches, found, floors, power)
         )
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
     print(f"page: {page}")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-__all__ = ["show_error", "show_errors", "told"]
+__all__ = ["plain_errors", "show_error", "show_errors", "told"]
 
 BAD_INPUT = (ValueError, OSError)
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -38,6 +41,17 @@ def told(error: BaseException) -> str | None:
                 "give another --output_dir"
             )
     return " ".join(str(cause).split())
+
+
+@contextmanager
+def plain_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Let bad input, or a package that is missing, end a command in the line that says so, with
+    exit status 1.
+    """
+    try:
+        yield
+    except (*BAD_INPUT, ImportError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 def show_errors() -> None:

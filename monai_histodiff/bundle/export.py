@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.provenance import read_json
 from monai_histodiff.data.export import FORMATS, export_patches
 from monai_histodiff.data.patch_set import PatchSet
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--results", help="results.json for the card (default: beside the patches, if it is there)"
     )
     args = parser.parse_args(argv)
-    try:
+    with plain_errors(parser):
         beside = Path(args.patches).resolve().parent / "results.json"
         path = Path(args.results) if args.results else beside
         facts: dict[str, str] = {}
@@ -70,8 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts |= {key: value for key, value in given.items() if value}
         patches = PatchSet.open(args.patches)
         written = export_patches(patches, args.target, args.format, facts)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
     print(f"{len(patches)} patches as {args.format}: {written}")
 
 

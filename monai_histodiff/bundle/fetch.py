@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.data.download import checksum
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.public_fetch import describe, fetch_public_set
@@ -35,12 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.folder is None:
         return
     archives = Path(args.archives or f"{args.folder}-archives")
-    try:
+    with plain_errors(parser):
         options = args.per_class, args.um_per_px, args.tile, args.seed
         folder = fetch_public_set(args.name, args.folder, archives, *options, known=PUBLIC_SETS)
         patches = PatchSet.open(folder)
-    except (OSError, ValueError, ImportError) as error:
-        parser.exit(1, f"{error}\n")
     for file in PUBLIC_SETS[args.name].files:
         print(f"sha256 {checksum(archives / file.name)}  {file.name}")
     for split in ("train", "test", ""):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files, read_json
 from monai_histodiff.bundle.run_folder import RunFolder
@@ -72,12 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="its output_dir")
     parser.add_argument("--output", help="a results.json to write, for histodiff-summary")
     args = parser.parse_args(argv)
-    try:
+    with plain_errors(parser):
         before, results = read_json(Path(args.run) / "results.json", NEEDED), judge(args.run)
         if args.output:
             write_json(args.output, results)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
     print(f"Then ({before['versions'].get('monai-histodiff', '?')}): {before['verdict']}")
     print(f"Now ({__version__}): {results['verdict']}")
     for name, row in results["claims"].items():

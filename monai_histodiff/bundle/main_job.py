@@ -10,7 +10,7 @@ from pathlib import Path
 import fire
 from monai.bundle import run
 
-from monai_histodiff.bundle.errors import show_error
+from monai_histodiff.bundle.errors import plain_errors, show_error
 
 __all__ = ["bundles_dir", "main"]
 
@@ -61,10 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if argv is None else argv)
     own = given[:1] if given and (given[0][:1] != "-" or given[0] in ("-h", "--help")) else []
     job, options = parser.parse_args(own).job, given[len(own) :]
-    try:
+    with plain_errors(parser):
         folder = bundles_dir()
-    except FileNotFoundError as error:
-        parser.exit(1, f"{error}\n")
     configs = [str(folder / name) for name in JOBS[job]]
     given = ["--config_file", repr(configs), "--bundle_root", str(folder), *options]
     fire.Fire(run, command=given, name="histodiff-demo")

@@ -61,7 +61,8 @@ class Option:
     @property
     def rule(self) -> str:
         """What the value must be, in words."""
-        words = [f"{self.length} of {self.kind}" if self.length else self.kind]
+        count = f"list of {self.length}" if self.length else "list of"
+        words = [self.kind.replace("list of", count)]
         if self.choices:
             words.append(f"of {', '.join(self.choices)}")
         if self.low > -math.inf:

@@ -73,7 +73,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             "version 0.11 on"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
     except Exception as error:  # a damaged file can raise nearly anything
         raise ValueError(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.evaluation.draws import (
     by_data_set,
     by_label_count,
@@ -30,14 +31,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--html", help="a page to write, of one data set")
     args = parser.parse_args(argv)
-    try:
+    with plain_errors(parser):
         sets = by_data_set(read_results(args.results))
         if args.html and len(sets) > 1:
             raise ValueError(
                 f"a page must be of one data set, got {', '.join(sets)}: name one set's results"
             )
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
     _speak_utf8()
     counted = {name: by_label_count(results) for name, results in sets.items()}
     for by_count in counted.values():

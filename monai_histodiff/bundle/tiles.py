@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.data.slide_groups import read_slide_table, slide_rows
 from monai_histodiff.data.slide_reader import READERS, find_slides
 from monai_histodiff.data.slide_tiles import FORMATS, TileSettings, cut_slides
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --per_slide")
     parser.add_argument("--reader", choices=READERS, help="use this reader alone")
     args = parser.parse_args(argv)
-    try:
+    with plain_errors(parser):
         slides = find_slides(args.slides)
         table = read_slide_table(args.table) if args.table else None
         rows = slide_rows(slides, table, args.group_pattern)
@@ -56,8 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = TileSettings(**{name: getattr(args, name) for name in names})
         readers = (args.reader,) if args.reader else READERS
         reports = cut_slides(slides, args.output, settings, rows, args.workers, readers)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
     failed = [report for report in reports if report.error]
     for report in reports:
         print(report)

@@ -17,8 +17,7 @@ SHARED = {
     "train": ("critic_views", "critic_folds", "target_precision"),
     "evaluate": (
         *("bundle_root", "ldm_dir", "output_dir", "dataset_dir", "device", "num_workers"),
-        "bfloat16",
-        *("batch_size", "draw", "test_fraction", "um_per_px", "patch_size"),
+        *("bfloat16", "batch_size", "draw", "test_fraction", "um_per_px", "patch_size"),
         *("seeds", "classifier_steps", "synthetic_probability", "full_probability_at", "replace"),
         *("tensorboard", "mlflow_uri"),
     ),

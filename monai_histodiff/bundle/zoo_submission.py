@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.zoo import METADATA, bundle_files, check_bundle
 
 __all__ = ["main", "submit_bundles"]
@@ -140,10 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("bundles_dir", help="the folder that holds the bundles")
     parser.add_argument("zoo_dir", help="a checkout of Project-MONAI/model-zoo, branch dev")
     args = parser.parse_args(argv)
-    try:
+    with plain_errors(parser):
         written = submit_bundles(args.bundles_dir, args.zoo_dir)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
     print(*written, sep="\n")
     for path in written:
         if path.parent.name == "models":

@@ -146,7 +146,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def read_pathmnist(files: Mapping[str, Path]) -> Patches:
     """PathMNIST: arrays ``{train,val,test}_{images,labels}``; validation joins training."""
     (path,) = files.values()
-    with np.load(path) as arrays:
+    with path.open("rb") as stream, np.load(stream) as arrays:
         labels = {part: arrays[f"{part}_labels"].ravel() for part in ("train", "val", "test")}
     for part, numbers in labels.items():
         split = "test" if part == "test" else "train"

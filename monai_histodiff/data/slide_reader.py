@@ -104,6 +104,17 @@ def _ome_spacing(slide: Any) -> tuple[float, float]:
     return x, y
 
 
+def _tried(path: Path, reader: str, um_per_px: float | None) -> _Read:
+    """A slide of which one pixel could be read; otherwise the file is let go of."""
+    slide = _Read(path, reader, um_per_px)
+    try:
+        slide.read(len(slide.levels) - 1, 0, 0, 1, 1)
+    except BaseException:
+        slide.close()
+        raise
+    return slide
+
+
 def open_slide(
     path: str | os.PathLike[str], um_per_px: float | None = None, readers: Sequence[str] = READERS
 ) -> Slide:
@@ -129,8 +140,7 @@ def open_slide(
     ome = file.name.lower().endswith(OME)
     for reader in sorted(readers, key=lambda r: r != "tiffslide") if ome else readers:
         try:
-            slide = _Read(file, reader, um_per_px)
-            slide.read(len(slide.levels) - 1, 0, 0, 1, 1)
+            slide = _tried(file, reader, um_per_px)
         except ModuleNotFoundError as error:
             if error.name not in (
                 reader,

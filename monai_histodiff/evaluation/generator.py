@@ -71,9 +71,10 @@ def compared(real: Described, samples: Described) -> dict[str, float]:
     """The figures of the features, and ``appearance``: Frechet distance of colour and contrast, in
     the real patches' deviations.
     """
+    found = compare_features(real.features, samples.features)  # refuses what is too few
     scale = real.appearance.std(0).clamp(min=1 / 255)
     distance = frechet_distance(real.appearance / scale, samples.appearance / scale)
-    return {**compare_features(real.features, samples.features), "appearance": distance}
+    return {**found, "appearance": distance}
 
 
 def images_of(

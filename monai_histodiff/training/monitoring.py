@@ -23,6 +23,11 @@ __all__ = ["FiniteLoss", "GradientNorm", "PatchGridLogger", "training_scalars"]
 SummaryWriter, _ = optional_import("torch.utils.tensorboard", name="SummaryWriter")
 
 
+def _number(value: Any) -> float:
+    """Of a tensor that may have a gradient, or of a number."""
+    return float(torch.as_tensor(value).detach())
+
+
 class FiniteLoss:
     """Ignite handler that stops training at the first loss that is not finite, before it spoils a
     checkpoint.
@@ -35,9 +40,9 @@ class FiniteLoss:
     def __call__(self, engine: Engine) -> None:
         out = engine.state.output
         loss = out[0][CommonKeys.LOSS] if isinstance(out, Sequence) else out[CommonKeys.LOSS]
-        if not math.isfinite(float(loss)):
+        if not math.isfinite(value := _number(loss)):
             raise RuntimeError(
-                f"the loss must be finite, got {float(loss)} at iteration {engine.state.iteration}"
+                f"the loss must be finite, got {value} at iteration {engine.state.iteration}"
             )
 
 
@@ -77,7 +82,7 @@ class GradientNorm:
         ]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if engine.scaler is None and not math.isfinite(float(norm)):
-            loss = float(engine.state.output[CommonKeys.LOSS])
+            loss = _number(engine.state.output[CommonKeys.LOSS])
             raise RuntimeError(
                 "the gradient must be finite, "
                 f"got norm {float(norm)}, loss {loss} at iteration {engine.state.iteration}"
@@ -96,7 +101,7 @@ def training_scalars(optimizer: torch.optim.Optimizer) -> Callable[[Any], dict[s
         item = output[0] if isinstance(output, Sequence) else output
         found = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
         watched = (CommonKeys.LOSS, "gradient_norm", "discriminator_loss")
-        return found | {name: float(item[name]) for name in watched if name in item}
+        return found | {name: _number(item[name]) for name in watched if name in item}
 
     return scalars
 

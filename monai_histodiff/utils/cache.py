@@ -53,7 +53,7 @@ def cached(
 
 
 def _read(path: Path, name: str) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         arrays = dict(file)
     if (found := str(arrays.pop(NAME, ""))) != name:
         raise ValueError(f"it must hold '{name}', got '{found}'")

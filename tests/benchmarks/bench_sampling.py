@@ -267,6 +267,7 @@ def bundle_parts(options: argparse.Namespace) -> tuple[Any, ...]:
     bundle.update(
         {"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device}
     )
+    bundle["autoguidance"] = 2.0  # so that the weak model is read
     return tuple(
         bundle.get_parsed_content(name)
         for name in ("generator", "weak", "network", "critic", "classes")

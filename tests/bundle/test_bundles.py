@@ -41,6 +41,7 @@ from monai_histodiff.classifiers import ProbeTraining
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance, centre_crop
 from monai_histodiff.diffusion.model import PREDICTIONS
+from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.evaluation.denoising import denoising_error
 from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
 from monai_histodiff.utils.files import write_json
@@ -702,10 +703,9 @@ def test_the_encoder_never_sees_test_patches(tmp_path: Path) -> None:
 
 
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
-    """As the configs of the unconditional bundle sample."""
-    return GuidedSampler(
-        model, steps=steps, weak=LatentDiffusion.weak_from_bundle(LDM), autoguidance=1.25
-    )
+    """As the configs of the generator's bundle sample: after stored exemplars."""
+    sources = Sources.load(LDM / "models" / "exemplars.pt", 1)
+    return GuidedSampler(model, steps=steps, sources=sources, exemplar_scale=1.5)
 
 
 def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:

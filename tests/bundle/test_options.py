@@ -116,7 +116,7 @@ FINETUNE = [
     ({"evaluate#generator_metrics": 1}, "generator_metrics must be True or False, got 1"),
     ({"train#bfloat16": "no"}, "bfloat16 must be True or False, or None, got 'no'"),
     ({"train#guidance_interval": [6.0, -6.0]}, "guidance_interval must rise, got [6.0, -6.0]"),
-    ({"train#guidance_interval": [6.0]}, "2 of a list of numbers, got 1: give 2"),
+    ({"train#guidance_interval": [6.0]}, "a list of 2 numbers, got 1: give 2"),
     ({"train#guidance_mode": "loud"}, "of noisy, x0, clean, got 'loud': choose among them"),
     ({"train#solver_steps": 1}, "solver_steps must be at least 2 with a solver_stop, got 1"),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),

@@ -75,6 +75,7 @@ def hold(folder: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
+    process.stdout.close()
     return process
 
 

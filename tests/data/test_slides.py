@@ -238,7 +238,6 @@ def test_both_readers_give_the_same_tiles(tmp_path: Path, name: str, compression
         found.append(
             (plan.tiles, np.stack([pixels for _, pixels in cut(slide, plan, 0.8, 48)]).astype(int))
         )
-        slide.close()
     assert found[0][0] == found[1][0]
     assert np.abs(found[0][1] - found[1][1]).max() <= (0 if compression == "deflate" else 4)
 

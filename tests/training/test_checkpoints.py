@@ -88,7 +88,7 @@ class Training:
             **options,
         )
         self.trainer.add_event_handler(
-            Events.ITERATION_COMPLETED, lambda e: self.losses.append(float(e.state.output["loss"]))
+            Events.ITERATION_COMPLETED, lambda e: self.losses.append(e.state.output["loss"].item())
         )
         if kill_at:
             self.trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_at), self.kill)
