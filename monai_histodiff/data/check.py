@@ -28,7 +28,6 @@ BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tiss
 PATCH = 128  # pixels of a picture on the page
 MODEL = 1.0  # micrometres per pixel of the shipped generator
 FOLDS = 3  # groups of each class that the critic needs
-SHOTS = (1, 2, 4, 5, 8, 10, 16, 25, 50, 100, 200)
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,6 @@ class Findings:
     blurred: tuple[str, ...]
     most_labels: int
     problems: tuple[str, ...]
-
-    @property
-    def labels_per_class(self) -> tuple[int, ...]:
-        """The usual numbers of labels per class that are possible."""
-        return tuple(n for n in SHOTS if n <= self.most_labels)
 
 
 def check(
