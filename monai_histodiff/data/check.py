@@ -19,14 +19,13 @@ from tqdm import tqdm
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails, to_unit
-from monai_histodiff.data.sizes import SMALLEST
+from monai_histodiff.data.sizes import MODEL, SMALLEST
 
 __all__ = ["Findings", "Twins", "check"]
 
 BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
 PATCH = 128  # pixels of a picture on the page
-MODEL = 1.0  # micrometres per pixel of the shipped generator
 FOLDS = 3  # groups of each class that the critic needs
 
 
