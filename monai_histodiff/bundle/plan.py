@@ -117,6 +117,7 @@ def training_steps(
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
     networks = 2.0 if values["autoguidance"] > 1 else 1.0
+    networks += values.get("class_scale", 1) not in (0, 1)
     one = values["solver_steps"] * networks * EVALUATION + DECODING
     most = classes * values["max_candidates"]
     sampling = classes * (wanted + tried) * one

@@ -74,6 +74,14 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
         (*GUIDANCE, LDM_EVALUATE),
         low=0,
     ),
+    Option(
+        "class_scale",
+        NUMBER,
+        "classifier-free guidance of a generator that draws classes by itself: 0 leaves its "
+        "classes aside, 1 draws them as learned, more exaggerates them, at twice the cost",
+        GUIDANCE,
+        low=0,
+    ),
     Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),
     Option(
         "exemplar_noise",
