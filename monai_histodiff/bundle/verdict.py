@@ -19,7 +19,7 @@ from monai_histodiff.bundle.results import (
     gallery,
 )
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
-from monai_histodiff.bundle.verdict_words import headline, notes, warnings
+from monai_histodiff.bundle.verdict_words import headline, notes, warnings, withheld
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
@@ -129,7 +129,7 @@ def judge_and_report(
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
     results["generator"] = results["foreign"]["sets"][0].pop("kept")
     results["title"] = "Are these synthetic pictures worth keeping?"
-    results |= headline(first)
+    results |= {**withheld(results, judged), **headline(first)}
     results["warnings"] = [w for part in judged for w in warnings(part, len(judged) > 1)]
     results["notes"] = notes(results, arms, trained, judge, judged)
     write_json(folder.results, results)
