@@ -236,7 +236,7 @@ def claims_of(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, 
         claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
         claims[name] = {
             "p": float(estimate.p()),
-            "detectable": row["detectable"],
+            "detectable": math.nan if unmet else row["detectable"],
             "group_error": float(estimate.group_variance) ** 0.5,
             "run_error": float(estimate.run_variance) ** 0.5,
             "freedom": float(estimate.freedom),
