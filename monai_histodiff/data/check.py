@@ -35,13 +35,15 @@ class Twins:
 
     ``distance`` is 0 for equal pixels, and otherwise that of
     :func:`~monai_histodiff.data.duplicates.near_pairs`; ``across`` is ``"splits"`` where they are
-    in different ones, or else ``"groups"``, or ``"one group"``.
+    in different ones, or else ``"groups"``, or ``"one group"``; ``labels`` are theirs, empty where
+    there are none.
     """
 
     first: str
     second: str
     distance: float
     across: str
+    labels: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _twins(
     for (i, j), distance in pairs.items():
         a, b = patches.records[i], patches.records[j]
         kind = "splits" if a.split != b.split else "groups" if a.group != b.group else "one group"
-        found.append(Twins(a.path, b.path, distance, kind))
+        found.append(Twins(a.path, b.path, distance, kind, (a.label, b.label)))
     return tuple(sorted(found, key=lambda t: (order.index(t.across), t.distance, t.first)))
 
 
@@ -204,6 +206,12 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
             pair = next(t for t in found.twins if t.across == kind)
             pairs = "pair" if n == 1 else "pairs"
             told.append(f"{n} {pairs} {words}, such as '{pair.first}' and '{pair.second}'")
+    if n := sum(t.labels[0] != t.labels[1] for t in found.twins if all(t.labels)):
+        pair = next(t for t in found.twins if all(t.labels) and t.labels[0] != t.labels[1])
+        told.append(
+            f"{n} {'pair' if n == 1 else 'pairs'} of copies have two labels, such as "
+            f"'{pair.first}' and '{pair.second}': one of them is wrong"
+        )
     if split_problem:
         told.append(split_problem)
     if len(found.classes) < 2:

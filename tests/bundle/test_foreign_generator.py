@@ -101,9 +101,7 @@ def write(draw_patches: Callable[..., np.ndarray], tmp_path: Path) -> Callable[.
     def make(*names: str) -> str:
         items = [
             (
-                PatchRecord(
-                    f"{name}/{i}.png", name, "test" if i > 7 else "train", f"{name}{i}"
-                ),
+                PatchRecord(f"{name}/{i}.png", name, "test" if i > 7 else "train", f"{name}{i}"),
                 patch,
             )
             for label, name in enumerate(names)
@@ -126,8 +124,8 @@ def test_a_generator_of_classes_is_adapted_guided_sampled_and_judged(
     assert sum(row["candidates"] for row in outcome["selection"]["per_class"].values()) >= 4
     adapted = LatentDiffusion.from_bundle(ldm, weights=out / "models/generator.pt")
     theirs = LatentDiffusion.from_bundle(ldm)
-    same = [torch.equal(a, b) for a, b in zip(adapted.unet.parameters(), theirs.unet.parameters())]
-    assert not all(same), "the adaptation trains it"
+    before, after = (model.unet.state_dict() for model in (theirs, adapted))
+    assert any(not torch.equal(before[k], after[k]) for k in before), "the adaptation trains it"
     run_stage(
         GUIDANCE / "configs/inference.json",
         bundle_root=str(GUIDANCE),
@@ -183,7 +181,7 @@ def test_classes_of_a_generator_are_those_that_its_bundle_names(ldm: Path) -> No
     check_generator(model, ldm, ["blue", "pink"], 1.0, 0.0)
     check_generator(model, ldm, ["other", "tissue", "wholly"], 0.0, 0.0)
     (ldm / "configs/metadata.json").write_text('{"um_per_px": 1.0}')
-    with pytest.raises(ValueError, match="must name the 2 classes that its generator draws, .* No"):
+    with pytest.raises(ValueError, match="must name the 2 classes that its generator draws"):
         check_generator(model, ldm, ["blue", "pink"], 1.0, 0.0)
     model.unet.null_class = None
     with pytest.raises(ValueError, match="class_scale must be 1 for a generator that does not"):

@@ -84,5 +84,5 @@ def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
         return colour_note({"arms": {"C": {"balanced_accuracy": runs}}, "floors": floors})
 
     assert told(0.5, 0.52) == "" and colour_note({"arms": {}}) == ""
-    assert told(0.48, 0.5).startswith("Arm C reaches 49% of balanced accuracy, and the colour hist")
+    assert told(0.48, 0.5).startswith("Arm C reaches 49% of balanced accuracy, and the colour")
     assert "alone 50%: its classifier was trained too little" in told(0.4, 0.6)

@@ -149,3 +149,14 @@ def test_real_sets_hold_few_blank_and_blurred_patches() -> None:
     found = check(PatchSet.open(REAL / "lung_lc25000_128.zip"))
     assert len(found.blank) + len(found.blurred) < 0.01 * found.patches
     assert [t for t in found.twins if t.across != "one group"]
+
+
+def test_copies_with_two_labels_are_told(tmp_path: Path) -> None:
+    content = rows()
+    picture = {path: picture for path, *_, picture in content}
+    content.append(("b/again.png", "b", "train", "b1", picture["a/1.png"]))
+    found = check(written(tmp_path / "set", content))
+    (twin,) = found.twins
+    assert twin.labels == ("a", "b")
+    told = "1 pair of copies have two labels, such as 'a/1.png' and 'b/again.png': one of them is"
+    assert f"{told} wrong" in found.problems
