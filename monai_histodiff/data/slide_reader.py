@@ -201,6 +201,6 @@ def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
 
 
 def slide_bytes(file: Path) -> int:
-    """Bytes of a slide; of a folder, those of its files."""
+    """Bytes of a slide, of a folder those of its files; 0 where it is gone."""
     files = file.iterdir() if file.is_dir() else [file]
-    return sum(part.stat().st_size for part in files)
+    return sum(part.stat().st_size for part in files if part.exists())

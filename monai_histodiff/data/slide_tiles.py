@@ -259,7 +259,7 @@ def _done(root: Path, name: str, file: Path) -> SlideReport | None:
             f"a slide's name must mean one file, got '{file}' where '{root}' has tiles of "
             f"'{report.file}': rename it"
         )
-    if report.bytes not in (0, size := slide_bytes(file)):
+    if report.bytes and (size := slide_bytes(file)) not in (0, report.bytes):
         raise ValueError(
             f"a slide must be what its tiles are cut from, got '{file}' of {size} bytes, and tiles"
             f" of {report.bytes}: remove '{path.parent}', and it is cut anew, or give a new folder"
