@@ -69,7 +69,7 @@ def test_the_api_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow  # samples of the shipped generator
 def test_sampling(place: Path) -> None:
-    first, exemplars, of_sources, weak = blocks("docs/sampling.md")
+    first, exemplars, stored, of_sources, weak = blocks("docs/sampling.md")
     model, guide = LatentDiffusion.from_bundle(LDM), LatentClassifier(24, 2).eval()
     found = run(first, {"model": model, "guide": guide}, "sampling.md")
     assert found["patches"].shape == (3, 3, 128, 128)
@@ -78,8 +78,9 @@ def test_sampling(place: Path) -> None:
     names |= {"PatchEncoder": PatchEncoder, "patches": demo.images()[:2]}
     names |= run(exemplars, names, "sampling.md")
     assert names["samples"].shape == (2, 3, 128, 128) and names["exemplars"].shape == (2, 523)
+    names |= run(stored.replace("16", "2"), {**names, "Sources": Sources}, "sampling.md")
+    assert names["samples"].shape == (2, 3, 128, 128)
     names |= {"encode_latents": encode_latents, "dataset": demo}
-
     names |= run(of_sources, {**names, "Sources": Sources}, "sampling.md")
     assert names["samples"].shape == (4, 3, 128, 128)
     rows = names["sampler"].origins([0, 0, 1, 2], seeds=range(4))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -36,7 +37,7 @@ def write_demo(
 
     Args:
         candidates: candidates of all classes; those with a confidence of at least one half are
-            used.
+            used, and of several that have one source the first.
         classes: class names.
         path: the zip to write.
         train_per_class: training patches of each class.
@@ -49,9 +50,7 @@ def write_demo(
     candidates.check_classes(classes)
     rng, rows = np.random.default_rng(seed), []
     for k, name in enumerate(classes):
-        usable = (
-            ((candidates.labels == k) & (candidates.confidence >= 0.5)).nonzero()[:, 0].numpy()
-        )
+        usable = _usable(candidates, k)
         if len(usable) < train_per_class + test_per_class:
             raise ValueError(
                 f"class '{name}' needs {train_per_class + test_per_class} usable candidates, "
@@ -95,3 +94,14 @@ def write_demo(
                 )
         draft.replace(target)
     return target
+
+
+def _usable(candidates: Candidates, k: int) -> NDArray[np.int64]:
+    """Rows of candidates that their critic takes for class ``k``, each of another source, so that
+    training and test patches have none in common.
+    """
+    sure = (candidates.labels == k) & (candidates.confidence >= 0.5)
+    rows = sure.nonzero()[:, 0].numpy()
+    if candidates.origin is None:
+        return rows
+    return np.sort(rows[np.unique(candidates.origin.numpy()[rows], return_index=True)[1]])

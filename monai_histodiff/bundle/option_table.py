@@ -67,7 +67,7 @@ OPTIONS: tuple[Option, ...] = (
         "bfloat16",
         FLAG,
         "compute in bfloat16; on a CPU with AVX-512 BF16 or AMX twice as fast",
-        (TRAIN, *SAMPLING, *PRETRAINED),
+        (TRAIN, EVALUATE, *SAMPLING, *PRETRAINED),
         null=True,
     ),
     Option(

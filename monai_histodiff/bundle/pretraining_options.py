@@ -37,6 +37,7 @@ PRETRAINING: tuple[Option, ...] = (
     Option("adversarial_weight", NUMBER, "of the adversarial loss", (DECODER,), low=0),
     Option("discriminator_learning_rate", NUMBER, "its peak", (DECODER,), low=0),
     Option("initial_weights", PATH, "model to go on from; empty: a new UNet", (DIFFUSION,)),
+    Option("stored_exemplars", WHOLE, "patches whose descriptors are kept", (DIFFUSION,), low=1),
     Option("autoencoder_weights", PATH, "model whose autoencoder is taken", (DIFFUSION,)),
     Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
     Option(
@@ -96,7 +97,6 @@ PRETRAINING: tuple[Option, ...] = (
         above=True,
     ),
     Option("temperature", NUMBER, "of the contrastive loss", (ENCODER,), low=0, above=True),
-    Option("after_exemplars", FLAG, "each sample has an exemplar", (LDM_EVALUATE,)),
     Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
     Option(
         "read_at",

@@ -164,6 +164,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     return {
         "classifier_steps": training.steps,
         "classifier_batch_size": training.batch_size,
+        "classifier_bfloat16": training.bfloat16,
         "synthetic_probability": recipe.prob,
         "full_probability_at": recipe.full_prob_at,
         "backbone": getattr(training.network, "backbone", "from scratch"),

@@ -12,7 +12,7 @@ from monai_histodiff.bundle.config_names import (
     SHARE,
     TRAIN,
 )
-from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, TEXT, WHOLE, Option
+from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, PATH, TEXT, WHOLE, Option
 from monai_histodiff.diffusion.settings import MODES
 from monai_histodiff.diffusion.solvers import SOLVERS
 
@@ -71,7 +71,7 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
         "exemplar_scale",
         NUMBER,
         "0: sources are no exemplars; 1: patches like them; more: exaggerated, at twice the cost",
-        (*GUIDANCE, LDM_EVALUATE),
+        (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE),
         low=0,
     ),
     Option(
@@ -81,6 +81,12 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
         "classes aside, 1 draws them as learned, more exaggerates them, at twice the cost",
         GUIDANCE,
         low=0,
+    ),
+    Option(
+        "stored_exemplars",
+        PATH,
+        "descriptors of patches, one of which each sample is made after; empty: none",
+        (LDM_INFERENCE, LDM_EVALUATE),
     ),
     Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),
     Option(

@@ -6,6 +6,7 @@ from monai_histodiff.diffusion.autoencoder import PatchAutoencoder as PatchAutoe
 from monai_histodiff.diffusion.exemplar import ExemplarEmbedding as ExemplarEmbedding
 from monai_histodiff.diffusion.generative import load_generative as load_generative
 from monai_histodiff.diffusion.guide import LatentClassifier as LatentClassifier
+from monai_histodiff.diffusion.latents import describe_exemplars as describe_exemplars
 from monai_histodiff.diffusion.latents import encode_latents as encode_latents
 from monai_histodiff.diffusion.latents import fit_exemplars as fit_exemplars
 from monai_histodiff.diffusion.latents import fit_latent_statistics as fit_latent_statistics

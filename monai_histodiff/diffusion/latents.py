@@ -13,17 +13,18 @@ from monai.data import DataLoader
 from monai.networks.utils import eval_mode
 from monai.utils import convert_to_tensor
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.utils.fingerprint import fingerprint
 from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.processes import from_first_rank
 from monai_histodiff.utils.weights import read_state, write_state
 
-__all__ = ["encode_latents", "fit_exemplars", "fit_latent_statistics"]
+__all__ = ["describe_exemplars", "encode_latents", "fit_exemplars", "fit_latent_statistics"]
 
 logger = logging.getLogger(__name__)
 Describe = Callable[[Tensor], Tensor]
@@ -178,3 +179,37 @@ def fit_exemplars(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) 
     if exemplar is not None and not bool(exemplar.mean.any()):
         exemplar.fit(torch.stack([item["descriptor"] for item in latents]))
     return model
+
+
+def describe_exemplars(
+    patches: Dataset, describe: Describe, weights: Tensor, count: int = 2048, seed: int = 0
+) -> Sources:
+    """Descriptors of training patches, which a bundle keeps for samples of no class: the sources
+    of :meth:`Sources.from_bundle`.
+
+    Args:
+        patches: a map-style dataset whose items hold ``"image"``, RGB in [0, 1].
+        describe: gives their descriptors ``N x D``, such as
+            :meth:`monai_histodiff.PatchEncoder.descriptors`.
+        weights: of each patch, shape ``len(patches)``: patches are drawn by them, each once.
+        count: how many are drawn; of fewer patches all.
+        seed: draws them.
+
+    Returns:
+        Descriptors in float16, as those of one class; without latents and rows.
+
+    Raises:
+        ValueError: ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"the number of exemplars must be at least 1, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    count = min(count, int((weights > 0).sum()))
+    drawn = torch.multinomial(weights, count, generator=generator).tolist()
+    with kept_random_state():
+        loader = DataLoader(Subset(patches, drawn), batch_size=64)
+        found = [
+            describe(convert_to_tensor(batch["image"], track_meta=False))
+            for batch in tqdm(loader, desc="describe exemplars")
+        ]
+    return Sources(descriptors=(torch.cat(found).half().cpu(),))

@@ -44,7 +44,8 @@ class GuidedSampler:
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
         weak: a worse model, for autoguidance, see :meth:`LatentDiffusion.weak_from_bundle`.
         sources: real patches of each class: what variations start from where ``strength`` is below
-            1, and, if they have descriptors, the exemplars of their class.
+            1, and, if they have descriptors, the exemplars of their class; of any class for
+            samples of none. See :meth:`~monai_histodiff.diffusion.Sources.from_bundle`.
         max_batch: patches at once, by default from the free memory, and halved for good when a
             device runs out of it; changes speed and memory, not the patches.
         progress: show a progress bar.
@@ -84,7 +85,7 @@ class GuidedSampler:
         if chosen.strength < 1 or sources is not None:
             classes = self._classes if guide or model.num_classes else None
             shape = self.latent_shape if chosen.strength < 1 else None
-            (sources or Sources(())).check(classes, shape)
+            (sources or Sources()).check(classes, shape)
             if sources is not None and self._draws_exemplars:
                 self._check_exemplars(torch.cat(sources.descriptors))
         self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
@@ -97,12 +98,12 @@ class GuidedSampler:
 
     @property
     def _draws_exemplars(self) -> bool:
-        """Whether a patch of a class is made after an exemplar that its seed draws."""
+        """Whether a patch is made after an exemplar that its seed draws."""
         return bool(self.sources and self.sources.descriptors and self.settings.exemplar_scale)
 
     @property
     def _from_sources(self) -> bool:
-        """Whether a patch of a class is made from, or after, a source that its seed draws."""
+        """Whether a patch is made from, or after, a source that its seed draws."""
         return self.settings.strength < 1 or self._draws_exemplars
 
     @property
@@ -150,7 +151,8 @@ class GuidedSampler:
             labels: class index of each patch, or ``None`` for samples of no class.
             seeds: whole number of each patch.
             exemplars: descriptors ``N x D``, see :meth:`monai_histodiff.PatchEncoder.descriptors`;
-                by default those that the seeds draw among the sources of the class, if any.
+                by default those that the seeds draw among the sources of the class, or of all
+                where there are no labels.
 
         Returns:
             float32 RGB patches in [0, 1] on the CPU, shape ``N x 3 x size x size``.
@@ -177,19 +179,20 @@ class GuidedSampler:
         return self._sample(labels, seeds, exemplars, lambda z: z)
 
     def origins(
-        self, labels: Sequence[int] | Tensor, seeds: Sequence[int] | Tensor
+        self, labels: Sequence[int] | Tensor | None, seeds: Sequence[int] | Tensor
     ) -> Tensor | None:
-        """Which source each patch of a class is made from, or after: its entry in the rows of the
-        sources, int64, shape ``N``; ``None`` where there is none, or its row is not known.
+        """Which source each patch is made from, or after: its entry in the rows of the sources,
+        int64, shape ``N``; ``None`` where there is none, or its row is not known.
         """
         if not self._from_sources or self.sources is None or not self.sources.rows:
             return None
         wanted = Wanted.checked(labels, seeds, None, self._classes)
-        generators, classes = wanted.generators(), torch.as_tensor(labels).tolist()
+        generators = wanted.generators()
         for generator in generators:
             self._noise(generator)  # is drawn first
+        classes = None if wanted.labels is None else wanted.labels.tolist()
         drawn = self.sources.draw(classes, generators)
-        return torch.stack([self.sources.rows[k][i] for k, i in zip(classes, drawn, strict=True)])
+        return torch.stack([self.sources.rows[k][i] for k, i in drawn])
 
     @property
     def _classes(self) -> int:
@@ -197,16 +200,13 @@ class GuidedSampler:
             return int(self.guide.num_classes)
         if self.model.num_classes:
             return self.model.num_classes
-        return len(self.sources.latents) if self.sources and self._from_sources else 0
+        return len(self.sources.counts) if self.sources and self._from_sources else 0
 
     def _sample(
         self, labels: Any, seeds: Any, exemplars: Any, finish: Callable[[Tensor], Tensor]
     ) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             wanted = Wanted.checked(labels, seeds, exemplars, self._classes)
-            if wanted.labels is None and self.settings.strength < 1:
-                strength = self.settings.strength
-                raise ValueError(f"variations need labels, got none and strength {strength}")
             if exemplars is not None:
                 self._check_exemplars(exemplars)
             for network in filter(None, (self.model, self.guide, self.weak)):
@@ -287,14 +287,13 @@ class GuidedSampler:
     ) -> tuple[Tensor, Tensor | None]:
         """Noisy latents to start from, and the exemplars that the sources give."""
         s, sources, latents = self.settings, self.sources, noise * schedule.start_std
-        if labels is None or sources is None or not self._from_sources:
+        if sources is None or not self._from_sources:
             return latents, None
-        wanted = labels.tolist()
-        drawn = sources.draw(wanted, generators)
+        drawn = sources.draw(None if labels is None else labels.tolist(), generators)
         if s.strength < 1:
             alpha, sigma = schedule.alpha_sigma(torch.tensor(s.strength, dtype=torch.float32))
-            own = [sources.latents[k][i].float() for k, i in zip(wanted, drawn, strict=True)]
+            own = [sources.latents[k][i].float() for k, i in drawn]
             latents = alpha * torch.stack(own).to(noise) + sigma * noise
         if not self._draws_exemplars:
             return latents, None
-        return latents, sources.exemplars(wanted, drawn, generators, s.exemplar_mix)
+        return latents, sources.exemplars(drawn, generators, s.exemplar_mix)

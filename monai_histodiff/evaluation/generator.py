@@ -111,7 +111,6 @@ def evaluate_generator(
     percentile: float = 1.0,
     training: ClassifierTraining | None = None,
     seed: int = 0,
-    after_exemplars: bool = False,
 ) -> dict[str, Any]:
     """Compare samples of no class with real patches of groups that the generator never saw.
 
@@ -123,7 +122,7 @@ def evaluate_generator(
     ``samples.png``.
 
     Args:
-        sampler: makes the samples, of seeds 0, 1, ...
+        sampler: makes the samples, of seeds 0, 1, ...; after exemplars where it has sources.
         encoder: gives the features.
         train: the generator's training patches; items hold ``"image"``, RGB in [0, 1].
         held_out: patches of other groups, likewise.
@@ -136,7 +135,6 @@ def evaluate_generator(
         percentile: see above.
         training: recipe of the two-sample test.
         seed: draws the floor's patches.
-        after_exemplars: each sample has an exemplar, a training patch drawn likewise.
 
     Returns:
         ``two_sample``: of :func:`~monai_histodiff.evaluation.two_sample.two_sample_test`;
@@ -151,15 +149,13 @@ def evaluate_generator(
     """
     n = min(num_samples, len(weights))
     drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
-    exemplars = None
-    if after_exemplars:
-        exemplars = _exemplars(encoder, train, weights, num_samples, seed + 1)
-    parts = []
-    for i in tqdm(range(0, num_samples, batch_size), desc="sample"):
-        end = min(i + batch_size, num_samples)
-        like = None if exemplars is None else exemplars[i:end]
-        parts.append(to_bytes(sampler(None, range(i, end), like)).cpu())
-    generated = torch.cat(parts)
+    batches = range(0, num_samples, batch_size)
+    generated = torch.cat(
+        [
+            to_bytes(sampler(None, range(i, min(i + batch_size, num_samples)))).cpu()
+            for i in tqdm(batches, desc="sample")
+        ]
+    )
     samples = describe(encoder, (to_unit(part) for part in generated.split(batch_size)))
     learnt, unseen = list[Tensor](), list[Tensor]()
     real = describe(encoder, images_of(held_out, batch_size, "held-out patches", unseen))
@@ -202,16 +198,6 @@ def evaluate_generator(
             "train": len(known.features),
         },
     }
-
-
-def _exemplars(
-    encoder: PatchEncoder, train: Dataset, weights: Tensor, count: int, seed: int
-) -> Tensor:
-    """Descriptors, ``count x D``, of training patches drawn by their weights."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.multinomial(weights, count, replacement=True, generator=generator)
-    chosen = Subset(train, drawn.tolist())
-    return torch.cat([encoder.descriptors(x) for x in images_of(chosen, 64, "exemplars")])
 
 
 def probe_reconstructions(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["fit_temperature", "precision_threshold"]
@@ -16,14 +17,16 @@ ROUNDING = 1e-3  # by which a row of probabilities may miss 1
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature that minimises the cross-entropy of ``softmax(logits / T)`` (Guo et al.
-    2017, arXiv:1706.04599).
+    2017, arXiv:1706.04599) from smoothed labels: ``(N + 1) / (N + K)`` for the own class of each
+    of ``N`` samples, ``1 / (N + K)`` for every other. So ``N`` samples that are all told right do
+    not make the classifier sure of everything (Platt 1999; Laplace's rule of succession).
 
     Args:
         logits: shape ``N x K``, of data that the classifier was not fitted on.
         labels: class indices, shape ``N``.
 
     Returns:
-        A temperature in [0.05, 20]; the bounds are met when the logits are perfect or carry
+        A temperature in [0.05, 20]; the bounds are met when the logits hardly differ, or carry
         nothing.
 
     Raises:
@@ -33,10 +36,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     if len(labels) == 0:
         raise ValueError("a temperature needs at least one sample, got none")
     _check(logits, labels, "logits")
+    samples, classes = logits.shape
+    smoothing = classes / (samples + classes)
 
     def loss(log_t: float) -> float:
         scaled = logits.double() / math.exp(log_t)
-        return float(torch.nn.functional.cross_entropy(scaled, labels))
+        return float(F.cross_entropy(scaled, labels, label_smoothing=smoothing))
 
     low, high = math.log(0.05), math.log(20.0)
     for _ in range(60):  # the loss is quasi-convex in log T (convex in 1 / T): ternary search
@@ -89,7 +94,7 @@ def precision_threshold(
             "softmax outputs"
         )
     scores, order = probabilities.double().flatten().sort(descending=True)
-    right = torch.nn.functional.one_hot(labels, probabilities.shape[1]).flatten()[order].double()
+    right = F.one_hot(labels, probabilities.shape[1]).flatten()[order].double()
     count = torch.arange(1, len(right) + 1, device=right.device)
     precision = right.cumsum(0) / count
     last_of_ties = torch.ones_like(count, dtype=torch.bool)

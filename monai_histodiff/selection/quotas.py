@@ -142,7 +142,7 @@ def tune_scale(
     sampler: GuidedSampler,
     selector: Selector,
     num_classes: int,
-    scales: Sequence[float] = (1.5, 3.0, 6.0),
+    scales: Sequence[float] = (0.0, 1.5, 3.0, 6.0),
     trials: int = 8,
     quota: int = 50,
     max_candidates: int = 100,
@@ -214,8 +214,8 @@ def best_scale(
 
     A class of which a share ``r`` was accepted will fill ``min(1, r * max_candidates / quota)`` of
     its quota. The mean over the classes decides, so that what one class has beyond its quota does
-    not make up for another that has none; among equals the share accepted of all, then the mean
-    confidence, then the lower scale.
+    not make up for another that has none; among equals the lowest scale, for a guide that is not
+    needed only makes patches more alike. Where no scale promises any, the mean confidence decides.
 
     Args:
         scales: ``S`` scales.
@@ -249,10 +249,8 @@ def best_scale(
     rate = accepted.double().mean(2)
     filled = (rate * max_candidates / quota).clamp(max=1).mean(1)
     sure = confidence.double().nan_to_num(0, 0, 0).mean((1, 2))
-    ranks = zip(
-        filled.tolist(), rate.mean(1).tolist(), sure.tolist(), [-s for s in scales], strict=True
-    )
-    return -max(ranks)[3]
+    ranked = filled if bool(filled.any()) else sure
+    return -max(zip(ranked.tolist(), [-scale for scale in scales], strict=True))[1]
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from monai_histodiff import ExemplarEmbedding, FineUNet, GuidedSampler, LatentDiffusion
 from monai_histodiff.diffusion.guidance import condition_guide
-from monai_histodiff.diffusion.latents import encode_latents, fit_exemplars
+from monai_histodiff.diffusion.latents import describe_exemplars, encode_latents, fit_exemplars
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.training.steps import DenoisingPrepareBatch
@@ -237,7 +237,9 @@ def test_a_mix_lies_between_two_exemplars_of_the_class(conditional: LatentDiffus
     def shares(mix: float) -> Tensor:
         generators = [torch.Generator().manual_seed(i) for i in range(400)]
         drawn = real.draw([1] * 400, generators)
-        mixed = real.exemplars([1] * 400, drawn, generators, mix)
+        mixed = real.exemplars(drawn, generators, mix)
+        assert {k for k, _ in drawn} == {1}
+        drawn = [i for _, i in drawn]
         first = torch.stack([real.descriptors[1][i] for i in drawn])
         span = real.descriptors[1][1] - real.descriptors[1][0]
         share = (mixed - first) @ span / span.square().sum()
@@ -288,6 +290,58 @@ def test_sources_keep_their_descriptors(conditional: LatentDiffusion, tmp_path: 
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_samples_of_no_class_are_made_after_any_source(
+    conditional: LatentDiffusion, tmp_path: Path
+) -> None:
+    """Each of them equally often, whatever its class; told by the rows."""
+    real, seeds = sources(conditional, (1, 3, 2)), range(600)
+    sampler = GuidedSampler(conditional, steps=2, sources=real, progress=False)
+    rows = torch.cat(real.rows)
+    origins = sampler.origins(None, seeds)
+    assert origins is not None
+    counts = torch.bincount(origins, minlength=int(rows.max()) + 1)[rows]
+    assert int(counts.sum()) == 600 and int(counts.min()) > 70 and int(counts.max()) < 135
+    own = torch.cat(real.descriptors)[[int((rows == r).nonzero()) for r in origins[:4]]]
+    torch.testing.assert_close(
+        sampler(None, seeds[:4]), GuidedSampler(conditional, steps=2)(None, seeds[:4], own)
+    )
+    null = GuidedSampler(conditional, steps=2, progress=False)(None, seeds[:4])
+    assert torch.equal(sampler.replace(exemplar_scale=0.0)(None, seeds[:4]), null)
+    (tmp_path / "models").mkdir()
+    Sources(descriptors=real.descriptors).save(tmp_path / "models" / "exemplars.pt")
+    merged = Sources.load(tmp_path / "models" / "exemplars.pt", 3)
+    assert merged.latents == () and merged.rows == () and merged.counts == [1, 3, 2]
+    with pytest.raises(ValueError, match="labels of sources must lie from 0 to 0, got 0 to 2"):
+        Sources.from_bundle(tmp_path)
+    with pytest.raises(ValueError, match="needs latents of the sources, got descriptors alone"):
+        GuidedSampler(conditional, strength=0.5, sources=merged)
+
+
+def test_stored_exemplars_are_drawn_by_weights(conditional: LatentDiffusion) -> None:
+    patches = [{"image": torch.full((3, 4, 4), i / 10)} for i in range(8)]
+    weights = torch.tensor([0.0, 1, 1, 1e-6, 1, 0, 1, 1])
+
+    def describe(x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))[:, None].expand(-1, D)
+
+    def kept(count: int) -> list[int]:
+        found = describe_exemplars(patches, describe, weights, count)
+        assert found.counts == [min(count, 6)] and found.descriptors[0].dtype == torch.float16
+        return sorted((found.descriptors[0][:, 0] * 10).round().int().tolist())
+
+    assert kept(5) == [1, 2, 4, 6, 7], "each once, and the improbable one last"
+    assert kept(100) == [1, 2, 3, 4, 6, 7], "what has no weight is never drawn"
+    with pytest.raises(ValueError, match="number of exemplars must be at least 1, got 0"):
+        describe_exemplars(patches, describe, weights, 0)
+    made = GuidedSampler(
+        conditional,
+        steps=2,
+        sources=describe_exemplars(patches, describe, weights),
+        progress=False,
+    )
+    assert made(None, [1, 2]).shape == (2, 3, *made(None, [1]).shape[2:])
+
+
 def test_what_does_not_fit_is_refused(
     conditional: LatentDiffusion, model: LatentDiffusion
 ) -> None:
@@ -305,7 +359,7 @@ def test_what_does_not_fit_is_refused(
         sampler(None, [1, 2], torch.tensor([[0.0] * D, [torch.inf] * D]))
     with pytest.raises(ValueError, match="labels need a guide, a model of classes, or sources"):
         sampler([0], [1])
-    with pytest.raises(ValueError, match="descriptors must be one for each latent"):
+    with pytest.raises(ValueError, match="descriptors must be one for each source"):
         Sources(sources(conditional).latents, (), (torch.zeros(1, D),) * 3)
     with pytest.raises(ValueError, match=r"need sources of each class, got \[1, 0\]"):
         GuidedSampler(conditional, sources=sources(conditional, (1, 0)))

@@ -688,10 +688,13 @@ def test_labels_and_seeds_that_do_not_fit(
         make_sampler()(labels, seeds)
 
 
-def test_variations_need_labels(make_sampler: MakeSampler) -> None:
-    sampler = make_sampler(strength=0.5, sources=Sources((torch.zeros(1, 4, 8, 8),) * 3))
-    with pytest.raises(ValueError, match="variations need labels, got none and strength 0.5"):
-        sampler(None, [1])
+def test_variations_of_no_class_start_from_any_source(make_sampler: MakeSampler) -> None:
+    real = Sources(tuple(torch.full((1, 4, 8, 8), 4.0 * k) for k in range(3)))
+    sampler = make_sampler(strength=1e-6, sources=real, progress=False)
+    means = sampler.latents(None, range(60)).mean((1, 2, 3))
+    torch.testing.assert_close(means, (means / 4).round() * 4, rtol=0, atol=0.1)
+    counts = torch.bincount((means / 4).round().long(), minlength=3)
+    assert int(counts.min()) > 8, "each about as often"
 
 
 def test_labels_need_a_guide(model: LatentDiffusion) -> None:
@@ -888,7 +891,7 @@ def test_every_source_needs_its_row(model: LatentDiffusion, guide: LatentClassif
     rows = (torch.arange(2),) * 3
     with pytest.raises(
         ValueError,
-        match=r"rows must be one for each latent of each class, got \[2, 2, 2\] for \[2, 3, 4\]",
+        match=r"rows must be one for each source of each class, got \[2, 2, 2\] for \[2, 3, 4\]",
     ):
         Sources(sources(model).latents, rows)
 

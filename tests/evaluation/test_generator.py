@@ -100,43 +100,6 @@ def test_a_generator_that_repeats_the_training_set_is_caught(
     assert (tmp_path / "samples.png").is_file()
 
 
-def test_exemplars_are_training_patches_drawn_by_their_weights(
-    encoder: PatchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, weights = items(40, 0), torch.zeros(40)
-    weights[:6] = 1.0
-    seen: list[Tensor] = []
-
-    class Faithful:
-        """Gives its exemplars back, which are told by the patches themselves."""
-
-        model = Autoencoder()
-
-        def __call__(self, labels: None, seeds: range, exemplars: Tensor) -> Tensor:
-            seen.append(exemplars)
-            return exemplars.view(-1, 3, 16, 16)
-
-    monkeypatch.setattr(encoder, "descriptors", lambda x: x.flatten(1), raising=False)
-    recipe = ClassifierTraining(steps=1)
-    found = evaluate_generator(
-        Faithful(),
-        encoder,
-        train,
-        items(24, 1),
-        weights + 1e-12,
-        tmp_path,
-        20,
-        batch_size=7,
-        training=recipe,
-        after_exemplars=True,
-    )
-    assert found["copies"]["thumbnails"]["samples"] == 20
-    drawn = torch.cdist(torch.cat(seen), stack(train).flatten(1)).argmin(1)
-    assert len(drawn) == 20
-    assert set(drawn.tolist()) <= set(range(6))
-    assert len(drawn.unique()) > 1
-
-
 def test_turned_training_patches_are_caught_by_their_thumbnails(
     encoder: PatchEncoder, tmp_path: Path
 ) -> None:

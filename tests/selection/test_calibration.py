@@ -34,21 +34,34 @@ def test_fit_temperature_recovers_a_planted_temperature(planted: float) -> None:
     assert fit_temperature(logits * planted, labels) == pytest.approx(planted, rel=0.08)
 
 
-def test_fit_temperature_is_the_minimum_of_the_cross_entropy() -> None:
+def test_fit_temperature_is_the_minimum_of_the_smoothed_cross_entropy() -> None:
     logits, _, labels = calibrated(300, seed=1)
     logits = logits * 2.7 + torch.tensor([1.0, 0.0, -1.0, 0.5])
 
+    targets = (torch.nn.functional.one_hot(labels, 4) * 300 + 1).double() / 304
+
     def loss(temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
+        return float(torch.nn.functional.cross_entropy(logits.double() / temperature, targets))
 
     best = fit_temperature(logits, labels)
     assert loss(best) <= min(loss(best * f) for f in (0.5, 0.9, 0.99, 1.01, 1.1, 2.0))
 
 
-def test_perfect_logits_meet_the_lower_bound_and_wrong_ones_the_upper() -> None:
+@pytest.mark.parametrize("samples", [3, 15, 30, 3000])
+def test_right_answers_make_no_more_sure_than_their_number_allows(samples: int) -> None:
+    """One held-out patch of each class more would have been (N + 1) / (N + K) right."""
+    labels = torch.arange(samples) % 3
+    logits = torch.nn.functional.one_hot(labels, 3).float()
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(1 / math.log(samples + 1), rel=1e-4)
+    sure = torch.softmax(logits / temperature, 1).max(1).values
+    assert sure.tolist() == pytest.approx([(samples + 1) / (samples + 3)] * samples, rel=1e-4)
+
+
+def test_temperatures_have_bounds() -> None:
     labels = torch.arange(30) % 3
     logits = torch.nn.functional.one_hot(labels, 3).float()
-    assert fit_temperature(logits, labels) == pytest.approx(0.05, rel=1e-4)
+    assert fit_temperature(logits / 100, labels) == pytest.approx(0.05, rel=1e-4)
     assert fit_temperature(-logits, labels) == pytest.approx(20.0, rel=1e-4)
 
 
@@ -267,7 +280,8 @@ def trial(*counts: list[int], n: int = 8) -> tuple[Tensor, Tensor]:
     [
         (([1, 1], [3, 3], [2, 2]), 2.0),  # more accepted
         (([4, 4], [8, 3], [8, 0]), 1.0),  # both quotas filled, against more patches of one class
-        (([4, 4], [6, 6], [4, 8]), 2.0),  # all fill both: the fewest attempts
+        (([4, 4], [6, 6], [4, 8]), 1.0),  # all fill both: the least guidance
+        (([3, 4], [6, 6], [4, 8]), 2.0),  # two fill both: the lesser of them
         (([2, 2], [2, 2], [2, 2]), 1.0),  # nothing tells them apart: the least guidance
     ],
 )
