@@ -9,7 +9,7 @@ from typing import Any
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
-__all__ = ["headline", "notes", "warnings", "withheld"]
+__all__ = ["headline", "notes", "unlike", "warnings", "withheld"]
 
 LEAK = "Leak"
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
@@ -133,6 +133,34 @@ def warnings(judged: Judged, named: bool) -> list[tuple[str, str]]:
             )
         )
     return found
+
+
+def unlike(figures: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
+    """A warning where few of a set's pictures lie among real patches.
+
+    Args:
+        figures: of the whole set, by class: ``precision`` of ``samples`` and of the ``floor``, the
+            same of real training patches.
+        name: of the set, where there are two.
+    """
+    known = [v for v in figures.values() if v.get("samples") and v.get("floor")]
+    if not known:
+        return []
+    made, real = (
+        sum(float(v[side]["precision"]) for v in known) / len(known)
+        for side in ("samples", "floor")
+    )
+    if made >= real / 2:
+        return []
+    of = f" ({name})" if name else ""
+    return [
+        (
+            f"Unlike tissue{of}.",
+            f"In the features of the encoder {made:.0%} of the pictures lie among real test "
+            f"patches of their class, and {real:.0%} of real training patches do: look at them "
+            "before anything is made of what they change.",
+        )
+    ]
 
 
 def notes(

@@ -22,7 +22,7 @@ from monai.transforms import Compose, Identityd, ScaleIntensityRanged
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.verdict import possible_arms
-from monai_histodiff.bundle.verdict_words import _beyond, _chance, withheld
+from monai_histodiff.bundle.verdict_words import _beyond, _chance, unlike, withheld
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
@@ -215,6 +215,17 @@ def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
         assert claimed == {n: "inconclusive" if n in void else "helps" for n in names}
         assert len(found["shortfalls"]) == 1 + bool(void)
     assert results["claims"]["G-C"]["claim"] == "helps", "the results are not changed in place"
+
+
+def test_pictures_that_are_no_tissue_are_told_of() -> None:
+    def figures(made: float, real: float = 0.8) -> dict[str, Any]:
+        whole = {"samples": {"precision": made}, "floor": {"precision": real}}
+        return {"a": whole, "b": {"samples": None, "floor": None}}
+
+    assert unlike(figures(0.4)) == [] == unlike({"b": {"samples": None, "floor": None}})
+    ((word, sentence),) = unlike(figures(0.1), "theirs")
+    assert word == "Unlike tissue (theirs)."
+    assert "10% of the pictures lie among real" in sentence and "80% of real training" in sentence
 
 
 def test_more_than_chance_is_told_by_the_binomial() -> None:
