@@ -25,8 +25,8 @@ def write_demo(
     candidates: Candidates,
     classes: Sequence[str],
     path: str | os.PathLike[str],
-    train_per_class: int = 40,
-    test_per_class: int = 60,
+    train_per_class: int = 80,
+    test_per_class: int = 80,
     seed: int = 0,
 ) -> Path:
     """Write candidates whose critic agrees with the intended class as a labelled patch set in a

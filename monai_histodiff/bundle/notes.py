@@ -94,11 +94,10 @@ def result_notes(
         )
     if (sources := selection.get("sources")) is not None:
         guessed = outcome["settings"].get("pseudo_labelled", 0)
-        beside = f" and {guessed} pseudo-labelled" if guessed else ""
-        notes.append(
-            f"The accepted patches are made from, or after, {sources} of the "
-            f"{len(evaluation.material.labelled)} labelled{beside} patches."
-        )
+        told = f"{sources['labelled']} of the {len(evaluation.material.labelled)} labelled"
+        if guessed:
+            told += f" and {sources['unlabelled']} of the {guessed} pseudo-labelled"
+        notes.append(f"The accepted patches are made from, or after, {told} patches.")
     losses = outcome["settings"].get("critic_losses", ())
     if len(losses) == 2 and losses[1] < losses[0]:
         notes.append(

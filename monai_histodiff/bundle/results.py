@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes
+from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import RunFolder
@@ -21,18 +22,14 @@ from monai_histodiff.bundle.task import torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.data.sizes import size_note
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
-from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
-from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.utils.files import write_json
 
-__all__ = ["describe_dataset", "describe_versions", "gallery", "run_and_report"]
+__all__ = ["describe_dataset", "describe_versions", "run_and_report"]
 
 
 def run_and_report(
@@ -62,6 +59,8 @@ def run_and_report(
     folder = RunFolder(output_dir)
     outcome = folder.read_outcome()
     known = folder.known(patches.select("train"))
+    candidates, labelled = evaluation.material.candidates, len(evaluation.material.labelled)
+    outcome["selection"] = by_kind(outcome["selection"], candidates, labelled)
     seeds, forecast = len(evaluation.seeds), ""
     if seeds > 1:
         test = evaluation.test
@@ -107,55 +106,12 @@ def run_and_report(
     report = write_report(
         folder.report,
         results,
-        gallery(evaluation.material.candidates, known, evaluation.material.size),
+        gallery(candidates, known, evaluation.material.size, labelled=labelled),
+        answers=answers(evaluation),
     )
     folder.release()
     print(f"{results['verdict']}\nReport: {report}")
     return report
-
-
-def gallery(
-    candidates: Candidates,
-    known: PatchSet,
-    size: int,
-    per_class: int = 8,
-    names: Sequence[str] = (),
-) -> list[Tile]:
-    """Tiles for the report: of each class the most confident accepted candidates, and rejected
-    ones of every reason; with the name of each candidate, where they have some.
-    """
-    tiles, varied = [], candidates.origin is not None
-    beside = (
-        candidates.nearest if candidates.origin is None else candidates.origin
-    )  # labelled patches come first in known
-    for k, name in enumerate(known.classes):
-        rows = (candidates.labels == k).nonzero()[:, 0].tolist()
-        rows.sort(key=lambda i: -float(candidates.confidence[i]))
-        accepted = [i for i in rows if candidates.reasons[i] == Reason.accepted]
-        rejected = [i for i in rows if not candidates.reasons[i].passed]
-        step = max(
-            1, len(accepted) // per_class
-        )  # over the whole range of accepted confidences, not the best only
-        for i in [
-            *accepted[::step][:per_class],
-            *rejected[:: max(1, len(rejected) // per_class)][:per_class],
-        ]:
-            real = centre_crop(known[int(beside[i])]["image"], size).permute(1, 2, 0).numpy()
-            reason = candidates.reasons[i]
-            tiles.append(
-                Tile(
-                    image=candidates.images[i].permute(1, 2, 0).numpy(),
-                    label=name,
-                    confidence=float(candidates.confidence[i]),
-                    seed=int(candidates.seed[i]),
-                    reason="" if reason.passed else reason.value,
-                    nearest=None if varied else real,
-                    distance=float(candidates.distance[i]),
-                    origin=real if varied else None,
-                    name=names[i] if names else "",
-                )
-            )
-    return tiles
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.bundle.notes import colour_note
+from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.results import (
     describe_dataset,
     describe_recipe,
     describe_versions,
-    gallery,
 )
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, unlike, warnings, withheld
@@ -142,7 +142,11 @@ def judge_and_report(
     write_json(folder.results, results)
     tiles = [_tiles(part, size) for part in judged]
     report = write_report(
-        folder.report, results, tiles[0], further={p.name: t for p, t in _rest(judged, tiles)}
+        folder.report,
+        results,
+        tiles[0],
+        further={p.name: t for p, t in _rest(judged, tiles)},
+        answers=answers(evaluation),
     )
     folder.release()
     print(f"{results['verdict']}\nReport: {report}")

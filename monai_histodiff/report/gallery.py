@@ -1,8 +1,8 @@
-"""Galleries of synthetic patches: accepted ones by class, rejected ones by reason."""
+"""Galleries: accepted patches by class, rejected ones by reason, and test patches that changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from monai_histodiff.report.blocks import Gallery, TableCell, TileView, Words, s
 from monai_histodiff.report.html import picture
 from monai_histodiff.report.values import number, percent
 
-__all__ = ["Tile", "accepted_tiles", "rejected_tiles"]
+__all__ = ["Answer", "Tile", "accepted_tiles", "answer_tiles", "rejected_tiles"]
 
 MANY = 8  # from so many galleries on, all but the first ones are folded
 OPEN = 3
@@ -20,6 +20,10 @@ PICTURES = (
     "is a copy; of a variation, the middle of the patch that it is made from, seen from any side. "
     "The bar is the critic’s confidence in the class. Those shown run evenly from the most to the "
     "least confident: not only the best. Choose a picture to enlarge it, and once more to go back."
+)
+ANSWERS = (
+    "Real test patches on which arms C (without synthetic patches) and G (with the selected ones) "
+    "differ, in the mean of all seeds. The verdict counts both kinds."
 )
 
 
@@ -51,6 +55,56 @@ class Tile:
     origin: np.ndarray | None = None
     source: str = "labelled"
     name: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A test patch that one arm gets right and another does not.
+
+    Attributes:
+        image: uint8 ``H x W x 3``.
+        label: its class.
+        before: the class that arm C takes it for, and the probability that it gives the right one.
+        after: likewise of arm G.
+    """
+
+    image: np.ndarray
+    label: str
+    before: tuple[str, float]
+    after: tuple[str, float]
+
+
+def answer_tiles(answers: Mapping[str, tuple[int, Sequence[Answer]]]) -> list[Words | Gallery]:
+    """Test patches that synthetic patches put right, and those that they lost."""
+    if not answers:
+        return []
+    words = {
+        "right": "Wrong without synthetic patches, right with them",
+        "lost": "Right without synthetic patches, wrong with them",
+    }
+    galleries = []
+    for key, title in words.items():
+        count, shown = answers[key]
+        note = "none" if not count else ""
+        if len(shown) < count:
+            note = f"the {len(shown)} of which the probability changed most"
+        views = [_answer(answer) for answer in shown]
+        galleries.append(Gallery(f"{title}: {number(count, 0)}", views, note=note))
+    return [Words(ANSWERS), *galleries]
+
+
+def _answer(answer: Answer) -> TileView:
+    (first, low), (second, high) = answer.before, answer.after
+    told = (
+        f"{answer.label}, taken for {first} without synthetic patches and for {second} with "
+        f"them; probability of {answer.label} {percent(low)} and {percent(high)}"
+    )
+    notes = [
+        TableCell(answer.label),
+        TableCell(f"C: {first}", f"{percent(low)} for {answer.label}"),
+        TableCell(f"G: {second}", f"{percent(high)} for {answer.label}"),
+    ]
+    return TileView([picture(answer.image, f"Test patch: {told}")], told, notes)
 
 
 def accepted_tiles(

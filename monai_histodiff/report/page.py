@@ -16,7 +16,13 @@ from typing import Any
 from monai_histodiff.report.blocks import Fact, Fold, Page, Section, Verdict, Words, pairs
 from monai_histodiff.report.comparisons import arms, calibration, change, changes, classes_table
 from monai_histodiff.report.foreign import foreign_facts, foreign_sets
-from monai_histodiff.report.gallery import Tile, accepted_tiles, rejected_tiles
+from monai_histodiff.report.gallery import (
+    Answer,
+    Tile,
+    accepted_tiles,
+    answer_tiles,
+    rejected_tiles,
+)
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import dataset, generator, passed, selection
 from monai_histodiff.report.values import claim, finite, number, percent
@@ -49,6 +55,7 @@ def write_report(
     tiles: Sequence[Tile],
     max_per_class: int = 8,
     further: Mapping[str, Sequence[Tile]] | None = None,
+    answers: Mapping[str, tuple[int, Sequence[Answer]]] | None = None,
 ) -> Path:
     """Write the page: all of it, or nothing.
 
@@ -66,6 +73,7 @@ def write_report(
         max_per_class: the most patches shown per class and per reason of rejection, spread evenly
             over the confidence.
         further: patches of a second set, by its name.
+        answers: test patches put ``"right"`` and ``"lost"``: how many, and those to show.
 
     Raises:
         ValueError: a required key is missing, or a picture is not a uint8 array ``H x W x 3``.
@@ -93,6 +101,7 @@ def write_report(
         Section("Notes", [Words(notes)] if notes else []),
         Section("Every arm", arms(results)),
         Section("Class by class", classes_table(results, classes, both)),
+        Section("Test patches that changed", answer_tiles(answers or {})),
         Section("Calibration", calibration(results.get("reliability", {}), both)),
         Section("Accepted patches", accepted_tiles(tiles, classes, max_per_class)),
         Section("Rejected patches", rejected_tiles(tiles, max_per_class)),

@@ -30,7 +30,8 @@ from monai_histodiff import (
     PatchSet,
 )
 from monai_histodiff.bundle.judge import judge
-from monai_histodiff.bundle.results import gallery, run_and_report
+from monai_histodiff.bundle.pictures import answers, by_kind, gallery
+from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.data.pixels import five_crops
 from monai_histodiff.evaluation.arms import ARMS, Material
@@ -505,7 +506,6 @@ OUTCOME = {
     "selection": {
         "candidates": 18,
         "accepted": 6,
-        "sources": 5,
         "per_class": {name: {"candidates": 6, "accepted": 2} for name in CLASSES},
         "threshold": 0.7,
         "target_precision": 0.9,
@@ -532,7 +532,8 @@ def test_run_and_report_writes_results_and_a_page(
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
     RunFolder(tmp_path).write_split(parts[1], parts[1], parts[2])
-    run = evaluation(parts, candidates, seeds=[0, 1, 2], prob=0.25)
+    varied = Candidates(**{**candidates.__dict__, "origin": torch.arange(18) % 5})
+    run = evaluation(parts, varied, seeds=[0, 1, 2], prob=0.25)
     report = run_and_report(run, parts[0], "/home/someone/secret/patches.zip", tmp_path)
     assert report == tmp_path / "report.html" and sorted(p.name for p in tmp_path.iterdir()) == [
         "outcome.json",
@@ -564,7 +565,9 @@ def test_run_and_report_writes_results_and_a_page(
     for key in ("arms", "intervals", "differences", "claims", "recall", "test", "hits", "verdict"):
         assert json.loads(json.dumps(again[key])) == results[key], f"{key}: to the bit"
     assert again["judged_by"] and again["notes"] == results["notes"]
-    assert results["selection"] == OUTCOME["selection"]
+    assert results["selection"] == by_kind(OUTCOME["selection"], varied, 18)
+    sources = results["selection"]["sources"]
+    assert 1 <= sources["labelled"] <= 5 and sources["unlabelled"] == 0
     sampling = {"steps": 4, "candidates_per_second": 7.2, "strength": 0.4}
     assert results["sampling"] == sampling and "generator" not in results
     assert results["seconds"]["sampling"] == 2.5
@@ -573,6 +576,7 @@ def test_run_and_report_writes_results_and_a_page(
         "labels_per_class": 6,
         "classifier_steps": 12,
         "classifier_batch_size": 8,
+        "classifier_bfloat16": False,
         "synthetic_probability": 0.25,
         "full_probability_at": 1,
         "backbone": "from scratch",
@@ -585,7 +589,8 @@ def test_run_and_report_writes_results_and_a_page(
         for name in CLASSES
     )
     assert "variations of their sources (strength 0.4)" in notes
-    assert "made from, or after, 5 of the 18 labelled patches." in notes
+    told = f"made from, or after, {sources['labelled']} of the 18 labelled patches."
+    assert told in notes
     assert "With 12 test groups (24 patches), 3 seeds and 1 draw" in notes
     assert "cannot tell what another draw would give" in notes
     assert "own group" not in notes, "the labelled patches are in groups of two"
@@ -596,6 +601,8 @@ def test_run_and_report_writes_results_and_a_page(
         "paths of the user stay private"
     )
     assert all(name in page for name in CLASSES) and "near copy" in page
+    assert "Wrong without synthetic patches, right with them: " in page
+    assert "made from this labelled patch" in page
 
 
 def test_gallery_shows_accepted_over_their_range_and_every_reason(
@@ -629,6 +636,62 @@ def test_gallery_shows_accepted_over_their_range_and_every_reason(
         assert tile.nearest is None and np.array_equal(tile.origin, centre), (
             "a variation is shown beside what it is made from"
         )
+
+
+def test_sources_are_told_by_their_kind(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    """Of the known patches the first are labelled: here three, then two, then all."""
+    origin = torch.arange(len(candidates.labels)) % 5
+    varied = Candidates(**{**candidates.__dict__, "origin": origin})
+    counts = {name: varied.counts(varied.labels == k) for k, name in enumerate(CLASSES)}
+    selection = {**varied.counts(varied.labels >= 0), "per_class": counts}
+    for labelled in (3, 2, 5):
+        found = by_kind(selection, varied, labelled)
+        kept = set(origin[varied.accepted].tolist())
+        few = len({row for row in kept if row < labelled})
+        assert found["sources"] == {"labelled": few, "unlabelled": len(kept) - few}
+        for name, count in found["per_class"].items():
+            assert sum(count["sources"].values()) == counts[name]["sources"]
+            assert count["candidates"] == counts[name]["candidates"]
+        tiles = gallery(varied, parts[1], size=24, labelled=labelled)
+        rows = {int(seed): int(row) for seed, row in zip(varied.seed, origin, strict=True)}
+        assert {t.source for t in tiles} <= {"labelled", "unlabelled"}
+        assert all((t.source == "labelled") == (rows[t.seed] < labelled) for t in tiles)
+    assert by_kind(selection, candidates, 3) == selection, "patches from noise have no source"
+
+
+def test_answers_that_changed_are_those_of_the_mean_of_the_seeds(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    run = evaluation(parts, candidates, arms=["C", "G"], seeds=[0, 1])
+    truth = run.test.labels.numpy()
+    classes = len(CLASSES)
+
+    def probabilities(right: dict[int, float]) -> np.ndarray:
+        """The right class has what is given, or 0.9; the next class has the rest."""
+        made = np.zeros((len(truth), classes))
+        for i, label in enumerate(truth):
+            made[i, label] = right.get(i, 0.9)
+            made[i, (label + 1) % classes] = 1 - made[i, label]
+        return made
+
+    before = [probabilities({0: 0.3, 1: 0.1, 2: 0.2}), probabilities({0: 0.3, 1: 0.3, 2: 0.2})]
+    after = [probabilities({2: 0.4, 3: 0.2}), probabilities({2: 0.4, 3: 0.7})]
+    run.probabilities = {"C": before, "G": after}
+    found = answers(run, most=1)
+    (right, shown), (lost, gone) = found["right"], found["lost"]
+    assert (right, lost) == (2, 1), "patch 2 stays wrong; 3 is wrong in the mean of its seeds"
+    wrong = CLASSES[(truth[1] + 1) % classes]
+    assert len(shown) == 1 and shown[0].before == (wrong, pytest.approx(0.2))
+    assert shown[0].after == (CLASSES[truth[1]], 0.9) and shown[0].label == CLASSES[truth[1]]
+    assert gone[0].after == (CLASSES[(truth[3] + 1) % classes], pytest.approx(0.45))
+    picture = run.test[1]["image"]
+    edge = (picture.shape[1] - run.material.size) // 2
+    side = slice(edge, edge + run.material.size)
+    assert np.array_equal(shown[0].image, picture[:, side, side].permute(1, 2, 0).numpy())
+    run.probabilities = {"C": before}
+    assert answers(run) == {}
 
 
 def test_the_generator_is_measured_where_there_are_features(
