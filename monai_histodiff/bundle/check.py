@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.bundle.errors import plain_errors
+from monai_histodiff.bundle.task import LEAST
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
@@ -104,10 +105,16 @@ def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]
         ("groups", str(found.all_groups)),
         ("pixels", sizes + more),
         ("um per px", ", ".join(um or "not recorded" for um in found.spacings)),
-        ("labels per class, at most", str(found.most_labels)),
+        ("labels_per_class", _possible(found)),
         *((name, str(count)) for name, count in counts.items() if count),
         *((f"{name} alone", f"{100 * value:.0f} %") for name, value in floors.items()),
     ]
+
+
+def _possible(found: Findings) -> str:
+    """Which ``labels_per_class`` a run takes: the critic rests on some patches in all."""
+    least = max(1, -(-LEAST // max(1, len(found.classes))))
+    return f"{least} to {found.most_labels}" if found.most_labels >= least else "none"
 
 
 def told(found: Findings, floors: Mapping[str, float], power: str = "") -> str:
@@ -119,8 +126,6 @@ def told(found: Findings, floors: Mapping[str, float], power: str = "") -> str:
         for row in (heads, *rows)
     ]
     facts = [f"{name}: {value}" for name, value in _facts(found, floors)]
-    shots = ", ".join(map(str, found.labels_per_class)) or "none"
-    facts.append(f"labels_per_class of these are possible: {shots}")
     problems = [f"- {problem}" for problem in found.problems] or ["- nothing"]
     groups = "(patches, and their groups in brackets)"
     accuracy = "(balanced accuracy of colour alone: what texture must beat)" if floors else ""

@@ -119,7 +119,7 @@ def check_places(name: str, values: Mapping[str, Any], home: Path | None = None)
     if name == "verdict":
         _check_encoder(values)
     elif "ldm_dir" in values:
-        _check_models(values)
+        _check_models(name, values)
     check_writable(Path(values["output_dir"]))
 
 
@@ -206,15 +206,24 @@ def _check_encoder(values: Mapping[str, Any]) -> None:
             )
 
 
-def _check_models(values: Mapping[str, Any]) -> None:
+def _check_models(config: str, values: Mapping[str, Any]) -> None:
+    """That the bundle of the generator, ours or another, has what a config reads of it."""
     root = Path(values["ldm_dir"])
-    wanted = ["configs/inference.json", "models/model.pt"]
+    wanted = {
+        "configs/inference.json": "which builds the network",
+        "configs/metadata.json": "which tells um_per_px",
+        "models/model.pt": "its weights",
+    }
+    if config in ("finetune", "train", "inference"):
+        wanted["models/encoder.pt"] = (
+            "the patch encoder: copy that of bundles/histopathology_ldm, which describes patches "
+            "of any generator"
+        )
     if values.get("autoguidance", 1) > 1:
-        wanted.append("models/weak.pt")
-    for name in wanted:
+        wanted["models/weak.pt"] = "its weak model, or give --autoguidance 1"
+    for name, what in wanted.items():
         if not (root / name).is_file():
             raise FileNotFoundError(
-                f"ldm_dir must be the bundle histopathology_ldm, got no '{name}' in '{root}': "
-                "give --ldm_dir with the whole path"
-                + (", or --autoguidance 1" if name.endswith("weak.pt") else "")
+                f"ldm_dir must be the bundle of a generator, such as histopathology_ldm, got no "
+                f"'{name}' in '{root}', {what}: give --ldm_dir with the whole path"
             )

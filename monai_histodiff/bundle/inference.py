@@ -47,7 +47,8 @@ def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any])
         shipped: settings and classes of the bundle's own weights, taken where no run made them.
 
     Returns:
-        The settings of a :class:`~monai_histodiff.GuidedSampler`; ``classes``; ``generator``, the
+        The settings of a :class:`~monai_histodiff.GuidedSampler`; ``latent_channels``, which the
+        guide reads; ``classes``; ``generator``, the
         file of the adapted model, or ``None``; and ``sources``, the file of the latents of real
         patches.
 
@@ -63,6 +64,7 @@ def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any])
     return {
         **shipped,
         **made["sampling"],
+        **{k: v for k, v in made["settings"].items() if k == "latent_channels"},
         "classes": list(made["selection"]["per_class"]),
         "generator": folder.generator if folder.generator.exists() else None,
         "sources": folder.sources,

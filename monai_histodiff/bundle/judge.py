@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,41 @@ from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files, read_json
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.evaluation.arms import COMPARISONS
+from monai_histodiff.evaluation.draws import read_results, rejudged
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
 from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge", "main"]
 
-NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions", "files")
+NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
 
 
 def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The results of a run as this version judges them. Nothing is trained, nothing written.
 
     Args:
-        output_dir: of the run.
+        output_dir: of the run; or a ``results.json`` alone, such as a published one.
 
     Returns:
-        ``results.json`` with all that follows from the predictions made anew; ``judged_by`` is
-        this version.
+        ``results.json`` with all that follows from the predictions made anew, or, where there are
+        none, with the claims and what they rest on made anew from which answers were right;
+        ``judged_by`` is this version, ``judged_from`` is ``"predictions"`` or ``"hits"``.
 
     Raises:
-        FileNotFoundError: there are no results, or no predictions (versions before 0.11).
-        ValueError: a file is damaged, or the predictions are not those of the results.
+        FileNotFoundError: there are no results, or predictions that they name are missing.
+        ValueError: a file is damaged, the predictions are not those of the results, the results
+            are of a version before 0.10 and have no hits, or are of ``verdict.json``.
     """
+    if Path(output_dir).is_file():
+        return _from_hits(Path(output_dir))
     folder = RunFolder(output_dir)
     if not folder.results.is_file():
         raise FileNotFoundError(
             f"a run must have '{folder.results.name}', got none in '{output_dir}': evaluate it"
         )
     results = read_json(folder.results, NEEDED)
+    if "files" not in results:
+        return _from_hits(folder.results)
     found = read_predictions(folder.predictions)
     check_files(folder.root, results["files"], [folder.predictions.name])
     accepted = int(results["selection"]["accepted"])
@@ -53,6 +60,24 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
         COMPARISONS,
         accepted,
     )
+    return _told(results, judged, accepted, "predictions")
+
+
+def _from_hits(path: Path) -> dict[str, Any]:
+    results = read_json(path, NEEDED)
+    if "foreign" in results:
+        raise ValueError(
+            f"results must be of finetune.json or evaluate.yaml, got '{path}' of verdict.json, "
+            "which rests on copies besides: run it again, its trainings are in the cache"
+        )
+    (run,) = read_results([path])
+    accepted = int(results["selection"]["accepted"])
+    return _told(results, rejudged(run, accepted), accepted, "hits")
+
+
+def _told(
+    results: Mapping[str, Any], judged: Mapping[str, Any], accepted: int, source: str
+) -> dict[str, Any]:
     claim, sentence = last_word(judged["claims"], accepted)
     rest = [note for note in results["notes"] if note not in results["shortfalls"]]
     return {
@@ -62,6 +87,7 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
         "verdict": sentence,
         "notes": [*judged["shortfalls"], *rest],
         "judged_by": __version__,
+        "judged_from": source,
     }
 
 
@@ -70,19 +96,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "histodiff-judge", description="Judge a finished run anew, without a training."
     )
-    parser.add_argument("run", help="its output_dir")
+    parser.add_argument("run", help="its output_dir, or a results.json alone")
     parser.add_argument("--output", help="a results.json to write, for histodiff-summary")
     args = parser.parse_args(argv)
     with plain_errors(parser):
-        before, results = read_json(Path(args.run) / "results.json", NEEDED), judge(args.run)
+        run = Path(args.run)
+        before = read_json(run if run.is_file() else run / "results.json", NEEDED)
+        results = judge(run)
         if args.output:
             write_json(args.output, results)
     print(f"Then ({before['versions'].get('monai-histodiff', '?')}): {before['verdict']}")
     print(f"Now ({__version__}): {results['verdict']}")
+    if results["judged_from"] == "hits":
+        print("(from which answers were right: other metrics than balanced accuracy are as then)")
     for name, row in results["claims"].items():
         found = results["differences"][name]["balanced_accuracy"]
         mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
-        told = f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), p {row['p_holm']:.3f}"
+        chance = f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "< 0.001"
+        told = f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), p {chance}"
         print(f"{name}: {told}: {row['claim']}")
 
 

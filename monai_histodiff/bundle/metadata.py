@@ -103,6 +103,12 @@ def scale_of(bundle_dir: str | os.PathLike[str]) -> float:
         ValueError: they do not tell it.
     """
     path = Path(bundle_dir) / "configs" / "metadata.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"a bundle must tell um_per_px, the micrometres per pixel that its model was trained "
+            f"at, in 'configs/metadata.json', got no such file in '{bundle_dir}': write it, such "
+            'as {"um_per_px": 1.0}'
+        )
     found = json.loads(path.read_text(encoding="utf-8")).get("um_per_px")
     number = isinstance(found, (int, float)) and not isinstance(found, bool)
     if not number or not 0 < found < math.inf:

@@ -11,7 +11,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.verdict import CLAIM
 
-__all__ = ["data_notes", "result_notes"]
+__all__ = ["colour_note", "data_notes", "result_notes"]
 
 
 def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
@@ -30,6 +30,26 @@ def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
             "intervals are too narrow."
         )
     return notes
+
+
+def colour_note(results: Mapping[str, Any]) -> str:
+    """A plain sentence where arm C knows no more than colour alone does; otherwise empty.
+
+    Args:
+        results: with ``arms`` and ``floors``.
+    """
+    runs = results["arms"].get("C", {}).get(CLAIM, [])
+    floors = {name: found[CLAIM] for name, found in results.get("floors", {}).items()}
+    if not runs or not floors:
+        return ""
+    best, reached = max(floors, key=floors.__getitem__), sum(runs) / len(runs)
+    if reached > floors[best]:
+        return ""
+    return (
+        f"Arm C reaches {reached:.0%} of balanced accuracy, and the {best} alone "
+        f"{floors[best]:.0%}: its classifier was trained too little (classifier_steps), or sees "
+        "no more than the stain. What changes it says little of a classifier that works."
+    )
 
 
 def result_notes(

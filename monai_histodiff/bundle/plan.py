@@ -25,6 +25,7 @@ EVALUATION = 0.22  # of the UNet, for each patch; the weak one and the guide tak
 DECODING = 0.3  # and judging
 ACCEPTED = 0.75  # share of the candidates, as a guess
 PROBE_BATCH, PROBE_SIZE = 8, 128
+BUSY = 1.5  # times as long by the clock as computed, from which on it is told
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def training_steps(
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
     networks = 2.0 if values["autoguidance"] > 1 else 1.0
+    networks += values.get("class_scale", 1) not in (0, 1)
     one = values["solver_steps"] * networks * EVALUATION + DECODING
     most = classes * values["max_candidates"]
     sampling = classes * (wanted + tried) * one
@@ -144,7 +146,11 @@ def evaluation_steps(values: Mapping[str, Any], size: int = PROBE_SIZE) -> list[
 
 def measure_speed(device: str | torch.device) -> tuple[float, str]:
     """Seconds of one training step of a classifier on 8 patches, and a hint where one thread
-    would be faster than all. Takes about a second; random numbers are left as they were.
+    would be faster than all, or other work slows it down. Takes about a second; random numbers
+    are left as they were.
+
+    On a CPU the seconds are those that the step computes, whether or not the machine lets it:
+    other work comes and goes, and a plan for hours must not rest on one moment.
     """
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
@@ -152,17 +158,25 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
         network = PatchClassifier(2).to(device)
         shape = (PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE)
         images = torch.rand(shape, dtype=torch.float32).to(device)
-    several = _seconds(network, images)
-    if torch.device(device).type != "cpu" or threads == 1:
+    own, several = _seconds(network, images)
+    if torch.device(device).type != "cpu":
         return several, ""
+    busy = ""
+    if several > BUSY * own:
+        busy = (
+            f"Hint: other work slows this machine down: at this moment all takes "
+            f"{several / own:.1f} times as long as the plan says."
+        )
+    if threads == 1:
+        return own, busy
     try:
         torch.set_num_threads(1)
-        alone = _seconds(network, images)
+        alone = _seconds(network, images)[1]
     finally:
         torch.set_num_threads(threads)
     if alone > 0.8 * several:
-        return several, ""
-    return several, (
+        return own, busy
+    return own, (
         f"Hint: on this machine, now, one thread is {several / alone:.1f} times as fast as "
         f"{threads}: other work keeps the cores busy. Put OMP_NUM_THREADS=1 before the command."
         if "OMP_NUM_THREADS" not in os.environ
@@ -170,16 +184,20 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
     )
 
 
-def _seconds(network: torch.nn.Module, images: torch.Tensor) -> float:
-    """The fastest of five training steps, after two that warm up: other work comes and goes."""
-    taken = []
+def _seconds(network: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
+    """Seconds of a training step by the processors' time, shared by the threads, and by the
+    clock: the fastest, and the median, of five, after two that warm up.
+    """
+    computed, taken = [], []
     for _ in range(7):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         network(images).square().mean().backward()
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
+        computed.append((time.process_time() - used) / torch.get_num_threads())
         taken.append(time.perf_counter() - start)
-    return min(taken[2:])
+    clock = sorted(taken[2:])
+    return min(*computed[2:], clock[0]), clock[2]
 
 
 def _spoken(seconds: float) -> str:

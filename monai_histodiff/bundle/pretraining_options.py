@@ -99,6 +99,24 @@ PRETRAINING: tuple[Option, ...] = (
     Option("temperature", NUMBER, "of the contrastive loss", (ENCODER,), low=0, above=True),
     Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
     Option(
+        "read_at",
+        NUMBER,
+        "micrometres per pixel to which patches are resampled as they are read; None: they are "
+        "taken as their files are, and those recorded at less than 0.56 or more than 1.8 refused",
+        PRETRAINED,
+        low=0,
+        above=True,
+        null=True,
+    ),
+    Option(
+        "patch_size",
+        WHOLE,
+        "height and width in pixels; of larger patches a crop is taken, smaller ones are refused",
+        LDM_TRAIN,
+        low=32,
+        high=LARGEST,
+    ),
+    Option(
         "patch_size",
         WHOLE,
         "height and width in pixels; the generator was trained on 128",

@@ -13,7 +13,7 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import data_notes, result_notes
+from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -90,7 +90,7 @@ def run_and_report(
             None,
             [torn_note(evaluation.material.labelled, outcome["settings"].get("critic_folds", 0))],
         ),
-        *([forecast] if forecast else []),
+        *filter(None, [forecast, colour_note(results)]),
         *find_leaks(patches.select("train"), evaluation.test).notes,
         *data_notes(patches, dataset_dir),
         *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),

@@ -75,6 +75,14 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
     Option(
+        "class_scale",
+        NUMBER,
+        "classifier-free guidance of a generator that draws classes by itself: 0 leaves its "
+        "classes aside, 1 draws them as learned, more exaggerates them, at twice the cost",
+        GUIDANCE,
+        low=0,
+    ),
+    Option(
         "stored_exemplars",
         PATH,
         "descriptors of patches, one of which each sample is made after; empty: none",

@@ -11,6 +11,7 @@ from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import crop_size, size_note
 from monai_histodiff.evaluation.power import foresee
+from monai_histodiff.evaluation.verdict import shortfalls
 from monai_histodiff.selection.folds import group_folds, torn_classes
 
 __all__ = ["Task", "check_task"]
@@ -42,7 +43,7 @@ class Task:
 
     def notes(self, seeds: int = 0) -> tuple[str, ...]:
         """Plain sentences: size and scale, what is assumed, what would spoil a result, and what
-        the verdict will be able to see with so many seeds (at least 2).
+        the verdict will be able to see with so many seeds: 0 where there will be none.
         """
         found = [size_note(self.patches, self.size), *self.patches.notes]
         if self.size >= SLOW * TRAINED:
@@ -54,15 +55,22 @@ class Task:
         if torn := torn_note(self.labelled, self.folds):
             found.append(torn)
         found += [f"Look at this first: {problem}." for problem in self._problems()]
+        labels, groups = self.test.labels.numpy(), self.test.groups
+        unmet = shortfalls(labels, groups, self.test.classes, seeds) if seeds else []
+        found += [f"Nothing will be claimed: {rule}" for rule in unmet]
         if seeds > 1:
-            test = self.test
-            found.append(foresee(test.labels.numpy(), test.groups, seeds).sentence)
+            found.append(foresee(labels, groups, seeds).sentence)
         return tuple(found)
 
     def _problems(self) -> tuple[str, ...]:
-        """What the look before work finds in the patches that the run uses."""
+        """What the look before work finds in the patches that the run uses, but for what a note
+        of the set says already.
+        """
         used = self.known.extend(self.test, len(self.test))
-        return check(used[:0].extend(used, LOOKED_AT)).problems
+        problems = check(used[:0].extend(used, LOOKED_AT)).problems
+        if any(note.startswith("No group is recorded") for note in self.patches.notes):
+            return tuple(p for p in problems if not p.startswith("every patch is its own group"))
+        return problems
 
 
 def check_task(values: Mapping[str, Any]) -> Task:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_histodiff.bundle.notes import colour_note
 from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.results import (
     describe_dataset,
@@ -19,7 +20,7 @@ from monai_histodiff.bundle.results import (
     describe_versions,
 )
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
-from monai_histodiff.bundle.verdict_words import headline, notes, warnings
+from monai_histodiff.bundle.verdict_words import headline, notes, unlike, warnings, withheld
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
@@ -129,9 +130,15 @@ def judge_and_report(
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
     results["generator"] = results["foreign"]["sets"][0].pop("kept")
     results["title"] = "Are these synthetic pictures worth keeping?"
-    results |= headline(first)
-    results["warnings"] = [w for part in judged for w in warnings(part, len(judged) > 1)]
-    results["notes"] = notes(results, arms, trained, judge, judged)
+    results |= {**withheld(results, judged), **headline(first)}
+    named, figures = len(judged) > 1, results["foreign"]["sets"]
+    results["warnings"] = [
+        w
+        for part, found in zip(judged, figures, strict=True)
+        for w in (*warnings(part, named), *unlike(found["whole"], part.name if named else ""))
+    ]
+    told = notes(results, arms, trained, judge, judged)
+    results["notes"] = [*told, *filter(None, [colour_note(results)])]
     write_json(folder.results, results)
     tiles = [_tiles(part, size) for part in judged]
     report = write_report(

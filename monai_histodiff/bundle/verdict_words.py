@@ -9,8 +9,9 @@ from typing import Any
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
-__all__ = ["headline", "notes", "warnings"]
+__all__ = ["headline", "notes", "unlike", "warnings", "withheld"]
 
+LEAK = "Leak"
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
 LIMITS = (
     "Leaks cannot be seen from outside. Whether the generator of these pictures was trained on "
@@ -58,8 +59,28 @@ def headline(judged: Judged) -> dict[str, Any]:
             f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
             "generator saw the test part, and nothing can be claimed."
         )
-        return {"claim": "inconclusive", "word": "Leak", "verdict": sentence}
+        return {"claim": "inconclusive", "word": LEAK, "verdict": sentence}
     return {}
+
+
+def withheld(results: Mapping[str, Any], judged: Sequence[Judged]) -> dict[str, Any]:
+    """``claims`` and ``shortfalls`` of results once leaks are known: who reads them in place of
+    the headline, such as a summary of several draws, must not find a claim that the page denies.
+
+    Args:
+        results: with both.
+        judged: the sets, in order: those of arms G and G2.
+    """
+    claims, unmet = dict(results["claims"]), list(results["shortfalls"])
+    for arm, part in zip(("G", "G2"), judged, strict=False):
+        if (told := headline(part)).get("word") != LEAK:
+            continue
+        unmet.append(told["verdict"])
+        for name in (name for name in claims if arm in name.split("-")):
+            claims[name] = {**claims[name], "claim": "inconclusive"}
+            if "sentence" in claims[name]:
+                claims[name]["sentence"] = told["verdict"]
+    return {"claims": claims, "shortfalls": unmet}
 
 
 def _rate(told: Mapping[str, Any]) -> float:
@@ -112,6 +133,34 @@ def warnings(judged: Judged, named: bool) -> list[tuple[str, str]]:
             )
         )
     return found
+
+
+def unlike(figures: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
+    """A warning where few of a set's pictures lie among real patches.
+
+    Args:
+        figures: of the whole set, by class: ``precision`` of ``samples`` and of the ``floor``, the
+            same of real training patches.
+        name: of the set, where there are two.
+    """
+    known = [v for v in figures.values() if v.get("samples") and v.get("floor")]
+    if not known:
+        return []
+    made, real = (
+        sum(float(v[side]["precision"]) for v in known) / len(known)
+        for side in ("samples", "floor")
+    )
+    if made >= real / 2:
+        return []
+    of = f" ({name})" if name else ""
+    return [
+        (
+            f"Unlike tissue{of}.",
+            f"In the features of the encoder {made:.0%} of the pictures lie among real test "
+            f"patches of their class, and {real:.0%} of real training patches do: look at them "
+            "before anything is made of what they change.",
+        )
+    ]
 
 
 def notes(

@@ -11,6 +11,7 @@ from monai_histodiff.data.patch_set import PatchSet as PatchSet
 from monai_histodiff.data.patch_set import patch_hash as patch_hash
 from monai_histodiff.data.pictures import Limits as Limits
 from monai_histodiff.data.sizes import crop_size as crop_size
+from monai_histodiff.data.sizes import open_pool as open_pool
 from monai_histodiff.data.sizes import size_note as size_note
 from monai_histodiff.data.stain import RandHEJitter as RandHEJitter
 from monai_histodiff.data.stain import RandHEJitterD as RandHEJitterD

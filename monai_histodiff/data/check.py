@@ -19,16 +19,14 @@ from tqdm import tqdm
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails, to_unit
-from monai_histodiff.data.sizes import SMALLEST
+from monai_histodiff.data.sizes import MODEL, SMALLEST
 
 __all__ = ["Findings", "Twins", "check"]
 
 BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
 PATCH = 128  # pixels of a picture on the page
-MODEL = 1.0  # micrometres per pixel of the shipped generator
 FOLDS = 3  # groups of each class that the critic needs
-SHOTS = (1, 2, 4, 5, 8, 10, 16, 25, 50, 100, 200)
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,15 @@ class Twins:
 
     ``distance`` is 0 for equal pixels, and otherwise that of
     :func:`~monai_histodiff.data.duplicates.near_pairs`; ``across`` is ``"splits"`` where they are
-    in different ones, or else ``"groups"``, or ``"one group"``.
+    in different ones, or else ``"groups"``, or ``"one group"``; ``labels`` are theirs, empty where
+    there are none.
     """
 
     first: str
     second: str
     distance: float
     across: str
+    labels: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,6 @@ class Findings:
     blurred: tuple[str, ...]
     most_labels: int
     problems: tuple[str, ...]
-
-    @property
-    def labels_per_class(self) -> tuple[int, ...]:
-        """The usual numbers of labels per class that are possible."""
-        return tuple(n for n in SHOTS if n <= self.most_labels)
 
 
 def check(
@@ -183,7 +178,7 @@ def _twins(
     for (i, j), distance in pairs.items():
         a, b = patches.records[i], patches.records[j]
         kind = "splits" if a.split != b.split else "groups" if a.group != b.group else "one group"
-        found.append(Twins(a.path, b.path, distance, kind))
+        found.append(Twins(a.path, b.path, distance, kind, (a.label, b.label)))
     return tuple(sorted(found, key=lambda t: (order.index(t.across), t.distance, t.first)))
 
 
@@ -211,6 +206,12 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
             pair = next(t for t in found.twins if t.across == kind)
             pairs = "pair" if n == 1 else "pairs"
             told.append(f"{n} {pairs} {words}, such as '{pair.first}' and '{pair.second}'")
+    if n := sum(t.labels[0] != t.labels[1] for t in found.twins if all(t.labels)):
+        pair = next(t for t in found.twins if all(t.labels) and t.labels[0] != t.labels[1])
+        told.append(
+            f"{n} {'pair' if n == 1 else 'pairs'} of copies have two labels, such as "
+            f"'{pair.first}' and '{pair.second}': one of them is wrong"
+        )
     if split_problem:
         told.append(split_problem)
     if len(found.classes) < 2:

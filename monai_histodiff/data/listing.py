@@ -60,6 +60,11 @@ def list_patches(
     notes: list[str] = []
     for i, source in enumerate(sources):
         manifest = [n for n in source.names if n.lower() == MANIFEST]
+        if len(manifest) > 1:
+            raise ValueError(
+                f"a patch set must have one {MANIFEST}, got {' and '.join(manifest)} in "
+                f"'{source.root}': remove one"
+            )
         rows = (
             _from_table(source, manifest[0], notes)
             if manifest
@@ -205,7 +210,10 @@ def _from_folders(
 def _refuse_deeper_manifest(source: PatchSource) -> None:
     deeper = [n for n in source.names if n.lower().endswith(f"/{MANIFEST}")]
     if deeper:
-        raise ValueError(f"{MANIFEST} must lie at the top of '{source.root}', got '{deeper[0]}'")
+        raise ValueError(
+            f"{MANIFEST} must lie at the top of '{source.root}', got '{deeper[0]}': point at, or "
+            "pack, the folder that it lies in"
+        )
 
 
 def _tell_ignored(source: PatchSource, pictures: Sequence[str], notes: list[str]) -> None:
@@ -257,11 +265,13 @@ def _levels(
     mixed = split is None and any(n.lower() in SPLITS for n in names[0])
     deeper = max(len(f) for f in folders) > depth
     if len(rest) != 1 or mixed or deeper:
+        whole = f"point at, or pack, '{names[0][0]}' itself, " if len(names[0]) == 1 else ""
         raise ValueError(
             "a picture must lie in one folder, which names its class, below 'train', 'val' and"
             f" 'test' (all or none) if there is a split, got {_described(source, names)}"
-            f"{'; some lie deeper' if deeper else ''}: say which level is what by"
-            f" PatchSet.open(..., class_level=1, group_level=2), or write a {MANIFEST}"
+            f"{'; some lie deeper' if deeper else ''}: {whole}say which level is what by"
+            f" PatchSet.open(..., class_level=1, group_level=2), whose .write('NEW') makes a set"
+            f" of it for the commands, or write a {MANIFEST}"
         )
     return split, rest[0], None if group_level is None else group_level - 1
 

@@ -113,7 +113,14 @@ class PatchReader:
         own, wanted = record.um_per_px, self.um_per_px
         if own is None or wanted is None or abs(own / wanted - 1) < ALIKE + 1e-9:
             return height, width
-        return max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
+        size = max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
+        if size[0] * size[1] > (most := self.sources[record.source].limits.pixels):
+            raise ValueError(
+                f"a patch must have at most {most} pixels at {wanted:g} um per pixel, got "
+                f"{size[0]} x {size[1]} of '{record.path}', recorded at {own:g}: is it in "
+                "micrometres, not nanometres? Correct um_per_px, or cut smaller patches"
+            )
+        return size
 
     def digest(self, records: Iterable[PatchRecord]) -> str:
         """SHA-256, in hexadecimal, of files, of what is recorded of each, and of the

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from monai_histodiff.data.patch_set import PatchSet
 
-__all__ = ["LARGEST", "SMALLEST", "crop_size", "size_note"]
+__all__ = ["LARGEST", "MODEL", "SMALLEST", "crop_size", "open_pool", "size_note"]
 
 SMALLEST, USUAL, LARGEST = 96, 128, 512  # pixels at the model's scale
+MODEL, FAR = 1.0, 1.8  # um per pixel of the shipped generator, and the factor that is too far off
 
 
 def crop_size(patches: PatchSet, size: int | None = None) -> int:
@@ -35,6 +39,39 @@ def crop_size(patches: PatchSet, size: int | None = None) -> int:
             f"'{patches.records[small[0]].path}': {remedy}"
         )
     return chosen
+
+
+def open_pool(
+    paths: Sequence[str | os.PathLike[str]], um_per_px: float | None = None, size: int = 1
+) -> PatchSet:
+    """Open patch sets to train a generator or an encoder on.
+
+    A model should know a range of magnifications, and patches come as they are. Those that are
+    recorded at less than 1 / 1.8, or more than 1.8, times the 1 um per pixel of the shipped bundle
+    are at another magnification, and refused unless a scale is given.
+
+    Args:
+        paths: folders or zips.
+        um_per_px: micrometres per pixel at which each patch is read; ``None``: as its file is.
+        size: the least height and width that they must have there.
+
+    Raises:
+        ValueError: some are recorded at another magnification, or are smaller; see also
+            :meth:`PatchSet.open`.
+    """
+    patches = PatchSet.open(paths).at(um_per_px)
+    if um_per_px is None:
+        recorded = [(r.um_per_px, r.path) for r in patches.records if r.um_per_px is not None]
+        far = [(um, path) for um, path in recorded if not MODEL / FAR <= um <= MODEL * FAR]
+        if far:
+            raise ValueError(
+                f"patches must be at about {MODEL:g} um per pixel ({MODEL / FAR:.2g} to "
+                f"{MODEL * FAR:.2g}), got {len(far)} of {len(patches)} that are not, such as "
+                f"'{far[0][1]}' at {far[0][0]:g}: give --read_at {MODEL:g}, and all are resampled "
+                "to it, or the scale that your model is to have"
+            )
+    patches.check_size(size)
+    return patches
 
 
 def size_note(patches: PatchSet, size: int) -> str:

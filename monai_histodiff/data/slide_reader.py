@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide"]
+__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "slide_bytes"]
 
 READERS = ("openslide", "tiffslide")
 OME = (".ome.tif", ".ome.tiff", ".ome.btf")
@@ -208,3 +208,9 @@ def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
                 )
             found[name] = file
     return dict(sorted(found.items()))
+
+
+def slide_bytes(file: Path) -> int:
+    """Bytes of a slide, of a folder those of its files; 0 where it is gone."""
+    files = file.iterdir() if file.is_dir() else [file]
+    return sum(part.stat().st_size for part in files if part.exists())

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from monai_histodiff.data.patch_files import OVERVIEW
 from monai_histodiff.data.slide_groups import SlideRow, slide_rows
-from monai_histodiff.data.slide_reader import READERS, open_slide
+from monai_histodiff.data.slide_reader import READERS, open_slide, slide_bytes
 from monai_histodiff.data.slides import cut, plan_tiles
 from monai_histodiff.utils.files import whole_file
 from monai_histodiff.utils.folders import whole_folder
@@ -91,7 +91,7 @@ class SlideReport:
     """What became of one slide. ``error`` is empty where it was cut.
 
     ``found`` places of the grid = ``kept`` + ``background`` (too little tissue) + ``beyond`` (more
-    than ``per_slide``).
+    than ``per_slide``). ``bytes``: of the file; 0: not known (versions before 0.13).
     """
 
     slide: str
@@ -101,6 +101,7 @@ class SlideReport:
     background: int = 0
     beyond: int = 0
     error: str = ""
+    bytes: int = 0
 
     def __str__(self) -> str:
         if self.error:
@@ -134,8 +135,7 @@ def cut_slides(
         readers: see :func:`~monai_histodiff.data.slide_reader.open_slide`.
         progress: show a bar.
 
-    Returns: A report for each slide, in order. Slides that could not be read, or without tissue,
-    are reported and left out.
+    Returns: A report for each slide, in order; one without tiles says why.
 
     Raises:
         ValueError: the folder holds tiles cut with other settings, or ``workers`` is below 1.
@@ -207,11 +207,8 @@ def _run(
                 try:
                     yield future.result()
                 except BrokenProcessPool:
-                    yield SlideReport(
-                        name,
-                        str(file),
-                        error="the worker process died: try again with fewer --workers",
-                    )
+                    died = "the worker process died: try again with fewer --workers"
+                    yield SlideReport(name, str(file), error=died)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -226,9 +223,8 @@ def _cut_one(
         try:
             options = settings.um_per_px, settings.size
             plan = plan_tiles(slide, *options, settings.tissue, settings.per_slide, settings.seed)
-            report = SlideReport(
-                name, str(file), plan.found, len(plan.tiles), plan.background, plan.beyond
-            )
+            counts = plan.found, len(plan.tiles), plan.background, plan.beyond
+            report = SlideReport(name, str(file), *counts, bytes=slide_bytes(file))
             if not plan.tiles:
                 return replace(report, error=f"no tissue in any of {plan.found} places")
             with whole_folder(root / TILES / name) as draft:
@@ -246,11 +242,10 @@ def _cut_one(
         finally:
             slide.close()
     except Exception as error:  # a damaged slide raises nearly anything
-        told = str(error) if isinstance(error, (ValueError, ImportError)) else ""
         kind = f"{type(error).__name__}: {error}"
-        return SlideReport(
-            name, str(file), error=told or f"a slide must be readable, got {kind} in '{file}'"
-        )
+        told = str(error) if isinstance(error, (ValueError, ImportError)) else ""
+        told = told or f"a slide must be readable, got {kind} in '{file}'"
+        return SlideReport(name, str(file), error=told)
 
 
 def _done(root: Path, name: str, file: Path) -> SlideReport | None:
@@ -263,6 +258,11 @@ def _done(root: Path, name: str, file: Path) -> SlideReport | None:
         raise ValueError(
             f"a slide's name must mean one file, got '{file}' where '{root}' has tiles of "
             f"'{report.file}': rename it"
+        )
+    if report.bytes and (size := slide_bytes(file)) not in (0, report.bytes):
+        raise ValueError(
+            f"a slide must be what its tiles are cut from, got '{file}' of {size} bytes, and tiles"
+            f" of {report.bytes}: remove '{path.parent}', and it is cut anew, or give a new folder"
         )
     return report
 

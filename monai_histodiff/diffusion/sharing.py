@@ -75,7 +75,7 @@ def check_parts(
     if weak is not None and not same_latents(model, weak):
         rule = "the weak model must have the latents and the noise schedule of the model"
         raise ValueError(f"{rule}, got others")
-    channels, drawn = model.latent_shape[0], model.num_classes
+    channels, drawn = model.latent_shape[0], model.num_classes if settings.class_scale else 0
     if guide is not None and guide.in_channels != channels:
         got = f"got one for {guide.in_channels}"
         raise ValueError(f"the guide must read {channels} latent channels, {got}")

@@ -17,9 +17,16 @@ from monai_histodiff.evaluation.statistics import (
     combined,
     holm,
 )
-from monai_histodiff.evaluation.verdict import describe, shortfalls, verdict
+from monai_histodiff.evaluation.verdict import claims_of, describe, shortfalls, verdict
 
-__all__ = ["by_data_set", "by_label_count", "combine", "combine_sets", "read_results"]
+__all__ = [
+    "by_data_set",
+    "by_label_count",
+    "combine",
+    "combine_sets",
+    "read_results",
+    "rejudged",
+]
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
 WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}
@@ -137,6 +144,32 @@ def combine(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
         ``claim``, in a word.
     """
     return _rows({name: _estimate(runs, name) for name in _names(runs)}, runs)
+
+
+def rejudged(run: Run, accepted: int) -> dict[str, Any]:
+    """Claims, differences in balanced accuracy, and shortfalls of one run, made anew from which
+    of its answers were right (``hits``), where the probabilities are not at hand.
+
+    Args:
+        run: the results, of :func:`read_results`.
+        accepted: synthetic patches that were accepted; without any nothing is claimed.
+    """
+    classes = run["dataset"].get("classes") or list(run["recall"]["C"])
+    labels, groups = np.array(run["test"]["labels"], np.int64), run["test"]["groups"]
+    seeds = min(len(hits) for hits in run["hits"].values())
+    unmet = shortfalls(labels, groups, classes, seeds)
+    if not accepted:
+        unmet.append("A claim needs accepted synthetic patches, got none: arm G is arm C.")
+    found = {name: _only(_estimate([run], name)) for name in run["claims"]}
+    differences = {
+        name: {**run["differences"][name], "balanced_accuracy": describe(estimate)}
+        for name, estimate in found.items()
+    }
+    return {
+        "claims": claims_of(found, unmet),
+        "differences": {**run["differences"], **differences},
+        "shortfalls": unmet,
+    }
 
 
 def combine_sets(sets: Sequence[Sequence[Run]]) -> dict[str, dict[str, Any]]:

@@ -113,7 +113,14 @@ def foresee(
         {aim: next((n for n, change in found.items() if change <= aim), 0) for aim in AIMS}
         for found in (by_seeds, by_draws)
     ]
-    told = [_needed(aim, needed[0][aim], needed[1][aim]) for aim in AIMS]
+    hopeless = [aim for aim in AIMS if not needed[0][aim] and not needed[1][aim]]
+    told = [_needed(a, needed[0][a], needed[1][a]) for a in AIMS if a not in hopeless]
+    if hopeless:
+        told.append(
+            f"for {' or '.join(f'{100 * aim:.0f}' for aim in hopeless)} points neither "
+            f"{SEEDS[-1]} seeds nor {DRAWS[-1]} draws suffice: test on more patients, of the "
+            "rarest classes first"
+        )
     sentence = (
         f"{design}a true change of about {100 * detectable:.1f} points of balanced accuracy would "
         f"be found four times in five{', with this draw' if draws == 1 else ''}; "
@@ -123,14 +130,9 @@ def foresee(
 
 
 def _needed(aim: float, seeds: int, draws: int) -> str:
-    """How to see a change of this size."""
+    """How to see a change of this size, where one of the two does."""
     ways = [f"{number} {what}" for number, what in ((seeds, "seeds"), (draws, "draws")) if number]
-    if ways:
-        return f"for {100 * aim:.0f} points take {' or '.join(ways)}"
-    return (
-        f"for {100 * aim:.0f} points neither {SEEDS[-1]} seeds nor {DRAWS[-1]} draws suffice: "
-        "test on more patients, of the rarest classes first"
-    )
+    return f"for {100 * aim:.0f} points take {' or '.join(ways)}"
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from monai_histodiff.evaluation.statistics import (
 __all__ = [
     "CLAIM",
     "PRIMARY",
+    "claims_of",
     "compare_arms",
     "describe",
     "last_word",
@@ -166,7 +167,7 @@ def compare_arms(
         "arms": scores,
         "intervals": {arm: _intervals(estimates(arm), 0) for arm in probabilities},
         "differences": {name: _intervals(found, -1) for name, found in differences.items()},
-        "claims": _claims({name: found[CLAIM] for name, found in differences.items()}, unmet),
+        "claims": claims_of({name: found[CLAIM] for name, found in differences.items()}, unmet),
         "recall": recall,
         "reliability": {
             a: reliability(np.concatenate(r), np.tile(labels, len(r)))
@@ -226,7 +227,8 @@ def _intervals(found: Mapping[str, Estimate], lowest: float) -> dict[str, dict[s
     return {metric: describe(estimate, lowest) for metric, estimate in found.items()}
 
 
-def _claims(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, dict[str, Any]]:
+def claims_of(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The claims of differences, as in :func:`compare_arms`, with rules that are not met."""
     adjusted = holm({name: float(estimate.p()) for name, estimate in found.items()})
     claims: dict[str, dict[str, Any]] = {}
     for name, estimate in found.items():
@@ -234,7 +236,7 @@ def _claims(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, di
         claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
         claims[name] = {
             "p": float(estimate.p()),
-            "detectable": row["detectable"],
+            "detectable": math.nan if unmet else row["detectable"],
             "group_error": float(estimate.group_variance) ** 0.5,
             "run_error": float(estimate.run_variance) ** 0.5,
             "freedom": float(estimate.freedom),

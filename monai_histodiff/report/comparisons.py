@@ -35,6 +35,10 @@ CORRECTED = (
     "The corrected p-value is Holm’s, over all comparisons of this page: below 0.05, the change "
     "may be claimed."
 )
+NOT_CLAIMED = (
+    "The corrected p-values are Holm’s, over all comparisons of this page. Whatever they are, "
+    "nothing is claimed here: see the sentence at the top."
+)
 RELIABILITY = (
     "To the right: the confidence of the classifier. Upwards: how often it was right. The area of "
     "a dot: how many test patches. On the diagonal, the confidence can be believed; below it, the "
@@ -89,7 +93,7 @@ def changes(results: Mapping[str, Any]) -> list[Block]:
     bands = BANDS if any(row.band for row in rows) else ""
     return [
         Intervals(rows, axis, INTERVALS + bands),
-        *([Words(CORRECTED)] if claims else []),
+        *([Words(NOT_CLAIMED if results.get("shortfalls") else CORRECTED)] if claims else []),
         Fold("Changes in every metric", [every]),
     ]
 

@@ -108,13 +108,15 @@ class DenoisingPrepareBatch:
 
     Args:
         model: gives the noise schedule and the prediction type.
+        classes: whether a model that draws classes is shown those of the items; otherwise it is
+            trained as one of none.
 
     Raises:
         ValueError: the model takes exemplars, and the items have no descriptors.
     """
 
-    def __init__(self, model: LatentDiffusion) -> None:
-        self.model = model
+    def __init__(self, model: LatentDiffusion, classes: bool = True) -> None:
+        self.model, self.classes = model, classes
 
     def __call__(
         self,
@@ -137,6 +139,8 @@ class DenoisingPrepareBatch:
             rule = "a model of exemplars is trained on latents with descriptors"
             raise ValueError(f"{rule}, got none: encode them with describe=")
         condition = torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
+        if key == CommonKeys.LABEL and not self.classes:
+            condition = torch.full_like(condition, -1)
         return noisy, target, (t * 1000, condition), {}
 
 

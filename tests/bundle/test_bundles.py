@@ -702,6 +702,29 @@ def test_the_encoder_never_sees_test_patches(tmp_path: Path) -> None:
     assert len(pool) < len(PatchSet.open(tmp_path / "data"))
 
 
+def test_pretraining_reads_patches_at_the_scale_that_is_asked_for(tmp_path: Path) -> None:
+    write_stripes(tmp_path / "a", size=224, um="0.5", splits=("train",))
+    options = {
+        "output_dir": str(tmp_path / "out"),
+        "dataset_dir": str(tmp_path),
+        "sources": ["a"],
+        "device": "$torch.device('cpu')",
+        "held_out": 0.25,
+        "steps": 1,
+        "batch_size": 2,
+        "epoch_length": 1,
+    }
+    config = ldm_training("train_autoencoder")
+    run(config_file=config, **options, read_at=1.0, patch_size=112)
+    assert (tmp_path / "out" / "model.pt").is_file()
+    parser = ConfigParser()
+    parser.read_config(config)
+    for key, value in {**options, "read_at": 1.0, "patch_size": 112}.items():
+        parser[key] = value
+    images = parser.get_parsed_content("train#dataset")
+    assert {tuple(images[i]["image"].shape) for i in range(len(images))} == {(3, 112, 112)}
+
+
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
     """As the configs of the generator's bundle sample: after stored exemplars."""
     sources = Sources.load(LDM / "models" / "exemplars.pt", 1)

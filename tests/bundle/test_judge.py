@@ -63,7 +63,8 @@ def test_the_verdict_is_the_same_to_the_bit_and_another_rule_gives_another(
 ) -> None:
     results = finished(tmp_path)
     again = json.loads(json.dumps(judge(tmp_path)))
-    assert again.pop("judged_by") == __version__ and again == results
+    assert again.pop("judged_by") == __version__ and again.pop("judged_from") == "predictions"
+    assert again == results
     assert results["claim"] == "helps" and len(set(results["test"]["groups"])) == 30
     monkeypatch.setattr("monai_histodiff.evaluation.verdict.LEAST_GROUPS", 31)
     stricter = judge(tmp_path)
@@ -142,3 +143,38 @@ def test_what_results_lack_within_is_named(part: str, key: str, tmp_path: Path) 
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match=f"results must hold {part}#{key}, got none in"):
         read_results([tmp_path / "results.json"])
+
+
+def test_a_published_results_file_alone_is_judged_by_which_answers_were_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from the predictions, in all that the claims rest on."""
+    (tmp_path / "run").mkdir()
+    finished(tmp_path / "run")
+    whole = json.loads(json.dumps(judge(tmp_path / "run")))
+    alone = tmp_path / "published.json"
+    alone.write_bytes((tmp_path / "run/results.json").read_bytes())
+    again = json.loads(json.dumps(judge(alone)))
+    assert (again.pop("judged_from"), whole.pop("judged_from")) == ("hits", "predictions")
+    exact = ("claim", "verdict", "shortfalls", "notes", "arms", "hits", "judged_by")
+    assert {key: again[key] for key in exact} == {key: whole[key] for key in exact}
+    for part in ("claims", "differences"):
+        for name, row in whole[part].items():
+            found, expected = (
+                side if part == "claims" else side["balanced_accuracy"]
+                for side in (again[part][name], row)
+            )
+            numbers = {k: v for k, v in expected.items() if isinstance(v, float)}
+            assert {k: found[k] for k in numbers} == pytest.approx(numbers, abs=1e-12)
+    results = json.loads(alone.read_text())
+    results["hits"]["C"] = results["hits"]["G"]
+    alone.write_text(json.dumps(results))
+    assert judge(alone)["claim"] == "inconclusive", "it is judged, not repeated"
+    del results["files"]
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    assert judge(tmp_path / "run")["judged_from"] == "hits"
+    main([str(alone)])
+    assert "(from which answers were right: other metrics" in capsys.readouterr().out
+    alone.write_text(json.dumps({**results, "foreign": {}}))
+    with pytest.raises(ValueError, match="of verdict.json, which rests on copies besides: run it"):
+        judge(alone)

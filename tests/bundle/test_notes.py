@@ -12,7 +12,7 @@ from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.bundle.demo import write_demo
-from monai_histodiff.bundle.notes import data_notes, result_notes
+from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes
 from monai_histodiff.evaluation.arms import Material
 
 
@@ -75,3 +75,14 @@ def test_a_critic_that_learned_from_unlabelled_patches_is_told(
     found = [note for note in result_notes(outcome, evaluation, {}, None) if "unlabelled" in note]
     assert len(found) == bool(told)
     assert all(told in note and "compare with arm E" in note for note in found)
+
+
+def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
+    def told(*runs: float) -> str:
+        floors = {"mean colour": {"balanced_accuracy": 0.4}}
+        floors["colour histogram"] = {"balanced_accuracy": 0.5}
+        return colour_note({"arms": {"C": {"balanced_accuracy": runs}}, "floors": floors})
+
+    assert told(0.5, 0.52) == "" and colour_note({"arms": {}}) == ""
+    assert told(0.48, 0.5).startswith("Arm C reaches 49% of balanced accuracy, and the colour")
+    assert "alone 50%: its classifier was trained too little" in told(0.4, 0.6)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.bundle.task import LOOKED_AT, check_task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.evaluation.verdict import shortfalls
 
 LDM = Path(__file__).parents[2] / "bundles" / "histopathology_ldm"
 VALUES: dict[str, Any] = {
@@ -55,6 +57,27 @@ def test_patches_are_taken_at_the_scale_of_the_model(write: Write) -> None:
     assert task.notes() == ("Patches have 112 x 112 pixels at 1 um per pixel.",)
     power = task.notes(3)[-1]
     assert power.startswith("With 4 test groups (8 patches), 3 seeds and 1 draw of the labelled")
+
+
+def test_that_nothing_will_be_claimed_is_told_beforehand(write: Write) -> None:
+    task = check_task({**VALUES, "dataset_dir": write()})
+    found = shortfalls(task.test.labels.numpy(), task.test.groups, task.test.classes, 1)
+    assert task.notes(1)[1:] == tuple(f"Nothing will be claimed: {rule}" for rule in found)
+    assert len(found) == 2 and "at least 3 seeds, got 1" in found[0] and "10 test gr" in found[1]
+    assert "at least 10 test groups (patients), got 4" in task.notes(3)[1]
+
+
+def test_groups_that_are_not_recorded_are_told_of_once(
+    draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    for label, name in enumerate(("blue", "pink")):
+        for i, patch in enumerate(draw_patches(label, 12, 96)):
+            file = tmp_path / "set" / name / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(patch).save(file)
+    task = check_task({**VALUES, "dataset_dir": str(tmp_path / "set"), "um_per_px": 1.0})
+    assert sum("patient" in note for note in task.notes()) == 1
+    assert task.notes()[1].startswith("No group is recorded for 24 of 24 patches")
 
 
 def test_what_is_assumed_is_told(write: Write) -> None:

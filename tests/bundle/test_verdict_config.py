@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from monai.transforms import Compose, Identityd, ScaleIntensityRanged
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.verdict import possible_arms
-from monai_histodiff.bundle.verdict_words import _beyond, _chance
+from monai_histodiff.bundle.verdict_words import _beyond, _chance, unlike, withheld
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
@@ -193,6 +194,38 @@ def test_copies_of_test_patches_void_the_claim(
     results, page = told(judge, real, tmp_path / "out", given, arms=["C", "G"])
     assert results["claim"] == "inconclusive" and "copies of test patches" in results["verdict"]
     assert "Leak." in page and results["selection"]["accepted"] > 0
+    assert results["verdict"] in results["shortfalls"], "who reads no headline finds it there"
+    assert {row["claim"] for row in results["claims"].values()} == {"inconclusive"}
+
+
+def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
+    def part(test_copies: int) -> Any:
+        told = {"pictures": 90, "copies": 0, "test_copies": test_copies, "accepted": 50}
+        return SimpleNamespace(counts=lambda: {**told, "usual": 0.01, "taught": 1, "expected": 1})
+
+    names = ("G-C", "G-F", "G2-C", "G-G2")
+    results = {"claims": {n: {"claim": "helps", "p": 0.0} for n in names}, "shortfalls": ["a"]}
+    for sets, void in (
+        ((part(0), part(1)), ()),
+        ((part(30), part(0)), ("G-C", "G-F", "G-G2")),
+        ((part(0), part(30)), ("G2-C", "G-G2")),
+    ):
+        found = withheld(results, sets)
+        claimed = {n: row["claim"] for n, row in found["claims"].items()}
+        assert claimed == {n: "inconclusive" if n in void else "helps" for n in names}
+        assert len(found["shortfalls"]) == 1 + bool(void)
+    assert results["claims"]["G-C"]["claim"] == "helps", "the results are not changed in place"
+
+
+def test_pictures_that_are_no_tissue_are_told_of() -> None:
+    def figures(made: float, real: float = 0.8) -> dict[str, Any]:
+        whole = {"samples": {"precision": made}, "floor": {"precision": real}}
+        return {"a": whole, "b": {"samples": None, "floor": None}}
+
+    assert unlike(figures(0.4)) == [] == unlike({"b": {"samples": None, "floor": None}})
+    ((word, sentence),) = unlike(figures(0.1), "theirs")
+    assert word == "Unlike tissue (theirs)."
+    assert "10% of the pictures lie among real" in sentence and "80% of real training" in sentence
 
 
 def test_more_than_chance_is_told_by_the_binomial() -> None:

@@ -45,7 +45,7 @@ def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
     assert found.groups == {"a": {"test": 1, "train": 3}, "b": {"test": 1, "train": 3}}
     assert found.sizes == {(128, 128): 16} and found.spacings == {"1.0": 16}
     assert found.twins == found.blank == found.blurred == ()
-    assert found.most_labels == 6 and found.labels_per_class == (1, 2, 4, 5)
+    assert found.most_labels == 6
 
 
 def test_copies_are_told_by_how_far_they_reach(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_few_groups_and_few_classes_are_told(tmp_path: Path) -> None:
     assert found.most_labels == 4  # half of each class is held out, group by group
     one = [(*row[:3], "one", row[4]) for row in two if row[1] == "a"]
     found = check(written(tmp_path / "one", one))
-    assert found.most_labels == 0 and found.labels_per_class == ()
+    assert found.most_labels == 0
     assert found.problems[0].startswith("no test part can be drawn: a class must have at least 2")
     assert found.problems[1] == "at least 2 classes are needed, got 1"
 
@@ -149,3 +149,14 @@ def test_real_sets_hold_few_blank_and_blurred_patches() -> None:
     found = check(PatchSet.open(REAL / "lung_lc25000_128.zip"))
     assert len(found.blank) + len(found.blurred) < 0.01 * found.patches
     assert [t for t in found.twins if t.across != "one group"]
+
+
+def test_copies_with_two_labels_are_told(tmp_path: Path) -> None:
+    content = rows()
+    picture = {path: picture for path, *_, picture in content}
+    content.append(("b/again.png", "b", "train", "b1", picture["a/1.png"]))
+    found = check(written(tmp_path / "set", content))
+    (twin,) = found.twins
+    assert twin.labels == ("a", "b")
+    told = "1 pair of copies have two labels, such as 'a/1.png' and 'b/again.png': one of them is"
+    assert f"{told} wrong" in found.problems

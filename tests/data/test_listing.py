@@ -5,6 +5,7 @@ what is doubtful is refused with its place.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -496,7 +497,24 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
 
 def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
-    with pytest.raises(
-        ValueError, match="manifest.csv must lie at the top of '.*set.zip', got 'set/manifest.csv'"
-    ):
+    told = (
+        "manifest.csv must lie at the top of '.*set.zip', got 'set/manifest.csv': point at, or pa"
+    )
+    with pytest.raises(ValueError, match=told):
         PatchSet.open(zipped(root, tmp_path / "set.zip", "set/"))
+
+
+def test_two_manifests_are_refused(tmp_path: Path) -> None:
+    """On a disk that tells capitals apart, and in a zip, both can be there."""
+    root = folder_of(tmp_path / "set", f"{HEADER}\na.png,A,train,g\n", "a.png")
+    with zipfile.ZipFile(zipped(root, tmp_path / "set.zip"), "a") as file:
+        file.writestr("Manifest.csv", f"{HEADER}\na.png,B,train,g\n")
+    with pytest.raises(ValueError, match="must have one manifest.csv, got Manifest.csv and man"):
+        PatchSet.open(tmp_path / "set.zip")
+
+
+def test_one_folder_around_the_classes_is_named_with_its_remedy(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "mine/A/1.png", "mine/B/1.png")
+    with pytest.raises(ValueError, match="point at, or pack, 'mine' itself, say which level is"):
+        PatchSet.open(root)
+    assert PatchSet.open(root / "mine").classes == ("A", "B")

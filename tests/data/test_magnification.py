@@ -171,3 +171,18 @@ def test_writing_keeps_bytes_and_scale(tmp_path: Path) -> None:
     assert (tmp_path / "copy" / "a.png").read_bytes() == (tmp_path / "set" / "a.png").read_bytes()
     assert copy.records[0].extra == {"um_per_px": "0.5"} and copy.um_per_px is None
     assert torch.equal(copy.at(1.0)[0]["image"], patches.at(1.0)[0]["image"])
+
+
+def test_a_scale_that_would_make_a_picture_too_large_is_refused(tmp_path: Path) -> None:
+    """Such as nanometres: 250 in place of 0.25."""
+    items = [
+        (PatchRecord("a.png", "A", "", "g", {"um_per_px": "250"}), np.zeros((64, 64, 3), "u1"))
+    ]
+    patches = PatchSet.open(write_patches(tmp_path / "set", items))
+    told = (
+        "at most 33554432 pixels at 1 um per pixel, got 16000 x 16000 of 'a.png', recorded at 250"
+    )
+    for look in (lambda p: p.sizes(), lambda p: p[0], lambda p: p.images(8)):
+        with pytest.raises(ValueError, match=told):
+            look(patches.at(1.0))
+    assert patches.at(250.0).sizes() == [(64, 64)]

@@ -10,7 +10,7 @@ import pytest
 
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.sizes import crop_size, size_note
+from monai_histodiff.data.sizes import crop_size, open_pool, size_note
 
 Shape = tuple[int, int, str]  # height, width, um_per_px
 
@@ -93,3 +93,28 @@ def test_patches_that_are_too_small_are_refused_with_the_remedy(
         crop_size(patches[1:], 256)
     with pytest.raises(ValueError, match="must hold at least one patch, got none"):
         crop_size(patches[:0])
+
+
+def test_a_pool_of_the_models_magnification_is_taken_as_its_files_are(
+    of_shapes: Callable[[Sequence[Shape]], PatchSet], tmp_path: Path
+) -> None:
+    of_shapes([(128, 128, "0.72"), (140, 130, "1.7"), (150, 150, "")])
+    pool = open_pool([tmp_path / "3"], size=128)
+    assert pool.um_per_px is None and pool.sizes() == [(128, 128), (140, 130), (150, 150)]
+    with pytest.raises(ValueError, match="at least 129 x 129, got 1 of 3 that are smaller"):
+        open_pool([tmp_path / "3"], size=129)
+
+
+@pytest.mark.parametrize("scale", ["0.5", "0.55", "1.81", "2"])
+def test_a_pool_of_another_magnification_is_refused_or_resampled(
+    scale: str, of_shapes: Callable[[Sequence[Shape]], PatchSet], tmp_path: Path
+) -> None:
+    of_shapes([(224, 224, scale), (128, 128, "1.0")])
+    told = (
+        rf"about 1 um per pixel \(0.56 to 1.8\), got 1 of 2 that are not, such as '0.png' at "
+        rf"{scale}: give --read_at 1, and all are resampled to it"
+    )
+    with pytest.raises(ValueError, match=told):
+        open_pool([tmp_path / "2"])
+    side = round(224 * float(scale))
+    assert open_pool([tmp_path / "2"], 1.0).sizes() == [(side, side), (128, 128)]

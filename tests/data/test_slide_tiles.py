@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -315,3 +316,19 @@ def test_groups_are_checked_before_any_slide_is_opened(tmp_path: Path) -> None:
 
 def test_a_report_tells_itself() -> None:
     assert str(SlideReport("s", "s.svs", error="gone")) == "s: FAILED: gone"
+
+
+def test_tiles_of_a_slide_that_has_changed_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    file = write_slide(tmp_path / "P1.tif", disc(1200, 960, 300)[0])
+    settings = TileSettings(um_per_px=2.0, size=64)
+    (report,) = cut_slides({"P1": file}, tmp_path / "out", settings, progress=False)
+    assert report.bytes == file.stat().st_size > 0 and not report.error
+    assert cut_slides({"P1": file}, tmp_path / "out", settings, progress=False) == [report]
+    write_slide(file, disc(1200, 960, 200)[0])
+    with pytest.raises(
+        ValueError, match="must be what its tiles are cut from, got .* and tiles of"
+    ):
+        cut_slides({"P1": file}, tmp_path / "out", settings, progress=False)
+    shutil.rmtree(tmp_path / "out/tiles/P1")
+    (again,) = cut_slides({"P1": file}, tmp_path / "out", settings, progress=False)
+    assert again.kept < report.kept

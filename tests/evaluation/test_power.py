@@ -69,7 +69,7 @@ def test_a_forecast_is_told_in_seeds_and_draws() -> None:
     labels, groups = make_groups(RNG(0), 12)
     few = foresee(labels, [str(g) for g in groups], 5, worlds=20)
     assert few.seeds[0.03] == 0
-    assert "for 3 points neither 20 seeds nor 10 draws suffice: test on more" in few.sentence
+    assert "for 3 or 6 points neither 20 seeds nor 10 draws suffice: test on" in few.sentence
 
 
 def test_with_one_group_of_a_class_nothing_can_be_told() -> None:

@@ -783,3 +783,10 @@ def test_every_metric_has_its_interval(read: Read, results: dict[str, Any]) -> N
     points = "+1.2−2.0 to +4.1"
     assert rows[0] == ["G against C", points, points, "+0.012−0.004 to +0.030"]
     assert rows[1][3] == f"{DASH}{DASH} to {DASH}"
+
+
+def test_no_claim_is_promised_where_a_rule_is_not_met(read: Read, results: dict[str, Any]) -> None:
+    assert "below 0.05, the change may be claimed" in read().text
+    results["shortfalls"] = ["A claim needs at least 3 seeds, got 1."]
+    assert "may be claimed" not in read(results).text
+    assert "nothing is claimed here: see the sentence at the top" in read(results).text
