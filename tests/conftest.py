@@ -5,7 +5,8 @@ with random weights.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,21 @@ def guide() -> LatentClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return LatentClassifier(4, 3, channels=(32, 32)).eval()
+
+
+@pytest.fixture(autouse=True)
+def closed_slides(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Slides that a test opens are closed after it."""
+    real = getattr(request.module, "open_slide", None)
+    with ExitStack() as opened:
+
+        def kept(*args: Any, **options: Any) -> Any:
+            slide = real(*args, **options)
+            opened.callback(slide.close)
+            return slide
+
+        if real is not None:
+            monkeypatch.setattr(request.module, "open_slide", kept)
+        yield

@@ -36,7 +36,7 @@ SMALL_NETWORK: dict[str, Any] = {
     "network_def#unet#unet#channels": [32, 32, 32],
     "network_def#unet#unet#num_head_channels": 32,
     "network_def#unet#exemplar#features": 128,
-    "network_def#patch_size": 32,
+    "patch_size": 32,
 }
 SMALL: dict[str, Any] = {
     "steps": 6,

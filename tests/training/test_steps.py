@@ -252,7 +252,7 @@ def test_ema_is_the_average_by_hand() -> None:
         decay = min(0.3, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * (n + 1) ** 2
     assert ema.average.module.weight.item() == pytest.approx(expected, rel=1e-5)
-    assert float(network.weight) == 25.0, "the network in training keeps its own weights"
+    assert network.weight.item() == 25.0, "the network in training keeps its own weights"
 
 
 def test_ema_applies_and_gives_back_also_when_the_body_fails() -> None:
@@ -261,12 +261,12 @@ def test_ema_applies_and_gives_back_also_when_the_body_fails() -> None:
     stepper(network, 3, float, [ema]).run([0] * 3)
     network.running_mean.fill_(4.0)
     average, own = (
-        float(ema.average.module.weight),
+        ema.average.module.weight.item(),
         {k: v.clone() for k, v in network.state_dict().items()},
     )
     assert average < 3
     with pytest.raises(RuntimeError, match="body"), ema.applied():
-        assert float(network.weight) == pytest.approx(average)
+        assert network.weight.item() == pytest.approx(average)
         raise RuntimeError("body")
     assert all(torch.equal(v, own[k]) for k, v in network.state_dict().items())
 
@@ -275,12 +275,12 @@ def test_ema_is_adopted_at_the_end_only() -> None:
     network, seen = nn.Linear(1, 1), []
     ema = EMAHandler(network, decay=0.5, adopt=True)
     engine = stepper(network, 4, float, [ema])
-    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(float(network.weight)))
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(network.weight.item()))
     engine.run([0, 0], max_epochs=2)
     assert seen == [2.0, 4.0]
     assert (
-        float(network.weight) == pytest.approx(float(ema.average.module.weight))
-        and float(network.weight) < 4
+        network.weight.item() == pytest.approx(ema.average.module.weight.item())
+        and network.weight.item() < 4
     )
 
 
@@ -297,13 +297,13 @@ def test_saver_writes_the_average_every_few_epochs_and_at_the_end(tmp_path: Path
 
     engine.add_event_handler(Events.EPOCH_COMPLETED, look)
     engine.run([0], max_epochs=5)
-    average = float(ema.average.module.bias)
+    average = ema.average.module.bias.item()
     assert seen[1] is None and seen[2] is not None and seen[3] == seen[2] != seen[4] == seen[5]
     assert (
         float(torch.load(path, weights_only=True)["bias"]) == pytest.approx(average)
         and average != 5.0
     )
-    assert float(network.bias) == 5.0, "saving does not disturb the training"
+    assert network.bias.item() == 5.0, "saving does not disturb the training"
 
 
 def test_saver_without_average_writes_the_current_weights(tmp_path: Path) -> None:
