@@ -16,6 +16,7 @@ from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import read_results, rejudged
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
+from monai_histodiff.report.values import p_value
 from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge", "main"]
@@ -112,8 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, row in results["claims"].items():
         found = results["differences"][name]["balanced_accuracy"]
         mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
-        chance = f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "< 0.001"
-        told = f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), p {chance}"
+        told = f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), p {p_value(row['p_holm'])}"
         print(f"{name}: {told}: {row['claim']}")
 
 

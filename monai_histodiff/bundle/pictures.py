@@ -20,8 +20,9 @@ KINDS = ("labelled", "unlabelled")
 Answers = dict[str, tuple[int, list[Answer]]]
 
 
-def _kind(row: int, labelled: int) -> str:
-    return KINDS[row >= labelled]
+def _pixels(patches: PatchSet, row: int, size: int) -> np.ndarray:
+    """The middle of a patch, uint8 ``size x size x 3``."""
+    return centre_crop(patches[row]["image"], size).permute(1, 2, 0).numpy()
 
 
 def by_kind(selection: Mapping[str, Any], candidates: Candidates, labelled: int) -> dict[str, Any]:
@@ -72,9 +73,7 @@ def gallery(
     """
     count = len(known) if labelled is None else labelled
     tiles, varied = [], candidates.origin is not None
-    beside = (
-        candidates.nearest if candidates.origin is None else candidates.origin
-    )  # labelled patches come first in known
+    beside = candidates.nearest if candidates.origin is None else candidates.origin
     for k, name in enumerate(known.classes):
         rows = (candidates.labels == k).nonzero()[:, 0].tolist()
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
@@ -87,7 +86,7 @@ def gallery(
             *accepted[::step][:per_class],
             *rejected[:: max(1, len(rejected) // per_class)][:per_class],
         ]:
-            real = centre_crop(known[int(beside[i])]["image"], size).permute(1, 2, 0).numpy()
+            real = _pixels(known, int(beside[i]), size)
             reason = candidates.reasons[i]
             tiles.append(
                 Tile(
@@ -99,7 +98,7 @@ def gallery(
                     nearest=None if varied else real,
                     distance=float(candidates.distance[i]),
                     origin=real if varied else None,
-                    source=_kind(int(beside[i]), count),
+                    source=KINDS[int(beside[i]) >= count],
                     name=names[i] if names else "",
                 )
             )
@@ -130,13 +129,12 @@ def answers(evaluation: Evaluation, most: int = 12, arms: tuple[str, str] = ("C"
         chosen = sorted(found.nonzero()[0].tolist(), key=lambda i: (order[i], i))[:most]
         told = []
         for i in chosen:
-            image = centre_crop(evaluation.test[i]["image"], evaluation.material.size)
-            guesses = tuple(
+            first, second = (
                 (names[int(made[i].argmax())], float(made[i, truth[i]]))
                 for made in (before, after)
             )
-            picture = image.permute(1, 2, 0).numpy()
-            told.append(Answer(picture, names[int(truth[i])], guesses[0], guesses[1]))
+            picture = _pixels(evaluation.test, i, evaluation.material.size)
+            told.append(Answer(picture, names[int(truth[i])], first, second))
         return int(found.sum()), told
 
     return {"right": shown(~was & is_now, -gain), "lost": shown(was & ~is_now, gain)}
