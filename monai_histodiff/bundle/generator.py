@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
 
 __all__ = ["check_generator"]
@@ -15,7 +15,7 @@ __all__ = ["check_generator"]
 def check_generator(
     generator: LatentDiffusion,
     ldm_dir: str | os.PathLike[str],
-    classes: Sequence[str],
+    patches: PatchSet,
     class_scale: float = 1.0,
     exemplar_scale: float = 1.0,
 ) -> None:
@@ -28,7 +28,7 @@ def check_generator(
     Args:
         generator: of the bundle.
         ldm_dir: the bundle.
-        classes: names of the run's classes, in order.
+        patches: of the run, whose classes are drawn.
         class_scale: 0 leaves the generator's own classes aside.
         exemplar_scale: 0 leaves exemplars aside.
 
@@ -58,8 +58,8 @@ def check_generator(
             f"'{path}' must name the {generator.num_classes} classes that its generator draws, in "
             f'the order of its rows, got {drawn!r}: add "classes": ["...", "..."], or {aside}'
         )
-    if drawn != list(classes):
+    if drawn != list(patches.classes):
         raise ValueError(
             f"the generator must draw the classes of the patches, in their order, "
-            f"{', '.join(classes)}, got {', '.join(map(str, drawn))} in '{path}': {aside}"
+            f"{', '.join(patches.classes)}, got {', '.join(map(str, drawn))} in '{path}': {aside}"
         )

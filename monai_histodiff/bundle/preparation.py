@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 def prepare(name: str) -> RunPlan:
     """Check the names and values of all options, the device, folders and files, the room on the
-    disk, and the data, before any work; and plan the work.
+    disk, and the data, before any work; and say what will be done.
 
-    Called by an expression of a config; where none is running there is nothing to check.
+    Called by a config; where none is running there is nothing to check.
 
     Args:
         name: the config's, in the table of options.
@@ -89,8 +89,11 @@ def prepare(name: str) -> RunPlan:
     if not steps:
         return RunPlan([])
     seeds = len((stages["evaluate"] if name == "finetune" else values).get("seeds", ()))
-    notes = () if task is None else task.notes(seeds)
-    return RunPlan(steps, *measure_speed(values["device"]), notes)
+    folds = (stages["train"] if name == "finetune" else values)["critic_folds"]
+    notes = () if task is None else task.notes(seeds, folds)
+    plan = RunPlan(steps, *measure_speed(values["device"]), notes)
+    plan.announce()
+    return plan
 
 
 def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
