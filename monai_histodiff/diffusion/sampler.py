@@ -132,8 +132,7 @@ class GuidedSampler:
         Raises:
             TypeError, ValueError: as for a new one.
         """
-        names = "weak", "sources", "max_batch", "progress", "settings"
-        own = {name: getattr(self, name) for name in names}
+        own = {k: vars(self)[k] for k in ("weak", "sources", "max_batch", "progress", "settings")}
         return GuidedSampler(self.model, self.guide, **{**own, **changes})
 
     @property

@@ -18,7 +18,7 @@ from conftest import CLASSES, WritePatchSet
 from PIL import Image
 
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
-from monai_histodiff.bundle.inference import sampling_of
+from monai_histodiff.bundle.inference import chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.diffusion.settings import SamplingSettings
 
@@ -199,9 +199,12 @@ def test_inference_takes_the_files_of_a_run_that_came_to_its_end(
     shipped = {"steps": 12, "scale": 6.0, "extra": 0.5, "classes": ["a", "b"]}
     made = sampling_of(done.models, shipped)
     assert (made["steps"], made["scale"], made["extra"]) == (4, 3.0, 0.5)
-    assert made["classes"] == list(CLASSES) and made["generator"] == done.generator
+    assert made["classes"] == list(CLASSES)
+    given = chosen_settings(made, None, steps=7, scale=None, size=64)
+    assert given == replace(Sampler.settings, steps=7, size=64), "what is given, and the run's"
+    assert chosen_settings(shipped, 4.0).stop == 4.0 and chosen_settings(shipped, 4.0).scale == 6.0
     own = sampling_of(tmp_path / "bundle" / "models", shipped)
-    assert own["generator"] is None and own["scale"] == 6.0 and own["classes"] == ["a", "b"]
+    assert own == shipped
     done.outcome.unlink()
     with pytest.raises(FileNotFoundError, match="must have written 'outcome.json', got none in"):
         sampling_of(done.models, shipped)
