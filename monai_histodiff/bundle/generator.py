@@ -41,7 +41,7 @@ def check_generator(
             f"exemplar_scale must be 0 for a generator that takes no exemplars, such as that of "
             f"'{ldm_dir}', got {exemplar_scale}: give --exemplar_scale 0"
         )
-    if class_scale != 1 and getattr(generator.unet, "null_class", None) is None:
+    if class_scale != 1 and generator.null_class is None:
         raise ValueError(
             "class_scale must be 1 for a generator that does not draw classes, and also none, "
             f"such as that of '{ldm_dir}', got {class_scale}: leave it out"
@@ -51,7 +51,7 @@ def check_generator(
     path = Path(ldm_dir) / "configs" / "metadata.json"
     drawn = json.loads(path.read_text(encoding="utf-8")).get("classes")
     aside = "give --class_scale 0, which leaves its own classes aside"
-    if getattr(generator.unet, "null_class", None) is None:
+    if generator.null_class is None:
         aside = "take another, for this one cannot leave its classes aside"
     if not isinstance(drawn, list) or len(drawn) != generator.num_classes:
         raise ValueError(

@@ -19,9 +19,7 @@ def test_a_file_tells_the_latents_and_the_classes_of_its_guide(tmp_path: Path) -
     assert (read.in_channels, read.num_classes, read.training) == (5, 4, False)
     # the file is in float16
     z, t = torch.randn(3, 5, 8, 8), torch.tensor([0.1, 0.5, 0.9])
-    torch.testing.assert_close(
-        read(z, t), guide(z, t), atol=2e-3, rtol=1e-2
-    )
+    torch.testing.assert_close(read(z, t), guide(z, t), atol=2e-3, rtol=1e-2)
 
 
 def test_what_is_no_guide_is_refused(tmp_path: Path) -> None:
