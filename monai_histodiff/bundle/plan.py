@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from monai_histodiff.classifiers.classifier import PatchClassifier
+from monai_histodiff.evaluation.arms import ARMS
 
 __all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
 
 # Costs in units of one training step of a PatchClassifier on a batch of 8 patches of 128 x 128, as
 # measured on one CPU core (x86-64, AVX-512, float32); they grow with the area of a patch
 CLASSIFIER_STEP = 0.11  # for each patch of the batch
+BESIDE = 2.4  # times as much where a strong and a weak view of an unlabelled patch come with it
 ADAPTATION_STEP = 0.91  # for each latent
 GUIDE_STEP = 0.026
 FEATURES = 0.04  # of the encoder, for each patch
@@ -139,7 +141,8 @@ def evaluation_steps(values: Mapping[str, Any], size: int = PROBE_SIZE) -> list[
     """
     arms = [arm for arm in values["arms"] if arm != "J"]
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
-    cost = (count * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
+    shown = len(values["seeds"]) * sum(BESIDE if ARMS[arm].unlabelled else 1.0 for arm in arms)
+    cost = (shown * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
     cost *= (size / PROBE_SIZE) ** 2
     return [Step("evaluate", f"train {count} classifiers ({fitting} steps each)", cost)]
 

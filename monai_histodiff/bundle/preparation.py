@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from monai_histodiff.bundle.checks import (
     check_arms,
     check_places,
+    check_pool,
     check_writable,
     option_values,
     room_for,
@@ -72,6 +73,8 @@ def prepare(name: str) -> RunPlan:
         _check_alike(stages)
         task = check_task(stages["train"])
         check_arms(stages["evaluate"])
+        rest = task.patches.select("train").without(task.labelled)
+        check_pool(stages["evaluate"]["arms"], len(rest))
         steps = _training(stages["train"], task)
         steps += evaluation_steps(stages["evaluate"], task.size)
     elif name == "train":
@@ -135,12 +138,7 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     """
     sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size)
     rest = task.patches.select("train").without(task.labelled)
-    for arm in ("E", "P", "R"):
-        if arm in values["arms"] and not len(rest):
-            raise ValueError(
-                f"arm {arm} needs training patches that are not labelled ones, got none: give "
-                f"--labels_per_class a number, or leave {arm} out"
-            )
+    check_pool(values["arms"], len(rest))
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))

@@ -5,6 +5,8 @@ from monai_histodiff.classifiers.classifier import PatchClassifier as PatchClass
 from monai_histodiff.classifiers.encoder import PatchEncoder as PatchEncoder
 from monai_histodiff.classifiers.encoder import bundle_features as bundle_features
 from monai_histodiff.classifiers.encoder import linear_probe as linear_probe
+from monai_histodiff.classifiers.fixmatch import BesideUnlabelled as BesideUnlabelled
+from monai_histodiff.classifiers.fixmatch import FixMatchTraining as FixMatchTraining
 from monai_histodiff.classifiers.named_encoder import EncoderStart as EncoderStart
 from monai_histodiff.classifiers.named_encoder import NamedEncoder as NamedEncoder
 from monai_histodiff.classifiers.named_encoder import named_encoder as named_encoder

@@ -189,6 +189,7 @@ class ClassifierTraining:
         sampler = RandomSampler(
             range(len(data)), replacement=True, num_samples=self.steps * self.batch_size
         )
+        prepare, loss = self._objective(network, num_classes, seed)
         trainer = SupervisedTrainer(
             device=torch.device(self.device),
             max_epochs=1,
@@ -200,10 +201,8 @@ class ClassifierTraining:
             ),
             network=network,
             optimizer=optimizer,
-            prepare_batch=_MixPrepareBatch(num_classes, self.mixing, seed)
-            if self.mixing
-            else default_prepare_batch,
-            loss_function=nn.CrossEntropyLoss(label_smoothing=self.label_smoothing),
+            prepare_batch=prepare,
+            loss_function=loss,
             train_handlers=[
                 LrScheduleHandler(schedule, print_lr=False, epoch_level=False),
                 FiniteLoss(),
@@ -215,6 +214,17 @@ class ClassifierTraining:
         ProgressBar(desc=name).attach(trainer, event_name=Events.ITERATION_COMPLETED(every=5))
         trainer.run()
         return network.eval()
+
+    def _objective(
+        self, network: nn.Module, num_classes: int, seed: int
+    ) -> tuple[Callable[..., Any], nn.Module]:
+        """What a batch becomes, and its loss."""
+        prepare = (
+            _MixPrepareBatch(num_classes, self.mixing, seed)
+            if self.mixing
+            else default_prepare_batch
+        )
+        return prepare, nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ FINETUNE = [
     ({"seeds": []}, "seeds must be a list of whole numbers, at least 0, got 0: give at least 1"),
     ({"seeds": [True]}, "seeds must be a list of whole numbers"),
     ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
-    ({"arms": ["C", "X"]}, "S, P, I, K, J, R, got 'X': choose among them"),
+    ({"arms": ["C", "X"]}, "S, P, I, K, M, J, R, got 'X': choose among them"),
     ({"arms": ["F", "G"]}, "arms must include 'C', what all are compared with, got ['F', 'G']"),
     ({"arms": ["C", "G0"]}, "arm G0 needs a run of published.yaml in published_dir, got none in"),
     ({"strength": 1.5}, "strength must be a number, above 0, at most 1, got 1.5: give 1 or less"),
