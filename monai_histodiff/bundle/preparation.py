@@ -73,8 +73,7 @@ def prepare(name: str) -> RunPlan:
         _check_alike(stages)
         task = check_task(stages["train"])
         check_arms(stages["evaluate"])
-        rest = task.patches.select("train").without(task.labelled)
-        check_pool(stages["evaluate"]["arms"], len(rest))
+        check_pool(stages["evaluate"]["arms"], len(task.pool))
         steps = _training(stages["train"], task)
         steps += evaluation_steps(stages["evaluate"], task.size)
     elif name == "train":
@@ -137,8 +136,7 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     room.
     """
     sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size)
-    rest = task.patches.select("train").without(task.labelled)
-    check_pool(values["arms"], len(rest))
+    check_pool(values["arms"], len(task.pool))
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))
