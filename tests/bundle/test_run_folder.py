@@ -20,7 +20,9 @@ from PIL import Image
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.inference import chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
+from monai_histodiff.bundle.task import Task
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.diffusion.sources import Sources
 
 Parts = tuple[PatchSet, PatchSet, PatchSet]
 
@@ -240,6 +242,41 @@ def test_candidates_are_judged_by_the_patches_that_they_were_made_for(
         FileNotFoundError, match="the training stage must have written 'outcome.js"
     ):
         RunFolder(tmp_path / "other").check_settings(draw=0)
+
+
+def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
+    parts: Parts, candidates: Candidates, tmp_path: Path
+) -> None:
+    labelled, known, test = parts
+    patches = PatchSet.open([tmp_path / "train", tmp_path / "test"])
+    task = Task(patches, labelled, known, 32, {"labels_per_class": 2, "draw": 0})
+    rows = (torch.tensor([0, 0, 6]), torch.tensor([2, 7, 7]), torch.tensor([4]))
+    described = tuple(torch.zeros(len(own), 5) for own in rows)
+    sampler: Any = Sampler()
+    sampler.sources = Sources(rows=rows, descriptors=described)
+    critic = PatchCritic([torch.nn.Identity()], 3)
+    critic.losses = [0.5, 0.25]
+    judge: Any = SimpleNamespace(critic=critic, settings={})
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    folder.models.mkdir()
+    torch.save({}, folder.guide)
+    folder.finish(task, candidates, judge, sampler, {"quota": 4})
+    assert folder.read_outcome()["settings"] == {
+        **{"labels_per_class": 2, "draw": 0, "quota": 4},
+        **{"model_um_per_px": None, "patch_size": 32},
+        **{"unlabelled_patches": 5, "pseudo_labelled": 2, "critic_losses": [0.5, 0.25]},
+    }
+    assert Sources.load(folder.sources, 3).counts == [3, 3, 1]
+    folder.check(task)
+    other = replace(task, asked={"labels_per_class": 3, "draw": 0})
+    with pytest.raises(ValueError, match="labels_per_class must be what the candidates were made"):
+        folder.check(other)
+    with pytest.raises(ValueError, match="labelled patches must be those of the candidates"):
+        folder.check(replace(task, labelled=labelled[1:]))
+    folder.sources.unlink()
+    with pytest.raises(ValueError, match=r"'.*sources.pt' must be as its run wrote it"):
+        folder.check(task)
 
 
 # ------------------------------------------------------------------------------------------- split
