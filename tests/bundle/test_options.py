@@ -170,7 +170,7 @@ OTHERS = [
     ("inference", {"class": "lung_sc"}, "got 'lung_sc': did you mean 'lung_scc'?"),
     ("inference", {"class": "nosuch"}, "lung_aca, lung_n, lung_scc, got 'nosuch': choose among"),
     ("inference", {"accepted_only": "true"}, "accepted_only must be True or False, got 'true'"),
-    ("inference", {"eta": 2}, "eta must be a number, at least 0, at most 1, got 2"),
+    ("inference", {"eta": 2}, "eta must be a number, at least 0, at most 1, or None, got 2"),
     ("ldm inference", {"seeds": 4}, "seeds must be a list of whole numbers, at least 0, got 4"),
     ("ldm inference", {"batch": 4}, "got 'batch': did you mean 'batch_size'?"),
     ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),
