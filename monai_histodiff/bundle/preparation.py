@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 
 def prepare(name: str) -> RunPlan:
     """Check the names and values of all options, the device, folders and files, the room on the
-    disk, and the data, before any work; and plan the work.
+    disk, and the data, before any work; and say what will be done.
 
-    Called by an expression of a config; where none is running there is nothing to check.
+    Called by a config; where none is running there is nothing to check.
 
     Args:
         name: the config's, in the table of options.
@@ -73,8 +73,7 @@ def prepare(name: str) -> RunPlan:
         _check_alike(stages)
         task = check_task(stages["train"])
         check_arms(stages["evaluate"])
-        rest = task.patches.select("train").without(task.labelled)
-        check_pool(stages["evaluate"]["arms"], len(rest))
+        check_pool(stages["evaluate"]["arms"], len(task.pool))
         steps = _training(stages["train"], task)
         steps += evaluation_steps(stages["evaluate"], task.size)
     elif name == "train":
@@ -92,8 +91,11 @@ def prepare(name: str) -> RunPlan:
     if not steps:
         return RunPlan([])
     seeds = len((stages["evaluate"] if name == "finetune" else values).get("seeds", ()))
-    notes = () if task is None else task.notes(seeds)
-    return RunPlan(steps, *measure_speed(values["device"]), notes)
+    folds = (stages["train"] if name == "finetune" else values)["critic_folds"]
+    notes = () if task is None else task.notes(seeds, folds)
+    plan = RunPlan(steps, *measure_speed(values["device"]), notes)
+    plan.announce()
+    return plan
 
 
 def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
@@ -134,8 +136,7 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     room.
     """
     sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size)
-    rest = task.patches.select("train").without(task.labelled)
-    check_pool(values["arms"], len(rest))
+    check_pool(values["arms"], len(task.pool))
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))

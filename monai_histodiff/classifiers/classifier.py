@@ -130,7 +130,8 @@ class ClassifierTraining:
         device: where to train.
         num_workers: worker processes that load.
         bfloat16: compute under bfloat16 autocast, see
-            :class:`~monai_histodiff.training.AutocastInferer`.
+            :class:`~monai_histodiff.training.AutocastInferer`; ``None``, until it is made: on
+            CUDA.
     """
 
     network: Callable[..., nn.Module] = PatchClassifier
@@ -142,7 +143,11 @@ class ClassifierTraining:
     mixing: float = 0.0
     device: str | torch.device = "cpu"
     num_workers: int = 0
-    bfloat16: bool = False
+    bfloat16: bool | None = False
+
+    def __post_init__(self) -> None:
+        if self.bfloat16 is None:
+            object.__setattr__(self, "bfloat16", torch.device(self.device).type == "cuda")
 
     @kept_random_state()
     def __call__(

@@ -266,7 +266,8 @@ class EncoderSaver:
         ema: its averaged weights.
         batches: for :func:`fit_discriminant`.
         views: for :func:`fit_discriminant`.
-        path: the file.
+        save_dir: the folder.
+        filename: of the file in it.
         interval: epochs between files.
     """
 
@@ -276,11 +277,12 @@ class EncoderSaver:
         ema: EMAHandler,
         batches: Iterable[Mapping[str, Any]],
         views: PatchViews,
-        path: str | os.PathLike[str],
+        save_dir: str | os.PathLike[str],
+        filename: str = "encoder.pt",
         interval: int = 20,
     ) -> None:
         self.encoder, self.ema, self.batches, self.views = encoder, ema, batches, views
-        self.path, self.interval = Path(path), interval
+        self.path, self.interval = Path(save_dir) / filename, interval
 
     def attach(self, engine: Engine) -> None:
         """Save at the end of every ``interval``-th epoch and at completion."""

@@ -13,6 +13,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.named_encoder import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
@@ -158,6 +159,31 @@ class PatchCritic(nn.Module):
                 f"{temperature:g} and {threshold:g} in '{path}': fit it anew"
             )
         return critic.eval()
+
+    @classmethod
+    def load_probes(
+        cls,
+        path: str | os.PathLike[str],
+        encoder: str | os.PathLike[str],
+        num_classes: int,
+        members: int = 3,
+        device: str | torch.device = "cpu",
+    ) -> PatchCritic:
+        """Read a critic written by :meth:`save` whose members are
+        :class:`~monai_histodiff.classifiers.ProbeTraining` 's, on one encoder.
+
+        Args:
+            path: the file.
+            encoder: a bundle, or a name, see :func:`~monai_histodiff.classifiers.named_encoder`.
+            num_classes: number of classes.
+            members: members of the ensemble.
+            device: where to put it.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`load`, or there is no such encoder.
+        """
+        member = ProbeTraining(named_encoder(encoder, device)).network
+        return cls.load(path, member, num_classes, members)
 
 
 def fit_critic(

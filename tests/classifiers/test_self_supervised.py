@@ -228,7 +228,7 @@ def train(folder: Path, patch_set: PatchSet, epochs: int) -> list[float]:
             ema,
             EpochSeed(0),
             TrainingCheckpoint(folder, objects),
-            EncoderSaver(encoder, ema, loader, views, folder / "encoder.pt", interval=100),
+            EncoderSaver(encoder, ema, loader, views, folder, interval=100),
         ],
     )
     trainer.add_event_handler(

@@ -740,8 +740,9 @@ def test_the_generator_is_measured_where_there_are_features(
         Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}),
         arms=["C"],
         seeds=[0],
+        features=colours,
     )
-    run_and_report(run, parts[0], "patches.zip", tmp_path, colours)
+    run_and_report(run, parts[0], "patches.zip", tmp_path, generator_metrics=True)
     results = json.loads((tmp_path / "results.json").read_text())
     assert (
         set(results["generator"]) == set(CLASSES)
