@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,9 @@ from monai.utils import CommonKeys
 from PIL import Image
 from torch import Tensor, nn
 
-from monai_histodiff.bundle.run_folder import MODELS, RunFolder
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.evaluation.generator import reconstruct
 from monai_histodiff.selection.critic import PatchCritic
 
@@ -32,55 +29,11 @@ __all__ = [
     "ReconstructionInferer",
     "SamplingInferer",
     "SeedPrepareBatch",
-    "chosen_settings",
     "label_of",
-    "sampling_of",
     "seed_items",
 ]
 
 logger = logging.getLogger(__name__)
-
-
-def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """How the weights of a folder are to be sampled from: the settings, classes and files of the
-    run that made them.
-
-    Args:
-        weights_dir: ``models`` of a run, or of the bundle.
-        shipped: settings and classes of the bundle's own weights, taken where no run made them.
-
-    Returns:
-        The settings of a :class:`~monai_histodiff.GuidedSampler`, and ``classes``.
-
-    Raises:
-        FileNotFoundError: the weights are of a run that did not come to its end.
-        ValueError: a file is missing, damaged, or of another run.
-    """
-    folder = RunFolder(Path(weights_dir).parent)
-    if not (folder.outcome.exists() or folder.record.exists() or folder.generator.exists()):
-        return dict(shipped)
-    folder.check_files(MODELS)
-    made = folder.read_outcome()
-    return {**shipped, **made["sampling"], "classes": list(made["selection"]["per_class"])}
-
-
-def chosen_settings(
-    made: Mapping[str, Any], stop: float | None, **chosen: Any
-) -> SamplingSettings:
-    """Settings of a sampler: those that are chosen, and, where one is ``None``, that of the run
-    that made the weights.
-
-    Args:
-        made: of :func:`sampling_of`.
-        stop: as it is: ``None`` solves to the end.
-        chosen: others, by name.
-
-    Raises:
-        TypeError, ValueError: as :class:`~monai_histodiff.diffusion.SamplingSettings`.
-    """
-    own = {f.name: made[f.name] for f in fields(SamplingSettings) if f.name in made}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return SamplingSettings(**{**own, **given, "stop": stop})
 
 
 def label_of(classes: Sequence[str], name: str | None = None) -> int:

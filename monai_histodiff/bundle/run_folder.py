@@ -21,6 +21,7 @@ from monai_histodiff.bundle.provenance import (
     describe_files,
     outcome_of,
     read_json,
+    settings_of,
 )
 from monai_histodiff.bundle.split_file import check_split, known_patches, write_split
 from monai_histodiff.bundle.task import Task
@@ -199,29 +200,21 @@ class RunFolder:
         settings: Mapping[str, Any],
     ) -> Path:
         """Write what came out of a training stage, but for the weights that its trainers wrote:
-        ``split.csv``, critic and sources; and all that :meth:`save` writes.
+        ``split.csv``, the selector's critic, the sampler's sources, and all that :meth:`save`
+        writes.
 
         Args:
             task: the patches of the run.
-            candidates: with their outcome.
-            selector: judged them by its ``critic``.
-            sampler: made them after its ``sources``.
+            candidates: as for :meth:`save`, like the rest.
+            selector: see there.
+            sampler: see there.
             settings: further plain values, beside those of the task.
-
-        Returns:
-            The path of ``outcome.json``.
         """
         sources = sampler.sources or Sources()
         write_split(self.split, task.known, task.labelled, task.patches.select("test"))
         selector.critic.save(self.critic)
         sources.save(self.sources)
-        rows = {int(row) for own in sources.rows for row in own}
-        found = {
-            "unlabelled_patches": len(task.unlabelled),
-            "pseudo_labelled": sum(row >= len(task.labelled) for row in rows),
-            "critic_losses": selector.critic.losses,
-        }
-        recorded = {**task.settings, **found, **settings}
+        recorded = {**settings_of(task, selector.critic, sources), **settings}
         return self.save(candidates, task.patches.classes, selector, sampler, recorded)
 
     def save(

@@ -18,7 +18,7 @@ from conftest import CLASSES, WritePatchSet
 from PIL import Image
 
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
-from monai_histodiff.bundle.inference import chosen_settings, sampling_of
+from monai_histodiff.bundle.made import chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.diffusion.settings import SamplingSettings

@@ -1,0 +1,56 @@
+"""How weights are sampled from: as in the run that made them, but for what is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from monai_histodiff.bundle.run_folder import MODELS, RunFolder
+from monai_histodiff.diffusion.settings import SamplingSettings
+
+__all__ = ["chosen_settings", "sampling_of"]
+
+
+def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """How the weights of a folder are to be sampled from: the settings, classes and files of the
+    run that made them.
+
+    Args:
+        weights_dir: ``models`` of a run, or of the bundle.
+        shipped: settings and classes of the bundle's own weights, taken where no run made them.
+
+    Returns:
+        The settings of a :class:`~monai_histodiff.GuidedSampler`, and ``classes``.
+
+    Raises:
+        FileNotFoundError: the weights are of a run that did not come to its end.
+        ValueError: a file is missing, damaged, or of another run.
+    """
+    folder = RunFolder(Path(weights_dir).parent)
+    if not (folder.outcome.exists() or folder.record.exists() or folder.generator.exists()):
+        return dict(shipped)
+    folder.check_files(MODELS)
+    made = folder.read_outcome()
+    return {**shipped, **made["sampling"], "classes": list(made["selection"]["per_class"])}
+
+
+def chosen_settings(
+    made: Mapping[str, Any], stop: float | None, **chosen: Any
+) -> SamplingSettings:
+    """Settings of a sampler: those that are chosen, and, where one is ``None``, that of the run
+    that made the weights.
+
+    Args:
+        made: of :func:`sampling_of`.
+        stop: as it is: ``None`` solves to the end.
+        chosen: others, by name.
+
+    Raises:
+        TypeError, ValueError: as :class:`~monai_histodiff.diffusion.SamplingSettings`.
+    """
+    own = {f.name: made[f.name] for f in fields(SamplingSettings) if f.name in made}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return SamplingSettings(**{**own, **given, "stop": stop})
