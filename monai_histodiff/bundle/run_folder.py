@@ -178,13 +178,8 @@ class RunFolder:
     # ---------------------------------------------------------------------- what came out of it
 
     def check(self, task: Task) -> None:
-        """Refuse to judge the candidates by another task than they were made for, or those of
-        another run, before any work is done.
-
-        Raises:
-            FileNotFoundError: the training stage did not come to its end.
-            ValueError: what differs, see :meth:`check_settings`, :meth:`check_split`,
-                :meth:`known` and :meth:`check_files`.
+        """Refuse to judge the candidates by another task than they were made for: see
+        :meth:`check_settings`, :meth:`check_split`, :meth:`known` and :meth:`check_files`.
         """
         self.check_settings(**task.settings)
         self.check_split(task.labelled, task.test)
