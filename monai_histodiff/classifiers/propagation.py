@@ -103,7 +103,8 @@ class PropagatedProbe(ProbeTraining):
         surest = _surest(propagated_labels(own, given, self._features), self.share)
         rows = (surest >= 0).nonzero()[:, 0]
         joined = torch.cat([features, self._features[rows]])
-        return linear_probe(joined, torch.cat([labels, surest[rows]]), self.penalty)
+        every = torch.cat([labels, surest[rows]])
+        return linear_probe(joined, every, self.penalty, scaling="common")
 
 
 def _surest(probabilities: Tensor, share: float) -> Tensor:

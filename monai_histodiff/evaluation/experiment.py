@@ -261,7 +261,8 @@ class Evaluation:
         transform.set_random_state(seed)
         views: list[Any] = [transform(item) for item in items for _ in range(PROBE_VIEWS)]
         train = features(torch.stack([torch.as_tensor(view["image"]) for view in views]).float())
-        probe = linear_probe(train, torch.tensor([int(view["label"]) for view in views]))
+        labels = torch.tensor([int(view["label"]) for view in views])
+        probe = linear_probe(train, labels, penalty=0.1, scaling="common")
         return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
 
 

@@ -13,6 +13,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.named_encoder import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
@@ -182,8 +183,12 @@ class PatchCritic(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as :meth:`load`, or there is no such encoder.
         """
-        member = ProbeTraining(named_encoder(encoder, device)).network
-        return cls.load(path, member, num_classes, members)
+        made = named_encoder(encoder, device)
+        layer = read_state(path).get("members.0.0.discriminant.weight")
+        if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
+            empty = nn.Linear(layer.shape[1], layer.shape[0], device=device).requires_grad_(False)
+            made = made.with_discriminant(empty)
+        return cls.load(path, ProbeTraining(made).network, num_classes, members)
 
 
 def fit_critic(

@@ -245,8 +245,10 @@ def test_a_page_of_several_data_sets(tmp_path: Path) -> None:
         "other.zip, 5 labels per class, 1 draw",
         "Mean of 2 sets, 5 labels per class",
     ]
-    assert mean == 7.5 and f": +{mean} (" in rows[3] and f"labels per class by +{mean} (" in (
-        shown.text
+    assert (
+        mean == 7.5
+        and f": +{mean} (" in rows[3]
+        and f"labels per class by +{mean} (" in (shown.text)
     )
     assert shown.table("Balanced accuracy, in %") == [
         ["set.zip5 labels per class, 2 draws", "52.0 ± 1.8", "57.0 ± 1.8"],
