@@ -8,7 +8,7 @@ from monai_histodiff.bundle.inference import PatchWriter as PatchWriter
 from monai_histodiff.bundle.inference import ReconstructionInferer as ReconstructionInferer
 from monai_histodiff.bundle.inference import SamplingInferer as SamplingInferer
 from monai_histodiff.bundle.inference import SeedPrepareBatch as SeedPrepareBatch
-from monai_histodiff.bundle.inference import label_of as label_of
+from monai_histodiff.bundle.inference import chosen_settings as chosen_settings
 from monai_histodiff.bundle.inference import sampling_of as sampling_of
 from monai_histodiff.bundle.inference import seed_items as seed_items
 from monai_histodiff.bundle.metadata import scale_of as scale_of
@@ -16,6 +16,7 @@ from monai_histodiff.bundle.preparation import prepare as prepare
 from monai_histodiff.bundle.results import run_and_report as run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder as RunFolder
 from monai_histodiff.bundle.stages import run_stage as run_stage
+from monai_histodiff.bundle.task import Task as Task
 from monai_histodiff.bundle.tracking import track_results as track_results
 from monai_histodiff.bundle.verdict import judge_and_report as judge_and_report
 from monai_histodiff.bundle.verdict import open_sets as open_sets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.classifiers.named_encoder import check_encoder_name
+from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.utils.weights import checked_device
 
 __all__ = [
     "check_arms",
+    "check_pool",
     "check_places",
     "check_writable",
     "option_values",
@@ -176,6 +178,20 @@ def check_arms(values: Mapping[str, Any]) -> None:
         )
 
 
+def check_pool(arms: Iterable[str], patches: int) -> None:
+    """Check that there are training patches beside the labelled ones, where an arm needs them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    for arm in arms:
+        if "pool" in ARMS[arm].needs and not patches:
+            raise ValueError(
+                f"arm {arm} needs training patches that are not labelled ones, got none: give "
+                f"--labels_per_class a number, or leave {arm} out"
+            )
+
+
 def _check_output(name: str, values: Mapping[str, Any]) -> None:
     """That nothing is overwritten, and nobody else works there."""
     if name == "train":
@@ -219,7 +235,7 @@ def _check_models(config: str, values: Mapping[str, Any]) -> None:
             "the patch encoder: copy that of bundles/histopathology_ldm, which describes patches "
             "of any generator"
         )
-    if values.get("autoguidance", 1) > 1:
+    if (values.get("autoguidance") or 1) > 1:
         wanted["models/weak.pt"] = "its weak model, or give --autoguidance 1"
     for name, what in wanted.items():
         if not (root / name).is_file():

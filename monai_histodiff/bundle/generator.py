@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
 
 __all__ = ["check_generator"]
@@ -15,7 +15,7 @@ __all__ = ["check_generator"]
 def check_generator(
     generator: LatentDiffusion,
     ldm_dir: str | os.PathLike[str],
-    classes: Sequence[str],
+    patches: PatchSet,
     class_scale: float = 1.0,
     exemplar_scale: float = 1.0,
 ) -> None:
@@ -28,7 +28,7 @@ def check_generator(
     Args:
         generator: of the bundle.
         ldm_dir: the bundle.
-        classes: names of the run's classes, in order.
+        patches: of the run, whose classes are drawn.
         class_scale: 0 leaves the generator's own classes aside.
         exemplar_scale: 0 leaves exemplars aside.
 
@@ -41,7 +41,7 @@ def check_generator(
             f"exemplar_scale must be 0 for a generator that takes no exemplars, such as that of "
             f"'{ldm_dir}', got {exemplar_scale}: give --exemplar_scale 0"
         )
-    if class_scale != 1 and getattr(generator.unet, "null_class", None) is None:
+    if class_scale != 1 and generator.null_class is None:
         raise ValueError(
             "class_scale must be 1 for a generator that does not draw classes, and also none, "
             f"such as that of '{ldm_dir}', got {class_scale}: leave it out"
@@ -51,15 +51,15 @@ def check_generator(
     path = Path(ldm_dir) / "configs" / "metadata.json"
     drawn = json.loads(path.read_text(encoding="utf-8")).get("classes")
     aside = "give --class_scale 0, which leaves its own classes aside"
-    if getattr(generator.unet, "null_class", None) is None:
+    if generator.null_class is None:
         aside = "take another, for this one cannot leave its classes aside"
     if not isinstance(drawn, list) or len(drawn) != generator.num_classes:
         raise ValueError(
             f"'{path}' must name the {generator.num_classes} classes that its generator draws, in "
             f'the order of its rows, got {drawn!r}: add "classes": ["...", "..."], or {aside}'
         )
-    if drawn != list(classes):
+    if drawn != list(patches.classes):
         raise ValueError(
             f"the generator must draw the classes of the patches, in their order, "
-            f"{', '.join(classes)}, got {', '.join(map(str, drawn))} in '{path}': {aside}"
+            f"{', '.join(patches.classes)}, got {', '.join(map(str, drawn))} in '{path}': {aside}"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from monai_histodiff.bundle.run_folder import MODELS, RunFolder
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.evaluation.generator import reconstruct
 from monai_histodiff.selection.critic import PatchCritic
 
@@ -30,6 +32,7 @@ __all__ = [
     "ReconstructionInferer",
     "SamplingInferer",
     "SeedPrepareBatch",
+    "chosen_settings",
     "label_of",
     "sampling_of",
     "seed_items",
@@ -47,10 +50,7 @@ def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any])
         shipped: settings and classes of the bundle's own weights, taken where no run made them.
 
     Returns:
-        The settings of a :class:`~monai_histodiff.GuidedSampler`; ``latent_channels``, which the
-        guide reads; ``classes``; ``generator``, the
-        file of the adapted model, or ``None``; and ``sources``, the file of the latents of real
-        patches.
+        The settings of a :class:`~monai_histodiff.GuidedSampler`, and ``classes``.
 
     Raises:
         FileNotFoundError: the weights are of a run that did not come to its end.
@@ -58,25 +58,39 @@ def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any])
     """
     folder = RunFolder(Path(weights_dir).parent)
     if not (folder.outcome.exists() or folder.record.exists() or folder.generator.exists()):
-        return {**shipped, "generator": None, "sources": folder.sources}
+        return dict(shipped)
     folder.check_files(MODELS)
     made = folder.read_outcome()
-    return {
-        **shipped,
-        **made["sampling"],
-        **{k: v for k, v in made["settings"].items() if k == "latent_channels"},
-        "classes": list(made["selection"]["per_class"]),
-        "generator": folder.generator if folder.generator.exists() else None,
-        "sources": folder.sources,
-    }
+    return {**shipped, **made["sampling"], "classes": list(made["selection"]["per_class"])}
 
 
-def label_of(classes: Sequence[str], name: str) -> int:
-    """The index of a class.
+def chosen_settings(
+    made: Mapping[str, Any], stop: float | None, **chosen: Any
+) -> SamplingSettings:
+    """Settings of a sampler: those that are chosen, and, where one is ``None``, that of the run
+    that made the weights.
+
+    Args:
+        made: of :func:`sampling_of`.
+        stop: as it is: ``None`` solves to the end.
+        chosen: others, by name.
+
+    Raises:
+        TypeError, ValueError: as :class:`~monai_histodiff.diffusion.SamplingSettings`.
+    """
+    own = {f.name: made[f.name] for f in fields(SamplingSettings) if f.name in made}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return SamplingSettings(**{**own, **given, "stop": stop})
+
+
+def label_of(classes: Sequence[str], name: str | None = None) -> int:
+    """The index of a class; ``None``: of the first.
 
     Raises:
         ValueError: there is no class of that name.
     """
+    if name is None:
+        return 0
     if name not in classes:
         near = get_close_matches(str(name), classes, 1)
         hint = f"did you mean '{near[0]}'?" if near else "choose among them"
@@ -84,11 +98,21 @@ def label_of(classes: Sequence[str], name: str) -> int:
     return list(classes).index(name)
 
 
-def seed_items(seeds: Sequence[int], label: int | None = None) -> list[dict[str, Any]]:
-    """Dataset items for :class:`SamplingInferer`: one seed each, of one class (``None``:
-    unconditional).
+def seed_items(
+    seeds: Sequence[int], classes: Sequence[str] = (), name: str | None = None
+) -> list[dict[str, Any]]:
+    """Dataset items for :class:`SamplingInferer`: one seed each, all of one class.
+
+    Args:
+        seeds: whole numbers.
+        classes: names; none: samples of no class.
+        name: of the class; ``None``: the first.
+
+    Raises:
+        ValueError: there is no class of that name.
     """
-    return [{"image": int(s), "label": -1 if label is None else int(label)} for s in seeds]
+    label = label_of(classes, name) if classes else -1
+    return [{"image": int(seed), "label": label} for seed in seeds]
 
 
 class SeedPrepareBatch:

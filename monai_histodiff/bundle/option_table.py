@@ -41,7 +41,7 @@ from monai_histodiff.bundle.options import (
     Option,
 )
 from monai_histodiff.bundle.pretraining_options import PRETRAINING
-from monai_histodiff.bundle.sampling_options import SAMPLING_OPTIONS
+from monai_histodiff.bundle.sampling_options import AS_MADE, SAMPLING_OPTIONS
 from monai_histodiff.bundle.verdict_options import with_verdict
 from monai_histodiff.data.sizes import LARGEST, SMALLEST
 from monai_histodiff.evaluation.arms import ARMS
@@ -66,7 +66,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "bfloat16",
         FLAG,
-        "compute in bfloat16; on a CPU with AVX-512 BF16 or AMX twice as fast",
+        "compute in bfloat16, None: on CUDA; on a CPU with AVX-512 BF16 or AMX twice as fast",
         (TRAIN, EVALUATE, *SAMPLING, *PRETRAINED),
         null=True,
     ),
@@ -137,10 +137,11 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "patch_size",
         WHOLE,
-        "height and width in pixels at the model's scale",
+        f"height and width in pixels at the model's scale; {AS_MADE}",
         (INFERENCE,),
         low=SMALLEST,
         high=LARGEST,
+        null=True,
     ),
     Option(
         "unlabelled_patches",
@@ -176,7 +177,7 @@ OPTIONS: tuple[Option, ...] = (
         low=1,
     ),
     Option("target_precision", NUMBER, "that the critic's threshold aims at", (TRAIN,), **INNER),
-    Option("class", TEXT, "name of the class to sample", (INFERENCE,)),
+    Option("class", TEXT, "name of the class to sample; None: the first", (INFERENCE,), null=True),
     Option("accepted_only", FLAG, "keep only what the critic accepts", (INFERENCE,)),
     # ------------------------------------------------------------------------- verdict
     Option(
@@ -260,8 +261,8 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
             known[name].check(value)
     if "C" not in (arms := values.get("arms", ("C",))):
         raise ValueError(f"arms must include 'C', what all are compared with, got {list(arms)}")
-    low, high = values.get("guidance_interval", (0, 1))
+    low, high = values.get("guidance_interval") or (0, 1)
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")
-    if values.get("solver_stop") is not None and values.get("solver_steps", 2) < 2:
+    if values.get("solver_stop") is not None and (values.get("solver_steps") or 2) < 2:
         raise ValueError("solver_steps must be at least 2 with a solver_stop, got 1: give more")

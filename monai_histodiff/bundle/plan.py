@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from monai_histodiff.classifiers.classifier import PatchClassifier
+from monai_histodiff.evaluation.arms import ARMS
 
 __all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
 
@@ -19,6 +20,7 @@ __all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed"
 READING = 0.01  # a patch, from its file
 VIEW = 0.02  # a random view of it, for a critic
 CLASSIFIER_STEP = 0.14  # for each patch of the batch, which is read, cropped and augmented
+BESIDE = 2.4  # times as much where a strong and a weak view of an unlabelled patch come with it
 PREDICTION = 0.01  # of a classifier, for each patch
 ADAPTATION_STEP = 1.2  # for each latent
 OPTIMISER_STEP = 4.0  # of Muon: for each step, whatever the batch and the area
@@ -164,7 +166,8 @@ def evaluation_steps(
     """
     arms = [arm for arm in values["arms"] if arm != "J"]
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
-    cost = (count * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
+    shown = len(values["seeds"]) * sum(BESIDE if ARMS[arm].unlabelled else 1.0 for arm in arms)
+    cost = (shown * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
     cost += tested * (READING + count * FIVE_CROPS * PREDICTION)
     cost *= (size / PROBE_SIZE) ** 2
     text = f"train {count} classifiers ({fitting} steps each)"

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from monai_histodiff.bundle.checks import (
     check_arms,
     check_places,
+    check_pool,
     check_writable,
     option_values,
     room_for,
@@ -45,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 def prepare(name: str) -> RunPlan:
     """Check the names and values of all options, the device, folders and files, the room on the
-    disk, and the data, before any work; and plan the work.
+    disk, and the data, before any work; and say what will be done.
 
-    Called by an expression of a config; where none is running there is nothing to check.
+    Called by a config; where none is running there is nothing to check.
 
     Args:
         name: the config's, in the table of options.
@@ -76,6 +77,7 @@ def prepare(name: str) -> RunPlan:
         _check_alike(stages)
         task = check_task(stages["train"])
         check_arms(stages["evaluate"])
+        check_pool(stages["evaluate"]["arms"], len(task.pool))
         steps = _training(stages["train"], task)
         steps += evaluation_steps(stages["evaluate"], len(task.test), task.size)
     elif name == "train":
@@ -93,8 +95,11 @@ def prepare(name: str) -> RunPlan:
     if not steps:
         return RunPlan([])
     seeds = len((stages["evaluate"] if name == "finetune" else values).get("seeds", ()))
-    notes = () if task is None else task.notes(seeds)
-    return RunPlan(steps, *measure_speed(values["device"]), notes)
+    folds = (stages["train"] if name == "finetune" else values)["critic_folds"]
+    notes = () if task is None else task.notes(seeds, folds)
+    plan = RunPlan(steps, *measure_speed(values["device"]), notes)
+    plan.announce()
+    return plan
 
 
 def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
@@ -135,13 +140,7 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     room.
     """
     sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size)
-    rest = task.patches.select("train").without(task.labelled)
-    for arm in ("E", "P", "R"):
-        if arm in values["arms"] and not len(rest):
-            raise ValueError(
-                f"arm {arm} needs training patches that are not labelled ones, got none: give "
-                f"--labels_per_class a number, or leave {arm} out"
-            )
+    check_pool(values["arms"], len(task.pool))
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.transforms import Compose
-from torch import Tensor
 
 from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
@@ -37,8 +36,8 @@ def run_and_report(
     patches: PatchSet,
     dataset_dir: str,
     output_dir: str | os.PathLike[str],
-    features: Callable[[Tensor], Tensor] | None = None,
-    further: ClassifierTraining | None = None,
+    generator_metrics: bool = False,
+    further_steps: int = 0,
 ) -> Path:
     """Run an evaluation and write ``predictions.npz``, ``results.json`` and ``report.html`` into
     the folder of its candidates.
@@ -48,10 +47,11 @@ def run_and_report(
         patches: the whole real patch set, for its counts.
         dataset_dir: where it came from; only its name is kept.
         output_dir: holds ``outcome.json`` of the selection.
-        further: recipe of a further classifier, for
-            :func:`~monai_histodiff.evaluation.synthetic.label_agreement`; ``None`` asks none.
-        features: of patches, for figures of the generator class by class, see
-            :func:`~monai_histodiff.evaluation.synthetic.class_fidelity`; ``None`` leaves them out.
+        generator_metrics: figures of the generator class by class, by the features of the
+            evaluation's material, see
+            :func:`~monai_histodiff.evaluation.synthetic.class_fidelity`.
+        further_steps: of a further classifier, by the recipe of the others, for
+            :func:`~monai_histodiff.evaluation.synthetic.label_agreement`; 0: none.
 
     Returns:
         The path of the report.
@@ -81,7 +81,8 @@ def run_and_report(
         "seconds": seconds,
         "versions": describe_versions(),
     }
-    if further is not None:
+    if further_steps:
+        further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
     results["notes"] = [
         *results["shortfalls"],
@@ -95,7 +96,8 @@ def run_and_report(
         *data_notes(patches, dataset_dir),
         *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),
     ]
-    if features is not None:
+    features = evaluation.material.features
+    if generator_metrics and features is not None:
         train, size = patches.select("train"), evaluation.material.size
         results["generator"] = class_fidelity(
             evaluation.material.candidates, train, known, evaluation.test, features, size

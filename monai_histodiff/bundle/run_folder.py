@@ -23,8 +23,10 @@ from monai_histodiff.bundle.provenance import (
     read_json,
 )
 from monai_histodiff.bundle.split_file import check_split, known_patches, write_split
+from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.utils.files import sweep_drafts, write_json
 
@@ -173,6 +175,54 @@ class RunFolder:
         return known_patches(self.split, patches)
 
     # ---------------------------------------------------------------------- what came out of it
+
+    def check(self, task: Task) -> None:
+        """Refuse to judge the candidates by another task than they were made for, or those of
+        another run, before any work is done.
+
+        Raises:
+            FileNotFoundError: the training stage did not come to its end.
+            ValueError: what differs, see :meth:`check_settings`, :meth:`check_split`,
+                :meth:`known` and :meth:`check_files`.
+        """
+        self.check_settings(**task.settings)
+        self.check_split(task.labelled, task.test)
+        self.known(task.train)
+        self.check_files()
+
+    def finish(
+        self,
+        task: Task,
+        candidates: Candidates,
+        selector: Any,
+        sampler: GuidedSampler,
+        settings: Mapping[str, Any],
+    ) -> Path:
+        """Write what came out of a training stage, but for the weights that its trainers wrote:
+        ``split.csv``, critic and sources; and all that :meth:`save` writes.
+
+        Args:
+            task: the patches of the run.
+            candidates: with their outcome.
+            selector: judged them by its ``critic``.
+            sampler: made them after its ``sources``.
+            settings: further plain values, beside those of the task.
+
+        Returns:
+            The path of ``outcome.json``.
+        """
+        sources = sampler.sources or Sources()
+        write_split(self.split, task.known, task.labelled, task.patches.select("test"))
+        selector.critic.save(self.critic)
+        sources.save(self.sources)
+        rows = {int(row) for own in sources.rows for row in own}
+        found = {
+            "unlabelled_patches": len(task.unlabelled),
+            "pseudo_labelled": sum(row >= len(task.labelled) for row in rows),
+            "critic_losses": selector.critic.losses,
+        }
+        recorded = {**task.settings, **found, **settings}
+        return self.save(candidates, task.patches.classes, selector, sampler, recorded)
 
     def save(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from monai_histodiff.bundle.config_names import (
     FINETUNE,
     GUIDANCE,
@@ -16,9 +18,10 @@ from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, PATH, TEXT, WH
 from monai_histodiff.diffusion.settings import MODES
 from monai_histodiff.diffusion.solvers import SOLVERS
 
-__all__ = ["SAMPLING_OPTIONS"]
+__all__ = ["AS_MADE", "SAMPLING_OPTIONS"]
 
-SAMPLING_OPTIONS: tuple[Option, ...] = (
+AS_MADE = "None: as for the run that made the weights"
+OPTIONS: tuple[Option, ...] = (
     Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=tuple(SOLVERS)),
     Option("eta", NUMBER, "noise of `ddim`", (INFERENCE,), **SHARE),
     Option(
@@ -97,3 +100,15 @@ SAMPLING_OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
 )
+
+
+def _as_made(option: Option) -> tuple[Option, ...]:
+    """An option of sampling, which inference takes from the run where it is not given."""
+    if INFERENCE not in option.configs or option.null:
+        return (option,)
+    rest = tuple(config for config in option.configs if config != INFERENCE)
+    own = replace(option, configs=(INFERENCE,), null=True, help=f"{option.help}; {AS_MADE}")
+    return (replace(option, configs=rest), own)
+
+
+SAMPLING_OPTIONS = tuple(part for option in OPTIONS for part in _as_made(option))

@@ -16,6 +16,7 @@ from monai_histodiff.evaluation.draws import (
     combine_sets,
     read_results,
 )
+from monai_histodiff.report.data_sets import sets_to_html
 from monai_histodiff.report.summary import to_html, to_markdown
 from monai_histodiff.report.values import p_value
 
@@ -30,25 +31,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         help="results.json files: other draws, other label counts, other data sets",
     )
-    parser.add_argument("--html", help="a page to write, of one data set")
+    parser.add_argument("--html", help="a page to write")
     args = parser.parse_args(argv)
     with plain_errors(parser):
         sets = by_data_set(read_results(args.results))
-        if args.html and len(sets) > 1:
-            raise ValueError(
-                f"a page must be of one data set, got {', '.join(sets)}: name one set's results"
-            )
     _speak_utf8()
     counted = {name: by_label_count(results) for name, results in sets.items()}
-    for by_count in counted.values():
-        combined = {labels: combine(runs) for labels, runs in by_count.items()}
-        print(to_markdown(by_count, combined), end="")
+    combined = {
+        name: {labels: combine(runs) for labels, runs in by_count.items()}
+        for name, by_count in counted.items()
+    }
+    for name, by_count in counted.items():
+        print(to_markdown(by_count, combined[name]), end="")
+    if len(sets) == 1:
         if args.html:
-            to_html(by_count, combined, args.html)
-    if len(sets) > 1:
-        shared = [n for n in next(iter(counted.values())) if all(n in c for c in counted.values())]
-        across = {n: combine_sets([by_count[n] for by_count in counted.values()]) for n in shared}
-        print(_across_sets(list(sets), across), end="")
+            to_html(by_count, combined[name], args.html)
+        return
+    shared = [n for n in next(iter(counted.values())) if all(n in c for c in counted.values())]
+    across = {n: combine_sets([by_count[n] for by_count in counted.values()]) for n in shared}
+    print(_across_sets(list(sets), across), end="")
+    if args.html:
+        sets_to_html({n: (counted[n], combined[n]) for n in sets}, across, args.html)
 
 
 def _speak_utf8() -> None:

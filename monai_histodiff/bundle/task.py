@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from monai_histodiff.bundle.metadata import scale_of
@@ -29,21 +31,103 @@ class Task:
         patches: all of them, with their split.
         labelled: those whose labels are read.
         known: those and the unlabelled ones that the generator is adapted to.
-        test: labelled patches of other groups.
         size: height and width to which every stage crops.
-        folds: members of the critic.
+        asked: the options by which they were chosen, see :meth:`settings`.
     """
 
     patches: PatchSet
     labelled: PatchSet
     known: PatchSet
-    test: PatchSet
     size: int
-    folds: int
+    asked: Mapping[str, Any]
 
-    def notes(self, seeds: int = 0) -> tuple[str, ...]:
+    @classmethod
+    def open(
+        cls,
+        dataset_dir: str | os.PathLike[str],
+        ldm_dir: str | os.PathLike[str],
+        labels_per_class: int | str,
+        draw: int = 0,
+        unlabelled_patches: int = 0,
+        test_fraction: float = 0.3,
+        um_per_px: float | None = None,
+        patch_size: int | None = None,
+    ) -> Task:
+        """Open a patch set as every stage of a run takes it; the pictures are not read yet.
+
+        Args:
+            dataset_dir: a folder or a zip, see :meth:`PatchSet.open`.
+            ldm_dir: the bundle of the generator, which tells the scale to read patches at.
+            labels_per_class: labelled training patches of each class, see :meth:`PatchSet.few`.
+            draw: seed of which patches are labelled, and held out for testing.
+            unlabelled_patches: further training patches, at the most.
+            test_fraction: of the groups, held out where no split is recorded.
+            um_per_px: micrometres per pixel of patches whose manifest tells none; ``None``: the
+                model's.
+            patch_size: pixels at the model's scale; ``None``: what all patches have there.
+
+        Raises:
+            ValueError, OSError: with the rule, the value and the remedy.
+        """
+        scale = scale_of(ldm_dir)
+        patches = PatchSet.open(dataset_dir, um_per_px=um_per_px).at(scale)
+        patches = patches.with_split(test_fraction, seed=draw)
+        train = patches.select("train")
+        labelled = train.few(labels_per_class, seed=draw)
+        known = labelled.extend(train, unlabelled_patches, seed=draw)
+        asked = {"labels_per_class": labels_per_class, "draw": draw, "um_per_px": um_per_px}
+        return cls(patches, labelled, known, crop_size(patches, patch_size), asked)
+
+    @property
+    def train(self) -> PatchSet:
+        """All training patches."""
+        return self.patches.select("train")
+
+    @property
+    def test(self) -> PatchSet:
+        """Labelled patches of other groups."""
+        return self.patches.select("test").with_labels()
+
+    @property
+    def unlabelled(self) -> PatchSet:
+        """The known patches whose labels are not read."""
+        return self.known[len(self.labelled) :]
+
+    @property
+    def pool(self) -> PatchSet:
+        """All training patches but the labelled ones."""
+        return self.train.without(self.labelled)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.patches.classes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which patches these are, and how they are read, as plain values."""
+        return {
+            **self.asked,
+            "model_um_per_px": self.patches.um_per_px,
+            "patch_size": self.size,
+        }
+
+    def read(self) -> None:
+        """Read every picture once, before any work.
+
+        Raises:
+            ValueError, OSError: one cannot be read; the message names it.
+        """
+        self.known.images(self.size)
+        self.test.images(self.size)
+
+    def notes(self, seeds: int = 0, folds: int = 3) -> tuple[str, ...]:
         """Plain sentences: size and scale, what is assumed, what would spoil a result, and what
         the verdict will be able to see with so many seeds: 0 where there will be none.
+
+        Args:
+            seeds: of the evaluation.
+            folds: members of the critic.
         """
         found = [size_note(self.patches, self.size), *self.patches.notes]
         if self.size >= SLOW * TRAINED:
@@ -52,7 +136,7 @@ class Task:
                 f"of {TRAINED} pixels, which the generator was trained on: --patch_size {TRAINED} "
                 "crops to them."
             )
-        if torn := torn_note(self.labelled, self.folds):
+        if torn := torn_note(self.labelled, folds):
             found.append(torn)
         found += [f"Look at this first: {problem}." for problem in self._problems()]
         labels, groups = self.test.labels.numpy(), self.test.groups
@@ -77,30 +161,26 @@ def check_task(values: Mapping[str, Any]) -> Task:
     """Open the patches of a training stage, and check that they suffice.
 
     Args:
-        values: of its options.
+        values: of its options, ``critic_folds`` among them.
 
     Raises:
         ValueError, OSError: with the rule, the value and the remedy.
     """
-    scale = scale_of(values["ldm_dir"])
-    patches = PatchSet.open(values["dataset_dir"], um_per_px=values["um_per_px"]).at(scale)
-    patches = patches.with_split(values["test_fraction"], seed=values["draw"])
-    train, test = patches.select("train"), patches.select("test").with_labels()
-    labelled = train.few(values["labels_per_class"], seed=values["draw"])
+    names = signature(Task.open).parameters
+    task = Task.open(**{name: values[name] for name in names if name in values})
+    labelled = task.labelled
     group_folds(labelled.labels.tolist(), labelled.groups, values["critic_folds"])
     if len(labelled) < LEAST:
         raise ValueError(
             f"labels_per_class must give at least {LEAST} labelled patches in all, which the "
             f"critic's threshold rests on, got {len(labelled)}: give more"
         )
-    if not len(test):
+    if not len(task.test):
         raise ValueError(
             "dataset_dir must hold labelled test patches, got none: give some groups the split "
             "'test', or record no split, and some are drawn"
         )
-    size = crop_size(patches, values["patch_size"])
-    known = labelled.extend(train, values["unlabelled_patches"], seed=values["draw"])
-    return Task(patches, labelled, known, test, size, values["critic_folds"])
+    return task
 
 
 def torn_note(labelled: PatchSet, folds: int) -> str:

@@ -130,7 +130,8 @@ class ClassifierTraining:
         device: where to train.
         num_workers: worker processes that load.
         bfloat16: compute under bfloat16 autocast, see
-            :class:`~monai_histodiff.training.AutocastInferer`.
+            :class:`~monai_histodiff.training.AutocastInferer`; ``None``, until it is made: on
+            CUDA.
     """
 
     network: Callable[..., nn.Module] = PatchClassifier
@@ -142,7 +143,11 @@ class ClassifierTraining:
     mixing: float = 0.0
     device: str | torch.device = "cpu"
     num_workers: int = 0
-    bfloat16: bool = False
+    bfloat16: bool | None = False
+
+    def __post_init__(self) -> None:
+        if self.bfloat16 is None:
+            object.__setattr__(self, "bfloat16", torch.device(self.device).type == "cuda")
 
     @kept_random_state()
     def __call__(
@@ -184,6 +189,7 @@ class ClassifierTraining:
         sampler = RandomSampler(
             range(len(data)), replacement=True, num_samples=self.steps * self.batch_size
         )
+        prepare, loss = self._objective(network, num_classes, seed)
         trainer = SupervisedTrainer(
             device=torch.device(self.device),
             max_epochs=1,
@@ -195,10 +201,8 @@ class ClassifierTraining:
             ),
             network=network,
             optimizer=optimizer,
-            prepare_batch=_MixPrepareBatch(num_classes, self.mixing, seed)
-            if self.mixing
-            else default_prepare_batch,
-            loss_function=nn.CrossEntropyLoss(label_smoothing=self.label_smoothing),
+            prepare_batch=prepare,
+            loss_function=loss,
             train_handlers=[
                 LrScheduleHandler(schedule, print_lr=False, epoch_level=False),
                 FiniteLoss(),
@@ -210,6 +214,17 @@ class ClassifierTraining:
         ProgressBar(desc=name).attach(trainer, event_name=Events.ITERATION_COMPLETED(every=5))
         trainer.run()
         return network.eval()
+
+    def _objective(
+        self, network: nn.Module, num_classes: int, seed: int
+    ) -> tuple[Callable[..., Any], nn.Module]:
+        """What a batch becomes, and its loss."""
+        prepare = (
+            _MixPrepareBatch(num_classes, self.mixing, seed)
+            if self.mixing
+            else default_prepare_batch
+        )
+        return prepare, nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -109,6 +111,23 @@ class PatchEncoder(nn.Module):
             .eval()
         )
 
+    def with_discriminant(self, layer: nn.Linear) -> PatchEncoder:
+        """An encoder that shares this one's levels, with another last layer, from statistics to
+        features.
+        """
+        made = copy.copy(self)
+        made._modules = {**self._modules, "discriminant": layer}
+        made.num_features = layer.out_features
+        return made
+
+    def digest(self) -> str:
+        """A hash of the levels, to the precision of a file of weights (float16)."""
+        found = hashlib.sha256()
+        for name, value in self.levels.state_dict().items():
+            if value.is_floating_point():
+                found.update(name.encode() + value.half().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
     def maps(self, x: Tensor, depth: int = 3) -> list[Tensor]:
         """What the first ``depth`` levels see: maps ``N x C x H / 2 ** l x W / 2 ** l`` of level
         l, such as a perceptual loss compares.
@@ -214,23 +233,33 @@ def _block(channels: int, out: int) -> ResNetBlock:
 
 
 def linear_probe(
-    features: Tensor, labels: Tensor, penalty: float = 1e-2, steps: int = 200
+    features: Tensor,
+    labels: Tensor,
+    penalty: float = 1e-2,
+    steps: int = 200,
+    scaling: str = "each",
 ) -> nn.Linear:
-    """Multinomial logistic regression on standardised features: the minimum of mean cross-entropy
+    """Multinomial logistic regression on scaled features: the minimum of mean cross-entropy
     + ``penalty / 2 |W|^2``.
 
     Args:
         features: ``N x D``.
         labels: class indices, shape ``N``; each class up to the largest must occur.
-        penalty: on the weights for standardised features.
+        penalty: on the weights for scaled features.
         steps: at most so many iterations of L-BFGS.
+        scaling: ``"each"`` feature by its own deviation, or all by their ``"common"`` one, the
+            root of their mean variance. A :class:`PatchEncoder` 's features that tell much spread
+            most: where labels are few they should keep that.
 
     Returns:
         The layer that takes features as they are to logits ``N x K``.
 
     Raises:
-        ValueError: fewer than two classes, a class without features, or a negative label.
+        ValueError: fewer than two classes, a class without features, a negative label, or
+            another scaling.
     """
+    if scaling not in ("each", "common"):
+        raise ValueError(f"scaling must be 'each' or 'common', got {scaling!r}")
     counts = torch.bincount(labels.clamp(min=0))
     if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) == 0:
         raise ValueError(
@@ -238,7 +267,10 @@ def linear_probe(
             f"got {sorted(set(labels.tolist()))}"
         )
     x, mean = features.double(), features.double().mean(0)
-    std = x.std(0, correction=0).clamp(min=1e-6)
+    std = x.std(0, correction=0)
+    if scaling == "common":
+        std = std.square().mean().sqrt().expand_as(std)
+    std = std.clamp(min=1e-6)
     x = (x - mean) / std
     weight = torch.zeros(len(counts), x.shape[1], dtype=torch.double, requires_grad=True)
     bias = torch.zeros(len(counts), dtype=torch.double, requires_grad=True)

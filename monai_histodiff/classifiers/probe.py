@@ -31,7 +31,7 @@ class ProbeTraining:
 
     encoder: PatchEncoder | NamedEncoder
     views: int = 8
-    penalty: float = 1e-2
+    penalty: float = 0.1
     device: str | torch.device = "cpu"
 
     @float32_default()
@@ -85,4 +85,4 @@ class ProbeTraining:
         self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
     ) -> nn.Linear:
         """The last layer, fitted on the features and labels of all views of the items."""
-        return linear_probe(features, labels, self.penalty)
+        return linear_probe(features, labels, self.penalty, scaling="common")

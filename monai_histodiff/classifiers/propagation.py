@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.probe import ProbeTraining
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 
 __all__ = ["PropagatedProbe", "propagated_labels"]
@@ -71,15 +73,24 @@ class PropagatedProbe(ProbeTraining):
     patches as well: from those whose propagated label is the surest of its class.
 
     Attributes:
-        unlabelled: features ``U x D`` of unlabelled patches of the target.
+        unlabelled: patches of the target whose labels are not read, or their features ``U x D``;
+            ``None``: as ``ProbeTraining``.
         size: height and width of the centre crops that these are of, and that the labelled
             patches join them by.
         share: of the patches that propagation gives a class, so many are learned from.
     """
 
-    unlabelled: Tensor | None = None
+    unlabelled: PatchSet | Tensor | None = None
     size: int = 128
     share: float = 0.8
+
+    @cached_property
+    def _features(self) -> Tensor:
+        """Of the unlabelled patches, ``U x D``, computed once."""
+        given = self.unlabelled
+        if isinstance(given, PatchSet):
+            return self.encoder.features(given.images(self.size))
+        return torch.empty(0, dtype=torch.float32) if given is None else given
 
     def _layer(
         self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
@@ -89,10 +100,11 @@ class PropagatedProbe(ProbeTraining):
         middles = [centre_crop(torch.as_tensor(item["image"]), self.size) for item in items]
         own = self.encoder.features(torch.stack(middles))
         given = torch.tensor([int(item["label"]) for item in items])
-        surest = _surest(propagated_labels(own, given, self.unlabelled), self.share)
+        surest = _surest(propagated_labels(own, given, self._features), self.share)
         rows = (surest >= 0).nonzero()[:, 0]
-        joined = torch.cat([features, self.unlabelled[rows]])
-        return linear_probe(joined, torch.cat([labels, surest[rows]]), self.penalty)
+        joined = torch.cat([features, self._features[rows]])
+        every = torch.cat([labels, surest[rows]])
+        return linear_probe(joined, every, self.penalty, scaling="common")
 
 
 def _surest(probabilities: Tensor, share: float) -> Tensor:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,21 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from monai_histodiff.classifiers.discriminant import SCATTER, Scatter, view_scatter
 from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.classifiers.views import PatchViews
 from monai_histodiff.data.pixels import to_unit
-from monai_histodiff.data.stain import shift_stains
 from monai_histodiff.training.checkpoints import EMAHandler
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import save_weights
 
 __all__ = [
     "EncoderSaver",
-    "PatchViews",
     "ViewContrast",
     "ViewProjection",
     "ViewsPrepareBatch",
-    "discriminant",
     "fit_discriminant",
 ]
-
-QUARTER_TURN = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float32)
-FLIP = torch.tensor([[-1.0, 0.0], [0.0, 1.0]], dtype=torch.float32)
-DIHEDRAL = torch.stack(
-    [
-        flip @ torch.linalg.matrix_power(QUARTER_TURN, k)
-        for flip in (torch.eye(2, dtype=torch.float32), FLIP)
-        for k in range(4)
-    ]
-)
 
 
 class ViewProjection(nn.Module):
@@ -71,57 +59,6 @@ class ViewProjection(nn.Module):
         summary = self.encoder.summary(x)
         with torch.autocast(x.device.type, enabled=False):
             return self.head(summary)
-
-
-class PatchViews:
-    """Random views of a batch of patches: crop, zoom, flip, right-angle turn and stain jitter,
-    each patch its own.
-
-    Randomness is torch's global generator, on the device of the patches.
-
-    Args:
-        size: height and width of a view, in pixels.
-        zoom: smallest and largest magnification relative to the patch; drawn log-uniformly.
-        gain: half-width of the factor of each stain, see :class:`~monai_histodiff.RandHEJitter`.
-        offset: half-width of the offset of each stain, in optical density.
-    """
-
-    def __init__(
-        self,
-        size: int = 64,
-        zoom: tuple[float, float] = (0.75, 1.5),
-        gain: float = 0.3,
-        offset: float = 0.1,
-    ) -> None:
-        if not 0 < zoom[0] <= zoom[1]:
-            raise ValueError(f"zoom must be a range above 0, got {tuple(zoom)}")
-        self.size, self.zoom, self.gain, self.offset = size, zoom, gain, offset
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """Views ``N x 3 x size x size`` in [0, 1] of patches ``N x 3 x H x H`` in [0, 1].
-
-        Raises:
-            ValueError: a view at the smallest zoom would reach beyond the patch.
-        """
-        n, side, device = len(patches), min(patches.shape[2:]), patches.device
-        low, high = self.zoom
-        if self.size > side * low:
-            raise ValueError(
-                f"patches must be at least {self.size / low:.0f} x {self.size / low:.0f} "
-                f"for these views, got {side}"
-            )
-        draw = partial(torch.rand, dtype=torch.float32, device=device)
-        extent = self.size / side / (low * (high / low) ** draw(n, 1, 1))  # as a part of the patch
-        turn = DIHEDRAL.to(device)[torch.randint(len(DIHEDRAL), (n,), device=device)]
-        shift = (2 * draw(n, 2, 1) - 1) * (1 - extent)
-        grid = F.affine_grid(
-            torch.cat([extent * turn, shift], 2), [n, 3, self.size, self.size], align_corners=False
-        )
-        views = F.grid_sample(
-            patches, grid, mode="bilinear", padding_mode="reflection", align_corners=False
-        )
-        gain, offset = (2 * draw(2, n, 3) - 1).unbind()
-        return torch.vmap(shift_stains)(views, 1 + self.gain * gain, self.offset * offset)
 
 
 class ViewsPrepareBatch:
@@ -188,85 +125,43 @@ class ViewContrast(nn.Module):
         return -(scores.masked_fill(~same, 0).sum(1) / same.sum(1)).mean()
 
 
-def discriminant(first: Tensor, second: Tensor, features: int, ridge: float = 0.01) -> nn.Linear:
-    """Fisher's linear discriminant with each patch a class, from two views of each patch.
-
-    With the statistics standardised (by 0.001 where they spread less), ``W`` the covariance
-    between views of one patch plus ``ridge`` times the identity, and ``B`` the covariance of the
-    patches' means, its directions solve ``B t = lambda W t``, ``t' W t = 1``; those with the
-    largest ``lambda`` come first.
-
-    Args:
-        first: statistics ``N x R`` of a view of each patch.
-        second: the same of another view.
-        features: the number of directions, at most ``R``.
-        ridge: keeps directions out in which the patches hardly differ.
-
-    Returns:
-        The layer from statistics to ``features`` values of mean 0 over these views.
-
-    Raises:
-        ValueError: ``features`` is larger than ``R`` or below 1, ``ridge`` is not above 0, or
-            there are fewer than two patches.
-    """
-    n, r = first.shape
-    if not 1 <= features <= r:
-        raise ValueError(f"features must lie between 1 and the {r} statistics, got {features}")
-    if ridge <= 0 or n < 2:
-        raise ValueError(f"ridge must be above 0 and patches at least 2, got {ridge} and {n}")
-    both = torch.stack([first, second]).double()
-    mean = both.mean((0, 1))
-    spread = both.flatten(0, 1).std(0, correction=0).clamp(min=1e-3)
-    a, b = ((both - mean) / spread).unbind()
-    within = (a - b).T @ (a - b) / (2 * n) + ridge * torch.eye(r, dtype=a.dtype, device=a.device)
-    centre = (a + b) / 2
-    root = torch.linalg.inv(torch.linalg.cholesky(within))
-    directions = torch.linalg.eigh(root @ (centre.T @ centre / n) @ root.T).eigenvectors
-    weight = directions.flip(1)[:, :features].T @ root / spread
-    layer = nn.Linear(r, features, dtype=torch.float32, device=first.device).requires_grad_(False)
-    layer.weight.copy_(weight)
-    layer.bias.copy_(-weight @ mean)
-    return layer
-
-
-@torch.no_grad()
 def fit_discriminant(
     encoder: PatchEncoder,
     batches: Iterable[Mapping[str, Any]],
     views: PatchViews,
     ridge: float = 0.01,
-) -> None:
-    """Set the last layer of an encoder to the :func:`discriminant` of its statistics.
+) -> Scatter:
+    """Set the last layer of an encoder to the discriminant of its statistics.
 
     Args:
         encoder: the encoder; it computes in evaluation mode.
         batches: batches with ``"image"``, patches of one size; at least as many patches as the
             encoder has statistics are advisable.
         views: draws two views of each patch.
-        ridge: of the discriminant.
+        ridge: of :meth:`Scatter.discriminant`.
+
+    Returns:
+        What it was made from.
     """
-    training, device = encoder.training, encoder.discriminant.weight.device
-    encoder.eval()
-    pairs = []
-    for batch in batches:
-        image = to_unit(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device))
-        pairs.append(torch.stack([encoder.statistics(views(image)) for _ in range(2)]))
-    first, second = torch.cat(pairs, 1)
-    layer = discriminant(first, second, encoder.num_features, ridge)
+    images = (torch.as_tensor(batch[CommonKeys.IMAGE]) for batch in batches)
+    found = view_scatter(encoder, images, views)
+    layer = found.discriminant(encoder.num_features, ridge)
     encoder.discriminant.load_state_dict(layer.state_dict())
-    encoder.train(training)
+    return found
 
 
 class EncoderSaver:
-    """Ignite handler that writes the averaged encoder with its discriminant, every few epochs and
-    at the end; in one process of a distributed training. The encoder in training stays as it is.
+    """Ignite handler that writes the averaged encoder with its discriminant, and beside it
+    ``scatter.pt``, from which :func:`adapted_encoder` fits another, every few epochs and at the
+    end; in one process of a distributed training. The encoder in training stays as it is.
 
     Args:
         encoder: the encoder in training, the network of ``ema``.
         ema: its averaged weights.
         batches: for :func:`fit_discriminant`.
         views: for :func:`fit_discriminant`.
-        path: the file.
+        save_dir: the folder.
+        filename: of the file in it.
         interval: epochs between files.
     """
 
@@ -276,11 +171,12 @@ class EncoderSaver:
         ema: EMAHandler,
         batches: Iterable[Mapping[str, Any]],
         views: PatchViews,
-        path: str | os.PathLike[str],
+        save_dir: str | os.PathLike[str],
+        filename: str = "encoder.pt",
         interval: int = 20,
     ) -> None:
         self.encoder, self.ema, self.batches, self.views = encoder, ema, batches, views
-        self.path, self.interval = Path(path), interval
+        self.path, self.interval = Path(save_dir) / filename, interval
 
     def attach(self, engine: Engine) -> None:
         """Save at the end of every ``interval``-th epoch and at completion."""
@@ -291,5 +187,6 @@ class EncoderSaver:
         if idist.get_rank() > 0:
             return
         with self.ema.applied():
-            fit_discriminant(self.encoder, self.batches, self.views)
+            scatter = fit_discriminant(self.encoder, self.batches, self.views)
             save_weights(self.path, self.encoder.state_dict())
+            scatter.save(self.path.with_name(SCATTER))

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from monai_histodiff.data.patch_set import PatchSet
 
-__all__ = ["LARGEST", "MODEL", "SMALLEST", "crop_size", "open_pool", "size_note"]
+__all__ = [
+    "LARGEST",
+    "MODEL",
+    "SMALLEST",
+    "PretrainingPool",
+    "crop_size",
+    "open_part",
+    "open_pool",
+    "size_note",
+]
 
 SMALLEST, USUAL, LARGEST = 96, 128, 512  # pixels at the model's scale
 MODEL, FAR = 1.0, 1.8  # um per pixel of the shipped generator, and the factor that is too far off
@@ -42,16 +53,20 @@ def crop_size(patches: PatchSet, size: int | None = None) -> int:
 
 
 def open_pool(
-    paths: Sequence[str | os.PathLike[str]], um_per_px: float | None = None, size: int = 1
+    folder: str | os.PathLike[str],
+    names: Sequence[str],
+    um_per_px: float | None = None,
+    size: int = 1,
 ) -> PatchSet:
-    """Open patch sets to train a generator or an encoder on.
+    """Open patch sets to train a generator or an encoder on, or to evaluate one.
 
     A model should know a range of magnifications, and patches come as they are. Those that are
     recorded at less than 1 / 1.8, or more than 1.8, times the 1 um per pixel of the shipped bundle
     are at another magnification, and refused unless a scale is given.
 
     Args:
-        paths: folders or zips.
+        folder: where they lie.
+        names: of folders or zips in it.
         um_per_px: micrometres per pixel at which each patch is read; ``None``: as its file is.
         size: the least height and width that they must have there.
 
@@ -59,7 +74,7 @@ def open_pool(
         ValueError: some are recorded at another magnification, or are smaller; see also
             :meth:`PatchSet.open`.
     """
-    patches = PatchSet.open(paths).at(um_per_px)
+    patches = PatchSet.open([Path(folder) / name for name in names]).at(um_per_px)
     if um_per_px is None:
         recorded = [(r.um_per_px, r.path) for r in patches.records if r.um_per_px is not None]
         far = [(um, path) for um, path in recorded if not MODEL / FAR <= um <= MODEL * FAR]
@@ -72,6 +87,67 @@ def open_pool(
             )
     patches.check_size(size)
     return patches
+
+
+@dataclass(frozen=True)
+class PretrainingPool:
+    """Patches to train a generator or an encoder on, and patches of other groups.
+
+    Attributes:
+        train: to train on.
+        held_out: never trained on; none where nothing is held out.
+    """
+
+    train: PatchSet
+    held_out: PatchSet
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        names: Sequence[str],
+        um_per_px: float | None = None,
+        size: int = 1,
+        held_out: float = 0.05,
+    ) -> PretrainingPool:
+        """Open patch sets by :func:`open_pool`, and hold some groups out, always the same. What a
+        manifest calls test is in neither part.
+
+        Args:
+            folder: where they lie.
+            names: of folders or zips in it.
+            um_per_px: as for :func:`open_pool`.
+            size: as for :func:`open_pool`.
+            held_out: share of the groups; 0: none.
+
+        Raises:
+            ValueError: as :func:`open_pool` and :meth:`PatchSet.hold_out`.
+        """
+        whole = open_pool(folder, names, um_per_px, size)
+        pool = whole.without(whole.select(split="test"))
+        return cls(*(pool.hold_out(held_out, seed=0) if held_out else (pool, pool[:0])))
+
+
+def open_part(
+    folder: str | os.PathLike[str],
+    name: str,
+    split: str,
+    um_per_px: float | None = None,
+    size: int = 1,
+) -> PatchSet:
+    """The training or the test patches of one labelled set, opened by :func:`open_pool`.
+
+    Args:
+        folder: where it lies.
+        name: of its folder or zip.
+        split: ``"train"`` or ``"test"``, as recorded, or see :meth:`PatchSet.with_split`.
+        um_per_px: as for :func:`open_pool`.
+        size: as for :func:`open_pool`.
+
+    Raises:
+        ValueError: as :func:`open_pool` and :meth:`PatchSet.with_split`.
+    """
+    return open_pool(folder, [name], um_per_px, size).with_split().select(split)
 
 
 def size_note(patches: PatchSet, size: int) -> str:

@@ -3,13 +3,16 @@
 Annotations are evaluated and messages are plain, so that ``torch.jit.script`` takes the network.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
+from monai_histodiff.utils.weights import checked_device, load_fitting, read_state
 
 __all__ = ["LatentClassifier"]
 
@@ -60,6 +63,31 @@ class LatentClassifier(nn.Module):
             nn.Dropout(dropout),
         )
         self.logits = nn.Linear(channels[-1], num_classes)
+
+    @classmethod
+    def for_model(cls, model: LatentDiffusion, num_classes: int) -> "LatentClassifier":
+        """A guide to be trained for a model: of its latents, where it is."""
+        return cls(model.latent_shape[0], num_classes).to(model.latent_mean.device)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], device: str | torch.device = "cpu"
+    ) -> "LatentClassifier":
+        """A guide of the default widths with its weights, which tell the latents that it reads and
+        the number of its classes; in evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it cannot be read, or holds another network; or there is no such device.
+        """
+        state = read_state(path)
+        stem, logits = state.get("stem.weight"), state.get("logits.weight")
+        if stem is None or logits is None:
+            keys = ", ".join(sorted(map(str, state))[:3])
+            raise ValueError(f"weights must be those of a guide, got {keys} ... in '{path}'")
+        guide = cls(stem.shape[1], len(logits))
+        load_fitting(guide, state, path)
+        return guide.to(checked_device(device)).eval()
 
     def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
         """Logits, shape ``N x num_classes``, of normalised latents ``z_t`` at times ``t`` in [0,

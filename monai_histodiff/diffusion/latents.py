@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.data import DataLoader
@@ -30,6 +30,15 @@ logger = logging.getLogger(__name__)
 Describe = Callable[[Tensor], Tensor]
 
 
+class Describer(Protocol):
+    """What gives the descriptors ``N x D`` of patches, such as
+    :class:`monai_histodiff.PatchEncoder`.
+    """
+
+    def descriptors(self, patches: Tensor) -> Tensor:
+        """Of patches ``N x 3 x H x W`` in [0, 1]."""
+
+
 def encode_latents(
     model: LatentDiffusion,
     patches: Dataset,
@@ -37,7 +46,7 @@ def encode_latents(
     batch_size: int = 64,
     num_workers: int = 0,
     cache: str | os.PathLike[str] | None = None,
-    describe: Describe | None = None,
+    describe: Describer | None = None,
 ) -> list[dict[str, Any]]:
     """Encode every item of a dataset once, or ``repeats`` times under its random transforms, for
     latent training.
@@ -51,8 +60,8 @@ def encode_latents(
         cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used
             again only for the same autoencoder, statistics, files, transform and repeats, and made
             anew if it is damaged. In a distributed training one process encodes and all read it.
-        describe: gives the descriptors ``N x D`` of patches, such as
-            :meth:`monai_histodiff.PatchEncoder.descriptors`, for exemplars.
+        describe: gives the descriptors ``N x D`` of patches, for exemplars, such as a
+            :class:`monai_histodiff.PatchEncoder`.
 
     Returns:
         A list of ``{"image": float16 latent C x h x w, "label": int, "row": int}`` on the CPU;
@@ -63,13 +72,14 @@ def encode_latents(
         ValueError: latents that are not those of a ``PatchSet`` are to be kept, are not finite, or
             another run writes into the same cache at the same time.
     """
+    described = None if describe is None else describe.descriptors
 
     def encode() -> dict[str, Tensor]:
-        return _encode(model, patches, repeats, batch_size, num_workers, describe)
+        return _encode(model, patches, repeats, batch_size, num_workers, described)
 
     if cache is None:
         return _items(encode(), repeats)
-    key, own = _key(model, patches, repeats, describe), []
+    key, own = _key(model, patches, repeats, described), []
 
     def prepare() -> None:
         found = _kept(cache, key)
@@ -182,15 +192,15 @@ def fit_exemplars(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) 
 
 
 def describe_exemplars(
-    patches: Dataset, describe: Describe, weights: Tensor, count: int = 2048, seed: int = 0
+    patches: Dataset, describe: Describer, weights: Tensor, count: int = 2048, seed: int = 0
 ) -> Sources:
     """Descriptors of training patches, which a bundle keeps for samples of no class: the sources
     of :meth:`Sources.from_bundle`.
 
     Args:
         patches: a map-style dataset whose items hold ``"image"``, RGB in [0, 1].
-        describe: gives their descriptors ``N x D``, such as
-            :meth:`monai_histodiff.PatchEncoder.descriptors`.
+        describe: gives their descriptors ``N x D``, such as a
+            :class:`monai_histodiff.PatchEncoder`.
         weights: of each patch, shape ``len(patches)``: patches are drawn by them, each once.
         count: how many are drawn; of fewer patches all.
         seed: draws them.
@@ -209,7 +219,7 @@ def describe_exemplars(
     with kept_random_state():
         loader = DataLoader(Subset(patches, drawn), batch_size=64)
         found = [
-            describe(convert_to_tensor(batch["image"], track_meta=False))
+            describe.descriptors(convert_to_tensor(batch["image"], track_meta=False))
             for batch in tqdm(loader, desc="describe exemplars")
         ]
     return Sources(descriptors=(torch.cat(found).half().cpu(),))

@@ -1,8 +1,8 @@
-"""The networks: the latent diffusion model and the noise-aware latent classifier that guides it.
+"""The latent diffusion model.
 
-Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are
-normalised (zero mean in each channel, unit variance over all of them), shape ``N
-x C x H/8 x W/8``; times ``t`` are in [0, 1], shape ``N``.
+Patches are RGB in [0, 1], shape ``N x 3 x H x W``; latents ``z`` are normalised (zero mean in each
+channel, unit variance over all of them), shape ``N x C x H/8 x W/8``; times ``t`` are in [0, 1],
+shape ``N``.
 """
 
 from __future__ import annotations
@@ -231,15 +231,13 @@ class LatentDiffusion(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Patches in [0, 1] to normalised latents."""
-        return (
-            self.autoencoder.encode(x) - self.latent_mean.view(-1, 1, 1)
-        ) / self.latent_std.view(-1, 1, 1)
+        mean, std = self.latent_mean.view(-1, 1, 1), self.latent_std.view(-1, 1, 1)
+        return (self.autoencoder.encode(x) - mean) / std
 
     def decode(self, z: Tensor) -> Tensor:
         """Normalised latents to patches in [0, 1]."""
-        return self.autoencoder.decode(
-            z * self.latent_std.view(-1, 1, 1) + self.latent_mean.view(-1, 1, 1)
-        ).clamp(0, 1)
+        mean, std = self.latent_mean.view(-1, 1, 1), self.latent_std.view(-1, 1, 1)
+        return self.autoencoder.decode(z * std + mean).clamp(0, 1)
 
     @property
     def exemplar(self) -> ExemplarEmbedding | None:
@@ -250,6 +248,11 @@ class LatentDiffusion(nn.Module):
     def num_classes(self) -> int:
         """Classes that it draws by itself, without a guide; 0 where it knows none."""
         return self.unet.num_classes if isinstance(self.unet, ForeignDenoiser) else 0
+
+    @property
+    def null_class(self) -> int | None:
+        """The row that stands for no class; ``None`` where it cannot leave classes aside."""
+        return self.unet.null_class if isinstance(self.unet, ForeignDenoiser) else None
 
     def denoise(self, z: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The denoiser: estimate of ``z0`` from ``z_t`` at times ``t``, shape ``N``; of patches

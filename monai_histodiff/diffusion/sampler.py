@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class GuidedSampler:
         max_batch: patches at once, by default from the free memory, and halved for good when a
             device runs out of it; changes speed and memory, not the patches.
         progress: show a progress bar.
-        settings: those of :class:`~monai_histodiff.diffusion.SamplingSettings`, by name.
+        settings: all that a patch depends on besides; ``changes`` are some of them, by name.
 
     Attributes:
         settings: a :class:`~monai_histodiff.diffusion.SamplingSettings`, in which ``size`` and
@@ -70,9 +70,10 @@ class GuidedSampler:
         sources: Sources | None = None,
         max_batch: int | None = None,
         progress: bool = True,
-        **settings: Any,
+        settings: SamplingSettings | None = None,
+        **changes: Any,
     ) -> None:
-        chosen = SamplingSettings(**settings)
+        chosen = dataclasses.replace(settings or SamplingSettings(), **changes)
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
         check_parts(model, guide, weak, chosen)
@@ -80,7 +81,7 @@ class GuidedSampler:
         self.max_batch, self.progress = max_batch, progress
         self.size = size = model.patch_size if chosen.size is None else chosen.size
         bfloat16 = self.device.type == "cuda" if chosen.bfloat16 is None else chosen.bfloat16
-        self.settings = replace(chosen, size=size, bfloat16=bfloat16)
+        self.settings = dataclasses.replace(chosen, size=size, bfloat16=bfloat16)
         self.latent_shape = model.latent_shape_of(size)
         if chosen.strength < 1 or sources is not None:
             classes = self._classes if guide or model.num_classes else None
@@ -131,8 +132,8 @@ class GuidedSampler:
         Raises:
             TypeError, ValueError: as for a new one.
         """
-        own = {name: getattr(self, name) for name in ("weak", "sources", "max_batch", "progress")}
-        return GuidedSampler(self.model, self.guide, **{**vars(self.settings), **own, **changes})
+        own = {k: vars(self)[k] for k in ("weak", "sources", "max_batch", "progress", "settings")}
+        return GuidedSampler(self.model, self.guide, **{**own, **changes})
 
     @property
     def device(self) -> torch.device:

@@ -82,6 +82,6 @@ def check_parts(
     if guide is not None and drawn and guide.num_classes != drawn:
         rule = f"the guide must know the {drawn} classes that the model draws"
         raise ValueError(f"{rule}, got one of {guide.num_classes}")
-    if settings.class_scale != 1 and getattr(model.unet, "null_class", None) is None:
+    if settings.class_scale != 1 and model.null_class is None:
         rule = "class_scale other than 1 needs a model that draws classes, and also none"
         raise ValueError(f"{rule}, got {settings.class_scale} for another: leave it 1")

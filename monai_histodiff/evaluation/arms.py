@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ class Material:
         labelled: the real labelled training patches.
         candidates: synthetic candidates with their outcome.
         size: height and width that the classifier sees.
-        pool: training patches that were not drawn as labelled (arms E and R). Only R reads their
-            labels: it is the ceiling, not a method.
+        pool: training patches that were not drawn as labelled (arms E, M, P and R). Only R reads
+            their labels: it is the ceiling, not a method.
         critic: pseudo-labels the pool, at its threshold (arm E).
         published: candidates of the published method, with their outcome (arm G0).
         second: candidates of a second generator, with their outcome (arm G2).
@@ -67,6 +68,22 @@ class Material:
         """Class names, by index."""
         return self.labelled.classes
 
+    def lacks(self, part: str) -> bool:
+        """Whether a part is not given, or is a pool without patches."""
+        found = getattr(self, part)
+        return found is None or (isinstance(found, PatchSet) and not len(found))
+
+    @cached_property
+    def unlabelled(self) -> Tensor:
+        """The patches of the pool, uint8, ``N x 3 x H x W``.
+
+        Raises:
+            ValueError: there is no pool, or it is empty.
+        """
+        if self.pool is None or self.lacks("pool"):
+            raise ValueError("unlabelled patches need a pool, got none")
+        return whole_patches(self.pool)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -82,6 +99,7 @@ class Arm:
         shortened: it stops once it has shown as many real patches as arm G does.
         synthetic_only: nothing real is shown, where the bank has a patch of the class.
         uncropped: the bank holds whole real patches, which are cropped as the labelled ones are.
+        unlabelled: the classifier learns from the pool besides, by FixMatch.
         probe: a linear probe on features takes the place of the classifier.
     """
 
@@ -94,6 +112,7 @@ class Arm:
     shortened: bool = False
     synthetic_only: bool = False
     uncropped: bool = False
+    unlabelled: bool = False
     probe: bool = False
 
 
@@ -227,6 +246,11 @@ ARMS: Mapping[str, Arm] = {
         drawn=True,
         uncropped=True,
     ),
+    "M": Arm(
+        words="C + unlabelled real patches by FixMatch",
+        needs=("pool",),
+        unlabelled=True,
+    ),
     "J": Arm(words="linear probe on self-supervised features", needs=("features",), probe=True),
     "R": Arm(
         words="C + all further real patches with their true labels: the ceiling",
@@ -236,6 +260,6 @@ ARMS: Mapping[str, Arm] = {
     ),
 }
 COMPARISONS = (
-    *("G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A"),
-    *("P-C", "G2-C", "G-G2", "R-C"),
+    *("G-C", "G-F", "G-S", "G-K", "G-E", "G-M", "G-G0", "G-D", "G-B", "G-A"),
+    *("P-C", "P-E", "G2-C", "G-G2", "R-C"),
 )

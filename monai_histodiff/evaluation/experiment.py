@@ -7,19 +7,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, RandAxisFlipd, RandRotate90d
 from torch import Tensor
 
 from monai_histodiff.augmentation.dictionary import SyntheticAugmentd
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
+from monai_histodiff.classifiers.fixmatch import BesideUnlabelled, FixMatchTraining
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material
@@ -68,12 +69,25 @@ class Recipe:
         """What follows the crop in an arm."""
         return self.classical if ARMS[arm].augmented else self.plain
 
+    def beside(self, images: Tensor) -> BesideUnlabelled:
+        """What adds two views of unlabelled patches to each item: cropped, flipped and turned the
+        weak one, cropped and augmented as in arm C the strong one.
+        """
+        moved = [RandAxisFlipd("image", prob=0.5), RandRotate90d("image", prob=0.75)]
+        weak = Compose([self.crop, *moved, self.plain])
+        return BesideUnlabelled(images, weak, Compose([self.crop, self.classical]))
+
     def training_of(self, arm: str) -> ClassifierTraining:
-        """The training of an arm: it differs in arm A, which stops early, and D, which mixes."""
+        """The training of an arm: it differs in arm A, which stops early, D, which mixes, and M,
+        which learns from unlabelled patches besides.
+        """
         if ARMS[arm].shortened:
             return replace(
                 self.training, steps=max(1, round((1 - self.prob) * self.training.steps))
             )
+        if ARMS[arm].unlabelled:
+            own = {f.name: getattr(self.training, f.name) for f in fields(self.training)}
+            return FixMatchTraining(**own)
         mixing = ARMS[arm].mixing
         return replace(self.training, mixing=mixing) if mixing else self.training
 
@@ -122,7 +136,7 @@ class Evaluation:
             raise ValueError(f"seeds must differ, got {list(seeds)}")
         for arm in arms:
             needs = ARMS[arm].needs
-            if missing := [name for name in needs if getattr(material, name) is None]:
+            if missing := [name for name in needs if material.lacks(name)]:
                 got = f"got no {' and no '.join(missing)}"
                 raise ValueError(f"arm {arm} needs {' and '.join(needs)}, {got}")
         if blind := int((test.labels < 0).sum()):
@@ -160,7 +174,9 @@ class Evaluation:
             for arm in self.arms:
                 bank = self._bank(arm, seed)
                 share = (self.recipe.share(arm), ARMS[arm].uncropped)
-                content = None if bank is None else (bank.images, *share)
+                content: Any = None if bank is None else (bank.images, *share)
+                if ARMS[arm].unlabelled:
+                    content = (self.material.unlabelled,)
                 features = self.material.features if ARMS[arm].probe else None
                 own = (self._augmentation[arm], self.recipe.training_of(arm), content, features)
                 key = fingerprint(data, *own, seed)
@@ -227,7 +243,10 @@ class Evaluation:
             names = self.material.classes
             mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full, classes=names)
             steps = [mix, *steps] if ARMS[arm].uncropped else [*steps, mix]
-        transform = Compose([*steps, _pair, self.recipe.augmentation(arm)])
+        steps += [_pair, self.recipe.augmentation(arm)]
+        if ARMS[arm].unlabelled:
+            steps.append(self.recipe.beside(self.material.unlabelled))
+        transform = Compose(steps)
         training, classes = self.recipe.training_of(arm), len(self.material.classes)
         network = training(items, transform, classes, seed, f"arm {arm}, seed {seed}")
         return torch.stack([torch.softmax(predict(network, view), 1) for view in test])
@@ -242,7 +261,8 @@ class Evaluation:
         transform.set_random_state(seed)
         views: list[Any] = [transform(item) for item in items for _ in range(PROBE_VIEWS)]
         train = features(torch.stack([torch.as_tensor(view["image"]) for view in views]).float())
-        probe = linear_probe(train, torch.tensor([int(view["label"]) for view in views]))
+        labels = torch.tensor([int(view["label"]) for view in views])
+        probe = linear_probe(train, labels, penalty=0.1, scaling="common")
         return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
 
 

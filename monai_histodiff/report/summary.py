@@ -53,14 +53,14 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         lines += ["", f"## {markdown(_title(labels, runs))}", ""]
         chosen = [run["selection"] for run in runs if "selection" in run]
         if chosen:
-            told = ", ".join(f"{s['accepted']} of {s['candidates']}" for s in chosen)
-            lines += [f"Accepted candidates, by draw: {told}.", ""]
+            found = ", ".join(f"{s['accepted']} of {s['candidates']}" for s in chosen)
+            lines += [f"Accepted candidates, by draw: {found}.", ""]
         lines += [
             "| arm | | " + " | ".join(name for name, _, _ in COLUMNS.values()) + " |",
             "|---|---|" + "---|" * len(COLUMNS),
         ]
-        for arm, words in _arms(runs).items():
-            cells = _scores_in_words({m: _scores(runs, arm, m) for m in COLUMNS})
+        for arm, words in arms_of(runs).items():
+            cells = _scores_in_words({m: scores_of(runs, arm, m) for m in COLUMNS})
             lines.append(f"| {markdown(arm)} | {markdown(words)} | {' | '.join(cells)} |")
         for name in runs[0].get("floors", {}):
             floors = [run.get("floors", {}).get(name, {}) for run in runs]
@@ -73,10 +73,10 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         ]
         for name, row in combined[labels].items():
             p, holm = p_value(row["p"]), p_value(row["p_holm"])
-            word = _claim(name, row, runs)
-            lines.append(f"| {markdown(name)} | {_told(row)} | {p} | {holm} | {word} |")
-        if told := _left_out(runs):
-            lines += ["", markdown(told)]
+            word = claim_of(name, row, runs)
+            lines.append(f"| {markdown(name)} | {told(row)} | {p} | {holm} | {word} |")
+        if lacking := _left_out(runs):
+            lines += ["", markdown(lacking)]
     return "\n".join(lines) + "\n"
 
 
@@ -116,20 +116,20 @@ def _verdict(by_labels: Runs, combined: Combined) -> Verdict | None:
     rows = {labels: found[MAIN] for labels, found in combined.items() if MAIN in found}
     if not rows:
         return None
-    claims = {labels: _claim(MAIN, row, by_labels[labels]) for labels, row in rows.items()}
+    claims = {labels: claim_of(MAIN, row, by_labels[labels]) for labels, row in rows.items()}
     same = set(claims.values())
-    told = [
-        f"with {labels} labels per class by {_told(row)} points"
+    each = [
+        f"with {labels} labels per class by {told(row)} points"
         + ("" if len(same) == 1 else f": {claims[labels]}")
         for labels, row in rows.items()
     ]
     tone = same.pop() if len(same) == 1 else "inconclusive"
     word = tone.capitalize() if not same else "It depends on the labels"
-    sentence = f"With the selected synthetic patches, balanced accuracy changed {'; '.join(told)}."
+    sentence = f"With the selected synthetic patches, balanced accuracy changed {'; '.join(each)}."
     return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
 
 
-def _claim(name: str, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+def claim_of(name: str, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """A single run keeps the claim of its own report."""
     own = runs[0].get("claims", {}).get(name, {}) if len(runs) == 1 else {}
     said = {key: own[key] for key in ("claim", "outcome") if key in own}
@@ -138,20 +138,20 @@ def _claim(name: str, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]])
 
 def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
     found = {labels: rows[name] for labels, rows in combined.items() if name in rows}
-    values = {labels: _points(row) for labels, row in found.items()}
+    values = {labels: points(row) for labels, row in found.items()}
     axis = Axis.over((v for each in values.values() for v in each), signed=True)
     rows = []
     for labels, row in found.items():
-        (mean, low, high), told = values[labels], _told(row)
+        (mean, low, high), words = values[labels], told(row)
         rows.append(
             Row(
                 name=f"{labels} labels",
                 note=_title(labels, by_labels[labels]).partition("(")[2].rstrip(")"),
-                label=f"{labels} labels per class: {told} points",
-                words=[told, f"corrected p {p_value(row['p_holm'])}"],
+                label=f"{labels} labels per class: {words} points",
+                words=[words, f"corrected p {p_value(row['p_holm'])}"],
                 dots=axis.dots([mean]),
                 bar=axis.bar(low, high),
-                tone=_claim(name, row, by_labels[labels]),
+                tone=claim_of(name, row, by_labels[labels]),
             )
         )
     return Intervals(rows, axis, CHANGES)
@@ -159,24 +159,24 @@ def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
 
 def _curves(by_labels: Runs) -> Iterator[Curves]:
     if len(by_labels) > 1:
-        arms = _arms([run for runs in by_labels.values() for run in runs])
+        arms = arms_of([run for runs in by_labels.values() for run in runs])
         scores = {a: [_mean(runs, a) for runs in by_labels.values()] for a in arms}
         ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
-        told = (
+        caption = (
             "Balanced accuracy, in %, by labels per class: mean over all draws and seeds; "
             "C and G in colour."
         )
         name = "Balanced accuracy, in %"
-        yield Curves(name, list(by_labels), ranked, told, main=("C", "G"))
+        yield Curves(name, list(by_labels), ranked, caption, main=("C", "G"))
 
 
 def _table(by_labels: Runs) -> Table:
-    arms = _arms([run for runs in by_labels.values() for run in runs])
+    arms = arms_of([run for runs in by_labels.values() for run in runs])
     rows: list[list[TableCell | str]] = [
         [
             TableCell(arm, words),
             *(
-                number([100 * v for v in _scores(runs, arm, METRIC)])
+                number([100 * v for v in scores_of(runs, arm, METRIC)])
                 for runs in by_labels.values()
             ),
         ]
@@ -211,19 +211,19 @@ def _runs(by_labels: Runs) -> Table:
     return Table(caption, [*heads, "Rate\npassed of candidates"], rows, cards=True, css="plotted")
 
 
-def _scores(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[float]:
+def scores_of(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[float]:
     return [value for run in runs for value in run["arms"].get(arm, {}).get(metric, [])]
 
 
 def _mean(runs: Sequence[Mapping[str, Any]], arm: str) -> float:
-    return 100 * float(np.mean(_scores(runs, arm, METRIC) or np.nan))
+    return 100 * float(np.mean(scores_of(runs, arm, METRIC) or np.nan))
 
 
 def _scores_in_words(scores: Mapping[str, Sequence[float]]) -> list[str]:
     return [number([f * v for v in scores[m]], digits) for m, (_, f, digits) in COLUMNS.items()]
 
 
-def _arms(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What each arm trains on; and in how many of the runs it is, where it is not in all: its mean
     is then of these alone.
     """
@@ -243,12 +243,12 @@ def _title(labels: str, runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{labels} labels per class ({draws}, {' or '.join(map(str, seeds))} seeds each)"
 
 
-def _points(row: Mapping[str, Any]) -> list[float]:
+def points(row: Mapping[str, Any]) -> list[float]:
     return change({METRIC: row})
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    return change_words(_points(row))
+def told(row: Mapping[str, Any]) -> str:
+    return change_words(points(row))
 
 
 def _data_set(by_labels: Runs) -> str:

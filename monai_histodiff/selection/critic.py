@@ -13,6 +13,8 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.classifiers.named_encoder import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
@@ -158,6 +160,35 @@ class PatchCritic(nn.Module):
                 f"{temperature:g} and {threshold:g} in '{path}': fit it anew"
             )
         return critic.eval()
+
+    @classmethod
+    def load_probes(
+        cls,
+        path: str | os.PathLike[str],
+        encoder: str | os.PathLike[str],
+        num_classes: int,
+        members: int = 3,
+        device: str | torch.device = "cpu",
+    ) -> PatchCritic:
+        """Read a critic written by :meth:`save` whose members are
+        :class:`~monai_histodiff.classifiers.ProbeTraining` 's, on one encoder.
+
+        Args:
+            path: the file.
+            encoder: a bundle, or a name, see :func:`~monai_histodiff.classifiers.named_encoder`.
+            num_classes: number of classes.
+            members: members of the ensemble.
+            device: where to put it.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`load`, or there is no such encoder.
+        """
+        made = named_encoder(encoder, device)
+        layer = read_state(path).get("members.0.0.discriminant.weight")
+        if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
+            empty = nn.Linear(layer.shape[1], layer.shape[0], device=device).requires_grad_(False)
+            made = made.with_discriminant(empty)
+        return cls.load(path, ProbeTraining(made).network, num_classes, members)
 
 
 def fit_critic(

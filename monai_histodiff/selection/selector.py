@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
@@ -147,6 +148,24 @@ class Selector:
                 self.copy_threshold,
             )
 
+    @classmethod
+    def for_patches(
+        cls, critic: PatchCritic, patches: PatchSet, size: int, strength: float = 1.0
+    ) -> Selector:
+        """A selector of candidates that are made from, or after, known patches.
+
+        Args:
+            critic: judges the candidates.
+            patches: all that must not be copied.
+            size: height and width of their centre crops.
+            strength: of the sampler; below 1 candidates are variations, see ``refuse_copies``.
+
+        Raises:
+            ValueError: as for the class, or a patch is smaller than ``size``.
+        """
+        own = patches.images(size)
+        return cls(critic, own, patches.groups, refuse_copies=strength == 1)
+
     def __call__(
         self, patches: Tensor, labels: Sequence[int] | Tensor, origins: Tensor | None = None
     ) -> Selection:
@@ -212,6 +231,11 @@ class CentroidSelector:
         self.centroids = normalize(
             torch.stack([features[labels == k].mean(0) for k in range(critic.num_classes)])
         )
+
+    @classmethod
+    def for_patches(cls, critic: PatchCritic, patches: PatchSet, size: int) -> CentroidSelector:
+        """A selector whose centroids are those of labelled patches, of their centre crops."""
+        return cls(critic, patches.images(size), patches.labels, size)
 
     def __call__(self, patches: Tensor, labels: Any, origins: Tensor | None = None) -> Selection:
         """Judge candidate patches, ``N x 3 x H x W``, of the intended classes; the confidence is

@@ -2,6 +2,8 @@
 
 from monai_histodiff.training.adversarial import DecoderLoss as DecoderLoss
 from monai_histodiff.training.adversarial import DiscriminatorStep as DiscriminatorStep
+from monai_histodiff.training.batches import GroupBatches as GroupBatches
+from monai_histodiff.training.batches import RandomBatches as RandomBatches
 from monai_histodiff.training.checkpoints import EMAHandler as EMAHandler
 from monai_histodiff.training.checkpoints import EpochSeed as EpochSeed
 from monai_histodiff.training.checkpoints import TrainingCheckpoint as TrainingCheckpoint

@@ -35,7 +35,7 @@ class DecoderLoss(AutoencoderLoss):
             deviation of the real patches' map.
         adversarial_weight: weight of the adversarial loss.
         gradient_weight: as for :class:`AutoencoderLoss`.
-        bfloat16: compute maps and logits under bfloat16 autocast.
+        bfloat16: compute maps and logits under bfloat16 autocast; ``None``: on CUDA.
     """
 
     def __init__(
@@ -45,20 +45,24 @@ class DecoderLoss(AutoencoderLoss):
         feature_weight: float = 0.1,
         adversarial_weight: float = 0.02,
         gradient_weight: float = 1.0,
-        bfloat16: bool = False,
+        bfloat16: bool | None = False,
     ) -> None:
         super().__init__(gradient_weight)
         self.discriminator, self.maps = discriminator, maps
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
-        self.autocast = bfloat16
+        self.enabled = bfloat16
 
     def logits(self, patches: Tensor) -> Tensor:
         """Of "real", for patches in [0, 1], ``N x 3 x H x W``."""
-        with torch.autocast(patches.device.type, torch.bfloat16, enabled=self.autocast):
+        with self._autocast(patches):
             return self.discriminator(patches * 2 - 1)[-1].float()
 
+    def _autocast(self, patches: Tensor) -> torch.autocast:
+        enabled = patches.is_cuda if self.enabled is None else self.enabled
+        return torch.autocast(patches.device.type, torch.bfloat16, enabled=enabled)
+
     def _distance(self, output: Tensor, image: Tensor) -> Tensor:
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.autocast):
+        with self._autocast(image):
             made = self.maps(output)
             with torch.no_grad():
                 real = self.maps(image)

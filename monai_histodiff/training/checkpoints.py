@@ -185,7 +185,8 @@ class WeightsSaver:
 
     Args:
         network: the module to save; the network of ``ema``, or one that contains it.
-        path: the file.
+        save_dir: the folder.
+        filename: of the file in it.
         interval: epochs between saves.
         ema: save these averaged weights in place of the current ones.
     """
@@ -193,11 +194,13 @@ class WeightsSaver:
     def __init__(
         self,
         network: nn.Module,
-        path: str | os.PathLike[str],
+        save_dir: str | os.PathLike[str],
+        filename: str = "model.pt",
         interval: int = 1,
         ema: EMAHandler | None = None,
     ) -> None:
-        self.network, self.path, self.interval, self.ema = network, Path(path), interval, ema
+        self.network, self.interval, self.ema = network, interval, ema
+        self.path = Path(save_dir) / filename
 
     def attach(self, engine: Engine) -> None:
         """Save at the end of every ``interval``-th epoch and at completion."""

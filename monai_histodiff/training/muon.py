@@ -19,9 +19,9 @@ class MuonAdamW(torch.optim.Optimizer):
     A learning-rate scheduler sees both groups, Muon's first.
 
     Args:
-        params: the parameters.
+        params: the parameters, or a network: all of its own.
         lr: learning rate of Muon.
-        adamw_lr: learning rate of AdamW.
+        adamw_lr: learning rate of AdamW; ``None``: half of Muon's.
         weight_decay: of both.
         momentum: of Muon.
         betas: of AdamW.
@@ -32,14 +32,15 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | nn.Module,
         lr: float = 2e-3,
-        adamw_lr: float = 1e-3,
+        adamw_lr: float | None = None,
         weight_decay: float = 0.01,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
-        trained = [p for p in params if p.requires_grad]
+        given = params.parameters() if isinstance(params, nn.Module) else params
+        trained = [p for p in given if p.requires_grad]
         self.matrices = [p for p in trained if p.ndim >= 2 and min(p.flatten(1).shape) > 1]
         chosen = {id(p) for p in self.matrices}
         others = [p for p in trained if id(p) not in chosen]
@@ -62,7 +63,10 @@ class MuonAdamW(torch.optim.Optimizer):
         if others:
             self.parts.append(
                 torch.optim.AdamW(
-                    others, lr=adamw_lr, weight_decay=weight_decay, betas=(betas[0], betas[1])
+                    others,
+                    lr=lr / 2 if adamw_lr is None else adamw_lr,
+                    weight_decay=weight_decay,
+                    betas=(betas[0], betas[1]),
                 )
             )
         self.param_groups = [group for part in self.parts for group in part.param_groups]

@@ -13,6 +13,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.settings import check_guidance
 
 __all__ = [
     "AutocastInferer",
@@ -33,22 +34,23 @@ class AutocastInferer(SimpleInferer):
     speed; on others it is slower than float32.
 
     Args:
-        enabled: without it, as ``SimpleInferer``.
+        enabled: without it, as ``SimpleInferer``; ``None``: on CUDA.
 
     Raises:
-        TypeError: ``enabled`` is not a bool.
+        TypeError: ``enabled`` is none of these.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool | None = True) -> None:
         super().__init__()
-        if not isinstance(enabled, bool):
-            raise TypeError(f"bfloat16 must be True or False, got {enabled!r}")
+        if enabled is not None and not isinstance(enabled, bool):
+            raise TypeError(f"bfloat16 must be True, False or None, got {enabled!r}")
         self.enabled = enabled
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.enabled):
+        enabled = inputs.is_cuda if self.enabled is None else self.enabled
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=enabled):
             return super().__call__(inputs, network, *args, **kwargs).float()
 
 
@@ -108,15 +110,15 @@ class DenoisingPrepareBatch:
 
     Args:
         model: gives the noise schedule and the prediction type.
-        classes: whether a model that draws classes is shown those of the items; otherwise it is
-            trained as one of none.
+        class_scale: of the sampling: at 0, which leaves the classes of a model aside that draws
+            classes, it is trained as one of none; otherwise it is shown those of the items.
 
     Raises:
         ValueError: the model takes exemplars, and the items have no descriptors.
     """
 
-    def __init__(self, model: LatentDiffusion, classes: bool = True) -> None:
-        self.model, self.classes = model, classes
+    def __init__(self, model: LatentDiffusion, class_scale: float = 1.0) -> None:
+        self.model, self.class_scale = model, class_scale
 
     def __call__(
         self,
@@ -139,7 +141,7 @@ class DenoisingPrepareBatch:
             rule = "a model of exemplars is trained on latents with descriptors"
             raise ValueError(f"{rule}, got none: encode them with describe=")
         condition = torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
-        if key == CommonKeys.LABEL and not self.classes:
+        if key == CommonKeys.LABEL and not self.class_scale:
             condition = torch.full_like(condition, -1)
         return noisy, target, (t * 1000, condition), {}
 
@@ -150,11 +152,16 @@ class NoisyLatentPrepareBatch:
 
     Args:
         model: gives the noise schedule.
-        clean: always ``t = 0`` (the paper's classifier, which never sees noise).
+        mode: what the guide reads as it steers, see :mod:`monai_histodiff.diffusion.guidance`;
+            ``"clean"``: always ``t = 0`` (the paper's classifier, which never sees noise).
+
+    Raises:
+        ValueError: the mode is unknown.
     """
 
-    def __init__(self, model: LatentDiffusion, clean: bool = False) -> None:
-        self.model, self.clean = model, clean
+    def __init__(self, model: LatentDiffusion, mode: str = "noisy") -> None:
+        check_guidance(mode=mode)
+        self.model, self.mode = model, mode
 
     def __call__(
         self,
@@ -172,7 +179,7 @@ class NoisyLatentPrepareBatch:
             device=device, non_blocking=non_blocking
         )
         t = stratified_times(len(z0), z0.device)
-        if self.clean:
+        if self.mode == "clean":
             return z0, label, (torch.zeros_like(t),), {}
         return self.model.target(z0, torch.randn_like(z0), t)[0], label, (t,), {}
 

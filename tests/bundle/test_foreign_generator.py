@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import set_track_meta
 
-from monai_histodiff import LatentDiffusion, PatchSet
+from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.bundle.generator import check_generator
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.bundle.stages import run_stage
@@ -120,7 +120,8 @@ def test_a_generator_of_classes_is_adapted_guided_sampled_and_judged(
     run_stage(GUIDANCE / "configs/train.yaml", **options, class_scale=2.0)
     outcome = json.loads((out / "outcome.json").read_text())
     assert outcome["sampling"]["class_scale"] == 2.0
-    assert outcome["settings"]["latent_channels"] == 4
+    guide = LatentClassifier.from_file(out / "models/model.pt")
+    assert (guide.in_channels, guide.num_classes) == (4, 2)
     assert sum(row["candidates"] for row in outcome["selection"]["per_class"].values()) >= 4
     adapted = LatentDiffusion.from_bundle(ldm, weights=out / "models/generator.pt")
     theirs = LatentDiffusion.from_bundle(ldm)
@@ -178,21 +179,22 @@ def test_what_a_generator_cannot_do_is_told_before_any_work(
 
 def test_classes_of_a_generator_are_those_that_its_bundle_names(ldm: Path) -> None:
     model = LatentDiffusion.from_bundle(ldm)
-    check_generator(model, ldm, ["blue", "pink"], 1.0, 0.0)
-    check_generator(model, ldm, ["other", "tissue", "wholly"], 0.0, 0.0)
+    own, others = (PatchSet([], [], names) for names in (["blue", "pink"], ["other", "tissue"]))
+    check_generator(model, ldm, own, 1.0, 0.0)
+    check_generator(model, ldm, others, 0.0, 0.0)
     (ldm / "configs/metadata.json").write_text('{"um_per_px": 1.0}')
     with pytest.raises(ValueError, match="must name the 2 classes that its generator draws"):
-        check_generator(model, ldm, ["blue", "pink"], 1.0, 0.0)
+        check_generator(model, ldm, own, 1.0, 0.0)
     model.unet.null_class = None
     with pytest.raises(ValueError, match="class_scale must be 1 for a generator that does not"):
-        check_generator(model, ldm, ["blue", "pink"], 0.0, 0.0)
+        check_generator(model, ldm, own, 0.0, 0.0)
     with pytest.raises(ValueError, match="take another, for this one cannot leave its classes"):
-        check_generator(model, ldm, ["blue", "pink"], 1.0, 0.0)
+        check_generator(model, ldm, own, 1.0, 0.0)
 
 
 def test_a_generator_whose_classes_are_left_aside_is_trained_as_one_of_none(ldm: Path) -> None:
     model = LatentDiffusion.from_bundle(ldm)
     batch = {"image": torch.zeros(3, *model.latent_shape), "label": torch.tensor([0, 7, -1])}
     shown = DenoisingPrepareBatch(model)(batch)[2][1]
-    aside = DenoisingPrepareBatch(model, classes=False)(batch)[2][1]
+    aside = DenoisingPrepareBatch(model, class_scale=0.0)(batch)[2][1]
     assert shown.tolist() == [0, 7, -1] and aside.tolist() == [-1, -1, -1]

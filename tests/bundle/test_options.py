@@ -89,7 +89,7 @@ FINETUNE = [
     ({"seeds": []}, "seeds must be a list of whole numbers, at least 0, got 0: give at least 1"),
     ({"seeds": [True]}, "seeds must be a list of whole numbers"),
     ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
-    ({"arms": ["C", "X"]}, "S, P, I, K, J, R, got 'X': choose among them"),
+    ({"arms": ["C", "X"]}, "S, P, I, K, M, J, R, got 'X': choose among them"),
     ({"arms": ["F", "G"]}, "arms must include 'C', what all are compared with, got ['F', 'G']"),
     ({"arms": ["C", "G0"]}, "arm G0 needs a run of published.yaml in published_dir, got none in"),
     ({"strength": 1.5}, "strength must be a number, above 0, at most 1, got 1.5: give 1 or less"),
@@ -162,11 +162,11 @@ OTHERS = [
     ("evaluate", {"evaluation#recipe#probb": 1}, "'evaluation#recipe#probb': did you mean 'prob'"),
     ("train", {"bundle_root": "."}, f": give --bundle_root {GUIDANCE}"),
     ("evaluate", {"replace": "False"}, "replace must be True or False, got 'False'"),
-    ("inference", {"patch_size": 1024}, "at least 96, at most 512, got 1024: give 512 or less"),
+    ("inference", {"patch_size": 1024}, "at most 512, or None, got 1024: give 512 or less"),
     ("inference", {"um_per_px": -1.0}, "um_per_px must be a number, above 0, or None, got -1.0"),
     ("ldm evaluate", {"patch_size": 64}, "patch_size must be a whole number, at least 96, at mos"),
     ("evaluate", {"output_dir": "new"}, "must have written 'outcome.json', got none in 'new'"),
-    ("inference", {"class": 1}, "class must be text, got 1: put it in two pairs of quotes"),
+    ("inference", {"class": 1}, "class must be text, or None, got 1: put it in two pairs of qu"),
     ("inference", {"class": "lung_sc"}, "got 'lung_sc': did you mean 'lung_scc'?"),
     ("inference", {"class": "nosuch"}, "lung_aca, lung_n, lung_scc, got 'nosuch': choose among"),
     ("inference", {"accepted_only": "true"}, "accepted_only must be True or False, got 'true'"),
@@ -314,7 +314,7 @@ def test_all_configs_are_in_the_table() -> None:
 
 
 def test_label_of_a_class() -> None:
-    assert [label_of(["0", "1"], name) for name in ("0", "1")] == [0, 1]
+    assert [label_of(["0", "1"], name) for name in ("0", "1", None)] == [0, 1, 0]
 
 
 # --------------------------------------------------------------------------------------- the plan

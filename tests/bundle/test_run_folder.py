@@ -18,10 +18,12 @@ from conftest import CLASSES, WritePatchSet
 from PIL import Image
 
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
-from monai_histodiff.bundle.inference import sampling_of
+from monai_histodiff.bundle.inference import chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.split_file import count_tested
+from monai_histodiff.bundle.task import Task
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.diffusion.sources import Sources
 
 Parts = tuple[PatchSet, PatchSet, PatchSet]
 
@@ -200,9 +202,12 @@ def test_inference_takes_the_files_of_a_run_that_came_to_its_end(
     shipped = {"steps": 12, "scale": 6.0, "extra": 0.5, "classes": ["a", "b"]}
     made = sampling_of(done.models, shipped)
     assert (made["steps"], made["scale"], made["extra"]) == (4, 3.0, 0.5)
-    assert made["classes"] == list(CLASSES) and made["generator"] == done.generator
+    assert made["classes"] == list(CLASSES)
+    given = chosen_settings(made, None, steps=7, scale=None, size=64)
+    assert given == replace(Sampler.settings, steps=7, size=64), "what is given, and the run's"
+    assert chosen_settings(shipped, 4.0).stop == 4.0 and chosen_settings(shipped, 4.0).scale == 6.0
     own = sampling_of(tmp_path / "bundle" / "models", shipped)
-    assert own["generator"] is None and own["scale"] == 6.0 and own["classes"] == ["a", "b"]
+    assert own == shipped
     done.outcome.unlink()
     with pytest.raises(FileNotFoundError, match="must have written 'outcome.json', got none in"):
         sampling_of(done.models, shipped)
@@ -238,6 +243,41 @@ def test_candidates_are_judged_by_the_patches_that_they_were_made_for(
         FileNotFoundError, match="the training stage must have written 'outcome.js"
     ):
         RunFolder(tmp_path / "other").check_settings(draw=0)
+
+
+def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
+    parts: Parts, candidates: Candidates, tmp_path: Path
+) -> None:
+    labelled, known, test = parts
+    patches = PatchSet.open([tmp_path / "train", tmp_path / "test"])
+    task = Task(patches, labelled, known, 32, {"labels_per_class": 2, "draw": 0})
+    rows = (torch.tensor([0, 0, 6]), torch.tensor([2, 7, 7]), torch.tensor([4]))
+    described = tuple(torch.zeros(len(own), 5) for own in rows)
+    sampler: Any = Sampler()
+    sampler.sources = Sources(rows=rows, descriptors=described)
+    critic = PatchCritic([torch.nn.Identity()], 3)
+    critic.losses = [0.5, 0.25]
+    judge: Any = SimpleNamespace(critic=critic, settings={})
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    folder.models.mkdir()
+    torch.save({}, folder.guide)
+    folder.finish(task, candidates, judge, sampler, {"quota": 4})
+    assert folder.read_outcome()["settings"] == {
+        **{"labels_per_class": 2, "draw": 0, "quota": 4},
+        **{"model_um_per_px": None, "patch_size": 32},
+        **{"unlabelled_patches": 5, "pseudo_labelled": 2, "critic_losses": [0.5, 0.25]},
+    }
+    assert Sources.load(folder.sources, 3).counts == [3, 3, 1]
+    folder.check(task)
+    other = replace(task, asked={"labels_per_class": 3, "draw": 0})
+    with pytest.raises(ValueError, match="labels_per_class must be what the candidates were made"):
+        folder.check(other)
+    with pytest.raises(ValueError, match="labelled patches must be those of the candidates"):
+        folder.check(replace(task, labelled=labelled[1:]))
+    folder.sources.unlink()
+    with pytest.raises(ValueError, match=r"'.*sources.pt' must be as its run wrote it"):
+        folder.check(task)
 
 
 # ------------------------------------------------------------------------------------------- split

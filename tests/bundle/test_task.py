@@ -59,6 +59,26 @@ def test_patches_are_taken_at_the_scale_of_the_model(write: Write) -> None:
     assert power.startswith("With 4 test groups (8 patches), 3 seeds and 1 draw of the labelled")
 
 
+def test_the_parts_of_a_task_are_those_of_its_set(write: Write) -> None:
+    task = check_task({**VALUES, "dataset_dir": write(), "um_per_px": 0.25})
+    paths = {
+        name: [r.path for r in getattr(task, name).records]
+        for name in ("train", "test", "labelled", "unlabelled", "known", "pool")
+    }
+    assert paths["known"] == paths["labelled"] + paths["unlabelled"]
+    assert sorted(paths["pool"] + paths["labelled"]) == sorted(paths["train"])
+    assert len(paths["pool"]) == 4 and sorted(paths["pool"]) == sorted(paths["unlabelled"])
+    assert not {*paths["train"]} & {*paths["test"]} and task.num_classes == 2
+    assert task.settings == {
+        **{"labels_per_class": 6, "draw": 0, "um_per_px": 0.25},
+        **{"model_um_per_px": 1.0, "patch_size": 112},
+    }
+    task.read()
+    (Path(task.patches._sources[0].root) / task.test.records[0].path).write_bytes(b"")
+    with pytest.raises(ValueError, match=task.test.records[0].path):
+        task.read()
+
+
 def test_that_nothing_will_be_claimed_is_told_beforehand(write: Write) -> None:
     task = check_task({**VALUES, "dataset_dir": write()})
     found = shortfalls(task.test.labels.numpy(), task.test.groups, task.test.classes, 1)

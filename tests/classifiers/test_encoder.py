@@ -192,3 +192,28 @@ def test_a_constant_feature_does_no_harm() -> None:
     features = torch.cat([torch.ones(20, 1), torch.arange(20.0)[:, None]], 1)
     labels = (torch.arange(20) >= 10).long()
     assert torch.equal(linear_probe(features, labels)(features).argmax(1), labels)
+
+
+def test_one_common_scale_sees_no_axes_and_keeps_what_spreads_most() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = torch.randn(60, 5) * torch.tensor([9.0, 4.0, 1.0, 0.5, 0.1]) + labels[:, None]
+    turn = torch.linalg.qr(torch.randn(5, 5)).Q
+    plain, turned = (
+        linear_probe(x, labels, penalty=0.1, scaling="common")(x)
+        for x in (features, features @ turn * 7 + 2)
+    )
+    torch.testing.assert_close(plain, turned, atol=1e-3, rtol=1e-3)
+    each = linear_probe(features, labels, penalty=0.1)(features)
+    assert not torch.allclose(plain, each, atol=0.05)
+    # the minimum of the loss that it names
+    scale = features.var(0, correction=0).mean().sqrt()
+    layer = linear_probe(features, labels, penalty=0.1, scaling="common")
+    weight = (layer.weight * scale).double().requires_grad_()
+    x = ((features - features.mean(0)) / scale).double()
+    bias = (layer.bias + layer.weight @ features.mean(0)).double()
+    loss = torch.nn.functional.cross_entropy(x @ weight.T + bias, labels)
+    (slope,) = torch.autograd.grad(loss + 0.05 * weight.square().sum(), weight)
+    assert float(slope.abs().max()) < 1e-4
+    with pytest.raises(ValueError, match="scaling must be 'each' or 'common', got 'none'"):
+        linear_probe(features, labels, scaling="none")

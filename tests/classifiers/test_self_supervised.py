@@ -6,22 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scipy.linalg
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.losses import ContrastiveLoss
-from torch import Tensor
 
 from monai_histodiff import PatchEncoder, PatchSet
-from monai_histodiff.classifiers import ViewContrast, ViewProjection, ViewsPrepareBatch
+from monai_histodiff.classifiers import Scatter, ViewContrast, ViewProjection, ViewsPrepareBatch
 from monai_histodiff.classifiers.self_supervised import (
-    DIHEDRAL,
     EncoderSaver,
-    PatchViews,
-    discriminant,
     fit_discriminant,
 )
+from monai_histodiff.classifiers.views import DIHEDRAL, PatchViews
 from monai_histodiff.training import EMAHandler, EpochSeed, TrainingCheckpoint
 from monai_histodiff.utils.weights import load_weights
 
@@ -124,72 +120,6 @@ def test_the_loss_refuses_what_it_cannot_compare() -> None:
         ViewContrast()(torch.randn(3, 2), torch.tensor([0, 0, 1]))
 
 
-def pairs(n: int = 4000) -> tuple[Tensor, Tensor]:
-    """Two views of each patch: three statistics that tell patches apart, two that do not."""
-    torch.manual_seed(0)
-    patch = torch.randn(n, 5) * torch.tensor([3.0, 2.0, 1.0, 0.0, 0.0])
-    mix = torch.randn(5, 5)
-    first, second = (patch + torch.randn(2, n, 5)) @ mix + 7
-    return first, second
-
-
-def test_the_discriminant_solves_the_generalised_eigenvalue_problem() -> None:
-    first, second = pairs()
-    layer = discriminant(first, second, 5, ridge=1e-9)
-    both = torch.cat([first, second])
-    scale = both.std(0, correction=0)
-    within = ((first - second).T @ (first - second) / (2 * len(first))).double()
-    centre = (first + second) / 2 - both.mean(0)
-    between = (centre.T @ centre / len(first)).double()
-    values, vectors = scipy.linalg.eigh(between.numpy(), within.numpy())
-    found, expected = layer.weight.double(), torch.from_numpy(vectors).flip(1).T
-    sign = (found * scale * expected * scale).sum(1).sign()[:, None]
-    torch.testing.assert_close(found, sign * expected, atol=2e-3, rtol=2e-3)
-    # views of one patch spread by 1, patches' means by lambda; the three real ones are found
-    spread = (layer(first) - layer(second)).square().mean(0) / 2
-    torch.testing.assert_close(spread, torch.ones(5), atol=1e-3, rtol=0)
-    torch.testing.assert_close(
-        torch.from_numpy(values).flip(0).float(),
-        torch.tensor([9.5, 4.5, 1.5, 0.5, 0.5]),
-        atol=0.3,
-        rtol=0,
-    )
-    assert float(torch.cat([layer(first), layer(second)]).mean(0).abs().max()) < 1e-4
-
-
-def test_the_discriminant_does_not_depend_on_the_units_of_the_statistics() -> None:
-    first, second = pairs()
-    scale, shift = torch.tensor([1.0, 1e3, 1e-2, 5.0, 0.3]), torch.randn(5)
-    plain = discriminant(first, second, 3)
-    other = discriminant(first * scale + shift, second * scale + shift, 3)
-    a, b = plain(first), other(first * scale + shift)
-    torch.testing.assert_close(a, b * (a * b).sum(0).sign(), atol=1e-2, rtol=1e-2)
-    a, b = plain(first), discriminant(second, first, 3)(first)
-    torch.testing.assert_close(a, b * (a * b).sum(0).sign(), atol=1e-3, rtol=1e-3)
-
-
-def test_a_constant_statistic_does_no_harm() -> None:
-    first, second = (torch.cat([v, torch.ones(len(v), 1)], 1) for v in pairs(100))
-    layer = discriminant(first, second, 3)
-    assert bool(layer.weight.isfinite().all()) and float(layer.weight[:, 5].abs().max()) < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("features", "ridge", "rows", "message"),
-    [
-        (6, 0.1, 9, "features must lie between 1 and the 5 statistics, got 6"),
-        (0, 0.1, 9, "features must lie between 1 and the 5 statistics, got 0"),
-        (2, 0.0, 9, "ridge must be above 0 and patches at least 2, got 0.0 and 9"),
-        (2, 0.1, 1, "ridge must be above 0 and patches at least 2, got 0.1 and 1"),
-    ],
-)
-def test_a_discriminant_that_cannot_be_is_refused(
-    features: int, ridge: float, rows: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        discriminant(torch.randn(rows, 5), torch.randn(rows, 5), features, ridge)
-
-
 def test_fitting_sets_the_last_layer_alone(patch_set: PatchSet) -> None:
     encoder, patches = small(), patch_set.images()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
@@ -228,7 +158,7 @@ def train(folder: Path, patch_set: PatchSet, epochs: int) -> list[float]:
             ema,
             EpochSeed(0),
             TrainingCheckpoint(folder, objects),
-            EncoderSaver(encoder, ema, loader, views, folder / "encoder.pt", interval=100),
+            EncoderSaver(encoder, ema, loader, views, folder, interval=100),
         ],
     )
     trainer.add_event_handler(
@@ -248,4 +178,8 @@ def test_training_makes_views_of_one_patch_alike_and_resumes_to_the_bit(
     a, b = (torch.load(tmp_path / n / "encoder.pt", weights_only=True) for n in ("whole", "parts"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     encoder = load_weights(small(), tmp_path / "whole" / "encoder.pt")
+    scatter = Scatter.load(tmp_path / "whole" / "scatter.pt")
+    first, own = scatter.discriminant(1).weight[0], encoder.discriminant.weight[0]
+    assert abs(float(torch.cosine_similarity(first, own, 0))) > 0.999
+    assert scatter.encoder == encoder.digest() != small().digest()
     assert not torch.equal(encoder.discriminant.weight, small().discriminant.weight.half())

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import WritePatchSet
 
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.sizes import crop_size, open_pool, size_note
+from monai_histodiff.data.sizes import (
+    PretrainingPool,
+    crop_size,
+    open_part,
+    open_pool,
+    size_note,
+)
 
 Shape = tuple[int, int, str]  # height, width, um_per_px
 
@@ -99,10 +106,10 @@ def test_a_pool_of_the_models_magnification_is_taken_as_its_files_are(
     of_shapes: Callable[[Sequence[Shape]], PatchSet], tmp_path: Path
 ) -> None:
     of_shapes([(128, 128, "0.72"), (140, 130, "1.7"), (150, 150, "")])
-    pool = open_pool([tmp_path / "3"], size=128)
+    pool = open_pool(tmp_path, ["3"], size=128)
     assert pool.um_per_px is None and pool.sizes() == [(128, 128), (140, 130), (150, 150)]
     with pytest.raises(ValueError, match="at least 129 x 129, got 1 of 3 that are smaller"):
-        open_pool([tmp_path / "3"], size=129)
+        open_pool(tmp_path, ["3"], size=129)
 
 
 @pytest.mark.parametrize("scale", ["0.5", "0.55", "1.81", "2"])
@@ -115,6 +122,34 @@ def test_a_pool_of_another_magnification_is_refused_or_resampled(
         rf"{scale}: give --read_at 1, and all are resampled to it"
     )
     with pytest.raises(ValueError, match=told):
-        open_pool([tmp_path / "2"])
+        open_pool(tmp_path, ["2"])
     side = round(224 * float(scale))
-    assert open_pool([tmp_path / "2"], 1.0).sizes() == [(side, side), (128, 128)]
+    assert open_pool(tmp_path, ["2"], 1.0).sizes() == [(side, side), (128, 128)]
+
+
+def test_a_pool_to_train_on_holds_groups_out_and_leaves_test_patches_alone(
+    write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    for split, seed in (("train", 0), ("test", 1)):
+        write_patch_set(tmp_path / split, split=split, seed=seed)
+    pool = PretrainingPool.open(tmp_path, ["train", "test"], held_out=0.4)
+    whole = open_pool(tmp_path, ["train", "test"]).select("train")
+    for found, expected in zip(
+        (pool.train, pool.held_out), whole.hold_out(0.4, seed=0), strict=True
+    ):
+        assert [r.path for r in found.records] == [r.path for r in expected.records]
+    everything = PretrainingPool.open(tmp_path, ["train", "test"], held_out=0)
+    assert everything.train.records == whole.records and not everything.held_out
+
+
+def test_a_part_of_a_labelled_set_is_the_recorded_one_or_drawn(
+    write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    write_patch_set(tmp_path / "none", per_class=8)
+    drawn = [open_part(tmp_path, "none", split) for split in ("train", "test")]
+    assert sorted(r.path for part in drawn for r in part.records) == sorted(
+        r.path for r in open_pool(tmp_path, ["none"]).records
+    )
+    assert not {*drawn[0].groups} & {*drawn[1].groups} and len(drawn[1]) > 0
+    with pytest.raises(ValueError, match="must be at least 33 x 33"):
+        open_part(tmp_path, "none", "test", size=33)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -317,12 +318,18 @@ def test_samples_of_no_class_are_made_after_any_source(
         GuidedSampler(conditional, strength=0.5, sources=merged)
 
 
+@dataclass(frozen=True)
+class Describes:
+    """Stands for an encoder of which only the descriptors are asked."""
+
+    descriptors: Callable[[Tensor], Tensor]
+
+
 def test_stored_exemplars_are_drawn_by_weights(conditional: LatentDiffusion) -> None:
     patches = [{"image": torch.full((3, 4, 4), i / 10)} for i in range(8)]
     weights = torch.tensor([0.0, 1, 1, 1e-6, 1, 0, 1, 1])
 
-    def describe(x: Tensor) -> Tensor:
-        return x.mean((1, 2, 3))[:, None].expand(-1, D)
+    describe = Describes(lambda x: x.mean((1, 2, 3))[:, None].expand(-1, D))
 
     def kept(count: int) -> list[int]:
         found = describe_exemplars(patches, describe, weights, count)
@@ -431,9 +438,7 @@ def test_descriptors_are_those_of_the_encoded_patches(
     )
     transform.set_random_state(0)
 
-    def describe(images: Tensor) -> Tensor:
-        return images[:, :, :8].mean((2, 3))
-
+    describe = Describes(lambda images: images[:, :, :8].mean((2, 3)))
     items = encode_latents(
         model,
         Dataset(patches, transform),

@@ -96,7 +96,7 @@ def test_records_of_arms_hold_together(candidates: Candidates) -> None:
         assert not arm.uncropped or "pool" in arm.needs or name == "K", (
             "only real patches are whole"
         )
-        assert not (arm.probe or not arm.augmented) or arm.bank is None, name
+        assert not (arm.probe or arm.unlabelled or not arm.augmented) or arm.bank is None, name
     assert [name for name, arm in ARMS.items() if arm.bank] == "E F G G0 G2 H S P I K R".split()
     unable = Material(labelled=PatchSet((), (), CLASSES), candidates=candidates)
     for name in ("E", "R"):

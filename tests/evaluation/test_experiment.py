@@ -33,6 +33,7 @@ from monai_histodiff.bundle.judge import judge
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.classifiers import FixMatchTraining
 from monai_histodiff.data.pixels import five_crops
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Recipe
@@ -248,7 +249,7 @@ def test_arms_see_the_data_that_they_are_named_after(
         parts,
         candidates,
         training=Recorder(steps=50),
-        arms=list(ARMS),
+        arms=[arm for arm in ARMS if arm != "M"],
         seeds=[3],
         classical=scale,
         prob=0.4,
@@ -259,7 +260,7 @@ def test_arms_see_the_data_that_they_are_named_after(
     assert (
         recipes.pop("D") == (50, 1)
         and set(recipes.values()) == {(50, 0)}
-        and set(recipes) == set(ARMS) - {"A", "D", "J"}
+        and set(recipes) == set(ARMS) - {"A", "D", "J", "M"}
     )
     real, pool = (
         {d["image"].numpy().tobytes(): d["label"] for d in part}
@@ -274,7 +275,7 @@ def test_arms_see_the_data_that_they_are_named_after(
         image.numpy().tobytes(): int(k)
         for image, k in zip(given["published"].images, candidates.labels, strict=True)
     }
-    for arm in set(ARMS) - {"J"}:
+    for arm in set(ARMS) - {"J", "M"}:
         rows = [(label, image.numpy().tobytes()) for name, label, image in seen if name == arm]
         synthetic = [(label, *made[image]) for label, image in rows if image in made]
         added = [
@@ -304,6 +305,41 @@ def test_arms_see_the_data_that_they_are_named_after(
             )
         if arm == "S":
             assert any(label != k for label, k, _ in synthetic) and all(ok for *_, ok in synthetic)
+
+
+def test_fixmatch_sees_the_pool_without_its_labels(
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def record(
+        self: Any, data: Any, transform: Any, num_classes: int, seed: int, name: str
+    ) -> Any:
+        transform.set_random_state(seed)
+        seen.extend(transform(data[i % len(data)]) for i in range(40))
+        assert self.steps == 50 and self.bfloat16 and self.threshold == 0.95
+        return PatchClassifier(num_classes, width=8).eval()
+
+    monkeypatch.setattr(FixMatchTraining, "__call__", record)
+    given = everything(parts, candidates)
+    hidden = [replace(r, label=None) for r in given["pool"].records]
+    given["pool"] = given["pool"]._with(hidden)
+    training = ClassifierTraining(steps=50, bfloat16=True)
+    scale = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
+    darker = Compose([ScaleIntensityRanged("image", 0, 255, 0.0, 0.5)])
+    run = evaluation(parts, candidates, training=training, classical=darker, plain=scale, **given)
+    run.arms, run._augmentation = ("M",), {"M": ""}
+    run.run()
+    pool = [patch["image"].float() / 255 for patch in given["pool"]]
+    for item in seen:
+        assert set(item) == {"image", "label", "weak", "strong"}
+        # flips and quarter turns of the weak view keep every pixel
+        (twin,) = [x for x in pool if torch.allclose(2 * item["strong"], x, atol=1e-6)]
+        for k in range(3):
+            assert torch.allclose(item["weak"][k].sort()[0].sum(), twin[k].sum(), atol=1e-2)
+    assert len({float(item["weak"].sum()) for item in seen}) > 5, "many of the pool"
 
 
 @pytest.mark.parametrize("full", [1, 400])
@@ -704,8 +740,9 @@ def test_the_generator_is_measured_where_there_are_features(
         Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}),
         arms=["C"],
         seeds=[0],
+        features=colours,
     )
-    run_and_report(run, parts[0], "patches.zip", tmp_path, colours)
+    run_and_report(run, parts[0], "patches.zip", tmp_path, generator_metrics=True)
     results = json.loads((tmp_path / "results.json").read_text())
     assert (
         set(results["generator"]) == set(CLASSES)

@@ -84,7 +84,7 @@ class Training:
                 FiniteLoss(),
                 GradientNorm(),
                 self.ema,
-                WeightsSaver(self.network, folder / "model.pt", ema=self.ema),
+                WeightsSaver(self.network, folder, ema=self.ema),
                 TrainingCheckpoint(folder, objects),
             ],
             **options,

@@ -209,7 +209,7 @@ def test_guide_batch_is_noisy_at_its_time_or_clean(
         and float(t.max()) <= 1
     )
     assert torch.equal(label, batch["label"]) and options == {}
-    clean, label, (t,), _ = NoisyLatentPrepareBatch(model, clean=True)(batch)
+    clean, label, (t,), _ = NoisyLatentPrepareBatch(model, mode="clean")(batch)
     assert (
         torch.equal(clean, batch["image"].float())
         and torch.equal(label, batch["label"])
@@ -287,7 +287,7 @@ def test_ema_is_adopted_at_the_end_only() -> None:
 def test_saver_writes_the_average_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:
     network, path, seen = nn.Linear(1, 1), tmp_path / "model.pt", {}
     ema = EMAHandler(network, decay=0.5)
-    saver = WeightsSaver(network, path, interval=2, ema=ema)
+    saver = WeightsSaver(network, tmp_path, interval=2, ema=ema)
     engine = stepper(network, 5, float, [ema, saver])
 
     def look(engine: Engine) -> None:
@@ -308,15 +308,13 @@ def test_saver_writes_the_average_every_few_epochs_and_at_the_end(tmp_path: Path
 
 def test_saver_without_average_writes_the_current_weights(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
-    stepper(network, 2, float, [WeightsSaver(network, tmp_path / "model.pt")]).run(
-        [0], max_epochs=2
-    )
+    stepper(network, 2, float, [WeightsSaver(network, tmp_path)]).run([0], max_epochs=2)
     assert float(torch.load(tmp_path / "model.pt", weights_only=True)["bias"]) == 2.0
 
 
 def test_loss_that_is_not_finite_stops_before_a_checkpoint(tmp_path: Path) -> None:
     network, path = nn.Linear(1, 1), tmp_path / "model.pt"
-    engine = stepper(network, 6, float, [FiniteLoss(), WeightsSaver(network, path)], fail_at=5)
+    engine = stepper(network, 6, float, [FiniteLoss(), WeightsSaver(network, tmp_path)], fail_at=5)
     with pytest.raises(RuntimeError, match="the loss must be finite, got nan at iteration 5"):
         engine.run([0, 0], max_epochs=3)
     assert float(torch.load(path, weights_only=True)["bias"]) == 4.0, "the last good epoch stays"
@@ -343,13 +341,14 @@ def test_autocast_computes_in_bfloat16_and_returns_float32() -> None:
     network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
     half, full = AutocastInferer()(x, network), AutocastInferer(enabled=False)(x, network)
-    assert seen == [torch.bfloat16, torch.float32]
+    assert torch.equal(AutocastInferer(None)(x, network), full), "on a CPU it is off"
+    assert seen == [torch.bfloat16, torch.float32, torch.float32]
     assert half.dtype == full.dtype == torch.float32
     assert torch.equal(full, network(x)) and 0 < float((half - full).detach().abs().max()) < 0.05
 
 
 def test_autocast_is_on_or_off() -> None:
-    with pytest.raises(TypeError, match="bfloat16 must be True or False, got 'true'"):
+    with pytest.raises(TypeError, match="bfloat16 must be True, False or None, got 'true'"):
         AutocastInferer("true")  # type: ignore[arg-type]
 
 

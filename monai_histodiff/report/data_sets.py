@@ -1,0 +1,137 @@
+"""Evaluations on several data sets on one page: each comparison over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict
+from monai_histodiff.report.html import write_page
+from monai_histodiff.report.plots import Axis, Intervals, Row
+from monai_histodiff.report.summary import (
+    HOW,
+    MAIN,
+    METRIC,
+    Combined,
+    Runs,
+    arms_of,
+    claim_of,
+    points,
+    scores_of,
+    told,
+)
+from monai_histodiff.report.values import number, p_value
+
+__all__ = ["sets_to_html"]
+
+CHANGES = "Change in balanced accuracy, in points: mean (dot), 95 % interval (bar)."
+MEAN = (
+    "The mean over the data sets has an interval for new test groups, trainings and draws of "
+    "these data sets, not for other data sets."
+)
+
+
+class _Place(NamedTuple):
+    """One line of a plot: a data set and a label count, or the mean of all."""
+
+    name: str
+    note: str
+    found: Mapping[str, Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
+
+
+def sets_to_html(
+    sets: Mapping[str, tuple[Runs, Combined]],
+    across: Combined,
+    path: str | os.PathLike[str],
+) -> Path:
+    """Write a page: the sentence, each difference over the data sets, and the arms.
+
+    Args:
+        sets: of each data set, by name, its runs and their differences, each by label count.
+        across: mean differences over the data sets, of the label counts that all have.
+        path: the page.
+    """
+    places = list(_places(sets, across))
+    names = dict.fromkeys(name for place in places for name in place.found)
+    every = [points(row) for place in places for row in place.found.values()]
+    axis = Axis.over((value for each in every for value in each), signed=True)
+    sections = [
+        Section(name.replace("-", " against ", 1), [_differences(name, places, axis)])
+        for name in names
+    ]
+    runs = sum(len(each) for by_labels, _ in sets.values() for each in by_labels.values())
+    page = Page(
+        f"Evaluations on {len(sets)} data sets",
+        [*sections, Section("Every arm", [_table(places)])],
+        origin=f"{runs} runs",
+        verdict=_verdict(across),
+        lead=f"{HOW} {MEAN}",
+    )
+    return write_page(path, page)
+
+
+def _places(sets: Mapping[str, tuple[Runs, Combined]], across: Combined) -> Iterator[_Place]:
+    for name, (by_labels, combined) in sets.items():
+        for labels, runs in by_labels.items():
+            draws = f"{len(runs)} draw{'s' if len(runs) > 1 else ''}"
+            note = f"{labels} labels per class, {draws}"
+            yield _Place(PurePath(name).name, note, combined[labels], runs)
+    for labels, found in across.items():
+        yield _Place(f"Mean of {len(sets)} sets", f"{labels} labels per class", found, [])
+
+
+def _differences(name: str, places: Sequence[_Place], axis: Axis) -> Intervals:
+    rows = []
+    for place in (place for place in places if name in place.found):
+        row = place.found[name]
+        mean, low, high = points(row)
+        words = told(row)
+        rows.append(
+            Row(
+                name=place.name,
+                note=place.note,
+                label=f"{place.name}, {place.note}: {words} points",
+                words=[words, f"corrected p {p_value(row['p_holm'])}"],
+                dots=axis.dots([mean]),
+                bar=axis.bar(low, high),
+                tone=claim_of(name, row, place.runs),
+            )
+        )
+    return Intervals(rows, axis, CHANGES)
+
+
+def _table(places: Sequence[_Place]) -> Table:
+    """The arms of every data set and label count."""
+    there = [place for place in places if place.runs]
+    arms = arms_of([run for place in there for run in place.runs])
+    rows: list[list[TableCell | str]] = [
+        [
+            TableCell(place.name, place.note),
+            *(number([100 * v for v in scores_of(place.runs, arm, METRIC)]) for arm in arms),
+        ]
+        for place in there
+    ]
+    caption = "Balanced accuracy, in %: mean ± standard deviation over all draws and seeds"
+    return Table(caption, ["Data set", *arms], rows, cards=len(arms) > 3)
+
+
+def _verdict(across: Combined) -> Verdict | None:
+    """The main comparison, in the mean, at every label count that all data sets have."""
+    rows = {labels: found[MAIN] for labels, found in across.items() if MAIN in found}
+    if not rows:
+        return None
+    claims = {labels: claim_of(MAIN, row, []) for labels, row in rows.items()}
+    same = set(claims.values())
+    tone = same.pop() if len(same) == 1 else "inconclusive"
+    word = tone.capitalize() if not same else "It depends on the labels"
+    each = "; ".join(
+        f"with {labels} labels per class by {told(row)} points" for labels, row in rows.items()
+    )
+    sentence = (
+        "With the selected synthetic patches, balanced accuracy changed, in the mean over the "
+        f"data sets, {each}."
+    )
+    return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
