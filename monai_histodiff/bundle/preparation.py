@@ -146,6 +146,6 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     check_writable(Path(values["output_dir"]))
     arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
     options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
-    counts = (len(task.labelled), min(UNLABELLED, len(rest)), sum(map(len, sets.values())))
+    counts = (len(task.labelled), min(UNLABELLED, len(task.pool)), sum(map(len, sets.values())))
     critic = replace(critic_step(values, *counts, task.size), seconds=STAGE)
     return [critic, *evaluation_steps(options, len(task.test), task.size)]

@@ -1,5 +1,5 @@
-"""False alarms where the world is not the normal one: outlying patients, one that holds half of all
-patches, a class of two patients, answers that are nearly all right.
+"""False alarms where the world is not the normal one: outlying patients, one that holds half of
+all patches, a class of two patients, answers that are nearly all right.
 
 Two arms are alike in each world, so an interval without 0 is a false alarm. The rates of 1,500
 evaluations of each are in ``docs/statistics.md``; here there are fewer.
