@@ -49,6 +49,9 @@ MODULES = {
     "augmentation/items": "augmentation/test_items.py",
     "augmentation/transforms": "augmentation/test_transforms.py augmentation/test_patches.py "
     "augmentation/test_items.py augmentation/test_labels.py",
+    "augmentation/dictionary": "augmentation/test_transforms.py augmentation/test_patches.py "
+    "augmentation/test_items.py augmentation/test_labels.py",
+    "augmentation/filling": "augmentation/test_live_bank.py",
     "augmentation/buffers": "augmentation/test_live_bank.py",
     "evaluation/metrics": "evaluation/test_metrics.py",
     "evaluation/statistics": "evaluation/test_statistics.py",
@@ -90,6 +93,9 @@ NAMES = {
     "all": "any",
 }
 SAFE = ("strict", "non_blocking")  # arguments that change no result
+# in this process, which alone has the mutant; what it has loaded cannot be rewritten
+OPTIONS = ("-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow")
+OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 LOADED = ("pytest", "hypothesis", "scipy.stats", "sklearn.metrics", "diffusers")
 
 
@@ -180,8 +186,7 @@ def run(module: str, tree: ast.Module | None, limit: float) -> bool:
         if tree is not None:
             sys.meta_path.insert(0, Finder(module, tree))  # type: ignore[arg-type]
         tests = [str(TESTS / name) for name in MODULES[module].split()]
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow"]
-        os._exit(int(pytest.main([*options, *tests])))
+        os._exit(int(pytest.main([*OPTIONS, *tests])))
     end = time.monotonic() + limit
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)

@@ -13,6 +13,7 @@ from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files, read_json
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.verdict_words import headline, withheld
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import read_results, rejudged
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
@@ -21,6 +22,7 @@ from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge", "main"]
 
+COUNTS = ("pictures", "accepted", "copies", "test_copies", "taught", "expected", "usual")
 NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
 
 
@@ -38,7 +40,8 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there are no results, or predictions that they name are missing.
         ValueError: a file is damaged, the predictions are not those of the results, the results
-            are of a version before 0.10 and have no hits, or are of ``verdict.json``.
+            are of a version before 0.10 and have no hits, or of ``verdict.json`` and tell too
+            little of the copies.
     """
     if Path(output_dir).is_file():
         return _from_hits(Path(output_dir))
@@ -66,11 +69,6 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _from_hits(path: Path) -> dict[str, Any]:
     results = read_json(path, NEEDED)
-    if "foreign" in results:
-        raise ValueError(
-            f"results must be of finetune.json or evaluate.yaml, got '{path}' of verdict.json, "
-            "which rests on copies besides: run it again, its trainings are in the cache"
-        )
     (run,) = read_results([path])
     accepted = int(results["selection"]["accepted"])
     return _told(results, rejudged(run, accepted), accepted, "hits")
@@ -80,16 +78,28 @@ def _told(
     results: Mapping[str, Any], judged: Mapping[str, Any], accepted: int, source: str
 ) -> dict[str, Any]:
     claim, sentence = last_word(judged["claims"], accepted)
+    found = {**judged, "claim": claim, "verdict": sentence, **_of_sets(results, judged)}
     rest = [note for note in results["notes"] if note not in results["shortfalls"]]
     return {
-        **results,
-        **judged,
-        "claim": claim,
-        "verdict": sentence,
-        "notes": [*judged["shortfalls"], *rest],
+        **{key: value for key, value in results.items() if key != "word"},
+        **found,
+        "notes": [*found["shortfalls"], *rest],
         "judged_by": __version__,
         "judged_from": source,
     }
+
+
+def _of_sets(results: Mapping[str, Any], judged: Mapping[str, Any]) -> dict[str, Any]:
+    """What the copies, and the labels, that were found in the sets of ``verdict.json`` change."""
+    if "foreign" not in results:
+        return {}
+    sets = results["foreign"]["sets"]
+    if missing := [key for key in COUNTS for part in sets if key not in part]:
+        raise ValueError(
+            f"results of verdict.json must count what each set holds, got no '{missing[0]}': an "
+            "earlier version wrote them; run it again, its trainings are in the cache"
+        )
+    return {**withheld(judged, sets), **headline(sets[0])}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

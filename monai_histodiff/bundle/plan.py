@@ -17,15 +17,21 @@ __all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed"
 
 # Costs in units of one training step of a PatchClassifier on a batch of 8 patches of 128 x 128, as
 # measured on one CPU core (x86-64, AVX-512, float32); they grow with the area of a patch
-CLASSIFIER_STEP = 0.11  # for each patch of the batch
+READING = 0.01  # a patch, from its file
+VIEW = 0.02  # a random view of it, for a critic
+CLASSIFIER_STEP = 0.14  # for each patch of the batch, which is read, cropped and augmented
 BESIDE = 2.4  # times as much where a strong and a weak view of an unlabelled patch come with it
-ADAPTATION_STEP = 0.91  # for each latent
-GUIDE_STEP = 0.026
-FEATURES = 0.04  # of the encoder, for each patch
-ENCODING = 0.03
-EVALUATION = 0.22  # of the UNet, for each patch; the weak one and the guide take as much again
+PREDICTION = 0.01  # of a classifier, for each patch
+ADAPTATION_STEP = 1.2  # for each latent
+OPTIMISER_STEP = 4.0  # of Muon: for each step, whatever the batch and the area
+GUIDE_STEP = 0.045
+FEATURES = 0.12  # of the encoder, for each patch
+ENCODING = 0.035
+EVALUATION = 0.3  # of the UNet, for each patch; the weak one and the guide take as much again
 DECODING = 0.3  # and judging
 ACCEPTED = 0.75  # share of the candidates, as a guess
+FIVE_CROPS = 5  # views of a test patch
+STAGE, REPORT = 3.0, 2.5  # seconds to start a stage and to write what it found, on any device
 PROBE_BATCH, PROBE_SIZE = 8, 128
 BUSY = 1.5  # times as long by the clock as computed, from which on it is told
 
@@ -38,11 +44,13 @@ class Step:
         name: short.
         text: what it does.
         cost: in units of :func:`measure_speed`.
+        seconds: further ones, which no faster device shortens.
     """
 
     name: str
     text: str
     cost: float
+    seconds: float = 0.0
 
 
 class RunPlan:
@@ -75,7 +83,7 @@ class RunPlan:
             print(note, flush=True)
         if self.steps:
             texts = ", ".join(step.text for step in self.steps)
-            print(f"Plan: {texts}: about {_spoken(self.unit * self._cost())}.", flush=True)
+            print(f"Plan: {texts}: about {_spoken(self._cost())}.", flush=True)
         if self.hint:
             print(self.hint, flush=True)
 
@@ -89,15 +97,16 @@ class RunPlan:
         now = time.perf_counter()
         self._start = now if self._start is None else self._start
         done, whole = self._cost(place), self._cost()
-        unit = (now - self._start) / done if done else self.unit
+        slower = (now - self._start) / done if done else 1.0
         print(
             f"[{place + 1}/{len(self.steps)}] {self.steps[place].text}: {done / whole:.0%} done, "
-            f"about {_spoken(unit * (whole - done))} left",
+            f"about {_spoken(slower * (whole - done))} left",
             flush=True,
         )
 
     def _cost(self, count: int | None = None) -> float:
-        return sum(step.cost for step in self.steps[:count])
+        """Seconds of the first steps, or of all."""
+        return sum(self.unit * step.cost + step.seconds for step in self.steps[:count])
 
 
 def training_steps(
@@ -110,12 +119,14 @@ def training_steps(
     steps = []
     if adaptation := values["adaptation_steps"]:
         cost = adaptation * (values["batch_size"] // 2) * ADAPTATION_STEP
-        cost += known * values["adaptation_encodings"] * ENCODING
+        cost += known * values["adaptation_encodings"] * (ENCODING + VIEW + FEATURES)
+        cost = cost * area + adaptation * OPTIMISER_STEP
         steps.append(Step("adapt", f"adapt the generator ({adaptation} steps)", cost))
     guide = values["guide_steps"] * values["batch_size"] * GUIDE_STEP
-    guide += labelled * values["encodings"] * ENCODING
-    steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide))
-    steps.append(critic_step(values, labelled, known))
+    guide += labelled * values["encodings"] * (ENCODING + VIEW)
+    steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide * area))
+    unlabelled = known - labelled
+    steps.append(critic_step(values, labelled, unlabelled, unlabelled, size))
     wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
@@ -123,28 +134,44 @@ def training_steps(
     networks += values.get("class_scale", 1) not in (0, 1)
     one = values["solver_steps"] * networks * EVALUATION + DECODING
     most = classes * values["max_candidates"]
-    sampling = classes * (wanted + tried) * one
+    sampling = classes * (wanted + tried) * one * area
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
-    return [replace(step, cost=step.cost * area) for step in steps]
+    first = replace(steps[0], seconds=STAGE, cost=steps[0].cost + known * READING * area)
+    return [first, *steps[1:]]
 
 
-def critic_step(values: Mapping[str, Any], labelled: int, judged: int) -> Step:
-    """The fit of a critic on so many labelled patches, and its first judgement of others."""
-    views = values["critic_folds"] * values["critic_views"] * labelled
-    cost = (views + values["critic_folds"] * judged) * FEATURES
-    return Step("critic", f"fit the critic ({views} views)", cost)
+def critic_step(
+    values: Mapping[str, Any],
+    labelled: int,
+    unlabelled: int,
+    judged: int,
+    size: int = PROBE_SIZE,
+) -> Step:
+    """The fit of a critic on so many labelled patches, with a second recipe where there are
+    unlabelled ones, and its first judgement of others.
+    """
+    folds, recipes = values["critic_folds"], 2 if unlabelled else 1
+    views = (folds - 1) * values["critic_views"] * labelled * recipes
+    cost = views * (FEATURES + VIEW)
+    cost += (labelled * recipes + unlabelled + folds * judged) * FEATURES
+    told = f"fit the critic ({views} views)"
+    return Step("critic", told, cost * (size / PROBE_SIZE) ** 2)
 
 
-def evaluation_steps(values: Mapping[str, Any], size: int = PROBE_SIZE) -> list[Step]:
-    """The step of ``evaluate.yaml`` that costs time, with patches of that many pixels a side;
-    classifiers in the cache cost none.
+def evaluation_steps(
+    values: Mapping[str, Any], tested: int = 0, size: int = PROBE_SIZE
+) -> list[Step]:
+    """The step of ``evaluate.yaml`` that costs time, with so many test patches, of that many
+    pixels a side; classifiers in the cache cost none.
     """
     arms = [arm for arm in values["arms"] if arm != "J"]
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
     shown = len(values["seeds"]) * sum(BESIDE if ARMS[arm].unlabelled else 1.0 for arm in arms)
     cost = (shown * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
+    cost += tested * (READING + count * FIVE_CROPS * PREDICTION)
     cost *= (size / PROBE_SIZE) ** 2
-    return [Step("evaluate", f"train {count} classifiers ({fitting} steps each)", cost)]
+    text = f"train {count} classifiers ({fitting} steps each)"
+    return [Step("evaluate", text, cost, STAGE + REPORT)]
 
 
 def measure_speed(device: str | torch.device) -> tuple[float, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
 from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
+    STAGE,
     RunPlan,
     Step,
     critic_step,
@@ -30,12 +32,14 @@ from monai_histodiff.bundle.plan import (
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
 
 __all__ = ["prepare"]
 
 SAME = ("labels_per_class", "draw", "um_per_px")  # in the run and in its evaluation
+UNLABELLED = 2000  # patches, at the most, over which verdict.json spreads labels
 STAGES = {"train": "train.yaml", "evaluate": "evaluate.yaml"}
 logger = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ def prepare(name: str) -> RunPlan:
         check_arms(stages["evaluate"])
         check_pool(stages["evaluate"]["arms"], len(task.pool))
         steps = _training(stages["train"], task)
-        steps += evaluation_steps(stages["evaluate"], task.size)
+        steps += evaluation_steps(stages["evaluate"], len(task.test), task.size)
     elif name == "train":
         task = check_task(values)
         steps = _training(values, task)
@@ -84,7 +88,7 @@ def prepare(name: str) -> RunPlan:
         folder.check_settings(**{key: values[key] for key in SAME})
         check_arms(values)
         size = folder.read_outcome()["sampling"].get("size")
-        steps = evaluation_steps(values, size or PROBE_SIZE)
+        steps = evaluation_steps(values, count_tested(folder.split), size or PROBE_SIZE)
     elif name == "verdict":
         task = check_task({**values, "unlabelled_patches": 0})
         steps = _verdict_steps(values, task)
@@ -142,5 +146,6 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     check_writable(Path(values["output_dir"]))
     arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
     options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
-    critic = critic_step(values, len(task.labelled), sum(map(len, sets.values())))
-    return [critic, *evaluation_steps(options, task.size)]
+    counts = (len(task.labelled), min(UNLABELLED, len(task.pool)), sum(map(len, sets.values())))
+    critic = replace(critic_step(values, *counts, task.size), seconds=STAGE)
+    return [critic, *evaluation_steps(options, len(task.test), task.size)]

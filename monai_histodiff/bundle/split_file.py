@@ -10,7 +10,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.tables import TableRow, read_table, write_table
 from monai_histodiff.utils.files import whole_file
 
-__all__ = ["check_split", "known_patches", "write_split"]
+__all__ = ["check_split", "known_patches", "count_tested", "write_split"]
 
 NEEDED, HASH = ("path", "label", "group", "role"), "sha256"
 SEEN = ("labelled", "unlabelled")
@@ -100,6 +100,17 @@ def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
             "give the data of that run"
         )
     return there.take([place for place in found if place is not None])
+
+
+def count_tested(path: str | os.PathLike[str]) -> int:
+    """Number of the test patches; 0 where there is no file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not Path(path).is_file():
+        return 0
+    return sum(row.cells["role"] == "test" for row in _rows(path))
 
 
 def _rows(path: str | os.PathLike[str]) -> list[TableRow]:

@@ -18,6 +18,7 @@ from monai_histodiff.evaluation.draws import (
 )
 from monai_histodiff.report.data_sets import sets_to_html
 from monai_histodiff.report.summary import to_html, to_markdown
+from monai_histodiff.report.values import p_value
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,7 +78,7 @@ def _across_sets(names: Sequence[str], combined: Mapping[str, Mapping[str, Any]]
         lines += ["|---|---|---|---|---|"]
         for name, row in found.items():
             mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("mean", "low", "high"))
-            told = f"{mean} ({low} to {high}) | {row['p']:.3f} | {row['p_holm']:.3f}"
+            told = f"{mean} ({low} to {high}) | {p_value(row['p'])} | {p_value(row['p_holm'])}"
             lines.append(f"| {name} | {told} | {row['claim']} |")
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from monai_histodiff.bundle.notes import colour_note
 from monai_histodiff.bundle.pictures import answers, gallery
+from monai_histodiff.bundle.predictions import write_predictions
+from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.results import (
     describe_dataset,
     describe_recipe,
@@ -80,7 +82,7 @@ def judge_and_report(
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Judge the sets, train the arms, and write ``accepted.csv``, ``accepted/``, ``judged.csv``,
-    ``results.json`` and ``report.html``.
+    ``predictions.npz``, ``results.json`` and ``report.html``.
 
     Args:
         folder: claimed.
@@ -130,15 +132,17 @@ def judge_and_report(
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
     results["generator"] = results["foreign"]["sets"][0].pop("kept")
     results["title"] = "Are these synthetic pictures worth keeping?"
-    results |= {**withheld(results, judged), **headline(first)}
     named, figures = len(judged) > 1, results["foreign"]["sets"]
+    results |= {**withheld(results, figures), **headline(figures[0])}
     results["warnings"] = [
         w
-        for part, found in zip(judged, figures, strict=True)
-        for w in (*warnings(part, named), *unlike(found["whole"], part.name if named else ""))
+        for part in figures
+        for w in (*warnings(part, named), *unlike(part["whole"], part["name"] if named else ""))
     ]
     told = notes(results, arms, trained, judge, judged)
     results["notes"] = [*told, *filter(None, [colour_note(results)])]
+    write_predictions(folder.predictions, evaluation)
+    results["files"] = describe_files(folder.root, [folder.predictions.name])
     write_json(folder.results, results)
     tiles = [_tiles(part, size) for part in judged]
     report = write_report(

@@ -19,7 +19,10 @@ __all__ = ["VerdictFolder"]
 
 BASE = ("path", "label", "split", "group")
 FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
-OWN = ("accepted", "accepted.csv", "judged.csv", "second", "results.json", "report.html")
+OWN = (
+    *("accepted", "accepted.csv", "judged.csv", "second"),
+    *("predictions.npz", "results.json", "report.html"),
+)
 
 
 class VerdictFolder:
@@ -32,6 +35,7 @@ class VerdictFolder:
         record: who works in it, or worked in it last.
         results: what was found, as numbers.
         report: the same as a page.
+        predictions: what every arm and seed said of every test patch.
         cache: test probabilities of the classifiers, by hashes of all that they depend on.
     """
 
@@ -39,6 +43,7 @@ class VerdictFolder:
         self.root = Path(root)
         self.record, self.cache = self.root / "run.json", self.root / "cache"
         self.results, self.report = self.root / "results.json", self.root / "report.html"
+        self.predictions = self.root / "predictions.npz"
 
     def check(self, replace: bool = False) -> None:
         """Refuse a folder in which another process works, or that holds results that are not to be

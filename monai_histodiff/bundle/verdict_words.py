@@ -41,9 +41,12 @@ def _beyond(count: int, total: int, rate: float) -> bool:
     return _chance(count, total, total, rate) < CHANCE
 
 
-def headline(judged: Judged) -> dict[str, Any]:
-    """The claim, its word and its sentence, where they are not the comparison's own."""
-    told = judged.counts()
+def headline(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The claim, its word and its sentence, where they are not the comparison's own.
+
+    Args:
+        told: of the first set, :meth:`~monai_histodiff.selection.foreign.Judged.counts`.
+    """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
     if not told["accepted"]:
         share = f"the critic gives their label to {told['taught']:.0%} of the pictures"
@@ -63,17 +66,17 @@ def headline(judged: Judged) -> dict[str, Any]:
     return {}
 
 
-def withheld(results: Mapping[str, Any], judged: Sequence[Judged]) -> dict[str, Any]:
+def withheld(results: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """``claims`` and ``shortfalls`` of results once leaks are known: who reads them in place of
     the headline, such as a summary of several draws, must not find a claim that the page denies.
 
     Args:
         results: with both.
-        judged: the sets, in order: those of arms G and G2.
+        sets: the counts of the sets, in order: those of arms G and G2.
     """
     claims, unmet = dict(results["claims"]), list(results["shortfalls"])
-    for arm, part in zip(("G", "G2"), judged, strict=False):
-        if (told := headline(part)).get("word") != LEAK:
+    for arm, counts in zip(("G", "G2"), sets, strict=False):
+        if (told := headline(counts)).get("word") != LEAK:
             continue
         unmet.append(told["verdict"])
         for name in (name for name in claims if arm in name.split("-")):
@@ -88,15 +91,15 @@ def _rate(told: Mapping[str, Any]) -> float:
     return max(0.03, 2 * float(told["usual"]))
 
 
-def warnings(judged: Judged, named: bool) -> list[tuple[str, str]]:
+def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
     """What must not be overlooked in a set, each a word and a sentence.
 
     Args:
-        judged: the set.
+        told: the counts of the set.
         named: whether its name is told: there are two.
     """
-    told, found = judged.counts(), []
-    total, of = told["pictures"], f" ({judged.name})" if named else ""
+    found: list[tuple[str, str]] = []
+    total, of = told["pictures"], f" ({told['name']})" if named else ""
     if _beyond(told["copies"], total, _rate(told)):
         found.append(
             (

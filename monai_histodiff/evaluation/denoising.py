@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.evaluation.generator import images_of
+from monai_histodiff.utils.global_state import kept_random_state
 
 __all__ = ["denoising_error"]
 
 
 @torch.no_grad()
+@kept_random_state()  # a loader draws from it
 def denoising_error(
     model: LatentDiffusion,
     patches: Dataset,

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
+OF_A_DRAW = ("draw", "critic_losses", "pseudo_labelled", "unlabelled_patches")
+CERTAIN = 5  # wrong answers in common from which on equal answers are no coincidence
 WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}
 Run = Mapping[str, Any]
 
@@ -39,7 +41,8 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: none is given, one is no JSON, lacks what is combined here or contradicts
-            itself, a draw occurs twice, or two data sets have one name.
+            itself, a draw occurs twice (also under two numbers), draws have other settings or
+            classes, or two data sets have one name or one has two.
     """
     if not paths:
         raise ValueError("at least one results.json is needed, got none")
@@ -70,14 +73,53 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
                 f"{name} twice, in '{path}'"
             )
         seen.add(key)
-        found.append(results)
         digest = results["dataset"].get("sha256")  # of versions before 0.11 it is not known
         if digest and digests.setdefault(name, digest) != digest:
             raise ValueError(
                 f"results of '{name}' must be of one data set, got two of that name, the second in"
                 f" '{path}': rename the folder of one, and evaluate it again"
             )
+        for other in found:
+            _check_beside(results, other, path)
+        found.append(results)
     return found
+
+
+def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
+    """Refuse results that are not another draw, or another data set, beside these."""
+    names = [run["dataset"]["path"] for run in (results, other)]
+    digests = [run["dataset"].get("sha256") for run in (results, other)]
+    if names[0] != names[1]:
+        if digests[0] and digests[0] == digests[1]:
+            raise ValueError(
+                f"data sets must differ, got one under two names, '{names[1]}' and '{names[0]}' "
+                f"in '{path}': its patients would count twice; leave one out"
+            )
+        return
+    classes = [run["dataset"].get("classes") for run in (results, other)]
+    if all(classes) and classes[0] != classes[1]:
+        raise ValueError(
+            f"draws of '{names[0]}' must have the same classes, got {classes[1]} and {classes[0]} "
+            f"in '{path}': combine them apart"
+        )
+    mine, theirs = ({**run["settings"], "foreign": "foreign" in run} for run in (results, other))
+    if mine["labels_per_class"] != theirs["labels_per_class"]:
+        return
+    for key in [key for key in mine if key in theirs and key not in OF_A_DRAW]:
+        if mine[key] != theirs[key]:
+            raise ValueError(
+                f"draws of '{names[0]}' must have the same settings, got {key} {theirs[key]!r} "
+                f"and {mine[key]!r} in '{path}': combine them apart"
+            )
+    answers = results["hits"].get("C", [])
+    wrong = sum(run.count("0") for run in answers)
+    same = results["test"] == other["test"] and answers == other["hits"].get("C")
+    if same and wrong >= CERTAIN:
+        raise ValueError(
+            f"draws must differ, got the same answers of arm C in draw {theirs['draw']} and in "
+            f"draw {mine['draw']} of '{names[0]}', in '{path}': labelled patches and seeds are "
+            "the same, and would count twice; leave one out"
+        )
 
 
 def _missing(results: Any) -> list[str]:
@@ -96,6 +138,12 @@ def _check(results: Run, path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"each test patch must have a label and a group, got {len(labels)} labels and "
             f"{len(groups)} groups in '{path}'"
+        )
+    classes = results["dataset"].get("classes")
+    most = len(classes) if classes else len(labels)
+    if not all(isinstance(k, int) and 0 <= k < most for k in labels):
+        raise ValueError(
+            f"test labels must be class indices from 0 to {most - 1}, got others in '{path}'"
         )
     for arm, runs in results["hits"].items():
         for run in runs:

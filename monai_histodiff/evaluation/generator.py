@@ -37,6 +37,7 @@ from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.evaluation.two_sample import two_sample_test
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
+from monai_histodiff.utils.global_state import kept_random_state
 
 __all__ = [
     "Described",
@@ -100,6 +101,7 @@ def _rebuilt(model: LatentDiffusion, batch: Tensor) -> Tensor:
     return to_unit(to_bytes(reconstruct(model, batch)).cpu())
 
 
+@kept_random_state()  # a loader draws from it
 def evaluate_generator(
     sampler: GuidedSampler,
     encoder: PatchEncoder,
@@ -201,6 +203,7 @@ def evaluate_generator(
     }
 
 
+@kept_random_state()
 def probe_reconstructions(
     model: LatentDiffusion,
     encoder: PatchEncoder,

@@ -91,12 +91,13 @@ class Estimate:
     def p(self) -> Array:
         """Two-sided p-value of a true value of 0; NaN without an error."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.minimum(2 * t_tail(np.abs(self.mean) / self.error, self.freedom), 1)
+            ratio = np.where(self.error > 0, np.abs(self.mean) / self.error, np.nan)
+        return np.minimum(2 * t_tail(ratio, self.freedom), 1)
 
     def detectable(self) -> Array:
-        """The true value whose interval excludes 0 with a chance of 80 %."""
+        """The true value whose interval excludes 0 with a chance of 80 %; NaN without an error."""
         quantiles = t_quantile((1 - LEVEL) / 2, self.freedom) + t_quantile(1 - POWER, self.freedom)
-        return np.asarray(quantiles * self.error)
+        return np.where(self.error > 0, quantiles * self.error, np.nan)
 
 
 def satterthwaite(*parts: tuple[Array, Array | float]) -> Array:

@@ -114,9 +114,11 @@ def compare_arms(
 
     Raises:
         ValueError: an arm has no run or another number of them than the others, a patch has no
-            group, or probabilities are not of ``N x K``, not finite, below 0, or rows do not sum
-            to 1.
+            group, two classes have one name, or probabilities are not of ``N x K``, not finite,
+            below 0, or rows do not sum to 1.
     """
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes must have different names, got {list(classes)}: rename one")
     seeds = len(next(iter(probabilities.values()), ()))
     if len(groups) != len(labels):
         raise ValueError(

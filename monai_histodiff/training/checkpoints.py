@@ -5,8 +5,8 @@ repeated.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_histodiff.training.steps import steps_now
-from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.global_state import keep_random_state
 from monai_histodiff.utils.processes import candidate_seed, first_rank, process_rank
 from monai_histodiff.utils.weights import check_intact, save_weights, write_state
 
@@ -39,17 +39,21 @@ class EpochSeed:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._kept = ExitStack()
+        self._give_back: Callable[[], None] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Seed at the start of every epoch, before its first batch is drawn."""
         engine.add_event_handler(Events.STARTED, self._keep)
         engine.add_event_handler(Events.EPOCH_STARTED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda: self._kept.close())
+        engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _keep(self) -> None:
-        self._kept.pop_all()  # of a run that was torn
-        self._kept.enter_context(kept_random_state())
+        self._give_back = keep_random_state()
+
+    def _complete(self) -> None:
+        if self._give_back is not None:
+            self._give_back()
+        self._give_back = None
 
     def __call__(self, engine: Engine) -> None:
         value = candidate_seed(self.seed, engine.state.epoch, process_rank())

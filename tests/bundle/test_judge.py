@@ -111,7 +111,8 @@ def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_two_data_sets_of_one_name_are_not_draws_of_one(tmp_path: Path) -> None:
     results = finished(tmp_path)
-    second = {**results, "settings": {"labels_per_class": 5, "draw": 1}}
+    others = {**results["hits"], "C": results["hits"]["C"][::-1]}
+    second = {**results, "settings": {"labels_per_class": 5, "draw": 1}, "hits": others}
     paths = [tmp_path / "results.json", tmp_path / "second.json"]
     paths[1].write_text(json.dumps(second))
     assert len(read_results(paths)) == 2
@@ -175,6 +176,42 @@ def test_a_published_results_file_alone_is_judged_by_which_answers_were_right(
     assert judge(tmp_path / "run")["judged_from"] == "hits"
     main([str(alone)])
     assert "(from which answers were right: other metrics" in capsys.readouterr().out
-    alone.write_text(json.dumps({**results, "foreign": {}}))
-    with pytest.raises(ValueError, match="of verdict.json, which rests on copies besides: run it"):
-        judge(alone)
+
+
+def counted(**changed: Any) -> dict[str, Any]:
+    """The counts of a set, as ``verdict.json`` writes them."""
+    told = {"name": "set", "pictures": 90, "accepted": 50, "copies": 0, "test_copies": 0}
+    return {**told, "taught": 0.9, "expected": 0.9, "usual": 0.01, **changed}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_results_of_a_verdict_on_pictures_are_judged_with_their_copies(
+    alone: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, path = finished(tmp_path), tmp_path / "results.json"
+    told = path if alone else tmp_path
+
+    def judged(*sets: dict[str, Any], **changed: Any) -> dict[str, Any]:
+        path.write_text(json.dumps({**results, "foreign": {"sets": sets}, **changed}))
+        return judge(told)
+
+    fine = judged(counted())
+    assert fine["claim"] == "helps" and fine["verdict"] == results["verdict"]
+    # what an earlier version said in place of the comparison's own word goes with its rule
+    assert "word" not in judged(counted(), word="Leak", claim="inconclusive", verdict="old")
+    leak = judged(counted(test_copies=30), word="Leak")
+    assert leak["claim"] == leak["claims"]["G-C"]["claim"] == "inconclusive"
+    assert leak["word"] == "Leak" and leak["verdict"].startswith("Not tested: 30 of 90 pictures")
+    assert leak["notes"] == [leak["verdict"], "a note"] and leak["shortfalls"] == leak["notes"][:1]
+    # written, and judged once more, it says nothing twice
+    path.write_text(json.dumps(leak))
+    assert judge(told)["notes"] == leak["notes"]
+    assert judged(counted(), counted(test_copies=30))["claim"] == "helps", "arm G2 is not there"
+    nothing = judged(counted(accepted=0, copies=80), selection={"accepted": 0})
+    assert nothing["verdict"].startswith("None of the 90 pictures is worth keeping: 80 of 90")
+    main([str(told)])
+    assert "Now (" in capsys.readouterr().out
+    old = counted()
+    del old["usual"]
+    with pytest.raises(ValueError, match="must count what each set holds, got no 'usual'"):
+        judged(old)

@@ -323,7 +323,8 @@ def test_label_of_a_class() -> None:
 def test_the_plan_tells_what_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = RunPlan([Step("a", "first", 30), Step("b", "second", 90)], 2.0, "Hint: none.", ["Do."])
+    steps = [Step("a", "first", 15, seconds=30.0), Step("b", "second", 90)]
+    made = RunPlan(steps, 2.0, "Hint: none.", ["Do."])
     now = iter([100.0, 190.0])
     monkeypatch.setattr(plan.time, "perf_counter", lambda: next(now))
     made.announce()
@@ -349,10 +350,16 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     assert [step.name for step in none] == ["guide", "critic", "sample"]
     assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
     larger = training_steps(values, 3, 75, 300, 256)
-    assert [b.cost / a.cost for a, b in zip(steps, larger, strict=True)] == [4.0] * 4
+    ratios = [b.cost / a.cost for a, b in zip(steps, larger, strict=True)]
+    assert ratios[1:] == [4.0] * 3 and 3.5 < ratios[0] < 4, "the optimiser's steps do not grow"
+    assert steps[0].seconds and not any(step.seconds for step in steps[1:])
+    labelled = training_steps(values, 3, 75, 75)
+    assert labelled[2].cost < steps[2].cost / 2, "without unlabelled patches there is one recipe"
     verdict = {**checks.option_values("evaluate", raw("evaluate")), "arms": ["C", "G", "J"]}
     (step,) = evaluation_steps(verdict)
-    assert step.text == "train 6 classifiers (80 steps each)"
+    assert step.text == "train 6 classifiers (80 steps each)" and step.seconds
+    (tested,) = evaluation_steps(verdict, 100)
+    assert tested.cost - step.cost == pytest.approx(100 * (plan.READING + 30 * plan.PREDICTION))
 
 
 def test_one_thread_is_recommended_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:

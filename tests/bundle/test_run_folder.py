@@ -20,6 +20,7 @@ from PIL import Image
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.made import chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
+from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.sources import Sources
@@ -285,6 +286,7 @@ def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
 def test_every_patch_that_was_used_is_listed_with_its_role(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path / "run")
+    assert count_tested(folder.split) == 0, "the plan asks before there is one"
     with open(folder.write_split(known, labelled, test), newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     found = {

@@ -101,6 +101,12 @@ def write(folder: Path, *runs: dict[str, Any]) -> list[Path]:
     return paths
 
 
+def another(run: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """The same with answers of another draw: those of the next group each."""
+    hits = {arm: [h[4:] + h[:4] for h in runs] for arm, runs in run["hits"].items()}
+    return {**run, "hits": hits, **changed}
+
+
 def test_draws_that_differ_widen_the_interval() -> None:
     alike = combine([run(i, gain=0.05) for i in range(3)])["G-C"]
     spread = combine([run(i, gain=g) for i, g in enumerate((-0.05, 0.05, 0.15))])["G-C"]
@@ -151,14 +157,20 @@ def test_the_mean_over_data_sets() -> None:
     assert found["high"] - found["low"] < alone["high"] - alone["low"]
 
 
-def test_a_comparison_that_one_draw_lacks_is_left_out() -> None:
+def test_a_comparison_that_one_draw_lacks_is_left_out_and_named(tmp_path: Path) -> None:
     other = run(1)
     del other["claims"]["G-F"]
     assert list(combine([run(0), other])) == ["G-C"]
+    assert "Not in every run, and so not combined: G-F." in to_markdown([run(0), other])
+    page = Page(to_html([run(0), other], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Not in every run, and so not combined: G-F." in page.text
+    assert "Not in every run" not in to_markdown([run(0), run(1)])
 
 
 def test_markdown_has_every_label_count_arm_and_difference(tmp_path: Path) -> None:
-    results = read_results(write(tmp_path, run(0, "all"), run(0, 25), run(1, 25), run(0, 5)))
+    results = read_results(
+        write(tmp_path, run(0, "all"), run(0, 25), another(run(1, 25)), run(0, 5))
+    )
     text = to_markdown(results)
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == [
@@ -226,7 +238,7 @@ def test_a_page_of_several_data_sets(tmp_path: Path) -> None:
     files = write(
         tmp_path,
         run(0, 5),
-        run(1, 5),
+        another(run(1, 5)),
         run(0, 10, gain=0.02),
         run(0, 5, gain=0.1, dataset="there/other.zip", site="b"),
     )
@@ -345,6 +357,43 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
         (
             [{**run(), "test": {"labels": [0, 1], "groups": ["a"]}}],
             "each test patch must have a label and a group, got 2 labels and 1 groups in",
+        ),
+        (
+            [run(), run(1)],
+            "draws must differ, got the same answers of arm C in draw 0 and in draw 1 of 'set.z",
+        ),
+        (
+            [
+                {**run(), "dataset": {"path": name, "sha256": "1" * 64}}
+                for name in ("one.zip", "two.zip")
+            ],
+            "data sets must differ, got one under two names, 'one.zip' and 'two.zip' in .*1.json",
+        ),
+        (
+            [
+                another(run(i), dataset={"path": "set.zip", "classes": classes})
+                for i, classes in enumerate((["a", "b"], ["a", "c"]))
+            ],
+            r"must have the same classes, got \['a', 'b'\] and \['a', 'c'\] in .*1.json",
+        ),
+        (
+            [
+                another(run(i), settings={"labels_per_class": 25, "draw": i, "quota": 5 + i})
+                for i in range(2)
+            ],
+            "must have the same settings, got quota 5 and 6 in .*1.json': combine them apart",
+        ),
+        (
+            [run(), {**another(run(1)), "foreign": {}}],
+            "must have the same settings, got foreign False and True in",
+        ),
+        (
+            [{**run(), "test": {**run()["test"], "labels": [-1, 1] * 200}}],
+            "test labels must be class indices from 0 to 399, got others in",
+        ),
+        (
+            [{**run(), "dataset": {"path": "set.zip", "classes": ["a"]}}],
+            "test labels must be class indices from 0 to 0, got others in",
         ),
         (
             [{k: v for k, v in run().items() if k != "hits"}],

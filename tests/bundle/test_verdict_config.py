@@ -8,7 +8,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,13 @@ from monai.transforms import Compose, Identityd, ScaleIntensityRanged
 
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
+from monai_histodiff.bundle.judge import judge as judge_anew
 from monai_histodiff.bundle.verdict import possible_arms
 from monai_histodiff.bundle.verdict_words import _beyond, _chance, unlike, withheld
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
+from monai_histodiff.utils.files import write_json
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
@@ -106,7 +107,11 @@ def told(
     )
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Leaks cannot be seen from outside" in page
-    return json.loads((out / "results.json").read_text()), page
+    results = json.loads((out / "results.json").read_text())
+    again = json.loads(write_json(out / "again.json", judge_anew(out)).read_text())
+    assert again.pop("judged_from") == "predictions" and again.pop("judged_by")
+    assert again == results, "judged anew by the same version it is the same to the bit"
+    return results, page
 
 
 def new_pictures(draw: DrawPatches, seed: int = 70) -> tuple[list[np.ndarray], list[str]]:
@@ -201,7 +206,7 @@ def test_copies_of_test_patches_void_the_claim(
 def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
     def part(test_copies: int) -> Any:
         told = {"pictures": 90, "copies": 0, "test_copies": test_copies, "accepted": 50}
-        return SimpleNamespace(counts=lambda: {**told, "usual": 0.01, "taught": 1, "expected": 1})
+        return {**told, "usual": 0.01, "taught": 1, "expected": 1}
 
     names = ("G-C", "G-F", "G2-C", "G-G2")
     results = {"claims": {n: {"claim": "helps", "p": 0.0} for n in names}, "shortfalls": ["a"]}

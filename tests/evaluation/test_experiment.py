@@ -195,7 +195,7 @@ def test_all_arms_run_pair_by_seed_and_are_reproducible(
     )
     assert (
         set(results["differences"])
-        == {"G-C", "G-F", "G-S", "G-K", "G-E", "G-G0", "G-D", "G-B", "G-A", "P-C"}
+        == {"G-C", "G-F", "G-S", "G-K", "G-E", "G-M", "G-G0", "G-D", "G-B", "G-A", "P-C", "P-E"}
         | {"G2-C", "G-G2", "R-C"}
         == set(results["claims"])
     )

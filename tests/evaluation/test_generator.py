@@ -18,6 +18,7 @@ from monai_histodiff.evaluation.generator import (
     probe_reconstructions,
     write_evaluation,
 )
+from monai_histodiff.utils.global_state import kept_random_state
 
 
 def items(count: int, seed: int, label: int | None = None) -> list[dict]:
@@ -136,6 +137,17 @@ def test_the_probe_measures_what_reconstruction_loses(encoder: PatchEncoder) -> 
     flat = probe_reconstructions(Autoencoder(ideal=False), encoder, train, test)
     assert flat["accuracy"] == 1.0 and flat["balanced_accuracy_reconstructed"] == 0.5
     assert flat["accuracy_lost"] == pytest.approx(1 - flat["accuracy_reconstructed"])
+
+
+def test_an_evaluation_leaves_no_trace_in_the_random_state(
+    encoder: PatchEncoder, tmp_path: Path
+) -> None:
+    with kept_random_state():
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        evaluate(encoder, stack(items(20, 0)), tmp_path)
+        probe_reconstructions(Autoencoder(), encoder, items(6, 0, 0) + items(6, 1, 1), items(4, 2))
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_wrong_stain_or_blur_is_seen_in_the_appearance(

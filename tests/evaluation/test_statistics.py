@@ -148,6 +148,14 @@ def test_interval_p_and_detectable_are_student_s() -> None:
     assert found.detectable() == pytest.approx(0.02 * (quantile + stats.t.ppf(0.8, 7.5)))
 
 
+def test_where_no_error_is_known_there_is_no_p_value() -> None:
+    """Not even one of 0: it would head the family that Holm's method corrects."""
+    parts = np.array([0.0, np.nan, 0.01]), np.zeros(3), np.full(3, 9.0)
+    found = Estimate(np.full(3, 0.3), *parts)
+    assert np.isnan(found.p()).tolist() == [True, True, False]
+    assert np.isnan(found.detectable()).tolist() == [True, True, False]
+
+
 def test_degrees_of_freedom_by_hand() -> None:
     one, two = np.array(2.0), np.array(1.0)
     assert satterthwaite((one, 4)) == pytest.approx(4)

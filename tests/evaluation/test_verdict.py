@@ -115,6 +115,8 @@ def test_arms_need_the_same_seeds_and_patches_their_groups() -> None:
         compare_arms(arms, labels, groups, ["a", "b"], ["G-C"])
     with pytest.raises(ValueError, match="each test patch needs its group, got 79 groups for 80"):
         compare_arms({"C": arms["C"]}, labels, groups[1:], ["a", "b"], ["G-C"])
+    with pytest.raises(ValueError, match="classes must have different names, got .'a', 'a'.: re"):
+        compare_arms({"C": arms["C"]}, labels, groups, ["a", "a"], ["G-C"])
 
 
 # --- the words ---

@@ -4,6 +4,7 @@ measured before the step.
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 from pathlib import Path
@@ -27,6 +28,7 @@ from monai_histodiff.training.checkpoints import (
 )
 from monai_histodiff.training.monitoring import FiniteLoss, GradientNorm, training_scalars
 from monai_histodiff.training.steps import AutoencoderPrepareBatch
+from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.weights import load_weights, save_weights, write_state
 
 EPOCHS, LENGTH = 4, 3
@@ -135,6 +137,31 @@ def test_a_training_killed_twice_and_in_workers_has_the_same_curve(tmp_path: Pat
             ]  # whole epochs
         losses += training.losses
     assert losses == expected
+
+
+def test_what_is_left_of_a_killed_training_changes_nothing_of_the_next(
+    whole: Training, tmp_path: Path
+) -> None:
+    killed = Training(tmp_path / "killed", kill_at=5)
+    with pytest.raises(Killed):
+        killed.run()
+    del killed
+    after = Training(tmp_path / "next")
+    after.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=1), lambda: gc.collect()
+    )  # the collector runs when it likes
+    assert after.run() == whole.losses
+
+
+def test_the_seeds_of_epochs_give_the_random_state_back_when_all_is_done() -> None:
+    engine = Engine(lambda e, b: torch.rand(()))
+    EpochSeed(1).attach(engine)
+    with kept_random_state():
+        torch.manual_seed(5)
+        expected = torch.rand(2)
+        torch.manual_seed(5)
+        engine.run([0, 1], max_epochs=2)
+        assert torch.equal(torch.rand(2), expected)
 
 
 def test_more_epochs_continue_a_finished_training_and_fewer_are_refused(
