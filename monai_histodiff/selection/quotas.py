@@ -148,8 +148,8 @@ def tune_scale(
     max_candidates: int = 100,
     seed: int = 0,
 ) -> float:
-    """Try guidance scales on a few candidates of each class, and return the best; see
-    :func:`best_scale`.
+    """Try guidance scales on a few candidates of each class, from the lowest on, and return the
+    best; see :func:`best_scale`. Where one promises to fill all quotas, no higher one is tried.
 
     The critic that judges the trial was calibrated on real patches that its members did not see.
     Every scale is tried on the same seeds, which no candidate of the run has. A single scale is
@@ -173,7 +173,7 @@ def tune_scale(
         raise ValueError(
             f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}"
         )
-    samplers = [sampler.replace(scale=float(scale)) for scale in scales]
+    samplers = [sampler.replace(scale=scale) for scale in sorted(float(s) for s in scales)]
     if len(samplers) == 1:
         return samplers[0].settings.scale
     labels = torch.arange(num_classes).repeat_interleave(trials)
@@ -182,26 +182,26 @@ def tune_scale(
         dtype=torch.long,
     )
     origins = sampler.origins(labels, seeds)
-    outcomes = [
-        _judged(each, selector, labels, seeds, origins)[1]
-        for each in tqdm(samplers, desc="guidance scale")
-    ]
+    outcomes: list[Selection] = []
+    for each in tqdm(samplers, desc="guidance scale"):
+        outcomes.append(_judged(each, selector, labels, seeds, origins)[1])
+        kept = outcomes[-1].keep.view(num_classes, trials)
+        if float(_filled(kept, quota, max_candidates)) == 1:
+            break
+    tried = [each.settings.scale for each in samplers[: len(outcomes)]]
     accepted, confidence = (
         torch.stack([getattr(o, name) for o in outcomes]).view(-1, num_classes, trials)
         for name in ("keep", "confidence")
     )
-    best = best_scale(
-        [each.settings.scale for each in samplers], accepted, confidence, quota, max_candidates
-    )
-    for each, kept, sure in zip(samplers, accepted, confidence, strict=True):
-        chosen = " (chosen)" if each.settings.scale == best else ""
+    best = best_scale(tried, accepted, confidence, quota, max_candidates)
+    for scale, kept, sure in zip(tried, accepted, confidence, strict=True):
         logger.info(
             "scale %g: %s of %d accepted in each class, mean confidence %.2f%s",
-            each.settings.scale,
+            scale,
             kept.sum(1).tolist(),
             trials,
             float(sure.mean()),
-            chosen,
+            " (chosen)" if scale == best else "",
         )
     return best
 
@@ -246,11 +246,16 @@ def best_scale(
         raise ValueError(
             f"a trial must be S x K x n for S scales, got {shapes} for {len(scales)} scales"
         )
-    rate = accepted.double().mean(2)
-    filled = (rate * max_candidates / quota).clamp(max=1).mean(1)
+    filled = _filled(accepted, quota, max_candidates)
     sure = confidence.double().nan_to_num(0, 0, 0).mean((1, 2))
     ranked = filled if bool(filled.any()) else sure
     return -max(zip(ranked.tolist(), [-scale for scale in scales], strict=True))[1]
+
+
+def _filled(accepted: Tensor, quota: int, max_candidates: int) -> Tensor:
+    """The share of the quotas that trials ``... x K x n`` promise to fill, shape ``...``."""
+    rate = accepted.double().mean(-1)
+    return (rate * max_candidates / quota).clamp(max=1).mean(-1)
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:

@@ -152,25 +152,32 @@ def test_every_scale_is_tried_on_the_same_seeds_which_no_candidate_has() -> None
 
 
 def test_the_scale_that_fills_all_classes_wins(caplog: pytest.LogCaptureFixture) -> None:
-    """Six of eight and two of eight at scale 6 make more patches, but four and four at scale 3
-    fill both quotas.
+    """Eight of eight and two of eight at scale 6 make more patches, but four and three at scale 3
+    fill more of both quotas.
     """
     brush: Any = Brush()
     with caplog.at_level(logging.INFO, "monai_histodiff"):
         best = tune_scale(
             brush,
-            judge({1: [1, 1], 3: [4, 4], 6: [8, 2]}),
+            judge({1: [1, 1], 3: [4, 3], 6: [8, 2]}),
             2,
-            (1, 3, 6),
+            (6, 1, 3),
             trials=8,
             quota=50,
             max_candidates=100,
         )
     assert best == 3.0
     assert (
-        "scale 3: [4, 4] of 8 accepted in each class, mean confidence 0.50 (chosen)" in caplog.text
+        "scale 3: [4, 3] of 8 accepted in each class, mean confidence 0.44 (chosen)" in caplog.text
     )
     assert "scale 6: [8, 2] of 8 accepted in each class, mean confidence 0.62\n" in caplog.text
+
+
+def test_no_scale_is_tried_beyond_one_that_fills_all_classes() -> None:
+    brush: Any = Brush()
+    given = judge({1: [1, 8], 3: [4, 4], 6: [8, 8]})
+    assert tune_scale(brush, given, 2, (6, 1, 3), trials=8, quota=50, max_candidates=100) == 3.0
+    assert [scale for scale, _, _ in brush.asked] == [1.0, 3.0]
 
 
 def test_a_single_scale_is_not_tried() -> None:
