@@ -37,7 +37,6 @@ from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.stages import run_stage
 from monai_histodiff.bundle.zoo import package_bundle
-from monai_histodiff.classifiers import ProbeTraining
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance, centre_crop
 from monai_histodiff.diffusion.model import PREDICTIONS
@@ -387,8 +386,7 @@ def test_guidance_inference_makes_the_variations_of_its_run(
         == len(set(candidates.origin[kept].tolist()))
         == sum(c["sources"] for c in told["per_class"].values())
     )
-    member = ProbeTraining(PatchEncoder.from_bundle(LDM)).network
-    critic = PatchCritic.load(run_dir / "models" / "critic.pt", member, 2)
+    critic = PatchCritic.load_probes(run_dir / "models" / "critic.pt", LDM, 2)
     critic.temperature.fill_(20.0)  # less sure: the members agree on stripes
     critic.save(run_dir / "models" / "critic.pt")
     folder = RunFolder(run_dir)
