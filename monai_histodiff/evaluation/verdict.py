@@ -273,8 +273,9 @@ def verdict(
     """
     mean, low, high = (POINTS * difference[k] for k in ("mean", "low", "high"))
     unknown = math.isnan(low + high)
-    interval = "no interval" if unknown else f"95 % interval {low:+.1f} to {high:+.1f}"
-    change = f"{metric} changed by {mean:+.1f} points ({interval})"
+    shown = [f"{round(value, 1) + 0.0:+.1f}" for value in (mean, low, high)]  # never -0.0
+    interval = "no interval" if unknown else f"95 % interval {shown[1]} to {shown[2]}"
+    change = f"{metric} changed by {shown[0]} points ({interval})"
     if unmet:
         return "inconclusive", f"Not tested: {change}, but nothing is claimed. {' '.join(unmet)}"
     if (low > 0 or high < 0) and adjusted is not None and not adjusted < LEVEL:

@@ -145,6 +145,11 @@ def test_verdict_without_a_difference(difference: dict[str, float]) -> None:
     assert sentence.startswith("Inconclusive: balanced accuracy changed by ")
 
 
+def test_verdict_knows_no_negative_zero() -> None:
+    sentence = verdict({"mean": -0.0001, "low": -0.02, "high": 0.0199})[1]
+    assert "changed by +0.0 points (95 % interval -2.0 to +2.0)" in sentence
+
+
 def test_verdict_says_what_would_have_been_found() -> None:
     sentence = verdict({**UNSURE, "detectable": 0.043})[1]
     told = " Only a true change of 4.3 points or more would be found four times in five."
