@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ class Scatter:
 
 
 @torch.no_grad()
-def view_scatter(encoder: PatchEncoder, batches: Any, views: PatchViews) -> Scatter:
+def view_scatter(encoder: PatchEncoder, batches: Iterable[Tensor], views: PatchViews) -> Scatter:
     """The scatter of an encoder's statistics over two views of each patch.
 
     Args:

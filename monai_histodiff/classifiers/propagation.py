@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
@@ -103,8 +102,7 @@ class PropagatedProbe(ProbeTraining):
         surest = _surest(propagated_labels(own, given, self._features), self.share)
         rows = (surest >= 0).nonzero()[:, 0]
         joined = torch.cat([features, self._features[rows]])
-        every = torch.cat([labels, surest[rows]])
-        return linear_probe(joined, every, self.penalty, scaling="common")
+        return super()._layer(items, joined, torch.cat([labels, surest[rows]]))
 
 
 def _surest(probabilities: Tensor, share: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict
 from monai_histodiff.report.html import write_page
-from monai_histodiff.report.plots import Axis, Intervals, Row
+from monai_histodiff.report.plots import Axis, Intervals
 from monai_histodiff.report.summary import (
     HOW,
     MAIN,
@@ -18,11 +18,13 @@ from monai_histodiff.report.summary import (
     Runs,
     arms_of,
     claim_of,
+    draws_of,
+    interval_row,
     points,
     scores_of,
-    told,
+    verdict_over,
 )
-from monai_histodiff.report.values import number, p_value
+from monai_histodiff.report.values import number
 
 __all__ = ["sets_to_html"]
 
@@ -76,8 +78,7 @@ def sets_to_html(
 def _places(sets: Mapping[str, tuple[Runs, Combined]], across: Combined) -> Iterator[_Place]:
     for name, (by_labels, combined) in sets.items():
         for labels, runs in by_labels.items():
-            draws = f"{len(runs)} draw{'s' if len(runs) > 1 else ''}"
-            note = f"{labels} labels per class, {draws}"
+            note = f"{labels} labels per class, {draws_of(runs)}"
             yield _Place(PurePath(name).name, note, combined[labels], runs)
     for labels, found in across.items():
         yield _Place(f"Mean of {len(sets)} sets", f"{labels} labels per class", found, [])
@@ -87,19 +88,8 @@ def _differences(name: str, places: Sequence[_Place], axis: Axis) -> Intervals:
     rows = []
     for place in (place for place in places if name in place.found):
         row = place.found[name]
-        mean, low, high = points(row)
-        words = told(row)
-        rows.append(
-            Row(
-                name=place.name,
-                note=place.note,
-                label=f"{place.name}, {place.note}: {words} points",
-                words=[words, f"corrected p {p_value(row['p_holm'])}"],
-                dots=axis.dots([mean]),
-                bar=axis.bar(low, high),
-                tone=claim_of(name, row, place.runs),
-            )
-        )
+        whose, tone = f"{place.name}, {place.note}", claim_of(name, row, place.runs)
+        rows.append(interval_row(place.name, place.note, whose, row, axis, tone))
     return Intervals(rows, axis, CHANGES)
 
 
@@ -121,17 +111,5 @@ def _table(places: Sequence[_Place]) -> Table:
 def _verdict(across: Combined) -> Verdict | None:
     """The main comparison, in the mean, at every label count that all data sets have."""
     rows = {labels: found[MAIN] for labels, found in across.items() if MAIN in found}
-    if not rows:
-        return None
     claims = {labels: claim_of(MAIN, row, []) for labels, row in rows.items()}
-    same = set(claims.values())
-    tone = same.pop() if len(same) == 1 else "inconclusive"
-    word = tone.capitalize() if not same else "It depends on the labels"
-    each = "; ".join(
-        f"with {labels} labels per class by {told(row)} points" for labels, row in rows.items()
-    )
-    sentence = (
-        "With the selected synthetic patches, balanced accuracy changed, in the mean over the "
-        f"data sets, {each}."
-    )
-    return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
+    return verdict_over(rows, claims, ", in the mean over the data sets,")

@@ -114,9 +114,22 @@ def _left_out(runs: Sequence[Mapping[str, Any]]) -> str:
 def _verdict(by_labels: Runs, combined: Combined) -> Verdict | None:
     """The main comparison at every label count that has it."""
     rows = {labels: found[MAIN] for labels, found in combined.items() if MAIN in found}
+    claims = {labels: claim_of(MAIN, row, by_labels[labels]) for labels, row in rows.items()}
+    return verdict_over(rows, claims)
+
+
+def verdict_over(
+    rows: Mapping[str, Mapping[str, Any]], claims: Mapping[str, str], of: str = ""
+) -> Verdict | None:
+    """The sentence on the main comparison at every label count; ``None`` where there is none.
+
+    Args:
+        rows: the difference at each label count.
+        claims: what is claimed of it.
+        of: what the difference is the mean of.
+    """
     if not rows:
         return None
-    claims = {labels: claim_of(MAIN, row, by_labels[labels]) for labels, row in rows.items()}
     same = set(claims.values())
     each = [
         f"with {labels} labels per class by {told(row)} points"
@@ -125,7 +138,8 @@ def _verdict(by_labels: Runs, combined: Combined) -> Verdict | None:
     ]
     tone = same.pop() if len(same) == 1 else "inconclusive"
     word = tone.capitalize() if not same else "It depends on the labels"
-    sentence = f"With the selected synthetic patches, balanced accuracy changed {'; '.join(each)}."
+    change = f"balanced accuracy changed{of} {'; '.join(each)}"
+    sentence = f"With the selected synthetic patches, {change}."
     return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
 
 
@@ -138,23 +152,30 @@ def claim_of(name: str, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]
 
 def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
     found = {labels: rows[name] for labels, rows in combined.items() if name in rows}
-    values = {labels: points(row) for labels, row in found.items()}
-    axis = Axis.over((v for each in values.values() for v in each), signed=True)
+    axis = Axis.over((v for row in found.values() for v in points(row)), signed=True)
     rows = []
     for labels, row in found.items():
-        (mean, low, high), words = values[labels], told(row)
-        rows.append(
-            Row(
-                name=f"{labels} labels",
-                note=_title(labels, by_labels[labels]).partition("(")[2].rstrip(")"),
-                label=f"{labels} labels per class: {words} points",
-                words=[words, f"corrected p {p_value(row['p_holm'])}"],
-                dots=axis.dots([mean]),
-                bar=axis.bar(low, high),
-                tone=claim_of(name, row, by_labels[labels]),
-            )
-        )
+        runs = by_labels[labels]
+        note = _title(labels, runs).partition("(")[2].rstrip(")")
+        place, tone = f"{labels} labels per class", claim_of(name, row, runs)
+        rows.append(interval_row(f"{labels} labels", note, place, row, axis, tone))
     return Intervals(rows, axis, CHANGES)
+
+
+def interval_row(
+    name: str, note: str, place: str, row: Mapping[str, Any], axis: Axis, tone: str
+) -> Row:
+    """A line of an interval plot that shows a difference; ``place`` says whose to a listener."""
+    (mean, low, high), words = points(row), told(row)
+    return Row(
+        name=name,
+        note=note,
+        label=f"{place}: {words} points",
+        words=[words, f"corrected p {p_value(row['p_holm'])}"],
+        dots=axis.dots([mean]),
+        bar=axis.bar(low, high),
+        tone=tone,
+    )
 
 
 def _curves(by_labels: Runs) -> Iterator[Curves]:
@@ -239,8 +260,13 @@ def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _title(labels: str, runs: Sequence[Mapping[str, Any]]) -> str:
     seeds = sorted({len(run["seeds"]) for run in runs})
-    draws = f"{len(runs)} draw{'s' if len(runs) > 1 else ''}"
-    return f"{labels} labels per class ({draws}, {' or '.join(map(str, seeds))} seeds each)"
+    told_seeds = " or ".join(map(str, seeds))
+    return f"{labels} labels per class ({draws_of(runs)}, {told_seeds} seeds each)"
+
+
+def draws_of(runs: Sequence[Mapping[str, Any]]) -> str:
+    """How many draws there are, in words."""
+    return f"{len(runs)} draw{'s' if len(runs) > 1 else ''}"
 
 
 def points(row: Mapping[str, Any]) -> list[float]:

@@ -147,7 +147,17 @@ class PatchCritic(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the file cannot be read, is damaged, or belongs to another architecture.
         """
-        state = read_state(path)
+        return cls._restored(read_state(path), path, network, num_classes, members)
+
+    @classmethod
+    def _restored(
+        cls,
+        state: Mapping[str, Any],
+        path: str | os.PathLike[str],
+        network: Callable[..., nn.Module],
+        num_classes: int,
+        members: int,
+    ) -> PatchCritic:
         with float32_default():
             made = [network(num_classes=num_classes) for _ in range(members)]
         critic = cls(made, num_classes)
@@ -183,12 +193,13 @@ class PatchCritic(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as :meth:`load`, or there is no such encoder.
         """
-        made = named_encoder(encoder, device)
-        layer = read_state(path).get("members.0.0.discriminant.weight")
+        state, made = read_state(path), named_encoder(encoder, device)
+        layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
             empty = nn.Linear(layer.shape[1], layer.shape[0], device=device).requires_grad_(False)
             made = made.with_discriminant(empty)
-        return cls.load(path, ProbeTraining(made).network, num_classes, members)
+        network = ProbeTraining(made).network
+        return cls._restored(state, path, network, num_classes, members)
 
 
 def fit_critic(

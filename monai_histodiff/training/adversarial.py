@@ -12,7 +12,7 @@ from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 from torch import Tensor, distributed, nn
 
-from monai_histodiff.training.steps import AutoencoderLoss, steps_now
+from monai_histodiff.training.steps import AutoencoderLoss, bfloat16_autocast, steps_now
 
 __all__ = ["DecoderLoss", "DiscriminatorStep"]
 
@@ -54,15 +54,11 @@ class DecoderLoss(AutoencoderLoss):
 
     def logits(self, patches: Tensor) -> Tensor:
         """Of "real", for patches in [0, 1], ``N x 3 x H x W``."""
-        with self._autocast(patches):
+        with bfloat16_autocast(patches, self.enabled):
             return self.discriminator(patches * 2 - 1)[-1].float()
 
-    def _autocast(self, patches: Tensor) -> torch.autocast:
-        enabled = patches.is_cuda if self.enabled is None else self.enabled
-        return torch.autocast(patches.device.type, torch.bfloat16, enabled=enabled)
-
     def _distance(self, output: Tensor, image: Tensor) -> Tensor:
-        with self._autocast(image):
+        with bfloat16_autocast(image, self.enabled):
             made = self.maps(output)
             with torch.no_grad():
                 real = self.maps(image)

@@ -21,8 +21,15 @@ __all__ = [
     "AutoencoderPrepareBatch",
     "DenoisingPrepareBatch",
     "NoisyLatentPrepareBatch",
+    "bfloat16_autocast",
     "warmup_cosine",
 ]
+
+
+def bfloat16_autocast(inputs: Tensor, enabled: bool | None) -> torch.autocast:
+    """bfloat16 autocast where the inputs are; ``enabled=None``: on CUDA."""
+    chosen = inputs.is_cuda if enabled is None else enabled
+    return torch.autocast(inputs.device.type, torch.bfloat16, enabled=chosen)
 
 
 class AutocastInferer(SimpleInferer):
@@ -49,8 +56,7 @@ class AutocastInferer(SimpleInferer):
     def __call__(
         self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        enabled = inputs.is_cuda if self.enabled is None else self.enabled
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=enabled):
+        with bfloat16_autocast(inputs, self.enabled):
             return super().__call__(inputs, network, *args, **kwargs).float()
 
 
