@@ -11,7 +11,6 @@ from monai_histodiff.selection.foreign import Judge as Judge
 from monai_histodiff.selection.foreign import open_synthetic as open_synthetic
 from monai_histodiff.selection.known_sources import known_sources as known_sources
 from monai_histodiff.selection.pseudo_labels import assumed_labels as assumed_labels
-from monai_histodiff.selection.pseudo_labels import target_sources as target_sources
 from monai_histodiff.selection.quotas import sample_candidates as sample_candidates
 from monai_histodiff.selection.quotas import tune_scale as tune_scale
 from monai_histodiff.selection.selector import CentroidSelector as CentroidSelector

@@ -67,12 +67,16 @@ class PatchCritic(nn.Module):
         """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
         the members' mean.
         """
-        return torch.stack(
-            [
-                torch.softmax(member(patches).float() / self.temperature, 1)
-                for member in self.members
-            ]
-        ).mean(0)
+        logits = torch.stack(self._logits(patches)).float()
+        return torch.softmax(logits / self.temperature, 2).mean(0)
+
+    def _logits(self, patches: Tensor) -> list[Tensor]:
+        """Of each member; an encoder that all of them stand on sees the patches once."""
+        parts = [list(m) if isinstance(m, nn.Sequential) else [m] for m in self.members]
+        if all(len(p) == 2 and p[0] is parts[0][0] for p in parts):
+            features = parts[0][0](patches)
+            return [layer(features) for _, layer in parts]
+        return [member(patches) for member in self.members]
 
     @torch.no_grad()
     def probabilities(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.critic import PatchCritic
 
-__all__ = ["assumed_labels", "sure_labels", "target_sources"]
+__all__ = ["assumed_labels", "sure_labels"]
 
 
 def sure_labels(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -43,18 +39,3 @@ def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size
         found = critic.probabilities(known[count:].images(size))
         labels[count:] = sure_labels(found, float(critic.threshold))[1]
     return labels
-
-
-def target_sources(
-    latents: Sequence[Mapping[str, Any]], labels: Tensor, num_classes: int
-) -> Sources:
-    """Sources of each class from encoded patches and the classes that these are taken for.
-
-    Args:
-        latents: of :func:`monai_histodiff.diffusion.encode_latents`, whose ``row`` counts in the
-            labels.
-        labels: class indices, of :func:`assumed_labels`; -1 leaves a patch out.
-        num_classes: number of classes.
-    """
-    named = [{**item, "label": int(labels[item["row"]])} for item in latents]
-    return Sources.of([item for item in named if item["label"] >= 0], num_classes)

@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from monai_histodiff import PatchSet
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.selection import known_sources
 
 SIZE = 32
 
 
-def critic_of(recipe: int) -> Any:
-    """Sure that every second patch is of class 1, and sure of no other."""
+class Judge:
+    """Sure that a bright patch is of class 1; of dark ones it is not sure."""
 
-    def probabilities(images: Tensor) -> Tensor:
-        found = torch.full((len(images), 3), 1 / 3)
-        found[::2] = torch.tensor([0.05, 0.9, 0.05])
-        return found
-
+    num_classes = 3
     threshold = torch.tensor(0.8)
-    return SimpleNamespace(
-        recipe=recipe, num_classes=3, threshold=threshold, probabilities=probabilities
-    )
+
+    def __init__(self, recipe: int) -> None:
+        self.recipe = recipe
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        bright = to_unit(images).mean((1, 2, 3)) > 0.5
+        return torch.where(bright[:, None], torch.tensor([0.05, 0.9, 0.05]), 1 / 3)
+
+
+class Model:
+    """Latents are patches at an eighth of their size, shown with a border."""
+
+    latent_mean = torch.zeros(())
+
+    def decode(self, z: Tensor) -> Tensor:
+        return pad(z.repeat_interleave(8, 2).repeat_interleave(8, 3), [4] * 4, value=1.0)
+
+
+@pytest.fixture
+def patches(tmp_path: Path) -> PatchSet:
+    """Patches of three classes, of which every second is bright."""
+    items = [
+        (
+            PatchRecord(f"{i}.png", "abc"[i % 3], "", group=str(i)),
+            np.full((SIZE, SIZE, 3), 255 * (i % 2), dtype=np.uint8),
+        )
+        for i in range(30)
+    ]
+    return PatchSet.open(write_patches(tmp_path / "set", items))
+
+
+def latents_of(known: PatchSet, brightness: Sequence[float]) -> list[dict[str, Any]]:
+    """Two encodings of each patch; the brightness of the second is given."""
+    first = [float(x.float().mean() / 255) for x in known.images(SIZE)]
+    return [
+        {"image": torch.full((3, 4, 4), v).half(), "label": -1, "row": row}
+        for shown in (first, brightness)
+        for row, v in enumerate(shown)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -34,17 +71,31 @@ def critic_of(recipe: int) -> Any:
     [(0, None, False), (1, None, True), (0, True, True), (1, False, False)],
 )
 def test_unlabelled_patches_are_sources_where_the_critic_is_trusted(
-    recipe: int, asked: bool | None, trusted: bool, patch_set: PatchSet
+    recipe: int, asked: bool | None, trusted: bool, patches: PatchSet
 ) -> None:
-    labelled = patch_set.few(2, seed=0)
-    known = labelled.extend(patch_set, 5, seed=0)
-    latents = [
-        {"image": torch.full((4, 2, 2), float(row)), "label": -1, "row": row}
-        for row in [*range(len(known))] * 2
-    ]
-    found = known_sources(latents, known, labelled, critic_of(recipe), SIZE, asked)
+    labelled = patches.few(2, seed=0)
+    known = labelled.extend(patches, 8, seed=0)
+    bright = [float(x.float().mean() / 255) for x in known.images(SIZE)]
+    latents = latents_of(known, bright)
+    found = known_sources(Model(), latents, known, labelled, Judge(recipe), SIZE, asked)  # type: ignore[arg-type]
     rows = [sorted(set(own.tolist())) for own in found.rows]
     given = [(labelled.labels == k).nonzero()[:, 0].tolist() for k in range(3)]
-    sure = [6, 8, 10] if trusted else []  # of 6 to 10
-    assert rows == [given[0], [*given[1], *sure], given[2]]
+    sure = [i for i in range(6, 14) if bright[i] == 1]
+    assert 0 < len(sure) < 8
+    assert rows == [given[0], [*given[1], *(sure if trusted else [])], given[2]]
     assert found.counts == [2 * len(own) for own in rows], "each is encoded twice"
+
+
+def test_an_encoding_that_shows_something_else_is_no_source(patches: PatchSet) -> None:
+    """The second encodings are dark: those of unlabelled patches are left out, those of labelled
+    ones stay, whatever they show.
+    """
+    labelled = patches.few(2, seed=0)
+    known = labelled.extend(patches, 8, seed=0)
+    latents = latents_of(known, [0.0] * len(known))
+    found = known_sources(Model(), latents, known, labelled, Judge(1), SIZE)  # type: ignore[arg-type]
+    for k, (rows, z) in enumerate(zip(found.rows, found.latents, strict=True)):
+        given = (labelled.labels == k).nonzero()[:, 0].tolist()
+        assert sorted(rows[rows < 6].tolist()) == sorted(given * 2)
+        assert bool((z[rows >= 6] == 1).all())
+    assert int((found.rows[1] >= 6).sum()) == sum(bool(x.any()) for x in known[6:].images(SIZE))

@@ -10,7 +10,7 @@ from conftest import WritePatchSet
 from torch import Tensor
 
 from monai_histodiff import PatchSet
-from monai_histodiff.selection import assumed_labels, target_sources
+from monai_histodiff.selection import assumed_labels
 
 
 class Judge:
@@ -38,12 +38,3 @@ def test_labelled_patches_keep_their_label_and_others_need_a_sure_critic(known: 
     assert found[6:].tolist() == [2] * 4 + [-1] * 4
     assert torch.equal(judge.seen, known[6:].images(32))
     assert assumed_labels(known, 6, None, 32)[6:].tolist() == [-1] * 8
-
-
-def test_sources_are_those_that_are_taken_for_a_class() -> None:
-    items = [
-        {"image": torch.full((1, 2, 2), float(i)), "label": 0, "row": i % 4} for i in range(8)
-    ]
-    found = target_sources(items, torch.tensor([1, -1, 0, 1]), 3)
-    assert [rows.tolist() for rows in found.rows] == [[2, 2], [0, 3, 0, 3], []]
-    assert found.latents[1][:, 0, 0, 0].tolist() == [0, 3, 4, 7]
