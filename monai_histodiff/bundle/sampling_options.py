@@ -70,6 +70,7 @@ OPTIONS: tuple[Option, ...] = (
         (TRAIN,),
         null=True,
     ),
+    Option("max_sources", WHOLE, "encodings of each class, at the most", (TRAIN,), low=1),
     Option(
         "exemplar_scale",
         NUMBER,

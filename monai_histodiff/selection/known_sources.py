@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
@@ -28,12 +28,15 @@ def known_sources(
     critic: PatchCritic,
     size: int,
     pseudo_labels: bool | None = None,
+    max_sources: int = 150,
+    seed: int = 0,
 ) -> Sources:
     """Sources of each class: the labelled patches, and those of the others that the critic is sure
     of, see :func:`~monai_histodiff.selection.assumed_labels`.
 
     An encoding shows a random part of its patch in other colours. Of an unlabelled patch it is a
-    source only where the critic is as sure of it, decoded, as of the patch.
+    source only where the critic is as sure of it, decoded, as of the patch. Where a class has more
+    than ``max_sources``, they are of as many patches as can be, of labelled ones first.
 
     Args:
         model: whose latents they are.
@@ -44,25 +47,55 @@ def known_sources(
         size: height and width of the centre crops that it judges.
         pseudo_labels: whether others are sources; ``None``: where the second recipe made the
             better critic.
+        max_sources: encodings of each class, at the most.
+        seed: draws them.
+
+    Raises:
+        ValueError: ``max_sources`` is below 1.
     """
+    if max_sources < 1:
+        raise ValueError(f"max_sources must be at least 1, got {max_sources}")
     trusted = critic.recipe == 1 if pseudo_labels is None else pseudo_labels
     taken_for = assumed_labels(known, len(labelled), critic if trusted else None, size)
-    found = taken_for[torch.tensor([item["row"] for item in latents], dtype=torch.long)]
-    assumed = [i for i, item in enumerate(latents) if item["row"] >= len(labelled)]
-    assumed = [i for i in assumed if found[i] >= 0]
-    if assumed:
-        shown = _shown(model, [latents[i] for i in assumed], critic, size)
-        found[assumed] = torch.where(shown == found[assumed], shown, -1)
-    named = [{**item, "label": int(k)} for item, k in zip(latents, found, strict=True) if k >= 0]
-    return Sources.of(named, critic.num_classes)
+    order = _order([item["row"] for item in latents], len(labelled), seed)
+    found: list[Mapping[str, Any]] = []
+    for k in range(critic.num_classes):
+        own = [latents[i] for i in order if taken_for[latents[i]["row"]] == k]
+        kept = 0
+        while own and kept < max_sources:
+            part, own = own[: max_sources - kept], own[max_sources - kept :]
+            doubtful = [item for item in part if item["row"] >= len(labelled)]
+            shown = iter(_shown(model, doubtful, critic, size))
+            for item in part:
+                if item["row"] < len(labelled) or next(shown) == k:
+                    found.append({**item, "label": k})
+                    kept += 1
+    return Sources.of(found, critic.num_classes)
+
+
+def _order(rows: Sequence[int], labelled: int, seed: int) -> list[int]:
+    """Places of encodings: the first of each patch, then the second; labelled patches first, and
+    else at random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chance = torch.rand(max(rows, default=0) + 1, generator=generator).tolist()
+    times: Counter[int] = Counter()
+    keys = []
+    for row in rows:
+        keys.append((times[row], row >= labelled, chance[row]))
+        times[row] += 1
+    return sorted(range(len(rows)), key=keys.__getitem__)
 
 
 @torch.no_grad()
 def _shown(
     model: LatentDiffusion, latents: Latents, critic: PatchCritic, size: int, batch_size: int = 64
-) -> Tensor:
+) -> list[int]:
     """The class that each latent, decoded, is surely of; -1 where the critic is not sure."""
-    z = torch.stack([torch.as_tensor(item["image"]) for item in latents])
-    parts = z.to(model.latent_mean.device, torch.float32).split(batch_size)
-    found = [critic.probabilities(centre_crop(model.decode(part), size)) for part in parts]
-    return sure_labels(torch.cat(found), float(critic.threshold))[1]
+    found: list[int] = []
+    for start in range(0, len(latents), batch_size):
+        z = torch.stack([torch.as_tensor(v["image"]) for v in latents[start : start + batch_size]])
+        patches = model.decode(z.to(model.latent_mean.device, torch.float32))
+        probabilities = critic.probabilities(centre_crop(patches, size))
+        found += sure_labels(probabilities, float(critic.threshold))[1].tolist()
+    return found

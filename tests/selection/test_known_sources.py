@@ -99,3 +99,37 @@ def test_an_encoding_that_shows_something_else_is_no_source(patches: PatchSet) -
         assert sorted(rows[rows < 6].tolist()) == sorted(given * 2)
         assert bool((z[rows >= 6] == 1).all())
     assert int((found.rows[1] >= 6).sum()) == sum(bool(x.any()) for x in known[6:].images(SIZE))
+
+
+def test_sources_beyond_the_number_wanted_are_of_as_many_patches_as_can_be(
+    patches: PatchSet,
+) -> None:
+    labelled = patches.few(2, seed=0)
+    known = labelled.extend(patches, 12, seed=0)
+    latents = latents_of(known, [1.0] * len(known))
+    wanted = {
+        seed: known_sources(
+            Model(),  # type: ignore[arg-type]
+            latents,
+            known,
+            labelled,
+            Judge(1),  # type: ignore[arg-type]
+            SIZE,
+            max_sources=5,
+            seed=seed,
+        )
+        for seed in (0, 0, 1)
+    }
+    given = (labelled.labels == 1).nonzero()[:, 0].tolist()
+    for found in wanted.values():
+        rows = found.rows[1].tolist()
+        assert rows[:2] == given or rows[:2] == given[::-1], "labelled ones are never left out"
+        assert len(set(rows)) == len(rows) == 5
+        assert found.counts == [4, 5, 4]
+    assert wanted[0].rows[1].tolist() != wanted[1].rows[1].tolist()
+
+
+def test_a_class_needs_a_source(patches: PatchSet) -> None:
+    labelled = patches.few(2, seed=0)
+    with pytest.raises(ValueError, match="max_sources must be at least 1, got 0"):
+        known_sources(Model(), [], labelled, labelled, Judge(1), SIZE, max_sources=0)  # type: ignore[arg-type]
