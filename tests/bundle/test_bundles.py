@@ -240,7 +240,12 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
     assert selection["candidates"] == sum(
         [selection["accepted"], selection["over_quota"], *selection["reasons"].values()]
     )
-    assert results["sampling"]["steps"] == 2 and results["sampling"]["scale"] in (1.5, 3.0, 6.0)
+    assert results["sampling"]["steps"] == 2 and results["sampling"]["scale"] in (
+        0.0,
+        1.5,
+        3.0,
+        6.0,
+    )
     told = results["verdict"]
     assert "at least 3 seeds, got 2" in told or "no synthetic patch" in told
     page = (finetuned / "report.html").read_text()

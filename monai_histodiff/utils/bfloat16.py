@@ -1,0 +1,23 @@
+"""Which devices compute in bfloat16."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+__all__ = ["native_bfloat16"]
+
+
+def native_bfloat16(device: str | torch.device) -> bool:
+    """Whether a device computes in bfloat16, and so about twice as fast as in float32: NVIDIA GPUs
+    from Ampere on, and processors with AVX-512 BF16 or AMX. Others emulate it, and are slower.
+    """
+    return _native(torch.device(device).type)
+
+
+@functools.cache
+def _native(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
