@@ -135,6 +135,9 @@ def training_steps(
     one = values["solver_steps"] * networks * EVALUATION + DECODING
     most = classes * values["max_candidates"]
     sampling = classes * (wanted + tried) * one * area
+    if values["strength"] < 1 or values["exemplar_scale"]:
+        shown = min(unlabelled * values["adaptation_encodings"], classes * values["max_sources"])
+        sampling += shown * DECODING * area
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
     first = replace(steps[0], seconds=STAGE, cost=steps[0].cost + known * READING * area)
     return [first, *steps[1:]]
@@ -174,10 +177,10 @@ def evaluation_steps(
     return [Step("evaluate", text, cost, STAGE + REPORT)]
 
 
-def measure_speed(device: str | torch.device) -> tuple[float, str]:
-    """Seconds of one training step of a classifier on 8 patches, and a hint where one thread
-    would be faster than all, or other work slows it down. Takes about a second; random numbers
-    are left as they were.
+def measure_speed(device: str | torch.device, bfloat16: bool = False) -> tuple[float, str]:
+    """Seconds of one training step of a classifier on 8 patches, under bfloat16 autocast if that
+    is asked for, and a hint where one thread would be faster than all, or other work slows it
+    down. Takes about a second; random numbers are left as they were.
 
     On a CPU the seconds are those that the step computes, whether or not the machine lets it:
     other work comes and goes, and a plan for hours must not rest on one moment.
@@ -188,7 +191,7 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
         network = PatchClassifier(2).to(device)
         shape = (PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE)
         images = torch.rand(shape, dtype=torch.float32).to(device)
-    own, several = _seconds(network, images)
+    own, several = _seconds(network, images, bfloat16)
     if torch.device(device).type != "cpu":
         return several, ""
     busy = ""
@@ -201,7 +204,7 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
         return own, busy
     try:
         torch.set_num_threads(1)
-        alone = _seconds(network, images)[1]
+        alone = _seconds(network, images, bfloat16)[1]
     finally:
         torch.set_num_threads(threads)
     if alone > 0.8 * several:
@@ -214,14 +217,18 @@ def measure_speed(device: str | torch.device) -> tuple[float, str]:
     )
 
 
-def _seconds(network: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
+def _seconds(
+    network: torch.nn.Module, images: torch.Tensor, bfloat16: bool
+) -> tuple[float, float]:
     """Seconds of a training step by the processors' time, shared by the threads, and by the
     clock: the fastest, and the median, of five, after two that warm up.
     """
     computed, taken = [], []
     for _ in range(7):
         start, used = time.perf_counter(), time.process_time()
-        network(images).square().mean().backward()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            loss = network(images).square().mean()
+        loss.backward()
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         computed.append((time.process_time() - used) / torch.get_num_threads())

@@ -94,10 +94,11 @@ def prepare(name: str) -> RunPlan:
         steps = _verdict_steps(values, task)
     if not steps:
         return RunPlan([])
-    seeds = len((stages["evaluate"] if name == "finetune" else values).get("seeds", ()))
-    folds = (stages["train"] if name == "finetune" else values)["critic_folds"]
+    first, last = (stages[s] if name == "finetune" else values for s in STAGES)
+    seeds, folds = len(last.get("seeds", ())), first["critic_folds"]
     notes = () if task is None else task.notes(seeds, folds)
-    plan = RunPlan(steps, *measure_speed(values["device"]), notes)
+    speed = measure_speed(values["device"], bool(first["bfloat16"]))
+    plan = RunPlan(steps, *speed, notes)
     plan.announce()
     return plan
 

@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         raise AssertionError("a network is loaded before the options are checked")
 
     monkeypatch.setattr(LatentDiffusion, "from_bundle", refuse)
-    monkeypatch.setattr("monai_histodiff.bundle.preparation.measure_speed", lambda _: (1.0, ""))
+    monkeypatch.setattr("monai_histodiff.bundle.preparation.measure_speed", lambda *_: (1.0, ""))
     monkeypatch.chdir(tmp_path)
     yield
     set_track_meta(True)
@@ -349,6 +349,8 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     none = training_steps({**values, "adaptation_steps": 0, "guidance_scale": 3.0}, 3, 75, 300)
     assert [step.name for step in none] == ["guide", "critic", "sample"]
     assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
+    own = training_steps({**values, "strength": 1.0, "exemplar_scale": 0.0}, 3, 75, 300)
+    assert own[3].cost < steps[3].cost, "sources are decoded and judged"
     larger = training_steps(values, 3, 75, 300, 256)
     ratios = [b.cost / a.cost for a, b in zip(steps, larger, strict=True)]
     assert ratios[1:] == [4.0] * 3 and 3.5 < ratios[0] < 4, "the optimiser's steps do not grow"
