@@ -20,6 +20,7 @@ from monai_histodiff.report.summary import (
     claim_of,
     draws_of,
     interval_row,
+    left_out,
     points,
     scores_of,
     verdict_over,
@@ -70,7 +71,7 @@ def sets_to_html(
         [*sections, Section("Every arm", [_table(places)])],
         origin=f"{runs} runs",
         verdict=_verdict(across),
-        lead=f"{HOW} {MEAN}",
+        lead=" ".join(filter(None, (HOW, MEAN, left_out(r for p in places for r in p.runs)))),
     )
     return write_page(path, page)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
             p, holm = p_value(row["p"]), p_value(row["p_holm"])
             word = claim_of(name, row, runs)
             lines.append(f"| {markdown(name)} | {told(row)} | {p} | {holm} | {word} |")
-        if lacking := _left_out(runs):
+        if lacking := left_out(runs):
             lines += ["", markdown(lacking)]
     return "\n".join(lines) + "\n"
 
@@ -99,13 +99,14 @@ def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -
         sections,
         origin=f"{len(every)} run{'s' if len(every) > 1 else ''}",
         verdict=_verdict(by_labels, combined),
-        lead=" ".join([HOW, *dict.fromkeys(filter(None, map(_left_out, by_labels.values())))]),
+        lead=" ".join([HOW, *dict.fromkeys(filter(None, map(left_out, by_labels.values())))]),
     )
     return write_page(path, page)
 
 
-def _left_out(runs: Sequence[Mapping[str, Any]]) -> str:
+def left_out(runs: Iterable[Mapping[str, Any]]) -> str:
     """Which comparisons are not in all runs; empty if all are."""
+    runs = list(runs)
     every = dict.fromkeys(name for run in runs for name in run["claims"])
     lacking = [name for name in every if not all(name in run["claims"] for run in runs)]
     return f"Not in every run, and so not combined: {', '.join(lacking)}." if lacking else ""

@@ -275,6 +275,16 @@ def test_data_sets_without_a_common_label_count_have_no_mean(tmp_path: Path) -> 
     main([*map(str, files), "--html", str(page)])
     text = Page(page.read_text(encoding="utf-8")).text
     assert "Mean of" not in text and "in the mean over the data sets" not in text
+    assert "Not in every run" not in text
+
+
+def test_a_page_of_several_data_sets_names_what_one_of_them_lacks(tmp_path: Path) -> None:
+    other = run(0, 5, dataset="other.zip", site="b")
+    del other["claims"]["G-F"], other["differences"]["G-F"]
+    page = tmp_path / "page.html"
+    main([*map(str, write(tmp_path, run(0, 5), other)), "--html", str(page)])
+    text = Page(page.read_text(encoding="utf-8")).text
+    assert "Not in every run, and so not combined: G-F." in text
 
 
 def test_foreign_text_stays_in_its_cell(tmp_path: Path) -> None:
