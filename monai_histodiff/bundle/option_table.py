@@ -147,8 +147,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "unlabelled_patches",
         WHOLE,
-        "how many of the other training patches, at the most, the generator is adapted to, "
-        "without their labels",
+        "how many of the other training patches, at the most, are used without their labels",
         STAGES[:2],
         low=0,
     ),

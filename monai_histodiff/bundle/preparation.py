@@ -39,7 +39,6 @@ from monai_histodiff.bundle.verdict import open_sets
 __all__ = ["prepare"]
 
 SAME = ("labels_per_class", "draw", "um_per_px")  # in the run and in its evaluation
-UNLABELLED = 2000  # patches, at the most, over which verdict.json spreads labels
 STAGES = {"train": "train.yaml", "evaluate": "evaluate.yaml"}
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def prepare(name: str) -> RunPlan:
         size = folder.read_outcome()["sampling"].get("size")
         steps = evaluation_steps(values, count_tested(folder.split), size or PROBE_SIZE)
     elif name == "verdict":
-        task = check_task({**values, "unlabelled_patches": 0})
+        task = check_task(values)
         steps = _verdict_steps(values, task)
     if not steps:
         return RunPlan([])
@@ -147,6 +146,6 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     check_writable(Path(values["output_dir"]))
     arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
     options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
-    counts = (len(task.labelled), min(UNLABELLED, len(task.pool)), sum(map(len, sets.values())))
+    counts = (len(task.labelled), len(task.unlabelled), sum(map(len, sets.values())))
     critic = replace(critic_step(values, *counts, task.size), seconds=STAGE)
     return [critic, *evaluation_steps(options, len(task.test), task.size)]
