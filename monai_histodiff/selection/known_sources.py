@@ -78,7 +78,8 @@ def _order(rows: Sequence[int], labelled: int, seed: int) -> list[int]:
     else at random.
     """
     generator = torch.Generator().manual_seed(seed)
-    chance = torch.rand(max(rows, default=0) + 1, generator=generator).tolist()
+    count = max(rows, default=-1) + 1
+    chance = torch.rand(count, generator=generator, dtype=torch.float32).tolist()
     times: Counter[int] = Counter()
     keys = []
     for row in rows:
