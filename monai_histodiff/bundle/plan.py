@@ -12,6 +12,7 @@ import torch
 
 from monai_histodiff.classifiers.classifier import PatchClassifier
 from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.training.steps import bfloat16_autocast
 
 __all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
 
@@ -226,7 +227,7 @@ def _seconds(
     computed, taken = [], []
     for _ in range(7):
         start, used = time.perf_counter(), time.process_time()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+        with bfloat16_autocast(images, bfloat16):
             loss = network(images).square().mean()
         loss.backward()
         if images.is_cuda:
