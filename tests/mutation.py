@@ -1,32 +1,50 @@
 """Mutation tests: change one operator, number or condition at a time; does a test fail?
 
-``python tests/mutation.py --minutes 20`` prints every change that no test noticed, and the score
-of each module. A survivor is a missing test, or a change that changes nothing. Only the standard
-library and pytest are needed. Each mutant runs in a fork of a process that has torch and MONAI
-loaded: a second or two each.
+``python tests/mutation.py --minutes 20`` tries a random sample over all modules of the numerics,
+the selection, the bank and the evaluation, prints every change that no test noticed, and the share
+with its interval: also of a part of the sample. ``--log`` keeps what was tried, and goes on. A
+survivor is a missing test, or a change that changes nothing. Only the standard library and pytest
+are needed.
+
+The tests are collected once. Each mutant is a fork of that process, in which the code of one
+function is replaced, and runs the tests of the module up to the first that fails. What a module
+does when it is imported is changed in a fork that has imported nothing of the package.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
-import copy
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import json
+import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import NormalDist
+from types import CodeType, ModuleType
 from typing import Any
 
+import pytest
+from _pytest.runner import runtestprotocol
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "monai_histodiff"
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+from mutants import Source, functions, skeleton  # noqa: E402
+
 # what tests a module, below tests/; the fastest first
 MODULES = {
     "diffusion/schedules": "diffusion/test_schedules.py",
@@ -60,191 +78,261 @@ MODULES = {
     "utils/cache": "utils/test_cache.py",
     "utils/files": "utils/test_files.py",
     "utils/fingerprint": "utils/test_fingerprint.py",
+    "diffusion/batches": "diffusion/test_sampler.py",
+    "diffusion/exemplar": "diffusion/test_exemplar.py",
+    "diffusion/foreign": "diffusion/test_foreign_generators.py",
+    "diffusion/generative": "diffusion/test_generative.py",
+    "diffusion/guide": "diffusion/test_guide_file.py diffusion/test_model.py",
+    "diffusion/latents": "diffusion/test_latents.py diffusion/test_sampler.py",
+    "diffusion/sampler": "diffusion/test_sampler.py",
+    "diffusion/sharing": "diffusion/test_unet.py diffusion/test_sampler.py",
+    "diffusion/sources": "diffusion/test_sampler.py diffusion/test_latents.py",
+    "diffusion/wanted": "diffusion/test_sampler.py",
+    "selection/folds": "selection/test_critic.py",
+    "selection/critic": "selection/test_critic.py",
+    "selection/copy_check": "selection/test_copy_check.py",
+    "selection/foreign": "selection/test_foreign.py",
+    "selection/known_sources": "selection/test_known_sources.py",
+    "selection/pseudo_labels": "selection/test_pseudo_labels.py",
+    "augmentation/live_bank": "augmentation/test_live_bank.py",
+    "augmentation/refresher": "augmentation/test_live_bank.py",
+    "evaluation/arms": "evaluation/test_arms.py evaluation/test_experiment.py",
+    "evaluation/baselines": "evaluation/test_arms.py evaluation/test_experiment.py",
+    "evaluation/clusters": "evaluation/test_statistics.py evaluation/test_power.py",
+    "evaluation/draws": "bundle/test_summary.py",
+    "evaluation/exemplars": "evaluation/test_arms.py",
+    "evaluation/generator": "evaluation/test_generator.py",
+    "evaluation/generator_sizes": "evaluation/test_generator_sizes.py",
+    "evaluation/power": "evaluation/test_power.py",
+    "evaluation/real_banks": "evaluation/test_arms.py",
+    "evaluation/student": "evaluation/test_student.py",
+    "evaluation/synthetic": "evaluation/test_fidelity.py evaluation/test_agreement.py",
+    "evaluation/two_sample": "evaluation/test_two_sample.py",
+    "evaluation/verdict": "evaluation/test_verdict.py",
+    "evaluation/worlds": "evaluation/test_power.py",
 }
-SWAPS: dict[type, type] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Div,
-    ast.Mod: ast.FloorDiv,
-    ast.Pow: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-}
-NAMES = {
-    "min": "max",
-    "max": "min",
-    "amin": "amax",
-    "argmin": "argmax",
-    "any": "all",
-    "all": "any",
-}
-SAFE = ("strict", "non_blocking")  # arguments that change no result
-# in this process, which alone has the mutant; what it has loaded cannot be rewritten
 OPTIONS = ("-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow")
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-LOADED = ("pytest", "hypothesis", "scipy.stats", "sklearn.metrics", "diffusers")
+# what the package stands on is loaded once; the package itself by every fork that changes it
+LOADED = ("hypothesis", "scipy.stats", "sklearn.metrics", "diffusers", "monai_histodiff.bundle")
+LIMIT = 120.0  # seconds of the processor for one mutant; ten times that on the clock
 
 
-def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
-    """Fields of a node, and what they become, one at a time."""
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        yield "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
-    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
-        yield "op", SWAPS[type(node.op)]()
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        yield "op", ast.UAdd()
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield "value", not node.value
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        yield "value", node.value + 1
-    elif isinstance(node, ast.If | ast.While | ast.IfExp):
-        yield "test", ast.UnaryOp(ast.Not(), node.test)
-    elif isinstance(node, ast.Attribute) and node.attr in NAMES:
-        yield "attr", NAMES[node.attr]
-    elif isinstance(node, ast.Name) and node.id in NAMES:
-        yield "id", NAMES[node.id]
-    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
-        yield "value", ast.Constant(None)
+def source(module: str) -> Source:
+    path = PACKAGE / f"{module}.py"
+    return Source(path.read_text(encoding="utf-8"), str(path))
 
 
-def sites(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that run: no annotation, and nothing within an error or a text for the reader."""
-    for name, value in ast.iter_fields(tree):
-        for child in value if isinstance(value, list) else [value]:
-            hidden = ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom
-            if name in ("annotation", "returns") or not isinstance(child, ast.AST):
-                continue
-            if isinstance(child, ast.keyword) and child.arg in SAFE:
-                continue
-            if not isinstance(child, hidden):
-                yield child
-                yield from sites(child)
+def quiet() -> None:
+    """Prints of the tests go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
-def mutants(source: str) -> list[tuple[int, str, ast.Module]]:
-    """Line, what was changed, and the changed module, for every change."""
-    tree, found = ast.parse(source), []
-    for node in sites(tree):
-        for field, value in changes(node):
-            line = getattr(node, "lineno", 0)
-            before, old = ast.unparse(node), getattr(node, field)
-            setattr(node, field, value)
-            told = f"{before.splitlines()[0][:70]}  ->  {ast.unparse(node).splitlines()[0][:70]}"
-            found.append((line, told, copy.deepcopy(tree)))
-            setattr(node, field, old)
-    return found
+def forked(work: Callable[[], int], limit: float) -> str:
+    """``passed``, ``noticed`` or ``hung``, from what a fork returns; ``limit`` in seconds of the
+    processor; ten times that on the clock.
+    """
+    child = os.fork()
+    if child == 0:
+        os.setpgrp()
+        quiet()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+        code = 3
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    end = time.monotonic() + 10 * limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            ended = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (24, 9)
+            return "hung" if ended else "noticed" if status else "passed"
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hung"
+
+
+def objects(module: ModuleType) -> Iterator[Any]:
+    """Functions of a module and of its classes, out of what decorators put around them."""
+    inside = [v for v in vars(module).values() if getattr(v, "__module__", "") == module.__name__]
+    inside += [v for c in inside if isinstance(c, type) for v in vars(c).values()]
+    for value in inside:
+        for name in ("fget", "func", "__func__"):
+            value = getattr(value, name, None) or value
+        while value is not None:
+            if hasattr(value, "__code__"):
+                yield value
+            value = getattr(value, "__wrapped__", None)
+
+
+def replace(module: str, old: CodeType, new: CodeType) -> bool:
+    """Give a function of a loaded module another code, in place; whether it was found."""
+    loaded = sys.modules[f"monai_histodiff.{module.replace('/', '.')}"]
+    found = [f for f in objects(loaded) if f.__code__ == old]
+    for function in found:
+        function.__code__ = new
+    return bool(found)
+
+
+class Server:
+    """Pytest's loop over the tests, driven from outside: what was collected runs in forks."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        items = {item.nodeid: item for item in session.items}
+        self.pipe.send(list(items))
+        while (order := self.pipe.recv()) is not None:
+            chosen = [items[name] for name in order["tests"]]
+            self.pipe.send(forked(partial(self.mutant, chosen, order), LIMIT))
+        return True
+
+    def mutant(self, chosen: list[Any], order: dict[str, Any]) -> int:
+        module, index = order["module"], order["index"]
+        origin = source(module)
+        first = order["first"]
+        new = functions(origin.mutant(index)[2])[first]
+        if not replace(module, functions(origin.code())[first], new):
+            return 0
+        return int(any(_fails(item, after) for item, after in _followed(chosen)))
+
+
+def _followed(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    yield from zip(items, [*items[1:], None], strict=True)
+
+
+def _fails(item: Any, after: Any) -> bool:
+    return any(report.failed for report in runtestprotocol(item, nextitem=after, log=False))
 
 
 class Loader(importlib.machinery.SourceFileLoader):
     """Gives one module the code of a mutant."""
 
-    tree: ast.Module
+    code: CodeType
 
     def get_code(self, fullname: str) -> Any:
-        return compile(ast.fix_missing_locations(self.tree), self.path, "exec")
+        return self.code
 
 
 class Finder:
     """Finds the mutated module before the real one."""
 
-    def __init__(self, module: str, tree: ast.Module) -> None:
+    def __init__(self, module: str, code: CodeType) -> None:
         self.name = f"monai_histodiff.{module.replace('/', '.')}"
-        self.path, self.tree = str(PACKAGE / f"{module}.py"), tree
+        self.path, self.code = str(PACKAGE / f"{module}.py"), code
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.name:
             return None
         loader = Loader(name, self.path)
-        loader.tree = self.tree
+        loader.code = self.code
         return importlib.util.spec_from_file_location(name, self.path, loader=loader)
 
 
-def run(module: str, tree: ast.Module | None, limit: float) -> bool:
-    """Whether the tests of a module pass, in a fork; too slow is a failure."""
-    child = os.fork()
-    if child == 0:
-        import pytest
+class Campaign:
+    """Tries mutants; ``log`` is a folder that keeps what is known."""
 
-        os.setpgrp()
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        if tree is not None:
-            sys.meta_path.insert(0, Finder(module, tree))  # type: ignore[arg-type]
-        tests = [str(TESTS / name) for name in MODULES[module].split()]
-        os._exit(int(pytest.main([*OPTIONS, *tests])))
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status == 0
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    def __init__(self, log: Path, chosen: Sequence[str]) -> None:
+        log.mkdir(parents=True, exist_ok=True)
+        self.entries = log / "mutants.jsonl"
+        for name in LOADED:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        for name in [name for name in sys.modules if name.split(".")[0] == "monai_histodiff"]:
+            del sys.modules[name]
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.server = os.fork()
+        if self.server == 0:
+            self.pipe.close()
+            quiet()
+            places = dict.fromkeys(str(TESTS / f) for m in chosen for f in MODULES[m].split())
+            os._exit(int(pytest.main([*OPTIONS, *places], plugins=[Server(theirs)])))
+        theirs.close()
+        self.tests: list[str] = self.pipe.recv()
 
-
-def judge(module: str, seconds: float, seed: int) -> tuple[int, int]:
-    """Try mutants of a module in random order until the time is up: how many were tried, how many
-    were noticed.
-    """
-    start = time.monotonic()
-    if not run(module, None, 600):
-        sys.exit(f"the tests of {module} must pass without a change: {MODULES[module]}")
-    limit, tried, killed = 10 + 3 * (time.monotonic() - start), 0, 0
-    found = mutants((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    for line, told, tree in random.Random(seed).sample(found, len(found)):
-        if time.monotonic() - start > seconds:
-            break
-        tried += 1
-        if run(module, tree, limit):
-            print(f"  {module}.py:{line}: {told}", flush=True)
+    def judge(self, module: str, index: int) -> dict[str, Any]:
+        origin = source(module)
+        line, told, code = origin.mutant(index)
+        before, after = origin.code(), code
+        old, new = functions(before), functions(after)
+        inner = skeleton(before) == skeleton(after)
+        first = next((n for n in old if inner and old[n] != new[n]), None)
+        files = [f"tests/{name}" for name in MODULES[module].split()]
+        tests = [name for file in files for name in self.tests if name.startswith(f"{file}::")]
+        if inner and first is None:
+            result = "equal"  # the same code: nothing has changed
+        elif first is not None:
+            order = {"tests": tests, "module": module, "index": index, "first": first}
+            self.pipe.send(order)
+            result = self.pipe.recv()
         else:
-            killed += 1
-    print(f"{module}: {killed} of {tried} noticed, of {len(found)} in all", flush=True)
-    return tried, killed
+            result = forked(partial(self.imported, module, code, files), LIMIT)
+        about = {"module": module, "index": index, "line": line, "told": told}
+        return {**about, "result": result, "tests": len(tests), "in_place": first is not None}
+
+    def imported(self, module: str, code: CodeType, files: list[str]) -> int:
+        sys.meta_path.insert(0, Finder(module, code))  # type: ignore[arg-type]
+        return int(pytest.main([*OPTIONS, *(str(TESTS.parent / file) for file in files)]))
 
 
-def load_what_the_package_stands_on() -> None:
-    """All but the package itself, which every fork imports with its own change."""
-    own = [f"monai_histodiff.{name.replace('/', '.')}" for name in MODULES]
-    for name in (*LOADED, *own, "monai_histodiff.bundle"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    for name in [name for name in sys.modules if name.split(".")[0] == "monai_histodiff"]:
-        del sys.modules[name]
+def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share: Wilson, Journal of the American Statistical Association 22 (1927)."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, spread = count / total, z * z / total
+    half = z * (share * (1 - share) / total + spread / total / 4) ** 0.5
+    middle = share + spread / 2
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", default=list(MODULES), help="such as utils/cache")
+    parser.add_argument("modules", nargs="*", help="such as utils/cache; all of them")
     parser.add_argument("--minutes", type=float, default=20.0, help="in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the mutants")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample's order")
+    parser.add_argument("--log", type=Path, default=Path("output/mutation"), help="folder")
     options = parser.parse_args()
-    if unknown := sorted(set(options.modules) - set(MODULES)):
-        parser.error(f"modules must be among {sorted(MODULES)}, got {unknown}")
-    load_what_the_package_stands_on()
-    total = [0, 0]
+    if unknown := sorted(set(options.modules) - set(list(MODULES))):
+        parser.error(f"modules must be among {list(MODULES)}, got {unknown}")
     end = time.monotonic() + 60 * options.minutes
-    for left, module in zip(range(len(options.modules), 0, -1), options.modules, strict=True):
-        for i, count in enumerate(judge(module, (end - time.monotonic()) / left, options.seed)):
-            total[i] += count
-    print(f"in all: {total[1]} of {total[0]} changes noticed")
+    names = options.modules or list(MODULES)
+    every = [(m, i) for m in names for i in range(len(source(m).changes))]
+    random.Random(options.seed).shuffle(every)
+    campaign = Campaign(options.log, names)
+    digests = {m: hashlib.sha256((PACKAGE / f"{m}.py").read_bytes()).hexdigest() for m in names}
+    known: dict[tuple[str, int, str], dict[str, Any]] = {}
+    if campaign.entries.exists():
+        for text in campaign.entries.read_text().splitlines():
+            entry = json.loads(text)
+            known[entry["module"], entry["index"], entry["digest"]] = entry
+    counts: dict[str, int] = defaultdict(int)
+    for module, index in every:
+        entry = known.get((module, index, digests[module]))
+        if entry is None:
+            if time.monotonic() > end:
+                break
+            entry = {**campaign.judge(module, index), "digest": digests[module]}
+            with campaign.entries.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        counts[entry["result"]] += 1
+        if entry["result"] in ("passed", "hung"):
+            print("  {module}.py:{line}: {told} ({result})".format(**entry), flush=True)
+    campaign.pipe.send(None)
+    os.waitpid(campaign.server, 0)
+    left = counts["passed"]
+    total = sum(counts.values()) - counts["equal"]
+    if total:
+        low, high = wilson(left, total)
+        print(
+            f"{left} of {total} changes not noticed ({100 * left / total:.1f} %; "
+            f"{100 * low:.1f} to {100 * high:.1f} % of all {len(every)}); "
+            f"{counts['hung']} of the noticed ones ran too long, {counts['equal']} are no change"
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]
     counts = {
         "without a label": found.unlabelled,
         "copies, in pairs": len(found.twins),
+        "overlapping, in pairs": len(found.overlaps),
         "blank": len(found.blank),
         "blurred": len(found.blurred),
     }
@@ -160,9 +162,10 @@ def page_values(
         {
             "images": [_picture(patches, index[path]) for path in (twin.first, twin.second)],
             "alt": f"{twin.first} beside {twin.second}",
-            "caption": f"across {twin.across}, distance {twin.distance:.2f}",
+            "caption": f"across {twin.across}, "
+            + ("shifted" if math.isnan(twin.distance) else f"distance {twin.distance:.2f}"),
         }
-        for twin in found.twins[:SHOWN]
+        for twin in (*found.twins[:SHOWN], *found.overlaps[:SHOWN])
     ]
     table = {"caption": "Patches, and groups in brackets", "heads": heads, "rows": rows}
     sections: list[dict[str, Any]] = [
@@ -175,7 +178,7 @@ def page_values(
         {"title": "Blurred", "pictures": shown(found.blurred)},
     ]
     count = len(found.problems)
-    leaks = any(twin.across == "splits" for twin in found.twins)
+    leaks = any(t.across == "splits" for t in (*found.twins, *found.overlaps))
     return {
         "title": f"What {name} holds",
         "word": "Sound" if not count else "Look first",

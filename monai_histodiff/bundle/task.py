@@ -151,7 +151,11 @@ class Task:
         of the set says already.
         """
         used = self.known.extend(self.test, len(self.test))
-        problems = check(used[:0].extend(used, LOOKED_AT)).problems
+        seen = self.labelled[:LOOKED_AT].extend(used, LOOKED_AT - len(self.labelled))
+        problems = check(seen).problems
+        if len(seen) < len(used):
+            part = f"(of the {len(seen)} patches that were looked at, of {len(used)})"
+            problems = tuple(f"{problem} {part}" for problem in problems)
         if any(note.startswith("No group is recorded") for note in self.patches.notes):
             return tuple(p for p in problems if not p.startswith("every patch is its own group"))
         return problems

@@ -7,6 +7,7 @@ added where the bundles are put together.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_histodiff.data.duplicates import near_pairs
+from monai_histodiff.data.overlaps import Marks, joined, marks, overlapping
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails, to_unit
 from monai_histodiff.data.sizes import MODEL, SMALLEST
@@ -26,6 +28,7 @@ __all__ = ["Findings", "Twins", "check"]
 BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
 PATCH = 128  # pixels of a picture on the page
+ACROSS = ("splits", "groups", "one group")  # what a pair lies across, the worst first
 FOLDS = 3  # groups of each class that the critic needs
 
 
@@ -34,9 +37,9 @@ class Twins:
     """Two patches of which one is a copy of the other, by their paths.
 
     ``distance`` is 0 for equal pixels, and otherwise that of
-    :func:`~monai_histodiff.data.duplicates.near_pairs`; ``across`` is ``"splits"`` where they are
-    in different ones, or else ``"groups"``, or ``"one group"``; ``labels`` are theirs, empty where
-    there are none.
+    :func:`~monai_histodiff.data.duplicates.near_pairs`, NaN for those that overlap; ``across`` is
+    ``"splits"`` where they are in different ones, or else ``"groups"``, or ``"one group"``;
+    ``labels`` are theirs, empty where there are none.
     """
 
     first: str
@@ -61,6 +64,8 @@ class Findings:
         spacings: patches by micrometres per pixel, as recorded; ``""`` where none is.
         twins: copies that are not blank, those across splits first, then those across groups;
             exact ones first.
+        overlaps: patches of different splits or groups that are no copies, but show some of the
+            same tissue, shifted.
         blank: paths of patches with nothing to see.
         blurred: paths of patches without fine detail.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
@@ -75,6 +80,7 @@ class Findings:
     sizes: Mapping[tuple[int, int], int]
     spacings: Mapping[str, int]
     twins: tuple[Twins, ...]
+    overlaps: tuple[Twins, ...]
     blank: tuple[str, ...]
     blurred: tuple[str, ...]
     most_labels: int
@@ -99,14 +105,15 @@ def check(
     if not len(patches):
         raise ValueError("a patch set must hold at least one patch, got none")
     sizes: Counter[tuple[int, int]] = Counter()
-    small, prints, plain, soft = [], [], [], []
-    for item in tqdm(patches.at(None), unit="patch", disable=not progress):
+    small, prints, plain, soft, places = [], [], [], [], []
+    for i, item in enumerate(tqdm(patches.at(None), unit="patch", disable=not progress)):
         image = item["image"]
         sizes[image.shape[2], image.shape[1]] += 1
         prints.append(
             hashlib.sha256(repr(image.shape).encode() + image.numpy().tobytes()).digest()
         )
         small.append(thumbnails(image[None]))
+        places.append(marks(image, i))
         contrast, sharpness = _look(image)
         plain.append(contrast < BLANK)
         soft.append(contrast >= BLANK and sharpness < BLURRED)
@@ -123,6 +130,7 @@ def check(
         for name, sides in members.items()
     }
     most, split_problem = _most_labels(patches, test_fraction, draw)
+    twins = _twins(patches, prints, plain, torch.cat(small))
     findings = Findings(
         len(records),
         sum(not r.label for r in records),
@@ -131,7 +139,8 @@ def check(
         len(set(patches.groups)),
         dict(sizes.most_common()),
         dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
-        _twins(patches, prints, plain, torch.cat(small)),
+        twins,
+        _overlaps(patches, joined(places), twins),
         tuple(r.path for r, bad in zip(records, plain, strict=True) if bad),
         tuple(r.path for r, bad in zip(records, soft, strict=True) if bad),
         most,
@@ -173,13 +182,22 @@ def _twins(
     near = near_pairs(small[kept])
     for i, j, distance in zip(kept[near.first], kept[near.second], near.distance, strict=True):
         pairs[int(i), int(j)] = max(float(distance), 1e-9)
-    order = ("splits", "groups", "one group")
-    found = []
-    for (i, j), distance in pairs.items():
-        a, b = patches.records[i], patches.records[j]
-        kind = "splits" if a.split != b.split else "groups" if a.group != b.group else "one group"
-        found.append(Twins(a.path, b.path, distance, kind, (a.label, b.label)))
-    return tuple(sorted(found, key=lambda t: (order.index(t.across), t.distance, t.first)))
+    found = [_pair(patches, i, j, distance) for (i, j), distance in pairs.items()]
+    return tuple(sorted(found, key=lambda t: (ACROSS.index(t.across), t.distance, t.first)))
+
+
+def _overlaps(patches: PatchSet, places: Marks, twins: Sequence[Twins]) -> tuple[Twins, ...]:
+    """Pairs of different splits or groups that are no copies, and show some of the same tissue."""
+    known = {(t.first, t.second) for t in twins}
+    found = [_pair(patches, i, j, math.nan) for i, j in overlapping(places, places)]
+    rest = (t for t in found if t.across != ACROSS[-1] and (t.first, t.second) not in known)
+    return tuple(sorted(rest, key=lambda t: (ACROSS.index(t.across), t.first, t.second)))
+
+
+def _pair(patches: PatchSet, i: int, j: int, distance: float) -> Twins:
+    a, b = patches.records[i], patches.records[j]
+    across = ACROSS[0] if a.split != b.split else ACROSS[1] if a.group != b.group else ACROSS[2]
+    return Twins(a.path, b.path, distance, across, (a.label, b.label))
 
 
 def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str]:
@@ -206,6 +224,13 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
             pair = next(t for t in found.twins if t.across == kind)
             pairs = "pair" if n == 1 else "pairs"
             told.append(f"{n} {pairs} {words}, such as '{pair.first}' and '{pair.second}'")
+    for kind in ACROSS[:2]:
+        if alike := [t for t in found.overlaps if t.across == kind]:
+            pairs = "1 pair" if len(alike) == 1 else f"{len(alike)} pairs"
+            told.append(
+                f"{pairs} of different {kind} show some of the same tissue, shifted, such as "
+                f"'{alike[0].first}' and '{alike[0].second}': tiles that overlap are of one group"
+            )
     if n := sum(t.labels[0] != t.labels[1] for t in found.twins if all(t.labels)):
         pair = next(t for t in found.twins if all(t.labels) and t.labels[0] != t.labels[1])
         told.append(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.data.duplicates import PLAIN, near_pairs
+from monai_histodiff.data.overlaps import Marks, joined, marks, overlapping
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails
 
@@ -25,6 +26,8 @@ class Leaks:
         blank: how many of the exact ones are of one colour, as empty glass is: alike by nature.
         near: how many further ones are near duplicates of a training patch, flipped or turned as
             may be, by :func:`~monai_histodiff.data.duplicates.near_pairs`.
+        overlap: how many further ones show some of the tissue of a training patch, shifted, by
+            :func:`~monai_histodiff.data.overlaps.overlapping`: tiles that overlap.
         pairs: ``(test path, training path)`` of each.
     """
 
@@ -32,6 +35,7 @@ class Leaks:
     exact: int
     blank: int
     near: int
+    overlap: int
     pairs: tuple[tuple[str, str], ...]
 
     @property
@@ -43,6 +47,8 @@ class Leaks:
             found.append(f"{self.exact}{blank} are exact copies of training patches")
         if self.near:
             found.append(f"{self.near} are nearly copies (re-encoded, flipped or turned)")
+        if self.overlap:
+            found.append(f"{self.overlap} show some of the same tissue, shifted")
         if not found:
             return []
         return [
@@ -53,7 +59,7 @@ class Leaks:
 
 
 def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
-    """Look for exact and near copies across a split. Every patch is read once.
+    """Look for copies across a split: exact, near, and shifted. Every patch is read once.
 
     Args:
         train: all patches that anything is trained on, unlabelled ones too.
@@ -62,28 +68,33 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
     Returns:
         Counts, pairs of paths, and notes.
     """
-    known, small = _described(train)
-    unseen, views = _described(test)
+    known, small, there = _described(train)
+    unseen, views, here = _described(test)
     places = {digest: i for i, digest in reversed(list(enumerate(known)))}
     flat = _contrast(views) < PLAIN
     exact = {j: places[digest] for j, digest in enumerate(unseen) if digest in places}
     near = {j: i for j, i in _near(small, views).items() if j not in exact}
+    found = {**exact, **near}
+    shifted = {j: i for i, j in reversed(sorted(overlapping(there, here))) if j not in found}
     pairs = [
-        (test.records[j].path, train.records[i].path) for j, i in [*exact.items(), *near.items()]
+        (test.records[j].path, train.records[i].path)
+        for part in (exact, near, dict(sorted(shifted.items())))
+        for j, i in part.items()
     ]
     blank = sum(bool(flat[j]) for j in exact)
-    return Leaks(len(test), len(exact), blank, len(near), tuple(pairs))
+    return Leaks(len(test), len(exact), blank, len(near), len(shifted), tuple(pairs))
 
 
-def _described(patches: PatchSet) -> tuple[list[bytes], Tensor]:
-    """SHA-256 of the pixels, and 16 x 16 thumbnails, ``N x 3 x 16 x 16``."""
-    digests, small = [], [torch.empty(0, 3, 16, 16, dtype=torch.float32)]
+def _described(patches: PatchSet) -> tuple[list[bytes], Tensor, Marks]:
+    """SHA-256 of the pixels, 16 x 16 thumbnails, ``N x 3 x 16 x 16``, and marks."""
+    digests, small, places = [], [torch.empty(0, 3, 16, 16, dtype=torch.float32)], []
     for i in range(len(patches)):
         image = patches[i]["image"]
         shape = str(tuple(image.shape)).encode()
         digests.append(hashlib.sha256(shape + image.numpy().tobytes()).digest())
         small.append(thumbnails(image[None]))
-    return digests, torch.cat(small)
+        places.append(marks(image, i))
+    return digests, torch.cat(small), joined(places)
 
 
 def _contrast(small: Tensor) -> Tensor:

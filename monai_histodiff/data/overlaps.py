@@ -1,0 +1,115 @@
+"""Pictures that show some of the same tissue, shifted: tiles that overlap, crops of one field."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from monai_histodiff.data.pixels import to_unit
+
+__all__ = ["Marks", "joined", "marks", "overlapping"]
+
+APART, MOST = 8, 32  # pixels between two marks, and marks of one picture
+WIDTH = 2 * APART + 1
+REACH, CELL = 12, 3  # a mark's surroundings: 24 x 24 pixels, in cells of 3
+FLAT = 0.02  # deviation of the surroundings, below which they tell nothing
+ALIKE = 0.95  # correlation of two marks that are one
+AGREE, SLACK = 3, 1  # marks that must lie at one shift, and pixels by which it may vary
+ROWS = 2048  # marks compared at once, for the sake of memory
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Places of pictures that are found again wherever they lie in another one.
+
+    Attributes:
+        picture: whose mark it is, shape ``M``.
+        place: row and column in pixels, ``M x 2``.
+        look: surroundings, of mean 0 and length 1, ``M x 64``.
+    """
+
+    picture: Tensor
+    place: Tensor
+    look: Tensor
+
+
+def marks(image: Tensor, picture: int = 0) -> Marks:
+    """The darkest places of a patch, such as nuclei: local minima of the smoothed brightness.
+
+    Args:
+        image: ``3 x H x W``, uint8 or in [0, 1].
+        picture: its number.
+    """
+    level = to_unit(image).mean(0)[None, None]
+    if min(level.shape[2:]) <= 2 * REACH:
+        return joined([])
+    smooth = F.avg_pool2d(F.avg_pool2d(level, 5, 1, 2), 5, 1, 2)
+    lowest = smooth == -_highest(-smooth)
+    # not on a plateau, as the black around a turned picture: its edge looks alike everywhere
+    several = F.avg_pool2d(lowest.float(), WIDTH, 1, APART) * WIDTH**2 > 1.5
+    place = (lowest & ~several)[0, 0, REACH:-REACH, REACH:-REACH].nonzero() + REACH
+    depth = smooth[0, 0, place[:, 0], place[:, 1]]
+    place = place[depth.argsort(stable=True)[:MOST]]
+    cells = F.avg_pool2d(level, CELL, 1)[0, 0]
+    steps = torch.arange(-REACH, REACH, CELL)
+    rows, columns = (place[:, k, None] + steps for k in (0, 1))
+    look = cells[rows[:, :, None], columns[:, None, :]].flatten(1)
+    look = look - look.mean(1, keepdim=True)
+    told = look.square().mean(1).sqrt() >= FLAT
+    look = F.normalize(look[told], dim=1)
+    return Marks(torch.full((len(look),), picture), place[told], look)
+
+
+def _highest(level: Tensor) -> Tensor:
+    """The largest value around each place."""
+    rows = F.max_pool2d(level, (WIDTH, 1), 1, (APART, 0))
+    return F.max_pool2d(rows, (1, WIDTH), 1, (0, APART))
+
+
+def joined(parts: Sequence[Marks]) -> Marks:
+    """Marks of several pictures."""
+    whole = torch.zeros(0, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long)
+    empty = Marks(*whole, torch.zeros(0, (2 * REACH // CELL) ** 2, dtype=torch.float32))
+    every = [empty, *parts]
+    return Marks(
+        *(torch.cat([getattr(p, name) for p in every]) for name in ("picture", "place", "look"))
+    )
+
+
+def overlapping(first: Marks, second: Marks) -> dict[tuple[int, int], int]:
+    """Pairs of pictures, one of each side, that share three marks or more at one shift.
+
+    Args:
+        first: of one side.
+        second: of the other; the same ones compare a set with itself, each pair once.
+
+    Returns:
+        ``(first picture, second picture)`` -> number of marks that agree.
+    """
+    votes: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for start in range(0, len(first.look), ROWS):
+        skipped = start if second is first else 0
+        alike = first.look[start : start + ROWS] @ second.look[skipped:].T >= ALIKE
+        i, j = alike.nonzero().unbind(1)
+        i, j = i + start, j + skipped
+        if second is first:
+            later = first.picture[i] < first.picture[j]
+            i, j = i[later], j[later]
+        pairs = zip(first.picture[i].tolist(), second.picture[j].tolist(), strict=True)
+        shifts = (first.place[i] - second.place[j]).tolist()
+        for pair, (down, right) in zip(pairs, shifts, strict=True):
+            votes[pair].append((down, right))
+    agreed = {pair: _most(shifts) for pair, shifts in votes.items() if len(shifts) >= AGREE}
+    return {pair: count for pair, count in agreed.items() if count >= AGREE}
+
+
+def _most(shifts: list[tuple[int, int]]) -> int:
+    """How many of the shifts are one, give or take a pixel."""
+    return max(
+        sum(abs(a - c) <= SLACK and abs(b - d) <= SLACK for c, d in shifts) for a, b in shifts
+    )

@@ -1,0 +1,124 @@
+"""The changes that ``tests/mutation.py`` makes: one operator, number or condition at a time."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+SWAPS: dict[type, type] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Div,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+NAMES = {
+    "min": "max",
+    "max": "min",
+    "amin": "amax",
+    "argmin": "argmax",
+    "any": "all",
+    "all": "any",
+}
+SAFE = ("strict", "non_blocking")  # arguments that change no result
+OPTIMIZED = 1  # flag of a function's code, which a class body lacks
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """Fields of a node, and what they become, one at a time."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
+        yield "op", SWAPS[type(node.op)]()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield "op", ast.UAdd()
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield "value", not node.value
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield "value", node.value + 1
+    elif isinstance(node, ast.If | ast.While | ast.IfExp):
+        yield "test", ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.Attribute) and node.attr in NAMES:
+        yield "attr", NAMES[node.attr]
+    elif isinstance(node, ast.Name) and node.id in NAMES:
+        yield "id", NAMES[node.id]
+    elif isinstance(node, ast.Return) and ast.unparse(node) not in ("return", "return None"):
+        yield "value", ast.Constant(None)
+
+
+def sites(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run: no annotation, and nothing within an error or a text for the reader."""
+    for name, value in ast.iter_fields(tree):
+        for child in value if isinstance(value, list) else [value]:
+            hidden = ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom
+            if name in ("annotation", "returns") or not isinstance(child, ast.AST):
+                continue
+            if isinstance(child, ast.keyword) and child.arg in SAFE:
+                continue
+            if not isinstance(child, hidden):
+                yield child
+                yield from sites(child)
+
+
+class Source:
+    """A module's text, and every change of it.
+
+    Args:
+        text: Python.
+        path: of the file, for tracebacks.
+    """
+
+    def __init__(self, text: str, path: str) -> None:
+        self.tree, self.path = ast.parse(text), path
+        self.changes = [(n, field, value) for n in sites(self.tree) for field, value in changes(n)]
+
+    def mutant(self, index: int) -> tuple[int, str, CodeType]:
+        """Line, what is changed, and the code of the changed module."""
+        node, field, value = self.changes[index]
+        before, old = ast.unparse(node), getattr(node, field)
+        setattr(node, field, value)
+        told = f"{before.splitlines()[0][:70]}  ->  {ast.unparse(node).splitlines()[0][:70]}"
+        code = self.code()
+        setattr(node, field, old)
+        return getattr(node, "lineno", 0), told, code
+
+    def code(self) -> CodeType:
+        """Of the module as it stands."""
+        return compile(ast.fix_missing_locations(self.tree), self.path, "exec")
+
+
+def functions(code: CodeType) -> dict[int, CodeType]:
+    """First line -> code of each function of a module or class body, not of functions within."""
+    found: dict[int, CodeType] = {}
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            inside = {part.co_firstlineno: part} if part.co_flags & OPTIMIZED else functions(part)
+            found.update(inside)
+    return found
+
+
+def skeleton(code: CodeType) -> CodeType:
+    """The body of a module without its functions: equal if only these differ."""
+    parts = (
+        p if not isinstance(p, CodeType) else "f" if p.co_flags & OPTIMIZED else skeleton(p)
+        for p in code.co_consts
+    )
+    return code.replace(co_consts=tuple(parts))
