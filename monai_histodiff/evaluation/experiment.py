@@ -113,8 +113,8 @@ class Evaluation:
         seconds: likewise, what each training took (of a cached one: what it once took).
 
     Raises:
-        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, a
-            test patch has no label, training and test groups overlap, or candidates have another
+        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, one is
+            no whole number (two could be one training), a test patch has no label, training and test groups overlap, or candidates have another
             size.
     """
 
@@ -132,6 +132,8 @@ class Evaluation:
             raise ValueError(f"arms must be among {sorted(ARMS)} and include 'C', {got}")
         if not seeds:
             raise ValueError("at least one seed is needed, got none")
+        if odd := [s for s in seeds if isinstance(s, bool) or not 0 <= s < 2**32 or s != int(s)]:
+            raise ValueError(f"seeds must be whole numbers from 0 to 2^32 - 1, got {odd[0]!r}")
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must differ, got {list(seeds)}")
         for arm in arms:

@@ -98,6 +98,13 @@ def test_kid_over_subsets_estimates_the_same() -> None:
     assert again == (mean, std)
 
 
+def test_what_lies_on_the_rim_of_a_ball_is_within() -> None:
+    """Balls of copies have the radius 0, and hold the copies."""
+    copies = normal(1).repeat(4, 1)
+    found = precision_recall_density_coverage(copies, copies.clone(), neighbours=2)
+    assert found == {"precision": 1.0, "recall": 1.0, "density": 2.0, "coverage": 1.0}
+
+
 def test_precision_recall_density_coverage_of_a_known_set() -> None:
     real = torch.tensor([[0.0], [1.0], [10.0], [11.0]])  # each ball reaches 1
     samples = torch.tensor([[0.5], [0.6], [100.0], [101.5]])  # radii 0.1, 0.1, 1.5, 1.5
