@@ -149,6 +149,24 @@ def test_the_look_before_work_reads_what_the_run_uses(
     assert seen == [5] and LOOKED_AT == 3000
 
 
+def test_of_a_large_set_the_look_takes_all_labelled_patches_and_says_how_many(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = check_task({**VALUES, "dataset_dir": write()})
+    monkeypatch.setattr("monai_histodiff.bundle.task.LOOKED_AT", 14)
+    seen: list[set[str]] = []
+    monkeypatch.setattr(
+        "monai_histodiff.bundle.task.check",
+        lambda part: (
+            seen.append({r.path for r in part.records}),
+            type("Found", (), {"problems": ("two are one",)}),
+        )[1],
+    )
+    told = "two are one (of the 14 patches that were looked at, of 24)"
+    assert f"Look at this first: {told}." in task.notes()
+    assert len(seen[0]) == 14 and seen[0] >= {r.path for r in task.labelled.records}
+
+
 @pytest.mark.parametrize("found", [None, 0, -1.0, "1.0", True])
 def test_a_bundle_must_tell_its_scale(found: Any, tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
