@@ -33,6 +33,7 @@ def test_a_patch_that_is_not_finite_is_marked_whatever_its_bytes(value: float) -
     assert [r == "not finite" for r in found.reasons] == spoilt.tolist()
     assert not bool(found.accepted[spoilt].any())
     assert bool(found.confidence[spoilt].isnan().all())
+    assert not bool(found.images[spoilt, 2, 3, 3].any()), "black, whatever it was"
     assert bool(found.confidence[~spoilt].isfinite().all())
     assert int((found.labels[found.accepted] == 0).sum()) == 5
     assert set(plain.reasons) == {"accepted", "low confidence", "over quota"}
