@@ -64,8 +64,8 @@ class Findings:
         spacings: patches by micrometres per pixel, as recorded; ``""`` where none is.
         twins: copies that are not blank, those across splits first, then those across groups;
             exact ones first.
-        overlaps: patches of different splits or groups that are no copies, but show some of the
-            same tissue, shifted.
+        overlaps: pairs across the split, or, without one, across groups, that are no copies, but
+            show some of the same tissue, shifted.
         blank: paths of patches with nothing to see.
         blurred: paths of patches without fine detail.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
@@ -187,9 +187,16 @@ def _twins(
 
 
 def _overlaps(patches: PatchSet, places: Marks, twins: Sequence[Twins]) -> tuple[Twins, ...]:
-    """Pairs of different splits or groups that are no copies, and show some of the same tissue."""
+    """Pairs of different splits, or of different groups where there is one split only, that are no
+    copies, and show some of the same tissue.
+    """
     known = {(t.first, t.second) for t in twins}
-    found = [_pair(patches, i, j, math.nan) for i, j in overlapping(places, places)]
+    split = torch.tensor([r.split == "test" for r in patches.records], dtype=torch.bool)
+    sides = (places, places)
+    if bool(split.any()) and not bool(split.all()):
+        sides = tuple(places.of(side) for side in (~split, split))
+    pairs = (sorted(pair) for pair in overlapping(*sides))
+    found = [_pair(patches, i, j, math.nan) for i, j in pairs]
     rest = (t for t in found if t.across != ACROSS[-1] and (t.first, t.second) not in known)
     return tuple(sorted(rest, key=lambda t: (ACROSS.index(t.across), t.first, t.second)))
 

@@ -14,7 +14,7 @@ from monai_histodiff.data.pixels import to_unit
 
 __all__ = ["Marks", "joined", "marks", "overlapping"]
 
-APART, MOST = 8, 32  # pixels between two marks, and marks of one picture
+APART, MOST = 8, 20  # pixels between two marks, and marks of one picture
 WIDTH = 2 * APART + 1
 REACH, CELL = 12, 3  # a mark's surroundings: 24 x 24 pixels, in cells of 3
 FLAT = 0.02  # deviation of the surroundings, below which they tell nothing
@@ -37,6 +37,15 @@ class Marks:
     place: Tensor
     look: Tensor
 
+    def of(self, chosen: Tensor) -> Marks:
+        """Those of some pictures.
+
+        Args:
+            chosen: whether each picture is one of them, bool, by its number.
+        """
+        kept = chosen[self.picture]
+        return Marks(self.picture[kept], self.place[kept], self.look[kept])
+
 
 def marks(image: Tensor, picture: int = 0) -> Marks:
     """The darkest places of a patch, such as nuclei: local minima of the smoothed brightness.
@@ -51,8 +60,9 @@ def marks(image: Tensor, picture: int = 0) -> Marks:
     smooth = F.avg_pool2d(F.avg_pool2d(level, 5, 1, 2), 5, 1, 2)
     lowest = smooth == -_highest(-smooth)
     # not on a plateau, as the black around a turned picture: its edge looks alike everywhere
-    several = F.avg_pool2d(lowest.float(), WIDTH, 1, APART) * WIDTH**2 > 1.5
-    place = (lowest & ~several)[0, 0, REACH:-REACH, REACH:-REACH].nonzero() + REACH
+    rows = F.avg_pool2d(lowest.float(), (WIDTH, 1), 1, (APART, 0))
+    count = F.avg_pool2d(rows, (1, WIDTH), 1, (0, APART)) * WIDTH**2
+    place = (lowest & (count < 1.5))[0, 0, REACH:-REACH, REACH:-REACH].nonzero() + REACH
     depth = smooth[0, 0, place[:, 0], place[:, 1]]
     place = place[depth.argsort(stable=True)[:MOST]]
     cells = F.avg_pool2d(level, CELL, 1)[0, 0]
