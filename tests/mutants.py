@@ -173,7 +173,8 @@ class Source:
 
     def code(self) -> CodeType:
         """Of the module as it stands."""
-        return compile(ast.fix_missing_locations(self.tree), self.path, "exec")
+        tree = ast.fix_missing_locations(self.tree)
+        return compile(tree, self.path, "exec", dont_inherit=True)  # nor this file's __future__
 
 
 def functions(code: CodeType) -> dict[int, CodeType]:

@@ -194,7 +194,7 @@ def _overlaps(patches: PatchSet, places: Marks, twins: Sequence[Twins]) -> tuple
     split = torch.tensor([r.split == "test" for r in patches.records], dtype=torch.bool)
     sides = (places, places)
     if bool(split.any()) and not bool(split.all()):
-        sides = tuple(places.of(side) for side in (~split, split))
+        sides = places.of(~split), places.of(split)
     pairs = (sorted(pair) for pair in overlapping(*sides))
     found = [_pair(patches, i, j, math.nan) for i, j in pairs]
     rest = (t for t in found if t.across != ACROSS[-1] and (t.first, t.second) not in known)

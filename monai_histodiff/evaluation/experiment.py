@@ -113,9 +113,9 @@ class Evaluation:
         seconds: likewise, what each training took (of a cached one: what it once took).
 
     Raises:
-        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, one is
-            no whole number (two could be one training), a test patch has no label, training and test groups overlap, or candidates have another
-            size.
+        ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, one
+            is no whole number (two could be one training), a test patch has no label, training
+            and test groups overlap, or candidates have another size.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from monai_histodiff.evaluation.clusters import Layout
+from monai_histodiff.evaluation.clusters import Layout, _pair_variance
 from monai_histodiff.evaluation.metrics import METRICS, classification_metrics, metric_table
 from monai_histodiff.evaluation.statistics import (
     Draw,
@@ -328,3 +328,15 @@ def test_holm_keeps_the_error_rate_of_a_family() -> None:
 def test_holm_refuses_what_is_no_p_value(p: float) -> None:
     with pytest.raises(ValueError, match=f"p-values must lie in \\[0, 1\\], got {p} for 'G-C'"):
         holm({"G-C": p})
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1, 0.6])
+def test_variance_of_a_sum_over_pairs_is_that_of_its_quadratic_form(rho: float) -> None:
+    """Of normal residuals ``z`` with the covariance ``S``, ``z'Az`` has the variance
+    ``2 tr((AS)^2)``.
+    """
+    for size in (1, 2, 3, 7):
+        pairs = np.ones((size, size)) - np.eye(size)
+        both = pairs @ (rho * pairs + np.eye(size))
+        found = float(_pair_variance(np.array([float(size)]), rho)[0])
+        assert found == pytest.approx(np.trace(both @ both), abs=1e-12)
