@@ -565,3 +565,20 @@ def test_run_that_has_results_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         saved(tmp_path, lambda *_: False)
     assert (tmp_path / "outcome.json").read_bytes() == before
+
+
+def test_a_position_draws_its_share_of_the_list() -> None:
+    images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 2, 2)
+    bank = SyntheticBank(
+        {0: images, 1: images[:0]},
+        seeds={0: torch.tensor([7, 8, 9]), 1: torch.empty(0, dtype=torch.long)},
+    )
+    drawn = [bank.draw(0, position) for position in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
+    assert [patch.seed for patch in drawn if patch] == [7, 7, 8, 8, 9, 9]
+    assert [int(patch.image.max()) for patch in drawn if patch] == [0, 0, 1, 1, 2, 2]
+    assert bank.draw(1, 0.5) is None is bank.draw(2, 0.5)
+
+
+def test_the_size_is_height_and_width() -> None:
+    bank = SyntheticBank({0: torch.zeros(1, 3, 2, 5, dtype=torch.uint8)})
+    assert bank.size == (2, 5)

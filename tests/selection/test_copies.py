@@ -298,3 +298,8 @@ def test_flags_need_numbers() -> None:
     for floor in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="floor must be at least 0, got"):
             flag_copies(torch.ones(2), torch.ones(2), floor=floor)
+
+
+def test_as_far_as_held_out_patches_are_is_no_copy() -> None:
+    distances = torch.tensor([1.0, 0.999])
+    assert flag_copies(distances, torch.ones(5)).tolist() == [False, True]
