@@ -72,7 +72,7 @@ def marks(image: Tensor, picture: int = 0) -> Marks:
     look = look - look.mean(1, keepdim=True)
     told = look.square().mean(1).sqrt() >= FLAT
     look = F.normalize(look[told], dim=1)
-    return Marks(torch.full((len(look),), picture), place[told], look)
+    return Marks(torch.full((len(look),), picture, dtype=torch.long), place[told], look)
 
 
 def _highest(level: Tensor) -> Tensor:
