@@ -151,7 +151,7 @@ class Task:
         of the set says already.
         """
         used = self.known.extend(self.test, len(self.test))
-        problems = check(used[:0].extend(used, LOOKED_AT)).problems
+        problems = check(used[:0].extend(used, LOOKED_AT), progress=True).problems
         if any(note.startswith("No group is recorded") for note in self.patches.notes):
             return tuple(p for p in problems if not p.startswith("every patch is its own group"))
         return problems

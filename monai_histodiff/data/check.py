@@ -18,12 +18,15 @@ from tqdm import tqdm
 
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import thumbnails, to_unit
+from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
+from monai_histodiff.data.reading import PATIENCE
 from monai_histodiff.data.sizes import MODEL, SMALLEST
 
 __all__ = ["Findings", "Twins", "check"]
 
 BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
+FEW_COLOURS = 8  # at the most: of a mask, not of tissue
+LOOKED = 1024  # pixels: of larger pictures the middle is looked at
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
 PATCH = 128  # pixels of a picture on the page
 FOLDS = 3  # groups of each class that the critic needs
@@ -63,7 +66,9 @@ class Findings:
             exact ones first.
         blank: paths of patches with nothing to see.
         blurred: paths of patches without fine detail.
+        masks: paths of pictures of so few colours that they are no patches.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
+        rarest: the name of that class; empty where there is none.
         problems: what to look at before work, in words, the worst first.
     """
 
@@ -77,7 +82,9 @@ class Findings:
     twins: tuple[Twins, ...]
     blank: tuple[str, ...]
     blurred: tuple[str, ...]
+    masks: tuple[str, ...]
     most_labels: int
+    rarest: str
     problems: tuple[str, ...]
 
 
@@ -99,16 +106,18 @@ def check(
     if not len(patches):
         raise ValueError("a patch set must hold at least one patch, got none")
     sizes: Counter[tuple[int, int]] = Counter()
-    small, prints, plain, soft = [], [], [], []
-    for item in tqdm(patches.at(None), unit="patch", disable=not progress):
+    small, prints, plain, soft, drawn = [], [], [], [], []
+    bar = tqdm(patches.at(None), "look", unit="patch", delay=PATIENCE, disable=not progress)
+    for item in bar:
         image = item["image"]
         sizes[image.shape[2], image.shape[1]] += 1
         prints.append(
             hashlib.sha256(repr(image.shape).encode() + image.numpy().tobytes()).digest()
         )
         small.append(thumbnails(image[None]))
-        contrast, sharpness = _look(image)
-        plain.append(contrast < BLANK)
+        contrast, sharpness = _look(centre_crop(image, _least(image.shape[1:])))
+        drawn.append(_is_mask(image, contrast))
+        plain.append(contrast < BLANK and not drawn[-1])
         soft.append(contrast >= BLANK and sharpness < BLURRED)
     records = patches.records
     classes: dict[str, Counter[str]] = {name: Counter() for name in patches.classes}
@@ -122,7 +131,7 @@ def check(
         name: {split: len(found) for split, found in sides.items()}
         for name, sides in members.items()
     }
-    most, split_problem = _most_labels(patches, test_fraction, draw)
+    most, rarest, split_problem = _most_labels(patches, test_fraction, draw)
     findings = Findings(
         len(records),
         sum(not r.label for r in records),
@@ -134,13 +143,29 @@ def check(
         _twins(patches, prints, plain, torch.cat(small)),
         tuple(r.path for r, bad in zip(records, plain, strict=True) if bad),
         tuple(r.path for r, bad in zip(records, soft, strict=True) if bad),
+        tuple(r.path for r, bad in zip(records, drawn, strict=True) if bad),
         most,
+        rarest,
         (),
     )
     told = _problems(findings, split_problem)
     if patches.um_per_px is None:
         told += _plan_problems(findings, patches)
     return replace(findings, problems=told)
+
+
+def _least(sides: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the middle that is looked at."""
+    return min(sides[0], LOOKED), min(sides[1], LOOKED)
+
+
+def _is_mask(image: Tensor, contrast: float) -> bool:
+    """Whether a picture has a few colours, not one, and is no bright glass."""
+    step = max(1, max(image.shape[1:]) // PATCH)
+    r, g, b = image[:, ::step, ::step].int()
+    colours = (r * 65536 + g * 256 + b).unique()
+    bright = float(image[:, ::step, ::step].float().mean()) > 127
+    return 1 < len(colours) <= FEW_COLOURS and not (bright and contrast < BLANK)
 
 
 def _look(image: Tensor) -> tuple[float, float]:
@@ -182,16 +207,19 @@ def _twins(
     return tuple(sorted(found, key=lambda t: (order.index(t.across), t.distance, t.first)))
 
 
-def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str]:
-    """Training patches of the rarest class once a split is drawn, and why none can be drawn."""
+def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str, str]:
+    """Training patches of the rarest class once a split is drawn, its name, and why none can be
+    drawn.
+    """
     labelled = patches.with_labels()
     if not len(labelled):
-        return 0, ""
+        return 0, "", ""
     try:
         train = labelled.with_split(fraction, draw).select("train")
     except ValueError as error:
-        return 0, f"no test part can be drawn: {error}"
-    return min(train.counts().values()), ""
+        return 0, "", f"no test part can be drawn: {error}"
+    most, rarest = min((count, name) for name, count in train.counts().items())
+    return most, rarest, ""
 
 
 def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
@@ -226,7 +254,11 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
             "every patch is its own group: right only if no two are of one patient; otherwise "
             "every accuracy is too high and every interval too narrow"
         )
-    for name, paths in (("blank", found.blank), ("blurred", found.blurred)):
+    for name, paths in (
+        (f"of at most {FEW_COLOURS} colours (masks?)", found.masks),
+        ("blank", found.blank),
+        ("blurred", found.blurred),
+    ):
         if paths:
             many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
             told.append(f"{many} {name}, such as '{paths[0]}'")

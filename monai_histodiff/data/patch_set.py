@@ -99,10 +99,19 @@ class PatchSet(Sequence):
             raise ValueError("a patch set needs at least one folder or zip, got none")
         sources = [PatchSource(p, limits) for p in paths]
         records, notes = list_patches(sources, class_level, group_level)
-        if um_per_px is not None:
-            records, more = fill_scale(records, um_per_px)
-            notes = [*notes, *more]
-        return cls(sources, records, sorted({r.label for r in records} - {""}), notes)
+        found = cls(sources, records, sorted({r.label for r in records} - {""}), notes)
+        return found if um_per_px is None else found.filled(um_per_px)
+
+    def filled(self, um_per_px: float, *notes: str) -> PatchSet:
+        """This set with a magnification for the patches that record none.
+
+        Args:
+            um_per_px: micrometres per pixel of their files.
+            notes: plain sentences on it.
+        """
+        records, more = fill_scale(self.records, um_per_px)
+        told = [*self.notes, *notes, *more]
+        return PatchSet(self._sources, records, self.classes, told, self.um_per_px)
 
     def at(self, um_per_px: float | None) -> PatchSet:
         """This set with every image at one magnification: resampled, with anti-aliasing, as it is
@@ -160,7 +169,7 @@ class PatchSet(Sequence):
 
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each image, from the headers of the files."""
-        return [self._reader.size(r) for r in self.records]
+        return self._reader.sizes(self.records)
 
     def check_size(self, size: int) -> None:
         """Refuse patches that are smaller than ``size`` x ``size``, before any is decoded.
