@@ -158,7 +158,7 @@ def test_the_look_before_work_reads_what_the_run_uses(
     seen: list[int] = []
     monkeypatch.setattr(
         "monai_histodiff.bundle.task.check",
-        lambda part: (seen.append(len(part)), type("Found", (), {"problems": ()}))[1],
+        lambda part, progress: (seen.append(len(part)), type("Found", (), {"problems": ()}))[1],
     )
     task.notes()
     assert seen == [5] and LOOKED_AT == 3000
