@@ -145,7 +145,7 @@ class PatchSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None, "_pid": -1}
+        return {**self.__dict__, "headers": {}, "_zip": None, "_pid": -1}
 
 
 def _visible(name: str) -> bool:
