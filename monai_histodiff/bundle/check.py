@@ -12,17 +12,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.task import LEAST
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
-from monai_histodiff.data.reading import PATIENCE
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.report.findings import write_findings
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
 
@@ -78,8 +77,8 @@ def _some(part: PatchSet, size: int, seed: int) -> tuple[Tensor, Tensor]:
     if not len(part):
         raise ValueError("a side must hold at least one patch, got none")
     chosen = np.random.default_rng(seed).permutation(len(part))[:MOST].tolist()
-    bar = tqdm(chosen, "colour alone", unit="patch", delay=PATIENCE)
-    crops = torch.stack([centre_crop(part[i]["image"], size) for i in bar])
+    looked = patient(chosen, "colour alone")
+    crops = torch.stack([centre_crop(part[i]["image"], size) for i in looked])
     return crops, part.labels[chosen]
 
 

@@ -29,7 +29,8 @@ from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.synthetic import class_fidelity
 from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
-from monai_histodiff.selection.foreign import Judge, Judged, open_synthetic
+from monai_histodiff.selection.foreign import Judge, Judged
+from monai_histodiff.selection.foreign_set import open_synthetic
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.utils.files import write_json
 

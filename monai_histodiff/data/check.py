@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
-from monai_histodiff.data.reading import PATIENCE
 from monai_histodiff.data.sizes import MODEL, SMALLEST
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["Findings", "Twins", "check"]
 
@@ -107,8 +106,7 @@ def check(
         raise ValueError("a patch set must hold at least one patch, got none")
     sizes: Counter[tuple[int, int]] = Counter()
     small, prints, plain, soft, drawn = [], [], [], [], []
-    bar = tqdm(patches.at(None), "look", unit="patch", delay=PATIENCE, disable=not progress)
-    for item in bar:
+    for item in patient(patches.at(None), "look", progress):
         image = item["image"]
         sizes[image.shape[2], image.shape[1]] += 1
         prints.append(

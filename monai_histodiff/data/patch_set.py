@@ -103,15 +103,10 @@ class PatchSet(Sequence):
         return found if um_per_px is None else found.filled(um_per_px)
 
     def filled(self, um_per_px: float, *notes: str) -> PatchSet:
-        """This set with a magnification for the patches that record none.
-
-        Args:
-            um_per_px: micrometres per pixel of their files.
-            notes: plain sentences on it.
-        """
-        records, more = fill_scale(self.records, um_per_px)
+        """This set with a magnification for the patches that record none, and notes on it."""
+        found, more = fill_scale(self.records, um_per_px)
         told = [*self.notes, *notes, *more]
-        return PatchSet(self._sources, records, self.classes, told, self.um_per_px)
+        return PatchSet(self._sources, found, self.classes, told, self.um_per_px)
 
     def at(self, um_per_px: float | None) -> PatchSet:
         """This set with every image at one magnification: resampled, with anti-aliasing, as it is
@@ -211,8 +206,8 @@ class PatchSet(Sequence):
 
     def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
         """The patches of one split, or of one class, or of both."""
-        keep = [r for r in self.records if split in (None, r.split) and label in (None, r.label)]
-        return self._with(keep)
+        found = (r for r in self.records if split in (None, r.split))
+        return self._with([r for r in found if label in (None, r.label)])
 
     def take(self, indices: Iterable[int]) -> PatchSet:
         """The patches at these indices, in their order."""
@@ -254,9 +249,8 @@ class PatchSet(Sequence):
                 or shares them all with classes that would be left with none.
         """
         taken = draw_groups(self.records, fraction, seed)
-        sides = ([r for r in self.records if (r.group in taken) == held] for held in (False, True))
-        kept, held_out = map(self._with, sides)
-        return kept, held_out
+        sides = ([r for r in self.records if (r.group in taken) == out] for out in (False, True))
+        return self._with(next(sides)), self._with(next(sides))
 
     def with_split(self, fraction: float = 0.3, seed: int = 0) -> PatchSet:
         """This set as it is where a split is recorded; otherwise with ``fraction`` of each class
@@ -293,10 +287,10 @@ class PatchSet(Sequence):
         Where sources share a path, each source goes into a sub-folder with its number.
         """
         shared = len({r.path for r in self.records}) < len(self.records)
-        named = (
-            (replace(r, path=f"{r.source}/{r.path}") if shared else r, r) for r in self.records
+        own = (replace(r, path=f"{r.source}/{r.path}") if shared else r for r in self.records)
+        return write_patches(
+            folder, zip(own, map(self._reader.content, self.records), strict=True)
         )
-        return write_patches(folder, ((new, self._reader.content(r)) for new, r in named))
 
 
 def patch_hash(item: Mapping[str, Any]) -> bytes:

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
+from monai_histodiff.utils.progress import patient
 
-__all__ = ["PATIENCE", "PatchReader", "check_scale", "fill_scale", "scale_notes"]
+__all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
 
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
-PATIENCE = 3  # seconds after which a bar is shown
 ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
 
 
@@ -116,7 +115,7 @@ class PatchReader:
 
     def sizes(self, records: Sequence[PatchRecord]) -> list[tuple[int, int]]:
         """Those of several, with a bar where that takes long."""
-        return [self.size(r) for r in tqdm(records, "headers", unit="patch", delay=PATIENCE)]
+        return [self.size(r) for r in patient(records, "headers")]
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
         own, wanted = record.um_per_px, self.um_per_px
@@ -174,7 +173,7 @@ class PatchReader:
         if not records:
             raise ValueError("a patch set must hold at least one patch, got none")
         out = torch.empty(0, dtype=torch.float32)
-        for i, record in enumerate(records):
+        for i, record in enumerate(patient(records, "read")):
             image = self.image(record)
             if size is not None and min(image.shape[1:]) < size:
                 self.check_size(records, size)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from monai_histodiff import PatchCritic, PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import resampled
-from monai_histodiff.selection.foreign import Judge, Judged, open_synthetic
+from monai_histodiff.selection.foreign import Judge, Judged
+from monai_histodiff.selection.foreign_set import open_synthetic
 from monai_histodiff.selection.reasons import Reason
 
 COLOURS = torch.tensor([[90, 110, 200], [230, 150, 190], [130, 60, 150]]) / 255.0
