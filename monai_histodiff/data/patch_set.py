@@ -42,8 +42,7 @@ class PatchSet(Sequence):
 
     ``image`` is a uint8 tensor ``3 x H x W``; ``label`` is the index of the class in
     :attr:`classes`, or -1. Being a sequence of dictionaries, it is what MONAI's ``Dataset``,
-    ``CacheDataset`` and ``PersistentDataset`` take as data (the last with
-    ``hash_func=patch_hash``).
+    ``CacheDataset`` and ``PersistentDataset`` (with ``hash_func=patch_hash``) take as data.
 
     Attributes:
         records: one for each patch.
@@ -105,8 +104,7 @@ class PatchSet(Sequence):
     def filled(self, um_per_px: float, *notes: str) -> PatchSet:
         """This set with a magnification for the patches that record none, and notes on it."""
         found, more = fill_scale(self.records, um_per_px)
-        told = [*self.notes, *notes, *more]
-        return PatchSet(self._sources, found, self.classes, told, self.um_per_px)
+        return self._with(found, (*notes, *more))
 
     def at(self, um_per_px: float | None) -> PatchSet:
         """This set with every image at one magnification: resampled, with anti-aliasing, as it is
@@ -136,8 +134,9 @@ class PatchSet(Sequence):
             "path": record.path,
         }
 
-    def _with(self, records: Sequence[PatchRecord]) -> PatchSet:
-        return PatchSet(self._sources, records, self.classes, self.notes, self.um_per_px)
+    def _with(self, records: Sequence[PatchRecord], more: Sequence[str] = ()) -> PatchSet:
+        notes = (*self.notes, *more)
+        return PatchSet(self._sources, records, self.classes, notes, self.um_per_px)
 
     @property
     def labels(self) -> Tensor:
@@ -288,9 +287,8 @@ class PatchSet(Sequence):
         """
         shared = len({r.path for r in self.records}) < len(self.records)
         own = (replace(r, path=f"{r.source}/{r.path}") if shared else r for r in self.records)
-        return write_patches(
-            folder, zip(own, map(self._reader.content, self.records), strict=True)
-        )
+        content = map(self._reader.content, self.records)
+        return write_patches(folder, zip(own, content, strict=True))
 
 
 def patch_hash(item: Mapping[str, Any]) -> bytes:
