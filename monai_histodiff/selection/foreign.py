@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Judged:
         train: the real training patches that copies were looked for in.
         candidates: the same as candidates, in the same order.
         known: the copies of real training patches among them, whatever else they are.
-        tested: the copies of test patches.
+        tested: the copies of test patches, which are nearer to them than to any training patch.
         twins: how many pictures another one of the set repeats, which the critic likes as much or
             better.
         taught: share, in [0, 1], of the pictures whose label is the critic's first choice.
@@ -128,6 +128,8 @@ class Judge:
         classes = {label: k for k, label in enumerate(self.labelled.classes)}
         labels = torch.tensor([classes[r.label] for r in pictures.records], dtype=torch.long)
         known, tested = self.known(pictures), self.tested(pictures)
+        # what is nearer to a training patch tells of that, however like a test patch it is
+        tested = replace(tested, copy=tested.copy & (tested.likeness > known.likeness))
         probabilities = self.probabilities(images, pictures, known)
         chosen = select(probabilities, labels, known.distance, known.nearest, self.threshold, 0.0)
         reasons = [

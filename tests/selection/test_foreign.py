@@ -105,6 +105,24 @@ def test_pictures_too_small_at_the_scale_name_what_was_assumed(
         open_synthetic(folder, fine, 32)
 
 
+def test_a_copy_of_a_training_patch_that_a_test_patch_is_like_is_no_leak(
+    judge: Judge, real: PatchSet, tmp_path: Path
+) -> None:
+    train = real.select("train")
+    rng = np.random.default_rng(0)
+    alike = [
+        (a + rng.integers(0, 9, a.shape)).clip(0, 255).astype(np.uint8) for a in arrays(train)
+    ]
+    labels = [r.label for r in train.records]
+    near = PatchSet.open(made(tmp_path / "alike", alike, labels))
+    strict = Judge(judge.critic, train, train, near, 32)
+    told = judged(strict, real, tmp_path / "train", arrays(train), labels).counts()
+    assert bool(strict.tested(train).copy.any()), "they look alike"
+    assert told["copies"] == len(train) and told["test_copies"] == 0
+    told = judged(strict, real, tmp_path / "test", arrays(near), labels).counts()
+    assert told["test_copies"] == len(near)
+
+
 def test_exact_copies_are_refused_as_copies(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
     train = real.select("train")
     found = judged(judge, real, tmp_path / "s", arrays(train), [r.label for r in train.records])
