@@ -7,14 +7,15 @@ from typing import Any
 FINETUNE, TRAIN, EVALUATE, INFERENCE = "finetune", "train", "evaluate", "inference"
 LDM_INFERENCE, LDM_EVALUATE = "ldm inference", "ldm evaluate"
 AUTOENCODER, DECODER = "ldm train_autoencoder", "ldm train_decoder"
-DIFFUSION, ENCODER = "ldm train_diffusion", "ldm train_encoder"
-LDM_TRAIN = (AUTOENCODER, DECODER, DIFFUSION, ENCODER)
+DIFFUSION, FEW_STEPS, ENCODER = "ldm train_diffusion", "ldm train_few_steps", "ldm train_encoder"
+UNETS = (DIFFUSION, FEW_STEPS)
+LDM_TRAIN = (AUTOENCODER, DECODER, *UNETS, ENCODER)
 DEMO = "make_demo"
 STAGES = (FINETUNE, TRAIN, EVALUATE)
 SAMPLING = (INFERENCE, LDM_INFERENCE)
 GUIDANCE = (TRAIN, INFERENCE)
 PRETRAINED = (*LDM_TRAIN, LDM_EVALUATE)
-GENERATORS = (*LDM_TRAIN[:3], LDM_EVALUATE)
+GENERATORS = (AUTOENCODER, DECODER, *UNETS, LDM_EVALUATE)
 EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
 
 SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}

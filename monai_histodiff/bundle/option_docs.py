@@ -37,6 +37,8 @@ TITLES = {
     "ldm train_decoder": "`histopathology_ldm/configs/train_decoder.yaml`, over `train_base.yaml`",
     "ldm train_diffusion": "`histopathology_ldm/configs/train_diffusion.yaml`, over "
     "`train_base.yaml`",
+    "ldm train_few_steps": "`histopathology_ldm/configs/train_few_steps.yaml`, over "
+    "`train_base.yaml` and `train_diffusion.yaml`",
     "ldm train_encoder": "`histopathology_ldm/configs/train_encoder.yaml`, over `train_base.yaml`",
     "ldm evaluate": "`histopathology_ldm/configs/evaluate.yaml`",
 }
@@ -50,7 +52,10 @@ def config_files(bundles: Path, name: str) -> list[str]:
     folder = bundles / f"histopathology_{'ldm' if ldm else 'guidance'}" / "configs"
     suffix = "json" if name.endswith("inference") else "yaml"
     own = [str(folder / f"{name.removeprefix('ldm ')}.{suffix}")]
-    return [str(folder / "train_base.yaml"), *own] if name.startswith("ldm train") else own
+    if not name.startswith("ldm train"):
+        return own
+    unet = ["train_diffusion.yaml"] if name == "ldm train_few_steps" else []
+    return [*(str(folder / under) for under in ("train_base.yaml", *unet)), *own]
 
 
 def options_page(bundles: Path) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 from monai_histodiff.bundle.config_names import (
     DEMO,
-    DIFFUSION,
     EVALUATE,
     EVERY,
     FINETUNE,
@@ -26,6 +25,7 @@ from monai_histodiff.bundle.config_names import (
     SHARE,
     STAGES,
     TRAIN,
+    UNETS,
 )
 from monai_histodiff.bundle.options import (
     DEVICE,
@@ -162,7 +162,7 @@ OPTIONS: tuple[Option, ...] = (
         "critic_views", WHOLE, "augmented views of each patch, for the critic", (TRAIN,), low=1
     ),
     Option("critic_folds", WHOLE, "members of the critic", (TRAIN, EVALUATE, INFERENCE), low=2),
-    Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, DIFFUSION), low=1),
+    Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, *UNETS), low=1),
     Option("adaptation_encodings", WHOLE, "the same, for the adaptation", (TRAIN,), low=1),
     # ------------------------------------------------------------------------- sampling
     *SAMPLING_OPTIONS,

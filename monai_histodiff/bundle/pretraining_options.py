@@ -6,6 +6,7 @@ from monai_histodiff.bundle.config_names import (
     DECODER,
     DIFFUSION,
     ENCODER,
+    FEW_STEPS,
     GENERATORS,
     INNER,
     LDM_EVALUATE,
@@ -13,6 +14,7 @@ from monai_histodiff.bundle.config_names import (
     PRETRAINED,
     SEED,
     SHARE,
+    UNETS,
 )
 from monai_histodiff.bundle.options import (
     FLAG,
@@ -30,13 +32,25 @@ from monai_histodiff.data.sizes import LARGEST, SMALLEST
 __all__ = ["PRETRAINING"]
 
 PRETRAINING: tuple[Option, ...] = (
-    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", (DIFFUSION,)),
+    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", UNETS),
     Option("encoder_dir", PATH, "bundle whose encoder compares patches", (DECODER,)),
     Option("initial_weights", PATH, "model whose decoder is sharpened", (DECODER,)),
     Option("feature_weight", NUMBER, "of the distance of the encoder's maps", (DECODER,), low=0),
     Option("adversarial_weight", NUMBER, "of the adversarial loss", (DECODER,), low=0),
     Option("discriminator_learning_rate", NUMBER, "its peak", (DECODER,), low=0),
     Option("initial_weights", PATH, "model to go on from; empty: a new UNet", (DIFFUSION,)),
+    Option("initial_weights", PATH, "the teacher, which the student starts from", (FEW_STEPS,)),
+    Option("student_steps", WHOLE, "of the student, from pure noise", (FEW_STEPS,), low=1),
+    Option("teacher_scale", NUMBER, "`exemplar_scale` of the teacher", (FEW_STEPS,), low=0),
+    Option(
+        "teacher_spacing",
+        NUMBER,
+        "log-SNR between two steps of the teacher",
+        (FEW_STEPS,),
+        low=0,
+        above=True,
+    ),
+    Option("null_share", NUMBER, "of batches without exemplars", (FEW_STEPS,), **SHARE),
     Option("stored_exemplars", WHOLE, "patches whose descriptors are kept", (DIFFUSION,), low=1),
     Option("autoencoder_weights", PATH, "model whose autoencoder is taken", (DIFFUSION,)),
     Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
@@ -56,7 +70,7 @@ PRETRAINING: tuple[Option, ...] = (
     Option("seed", WHOLE, "of all random numbers", LDM_TRAIN, **SEED),
     Option("steps", WHOLE, "of the training, in batches", LDM_TRAIN, low=1),
     Option("learning_rate", NUMBER, "its peak", LDM_TRAIN, low=0),
-    Option("adamw_learning_rate", NUMBER, "of what is no matrix", (DIFFUSION,), low=0),
+    Option("adamw_learning_rate", NUMBER, "of what is no matrix", UNETS, low=0),
     Option("epoch_length", WHOLE, "steps between checkpoints", LDM_TRAIN, low=1),
     Option(
         "accumulation_steps", WHOLE, "batches for each step of the optimiser", LDM_TRAIN, low=1

@@ -8,6 +8,9 @@ from monai_histodiff.training.checkpoints import EMAHandler as EMAHandler
 from monai_histodiff.training.checkpoints import EpochSeed as EpochSeed
 from monai_histodiff.training.checkpoints import TrainingCheckpoint as TrainingCheckpoint
 from monai_histodiff.training.checkpoints import WeightsSaver as WeightsSaver
+from monai_histodiff.training.distillation import (
+    DistillationPrepareBatch as DistillationPrepareBatch,
+)
 from monai_histodiff.training.monitoring import FiniteLoss as FiniteLoss
 from monai_histodiff.training.monitoring import GradientNorm as GradientNorm
 from monai_histodiff.training.monitoring import PatchGridLogger as PatchGridLogger

@@ -1,0 +1,142 @@
+"""Distillation of a diffusion model into one that needs few steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from monai_histodiff.diffusion.guidance import condition_guide
+from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.schedules import log_snr_grid
+from monai_histodiff.diffusion.settings import check_guidance
+from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
+from monai_histodiff.training.steps import bfloat16_autocast
+
+__all__ = ["DistillationPrepareBatch"]
+
+
+class DistillationPrepareBatch:
+    r"""``prepare_batch`` for a student that does in one DDIM step what its teacher does in many.
+
+    The times from 1 to 0 are cut into ``steps`` equal parts. A batch is noised to the beginning
+    :math:`t` of one of them, the teacher solves on to its end :math:`s`, and the student learns
+    the estimate :math:`\hat z_0` with which one step of DDIM leads there (progressive
+    distillation, Salimans & Ho 2022, arXiv:2202.00512, in one go):
+
+    .. math:: \hat z_0 = \frac{z_s - (\sigma_s / \sigma_t) z_t}{\alpha_s - (\sigma_s / \sigma_t)
+       \alpha_t}
+
+    The teacher is guided by exemplars (Meng et al. 2023, arXiv:2210.03142), so that the student
+    needs one evaluation for the teacher's two. It is sampled by DDIM at equally spaced times:
+    ``GuidedSampler(student, solver="ddim", steps=steps, exemplar_scale=1)``.
+
+    Args:
+        student: gives the noise schedule and what is predicted.
+        teacher: a model of the same latents and schedule; it is not trained.
+        steps: of the student, from pure noise.
+        scale: ``exemplar_scale`` of the teacher.
+        spacing: the teacher steps at most so far in log-SNR.
+        stop: log-SNR from which the teacher takes its estimate of the clean latent.
+        interval: log-SNR in which the teacher is guided.
+        null_share: probability that a batch is one without exemplars, in [0, 1).
+        bfloat16: the teacher computes under bfloat16 autocast; ``None``: on CUDA.
+
+    Raises:
+        ValueError: a number is out of range, or the items have no descriptors.
+    """
+
+    def __init__(
+        self,
+        student: LatentDiffusion,
+        teacher: LatentDiffusion,
+        steps: int = 4,
+        scale: float = 1.5,
+        spacing: float = 1.25,
+        stop: float = 4.0,
+        interval: tuple[float, float] = (-6.0, 6.0),
+        null_share: float = 0.1,
+        bfloat16: bool | None = None,
+    ) -> None:
+        check_guidance(interval=interval, exemplar_scale=scale)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if not 0 < spacing < math.inf:
+            raise ValueError(f"spacing must be positive and finite, got {spacing}")
+        if not 0 <= null_share < 1:
+            raise ValueError(f"null_share must lie in [0, 1), got {null_share}")
+        self.student, self.teacher = student, teacher.eval().requires_grad_(False)
+        self.scale, self.interval, self.null_share, self.bfloat16 = (
+            scale,
+            interval,
+            null_share,
+            bfloat16,
+        )
+        schedule = student.schedule
+        table = schedule.log_snr_table
+        bounds = torch.linspace(1, 0, steps + 1, dtype=table.dtype, device=table.device)
+        self.grids = []
+        for i, (t, s) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+            first, last = (float(schedule.log_snr(table.new_tensor(v))) for v in (t, s))
+            last = stop if i == steps - 1 else last
+            if not first < last:
+                rule = f"stop must lie beyond the {first:.2f} where the last step begins"
+                raise ValueError(f"{rule}, got {stop}")
+            count = math.ceil((last - first) / spacing)
+            self.grids.append(log_snr_grid(schedule, count, t, last))
+        self.bounds = bounds
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: Any = None,
+        non_blocking: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], dict[str, Any]]:
+        if "descriptor" not in batchdata:
+            rule = "a student of exemplars is trained on latents with descriptors"
+            raise ValueError(f"{rule}, got none: encode them with describe=")
+
+        def column(key: str) -> Tensor:
+            value = torch.as_tensor(batchdata[key])
+            return value.to(device=device, non_blocking=non_blocking).float()
+
+        z0 = column(CommonKeys.IMAGE)
+        given = (
+            (column("descriptor"),)
+            if torch.rand((), dtype=torch.float32) >= self.null_share
+            else ()
+        )
+        step = int(torch.randint(len(self.grids), (), dtype=torch.long))
+        t = self.bounds[step].expand(len(z0))
+        noisy, _target = self.student.target(z0, torch.randn_like(z0), t)
+        with torch.no_grad(), bfloat16_autocast(noisy, self.bfloat16):
+            end = self._solved(noisy, step, given)
+        alpha, sigma = self.student.schedule.alpha_sigma(self.bounds[step : step + 2])
+        if step == len(self.grids) - 1:
+            clean = end
+        else:
+            ratio = sigma[1] / sigma[0]
+            clean = (end - ratio * noisy) / (alpha[1] - ratio * alpha[0])
+        noise = (noisy - alpha[0] * clean) / sigma[0]
+        return noisy, self.student.target(clean, noise, t)[1], (t * 1000, *given), {}
+
+    def _solved(self, z: Tensor, step: int, given: tuple[Tensor, ...]) -> Tensor:
+        """Where the teacher gets at the end of a step: its latent there, after the last one its
+        estimate of the clean one.
+        """
+
+        def plain(*condition: Tensor) -> Denoiser:
+            return lambda z, t: self.teacher.denoise(z, t, *condition).float()
+
+        schedule, denoise = self.teacher.schedule, plain(*given)
+        if given:
+            denoise = condition_guide(denoise, plain(), self.scale, schedule, self.interval)
+        grid = self.grids[step]
+        end = dpmpp_2m(denoise, z, schedule, grid)
+        last = step == len(self.grids) - 1
+        return denoise(end, grid[-1].expand(len(end))) if last else end
