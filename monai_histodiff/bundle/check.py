@@ -22,6 +22,7 @@ from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.report.findings import write_findings
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
 
@@ -77,7 +78,8 @@ def _some(part: PatchSet, size: int, seed: int) -> tuple[Tensor, Tensor]:
     if not len(part):
         raise ValueError("a side must hold at least one patch, got none")
     chosen = np.random.default_rng(seed).permutation(len(part))[:MOST].tolist()
-    crops = torch.stack([centre_crop(part[i]["image"], size) for i in chosen])
+    looked = patient(chosen, "colour alone")
+    crops = torch.stack([centre_crop(part[i]["image"], size) for i in looked])
     return crops, part.labels[chosen]
 
 
@@ -116,11 +118,22 @@ def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]
 def _possible(found: Findings) -> str:
     """Which ``labels_per_class`` a run takes: the critic rests on some patches in all."""
     least = max(1, -(-LEAST // max(1, len(found.classes))))
-    return f"{least} to {found.most_labels}" if found.most_labels >= least else "none"
+    if found.most_labels >= least:
+        return f"{least} to {found.most_labels}"
+    if not found.rarest:
+        return "none"
+    return (
+        f"none: '{found.rarest}' has {found.most_labels} to train on, and a run needs {least} of "
+        "each class"
+    )
 
 
-def told(found: Findings, floors: Mapping[str, float], power: str = "") -> str:
-    """All of it as text for a terminal, with the sentence of :func:`power_of`."""
+def told(
+    found: Findings, floors: Mapping[str, float], power: str = "", notes: Sequence[str] = ()
+) -> str:
+    """All of it as text for a terminal, with the sentence of :func:`power_of`, and notes on what
+    was left out or assumed.
+    """
     heads, rows = _classes(found)
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = [
@@ -132,8 +145,14 @@ def told(found: Findings, floors: Mapping[str, float], power: str = "") -> str:
     groups = "(patches, and their groups in brackets)"
     accuracy = "(balanced accuracy of colour alone: what texture must beat)" if floors else ""
     verdict = ["", "what a verdict could see:", power] if power else []
-    parts = [*lines, groups, "", *facts, accuracy, *verdict, "", "to look at:", *problems]
+    left = ["", "left out or assumed:", *(f"- {note}" for note in notes)] if notes else []
+    parts = [*lines, groups, "", *facts, accuracy, *verdict, *left, "", "to look at:", *problems]
     return "\n".join(parts) + "\n"
+
+
+def left_out(patches: PatchSet) -> list[str]:
+    """The notes of a set, but for that on groups, of which the problems tell."""
+    return [note for note in patches.notes if not note.startswith("No group is recorded")]
 
 
 def page_values(
@@ -171,11 +190,13 @@ def page_values(
     sections: list[dict[str, Any]] = [
         {"title": "To look at", "notes": list(found.problems)},
         {"title": "What a verdict could see", "notes": [power] if power else []},
+        {"title": "Left out or assumed", "notes": left_out(patches)},
         {"title": "Classes", "tables": [table] if rows else []},
         *({"title": label, "pictures": shown(_spread(patches, label))} for label in found.classes),
         {"title": "Copies", "pictures": twins},
         {"title": "Blank", "pictures": shown(found.blank)},
         {"title": "Blurred", "pictures": shown(found.blurred)},
+        {"title": "Of few colours", "pictures": shown(found.masks)},
     ]
     count = len(found.problems)
     leaks = any(t.across == "splits" for t in (*found.twins, *found.overlaps))
@@ -218,23 +239,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test_fraction", type=float, default=0.3, help="where no split is given")
     parser.add_argument("--draw", type=int, default=0, help="seed of that split")
     parser.add_argument("--um_per_px", type=float, help="of patches whose manifest tells none")
+    parser.add_argument("--class_level", type=int, help="level of folders that names the class")
+    parser.add_argument("--group_level", type=int, help="and that names the patient or slide")
+    parser.add_argument("--write", metavar="NEW", help="write the set, with a manifest, to NEW")
     parser.add_argument("--seeds", type=int, default=3, help="planned trainings of each arm")
     args = parser.parse_args(argv)
     if args.seeds < 2:
         parser.error(f"seeds must be at least 2, got {args.seeds}")
     with plain_errors(parser):
-        patches = PatchSet.open(args.dataset, um_per_px=args.um_per_px)
+        levels = args.class_level, args.group_level
+        patches = PatchSet.open(args.dataset, args.um_per_px, *levels)
         options = args.test_fraction, args.draw
         found = check(patches, *options, progress=True)
         size = min(PATCH, *(min(size) for size in found.sizes))
         floors = colour_alone(patches, size, *options)
         power = power_of(patches, *options, args.seeds)
-        print(told(found, floors, power), end="")
+        print(told(found, floors, power, left_out(patches)), end="")
         name = Path(args.dataset[0]).resolve().stem
         page = write_findings(
             args.html or f"{name}-check.html", page_values(name, patches, found, floors, power)
         )
-    print(f"page: {page}")
+        print(f"page: {page}")
+        if args.write:
+            print(f"set: {patches.write(args.write)}")
 
 
 if __name__ == "__main__":

@@ -139,7 +139,8 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     """The steps of a verdict on synthetic sets, which are opened, and for which the disk has
     room.
     """
-    sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size)
+    scale = values["synthetic_um_per_px"]
+    sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size, scale)
     check_pool(values["arms"], len(task.pool))
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")

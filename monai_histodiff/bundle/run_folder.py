@@ -243,8 +243,8 @@ class RunFolder:
             **outcome_of(candidates, classes, selector, sampler),
             "settings": dict(settings or {}),
         }
-        candidates.save(self.candidates, classes)
         scale = provenance["settings"].get("model_um_per_px")
+        candidates.save(self.candidates, classes, scale)
         candidates.bank(candidates.accepted, classes, provenance, scale).save(self.bank)
         files = describe_files(self.root, MADE)
         write_json(self.outcome, {**provenance, "files": files})

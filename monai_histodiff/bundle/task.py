@@ -70,7 +70,9 @@ class Task:
             ValueError, OSError: with the rule, the value and the remedy.
         """
         scale = scale_of(ldm_dir)
-        patches = PatchSet.open(dataset_dir, um_per_px=um_per_px).at(scale)
+        patches = PatchSet.open(dataset_dir, um_per_px=um_per_px)
+        _check_scales(patches)
+        patches = patches.at(scale)
         patches = patches.with_split(test_fraction, seed=draw)
         train = patches.select("train")
         labelled = train.few(labels_per_class, seed=draw)
@@ -152,13 +154,27 @@ class Task:
         """
         used = self.known.extend(self.test, len(self.test))
         seen = self.labelled[:LOOKED_AT].extend(used, LOOKED_AT - len(self.labelled))
-        problems = check(seen).problems
+        problems = check(seen, progress=True).problems
         if len(seen) < len(used):
             part = f"(of the {len(seen)} patches that were looked at, of {len(used)})"
             problems = tuple(f"{problem} {part}" for problem in problems)
         if any(note.startswith("No group is recorded") for note in self.patches.notes):
             return tuple(p for p in problems if not p.startswith("every patch is its own group"))
         return problems
+
+
+def _check_scales(patches: PatchSet) -> None:
+    """Refuse a set of which some patches tell their magnification and others do not: taken to be
+    at the model's, those would be of another one than the rest.
+    """
+    blind = [r for r in patches.records if r.um_per_px is None]
+    if blind and len(blind) < len(patches):
+        other = next(r for r in patches.records if r.um_per_px is not None)
+        raise ValueError(
+            f"um_per_px must be recorded for every patch or for none, got {len(blind)} of "
+            f"{len(patches)} without, such as '{blind[0].path}', and {other.um_per_px:g} for "
+            f"'{other.path}': complete it, or give --um_per_px, which is for those without"
+        )
 
 
 def check_task(values: Mapping[str, Any]) -> Task:

@@ -29,7 +29,8 @@ from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.synthetic import class_fidelity
 from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
-from monai_histodiff.selection.foreign import Judge, Judged, open_synthetic
+from monai_histodiff.selection.foreign import Judge, Judged
+from monai_histodiff.selection.foreign_set import open_synthetic
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.utils.files import write_json
 
@@ -39,20 +40,31 @@ OF_ACCEPTED = ("F", "G", "H", "S", "P", "I", "K")  # arms that are arm C where n
 
 
 def open_sets(
-    synthetic_dir: str, second_dir: str, real: PatchSet, size: int
+    synthetic_dir: str,
+    second_dir: str,
+    real: PatchSet,
+    size: int,
+    um_per_px: float | None = None,
 ) -> dict[str, PatchSet]:
     """The synthetic sets, by path: one, or two where ``second_dir`` is not empty.
+
+    Args:
+        synthetic_dir: the first.
+        second_dir: the second, or empty.
+        real: the whole real set.
+        size: height and width that a picture must have.
+        um_per_px: micrometres per pixel of pictures whose manifest tells none.
 
     Raises:
         OSError, ValueError: as :func:`~monai_histodiff.selection.open_synthetic`, or both are one.
     """
-    sets = {str(synthetic_dir): open_synthetic(synthetic_dir, real, size)}
+    sets = {str(synthetic_dir): open_synthetic(synthetic_dir, real, size, um_per_px=um_per_px)}
     if second_dir:
         if Path(second_dir).resolve() == Path(synthetic_dir).resolve():
             raise ValueError(
                 f"second_dir must be another set, got '{second_dir}' twice: leave it out"
             )
-        sets[str(second_dir)] = open_synthetic(second_dir, real, size, "second_dir")
+        sets[str(second_dir)] = open_synthetic(second_dir, real, size, "second_dir", um_per_px)
     return sets
 
 

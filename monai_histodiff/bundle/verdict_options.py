@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from monai_histodiff.bundle.options import FLAG, LABELS, PATH, TEXTS, Option
+from monai_histodiff.bundle.options import FLAG, LABELS, NUMBER, PATH, TEXTS, Option
 from monai_histodiff.evaluation.arms import ARMS
 
 __all__ = ["VERDICT", "VERDICT_ARMS", "with_verdict"]
@@ -38,6 +38,16 @@ OWN = (
         (VERDICT,),
     ),
     Option("second_dir", PATH, "a second set, to be set beside it; empty: none", (VERDICT,)),
+    Option(
+        "synthetic_um_per_px",
+        NUMBER,
+        "micrometres per pixel of synthetic pictures whose manifest tells none; None: as the real "
+        "patches' files",
+        (VERDICT,),
+        low=0,
+        above=True,
+        null=True,
+    ),
     Option(
         "labels_per_class",
         LABELS,

@@ -197,6 +197,12 @@ def notes(
     if not judge.refuse_copies:
         found.append("Copies of training patches were not refused: refuse_copies is False.")
     for part in judged:
+        if judge.refuse_copies and 2 * int(part.known.copy.sum()) >= len(part.pictures):
+            found.append(
+                f"Most pictures of {part.name} copy training patches, and are refused. If "
+                "they are meant to be near them, as variations are, --refuse_copies False judges "
+                "what else they are."
+            )
         counts = part.pictures_by_class()
         if missing := [name for name, count in counts.items() if not count]:
             found.append(f"{part.name} has no picture of {', '.join(missing)}.")

@@ -19,6 +19,7 @@ from monai_histodiff.classifiers.views import PatchViews
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.progress import patient
 from monai_histodiff.utils.weights import read_state, write_state
 
 __all__ = ["Scatter", "adapted_encoder", "view_scatter"]
@@ -223,7 +224,7 @@ def adapted_encoder(
             "both, copy both, or remove it"
         )
     torch.manual_seed(seed)
-    batches = patches.images(size).split(64)
+    batches = patient(patches.images(size).split(64), "adapt the encoder", unit="batch")
     target = view_scatter(encoder, batches, PatchViews(size, zoom=(1.0, 1.0)))
     layer = (pool + target).discriminant(min(FEATURES, encoder.num_features))
     return encoder.with_discriminant(layer.to(encoder.discriminant.weight.device)).eval()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from monai_histodiff.data.pixels import appearance, centre_crop, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
+from monai_histodiff.utils.progress import patient
 from monai_histodiff.utils.weights import checked_device, load_weights
 
 __all__ = ["PatchEncoder", "bundle_features", "in_evaluation", "linear_probe"]
@@ -207,8 +208,8 @@ def in_evaluation(
     """
     training = encoder.training
     encoder.eval()
-    batches = (to_unit(part.to(device)) for part in patches.split(batch_size))
-    parts = [encoder(batch).float().cpu() for batch in batches]
+    batches = patient(patches.split(batch_size), "features", unit="batch")
+    parts = [encoder(to_unit(part.to(device))).float().cpu() for part in batches]
     encoder.train(training)
     return torch.cat(parts)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import read_sealed, write_sealed
 from monai_histodiff.data.strict_table import REMEDY
 
@@ -40,6 +40,8 @@ def write_bank(folder: str | os.PathLike[str], bank: Content) -> Path:
             for i, patch in enumerate(stack):
                 seed, score = int(bank.seeds[label][i]), float(bank.confidence[label][i])
                 extra = {"index": str(label), "seed": str(seed), "confidence": repr(score)}
+                if bank.um_per_px is not None:
+                    extra[SCALE] = f"{bank.um_per_px:g}"
                 record = PatchRecord(
                     f"{label}/{i:06d}.png",
                     _name(bank.classes, label),

@@ -7,7 +7,6 @@ added where the bundles are put together.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,38 +14,22 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from monai_histodiff.data.duplicates import near_pairs
-from monai_histodiff.data.overlaps import Marks, joined, marks, overlapping
+from monai_histodiff.data.overlaps import joined, marks
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import thumbnails, to_unit
+from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
 from monai_histodiff.data.sizes import MODEL, SMALLEST
+from monai_histodiff.data.twins import ACROSS, Twins, find_overlaps, find_twins
+from monai_histodiff.utils.progress import patient
 
-__all__ = ["Findings", "Twins", "check"]
+__all__ = ["Findings", "check"]
 
 BLANK = 0.03  # standard deviation of the brightness, of 1, below which there is nothing to see
+FEW_COLOURS = 8  # at the most: of a mask, not of tissue
+LOOKED = 1024  # pixels: of larger pictures the middle is looked at
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
 PATCH = 128  # pixels of a picture on the page
-ACROSS = ("splits", "groups", "one group")  # what a pair lies across, the worst first
 FOLDS = 3  # groups of each class that the critic needs
-
-
-@dataclass(frozen=True)
-class Twins:
-    """Two patches of which one is a copy of the other, by their paths.
-
-    ``distance`` is 0 for equal pixels, and otherwise that of
-    :func:`~monai_histodiff.data.duplicates.near_pairs`, NaN for those that overlap; ``across`` is
-    ``"splits"`` where they are in different ones, or else ``"groups"``, or ``"one group"``;
-    ``labels`` are theirs, empty where there are none.
-    """
-
-    first: str
-    second: str
-    distance: float
-    across: str
-    labels: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -68,7 +51,9 @@ class Findings:
             show some of the same tissue, shifted.
         blank: paths of patches with nothing to see.
         blurred: paths of patches without fine detail.
+        masks: paths of pictures of so few colours that they are no patches.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
+        rarest: the name of that class; empty where there is none.
         problems: what to look at before work, in words, the worst first.
     """
 
@@ -83,7 +68,9 @@ class Findings:
     overlaps: tuple[Twins, ...]
     blank: tuple[str, ...]
     blurred: tuple[str, ...]
+    masks: tuple[str, ...]
     most_labels: int
+    rarest: str
     problems: tuple[str, ...]
 
 
@@ -105,8 +92,8 @@ def check(
     if not len(patches):
         raise ValueError("a patch set must hold at least one patch, got none")
     sizes: Counter[tuple[int, int]] = Counter()
-    small, prints, plain, soft, places = [], [], [], [], []
-    for i, item in enumerate(tqdm(patches.at(None), unit="patch", disable=not progress)):
+    small, prints, plain, soft, drawn, places = [], [], [], [], [], []
+    for i, item in enumerate(patient(patches.at(None), "look", progress)):
         image = item["image"]
         sizes[image.shape[2], image.shape[1]] += 1
         prints.append(
@@ -114,8 +101,9 @@ def check(
         )
         small.append(thumbnails(image[None]))
         places.append(marks(image, i))
-        contrast, sharpness = _look(image)
-        plain.append(contrast < BLANK)
+        contrast, sharpness = _look(centre_crop(image, _least(image.shape[1:])))
+        drawn.append(_is_mask(image, contrast))
+        plain.append(contrast < BLANK and not drawn[-1])
         soft.append(contrast >= BLANK and sharpness < BLURRED)
     records = patches.records
     classes: dict[str, Counter[str]] = {name: Counter() for name in patches.classes}
@@ -129,8 +117,8 @@ def check(
         name: {split: len(found) for split, found in sides.items()}
         for name, sides in members.items()
     }
-    most, split_problem = _most_labels(patches, test_fraction, draw)
-    twins = _twins(patches, prints, plain, torch.cat(small))
+    most, rarest, split_problem = _most_labels(patches, test_fraction, draw)
+    twins = find_twins(patches, prints, plain, torch.cat(small))
     findings = Findings(
         len(records),
         sum(not r.label for r in records),
@@ -140,16 +128,32 @@ def check(
         dict(sizes.most_common()),
         dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
         twins,
-        _overlaps(patches, joined(places), twins),
+        find_overlaps(patches, joined(places), twins),
         tuple(r.path for r, bad in zip(records, plain, strict=True) if bad),
         tuple(r.path for r, bad in zip(records, soft, strict=True) if bad),
+        tuple(r.path for r, bad in zip(records, drawn, strict=True) if bad),
         most,
+        rarest,
         (),
     )
     told = _problems(findings, split_problem)
     if patches.um_per_px is None:
         told += _plan_problems(findings, patches)
     return replace(findings, problems=told)
+
+
+def _least(sides: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the middle that is looked at."""
+    return min(sides[0], LOOKED), min(sides[1], LOOKED)
+
+
+def _is_mask(image: Tensor, contrast: float) -> bool:
+    """Whether a picture has a few colours, not one, and is no bright glass."""
+    step = max(1, max(image.shape[1:]) // PATCH)
+    r, g, b = image[:, ::step, ::step].int()
+    colours = (r * 65536 + g * 256 + b).unique()
+    bright = float(image[:, ::step, ::step].float().mean()) > 127
+    return 1 < len(colours) <= FEW_COLOURS and not (bright and contrast < BLANK)
 
 
 def _look(image: Tensor) -> tuple[float, float]:
@@ -167,56 +171,19 @@ def _look(image: Tensor) -> tuple[float, float]:
     return contrast, bands[0] / max(bands[1], 1e-4)
 
 
-def _twins(
-    patches: PatchSet, prints: Sequence[bytes], plain: Sequence[bool], small: Tensor
-) -> tuple[Twins, ...]:
-    """Pairs of equal pixels, each copy with the first of its kind, and pairs that are nearly
-    equal.
+def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str, str]:
+    """Training patches of the rarest class once a split is drawn, its name, and why none can be
+    drawn.
     """
-    first: dict[bytes, int] = {}
-    pairs: dict[tuple[int, int], float] = {}
-    for i, print_ in enumerate(prints):
-        if (j := first.setdefault(print_, i)) != i and not plain[i]:
-            pairs[j, i] = 0.0
-    kept = torch.tensor(sorted(first.values()), dtype=torch.long)
-    near = near_pairs(small[kept])
-    for i, j, distance in zip(kept[near.first], kept[near.second], near.distance, strict=True):
-        pairs[int(i), int(j)] = max(float(distance), 1e-9)
-    found = [_pair(patches, i, j, distance) for (i, j), distance in pairs.items()]
-    return tuple(sorted(found, key=lambda t: (ACROSS.index(t.across), t.distance, t.first)))
-
-
-def _overlaps(patches: PatchSet, places: Marks, twins: Sequence[Twins]) -> tuple[Twins, ...]:
-    """Pairs of different splits, or of different groups where there is one split only, that are no
-    copies, and show some of the same tissue.
-    """
-    known = {(t.first, t.second) for t in twins}
-    split = torch.tensor([r.split == "test" for r in patches.records], dtype=torch.bool)
-    sides = (places, places)
-    if bool(split.any()) and not bool(split.all()):
-        sides = places.of(~split), places.of(split)
-    pairs = (sorted(pair) for pair in overlapping(*sides))
-    found = [_pair(patches, i, j, math.nan) for i, j in pairs]
-    rest = (t for t in found if t.across != ACROSS[-1] and (t.first, t.second) not in known)
-    return tuple(sorted(rest, key=lambda t: (ACROSS.index(t.across), t.first, t.second)))
-
-
-def _pair(patches: PatchSet, i: int, j: int, distance: float) -> Twins:
-    a, b = patches.records[i], patches.records[j]
-    across = ACROSS[0] if a.split != b.split else ACROSS[1] if a.group != b.group else ACROSS[2]
-    return Twins(a.path, b.path, distance, across, (a.label, b.label))
-
-
-def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str]:
-    """Training patches of the rarest class once a split is drawn, and why none can be drawn."""
     labelled = patches.with_labels()
     if not len(labelled):
-        return 0, ""
+        return 0, "", ""
     try:
         train = labelled.with_split(fraction, draw).select("train")
     except ValueError as error:
-        return 0, f"no test part can be drawn: {error}"
-    return min(train.counts().values()), ""
+        return 0, "", f"no test part can be drawn: {error}"
+    most, rarest = min((count, name) for name, count in train.counts().items())
+    return most, rarest, ""
 
 
 def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
@@ -258,7 +225,11 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
             "every patch is its own group: right only if no two are of one patient; otherwise "
             "every accuracy is too high and every interval too narrow"
         )
-    for name, paths in (("blank", found.blank), ("blurred", found.blurred)):
+    for name, paths in (
+        (f"of at most {FEW_COLOURS} colours (masks?)", found.masks),
+        ("blank", found.blank),
+        ("blurred", found.blurred),
+    ):
         if paths:
             many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
             told.append(f"{many} {name}, such as '{paths[0]}'")

@@ -12,6 +12,7 @@ from monai_histodiff.data.duplicates import PLAIN, near_pairs
 from monai_histodiff.data.overlaps import Marks, joined, marks, overlapping
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import thumbnails
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["Leaks", "find_leaks"]
 
@@ -88,7 +89,7 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
 def _described(patches: PatchSet) -> tuple[list[bytes], Tensor, Marks]:
     """SHA-256 of the pixels, 16 x 16 thumbnails, ``N x 3 x 16 x 16``, and marks."""
     digests, small, places = [], [torch.empty(0, 3, 16, 16, dtype=torch.float32)], []
-    for i in range(len(patches)):
+    for i in patient(range(len(patches)), "look for copies"):
         image = patches[i]["image"]
         shape = str(tuple(image.shape)).encode()
         digests.append(hashlib.sha256(shape + image.numpy().tobytes()).digest())

@@ -18,7 +18,7 @@ from monai_histodiff.data.patch_files import (
     PatchSource,
 )
 from monai_histodiff.data.pictures import SUFFIXES
-from monai_histodiff.data.tables import TableRow, read_table
+from monai_histodiff.data.tables import TableRow, likely_columns, read_table
 
 __all__ = ["list_patches"]
 
@@ -129,6 +129,10 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[_F
     unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
     if spare := len(unnamed):
         notes.append(f"{spare} pictures of '{source.root}' are not in its manifest: not used.")
+    notes += [
+        f"The column '{name}' of {where} is not read: call it '{ours}' if it is that."
+        for name, ours in likely_columns(list(rows[0].cells), ("group", "split", SCALE))
+    ]
     return found
 
 
@@ -183,10 +187,21 @@ def _from_folders(
 ) -> list[_Found]:
     _refuse_deeper_manifest(source)
     pictures = [n for n in source.pictures if "/" in n]
-    if not pictures:
+    tables = [n for n in source.names if "/" not in n and n.lower().endswith((".csv", ".tsv"))]
+    if not pictures or (tables and len({n.split("/")[0] for n in pictures}) == 1):
+        loose = len(source.pictures) - len(pictures)
+        other = [n for n in source.names if n not in source.pictures]
+        got = [f"{loose} pictures that lie in no folder"] * bool(loose)
+        got += [f"one folder, '{pictures[0].split('/')[0]}'"] if pictures else []
+        got += [f"{len(other)} other files{_endings(other)}"] * bool(other or not got)
+        remedy = (
+            f"call '{tables[0]}' {MANIFEST} if it lists them"
+            if tables
+            else (f"put pictures into folders that name their classes, or write a {MANIFEST}")
+        )
         raise ValueError(
             f"dataset_dir must hold a {MANIFEST} or class folders with pictures"
-            f" ({', '.join(SUFFIXES)}), got '{source.root}' with {len(source.names)} other files"
+            f" ({', '.join(SUFFIXES)}), got '{source.root}' with {' and '.join(got)}: {remedy}"
         )
     _tell_ignored(source, pictures, notes)
     folders = [n.split("/")[:-1] for n in pictures]
@@ -270,8 +285,8 @@ def _levels(
             "a picture must lie in one folder, which names its class, below 'train', 'val' and"
             f" 'test' (all or none) if there is a split, got {_described(source, names)}"
             f"{'; some lie deeper' if deeper else ''}: {whole}say which level is what by"
-            f" PatchSet.open(..., class_level=1, group_level=2), whose .write('NEW') makes a set"
-            f" of it for the commands, or write a {MANIFEST}"
+            f" 'histodiff-check {source.root} --class_level 1 --group_level 2 --write NEW', which"
+            f" makes the set NEW of it (in Python: PatchSet.open), or write a {MANIFEST}"
         )
     return split, rest[0], None if group_level is None else group_level - 1
 

@@ -57,6 +57,7 @@ class PatchSource:
 
     Attributes:
         names: of all files, with ``/`` between folders, sorted.
+        headers: height and width of pictures, by name, once they are known.
         folders: of all folders, likewise.
 
     Raises:
@@ -68,6 +69,7 @@ class PatchSource:
 
     def __init__(self, root: str | os.PathLike[str], limits: Limits = LIMITS) -> None:
         self.root, self.limits = Path(root).expanduser(), limits
+        self.headers: dict[str, tuple[int, int]] = {}
         if not self.root.exists():
             raise FileNotFoundError(f"dataset_dir must exist, got '{root}'")
         self._zip: zipfile.ZipFile | None = None
@@ -143,7 +145,7 @@ class PatchSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None, "_pid": -1}
+        return {**self.__dict__, "headers": {}, "_zip": None, "_pid": -1}
 
 
 def _visible(name: str) -> bool:

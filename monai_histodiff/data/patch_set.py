@@ -42,8 +42,7 @@ class PatchSet(Sequence):
 
     ``image`` is a uint8 tensor ``3 x H x W``; ``label`` is the index of the class in
     :attr:`classes`, or -1. Being a sequence of dictionaries, it is what MONAI's ``Dataset``,
-    ``CacheDataset`` and ``PersistentDataset`` take as data (the last with
-    ``hash_func=patch_hash``).
+    ``CacheDataset`` and ``PersistentDataset`` (with ``hash_func=patch_hash``) take as data.
 
     Attributes:
         records: one for each patch.
@@ -99,10 +98,13 @@ class PatchSet(Sequence):
             raise ValueError("a patch set needs at least one folder or zip, got none")
         sources = [PatchSource(p, limits) for p in paths]
         records, notes = list_patches(sources, class_level, group_level)
-        if um_per_px is not None:
-            records, more = fill_scale(records, um_per_px)
-            notes = [*notes, *more]
-        return cls(sources, records, sorted({r.label for r in records} - {""}), notes)
+        found = cls(sources, records, sorted({r.label for r in records} - {""}), notes)
+        return found if um_per_px is None else found.filled(um_per_px)
+
+    def filled(self, um_per_px: float, *notes: str) -> PatchSet:
+        """This set with a magnification for the patches that record none, and notes on it."""
+        found, more = fill_scale(self.records, um_per_px)
+        return self._with(found, (*notes, *more))
 
     def at(self, um_per_px: float | None) -> PatchSet:
         """This set with every image at one magnification: resampled, with anti-aliasing, as it is
@@ -132,8 +134,9 @@ class PatchSet(Sequence):
             "path": record.path,
         }
 
-    def _with(self, records: Sequence[PatchRecord]) -> PatchSet:
-        return PatchSet(self._sources, records, self.classes, self.notes, self.um_per_px)
+    def _with(self, records: Sequence[PatchRecord], more: Sequence[str] = ()) -> PatchSet:
+        notes = (*self.notes, *more)
+        return PatchSet(self._sources, records, self.classes, notes, self.um_per_px)
 
     @property
     def labels(self) -> Tensor:
@@ -160,7 +163,7 @@ class PatchSet(Sequence):
 
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each image, from the headers of the files."""
-        return [self._reader.size(r) for r in self.records]
+        return self._reader.sizes(self.records)
 
     def check_size(self, size: int) -> None:
         """Refuse patches that are smaller than ``size`` x ``size``, before any is decoded.
@@ -202,8 +205,8 @@ class PatchSet(Sequence):
 
     def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
         """The patches of one split, or of one class, or of both."""
-        keep = [r for r in self.records if split in (None, r.split) and label in (None, r.label)]
-        return self._with(keep)
+        found = (r for r in self.records if split in (None, r.split))
+        return self._with([r for r in found if label in (None, r.label)])
 
     def take(self, indices: Iterable[int]) -> PatchSet:
         """The patches at these indices, in their order."""
@@ -245,9 +248,8 @@ class PatchSet(Sequence):
                 or shares them all with classes that would be left with none.
         """
         taken = draw_groups(self.records, fraction, seed)
-        sides = ([r for r in self.records if (r.group in taken) == held] for held in (False, True))
-        kept, held_out = map(self._with, sides)
-        return kept, held_out
+        sides = ([r for r in self.records if (r.group in taken) == out] for out in (False, True))
+        return self._with(next(sides)), self._with(next(sides))
 
     def with_split(self, fraction: float = 0.3, seed: int = 0) -> PatchSet:
         """This set as it is where a split is recorded; otherwise with ``fraction`` of each class
@@ -284,10 +286,9 @@ class PatchSet(Sequence):
         Where sources share a path, each source goes into a sub-folder with its number.
         """
         shared = len({r.path for r in self.records}) < len(self.records)
-        named = (
-            (replace(r, path=f"{r.source}/{r.path}") if shared else r, r) for r in self.records
-        )
-        return write_patches(folder, ((new, self._reader.content(r)) for new, r in named))
+        own = (replace(r, path=f"{r.source}/{r.path}") if shared else r for r in self.records)
+        content = map(self._reader.content, self.records)
+        return write_patches(folder, zip(own, content, strict=True))
 
 
 def patch_hash(item: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from torch import Tensor
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
 
@@ -105,9 +106,16 @@ class PatchReader:
         return resampled(image, self._scaled(record, height, width)).contiguous()
 
     def size(self, record: PatchRecord) -> tuple[int, int]:
-        """Height and width of the image, from the header of the file."""
-        limits = self.sources[record.source].limits
-        return self._scaled(record, *picture_size(self.content(record), record.path, limits))
+        """Height and width of the image, from the header of the file, which is read once."""
+        source = self.sources[record.source]
+        if (known := source.headers.get(record.path)) is None:
+            known = picture_size(self.content(record), record.path, source.limits)
+            source.headers[record.path] = known
+        return self._scaled(record, *known)
+
+    def sizes(self, records: Sequence[PatchRecord]) -> list[tuple[int, int]]:
+        """Those of several, with a bar where that takes long."""
+        return [self.size(r) for r in patient(records, "headers")]
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
         own, wanted = record.um_per_px, self.um_per_px
@@ -139,7 +147,7 @@ class PatchReader:
         Raises:
             ValueError: some are; the message says how many, and what would do.
         """
-        sides = [min(self.size(r)) for r in records]
+        sides = [min(size) for size in self.sizes(records)]
         small = [i for i, side in enumerate(sides) if side < size]
         if small:
             scale = "" if self.um_per_px is None else f" at {self.um_per_px:g} um per pixel"
@@ -165,7 +173,7 @@ class PatchReader:
         if not records:
             raise ValueError("a patch set must hold at least one patch, got none")
         out = torch.empty(0, dtype=torch.float32)
-        for i, record in enumerate(records):
+        for i, record in enumerate(patient(records, "read")):
             image = self.image(record)
             if size is not None and min(image.shape[1:]) < size:
                 self.check_size(records, size)

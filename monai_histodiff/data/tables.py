@@ -15,11 +15,21 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["TableRow", "read_table", "write_table"]
+__all__ = ["TableRow", "likely_columns", "read_table", "write_table"]
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
 DELIMITERS = ",;\t"
+# names by which others call our columns
+OTHERS = {
+    "group": "patient, patient_id, patientid, case, case_id, subject, subject_id, slide, slide_id,"
+    " wsi, source_slide",
+    "split": "fold, subset, set, partition, phase",
+    "um_per_px": "mpp, um, um_per_pixel, micron_per_px, microns_per_pixel, micrometers_per_pixel,"
+    " pixel_size, pixelsize, spacing, resolution",
+    "path": "file, filename, file_name, filepath, file_path, image, image_path, img, img_path",
+    "label": "class, classname, class_name, target, category, diagnosis, tissue, y",
+}
 
 
 @dataclass(frozen=True)
@@ -82,15 +92,34 @@ def read_table(
     return rows
 
 
+def likely_columns(columns: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """Columns that others give the meaning of one that is not there: pairs of their name, and of
+    ours.
+    """
+    there = {name.casefold() for name in columns}
+    return [
+        (name, ours)
+        for ours in wanted
+        if ours not in there
+        for name in columns
+        if name.casefold().replace(" ", "_").replace("-", "_") in OTHERS[ours].split(", ")
+    ]
+
+
 def _columns(
     cells: Sequence[str], where: str, required: Sequence[str], optional: Sequence[str]
 ) -> list[str]:
     known = {name.casefold(): name for name in (*required, *optional)}
     columns = [known.get(cell.strip().casefold(), cell.strip()) for cell in cells]
     if missing := [name for name in required if name not in columns]:
+        meant = [
+            f"rename '{a}' to '{b}'"
+            for a, b in likely_columns(columns, [m for m in missing if m in OTHERS])
+        ]
+        remedy = "; ".join(meant) or "rename those that are meant, or write them"
         raise ValueError(
-            f"a manifest must have the columns {list(required)}, got none named {missing}"
-            f" in {where}"
+            f"a manifest must have the columns {list(required)}, got none named {missing} among"
+            f" {columns} in {where}: {remedy}"
         )
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:

@@ -8,7 +8,7 @@ from monai_histodiff.selection.critic import fit_critic as fit_critic
 from monai_histodiff.selection.folds import group_folds as group_folds
 from monai_histodiff.selection.folds import torn_classes as torn_classes
 from monai_histodiff.selection.foreign import Judge as Judge
-from monai_histodiff.selection.foreign import open_synthetic as open_synthetic
+from monai_histodiff.selection.foreign_set import open_synthetic as open_synthetic
 from monai_histodiff.selection.known_sources import known_sources as known_sources
 from monai_histodiff.selection.pseudo_labels import assumed_labels as assumed_labels
 from monai_histodiff.selection.quotas import sample_candidates as sample_candidates

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.data.bank import SyntheticBank
-from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import MAX_BYTES, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import SealedRow
 from monai_histodiff.selection.reasons import Reason
@@ -89,9 +89,19 @@ class Candidates:
         found = {reason: self.reasons.count(reason) for reason in Reason if not reason.passed}
         return {reason.value: count for reason, count in found.items() if count}
 
-    def save(self, folder: str | os.PathLike[str], classes: Sequence[str]) -> Path:
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        classes: Sequence[str],
+        um_per_px: float | None = None,
+    ) -> Path:
         """Write all candidates as a patch set of PNG files whose manifest tells what became of
         each, with ``candidates.json``: class names, and number, size and SHA-256 of the patches.
+
+        Args:
+            folder: a new folder.
+            classes: class names.
+            um_per_px: micrometres per pixel of the patches, for the manifest; ``None``: not known.
 
         Raises:
             FileExistsError: the folder exists and is not empty.
@@ -101,9 +111,10 @@ class Candidates:
             columns = ["seed", "confidence", "distance", "nearest"] + ["origin"] * (
                 self.origin is not None
             )
+            scale = {} if um_per_px is None else {SCALE: f"{um_per_px:g}"}
             for i, label in enumerate(self.labels.tolist()):
                 row = {name: repr(getattr(self, name)[i].item()) for name in columns}
-                extra = {"index": str(label), **row, "reason": self.reasons[i].value}
+                extra = {"index": str(label), **row, "reason": self.reasons[i].value, **scale}
                 record = PatchRecord(
                     f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra
                 )

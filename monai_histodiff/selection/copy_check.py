@@ -19,6 +19,7 @@ from torch import Tensor
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, five_crops, thumbnails
 from monai_histodiff.selection.copies import FLOOR, nearest_views
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["Copies", "CopyCheck", "structure"]
 
@@ -71,7 +72,7 @@ class CopyCheck:
             raise ValueError("copies need at least one real patch, got none")
         self.size, views, asked = size, [], []
         chosen = set(np.random.default_rng(seed).permutation(len(real))[:CALIBRATED].tolist())
-        for i in range(len(real)):
+        for i in patient(range(len(real)), "look for copies"):
             image = real[i]["image"]
             views.append(_crops(image, size))
             if i in chosen:
@@ -104,7 +105,8 @@ class CopyCheck:
         Raises:
             ValueError: a picture is smaller than ``size``.
         """
-        parts = [_views(pictures[i]["image"], self.size) for i in range(len(pictures))]
+        every = patient(range(len(pictures)), "look for copies")
+        parts = [_views(pictures[i]["image"], self.size) for i in every]
         small, rows = torch.cat(parts), [len(part) for part in parts]
         found = nearest_views(small, self.views)
         distance, place = _by_picture(found[0], rows)

@@ -1,20 +1,14 @@
-"""Synthetic pictures of any origin: read by the doors of every patch set, and judged as candidates
-of our own are. No generator is needed.
-"""
+"""Synthetic pictures of any origin, judged as our own candidates are. No generator is needed."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from monai_histodiff.data.duplicates import near_pairs
-from monai_histodiff.data.patch_files import PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copy_check import Copies, CopyCheck
@@ -22,75 +16,7 @@ from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import select
 
-__all__ = ["Judge", "Judged", "open_synthetic"]
-
-SHOWN = 4  # names in an error
-LARGEST = 2**63 - 1  # seed that a candidate can have
-
-
-def open_synthetic(
-    path: str | os.PathLike[str], real: PatchSet, size: int, option: str = "synthetic_dir"
-) -> PatchSet:
-    """Open a set of synthetic pictures: class folders, or a folder or zip with a ``manifest.csv``
-    of ``path,label`` and, where known, ``seed``, ``confidence``, ``origin`` (path of the real
-    patch that a picture is made from) and ``generator``.
-
-    Args:
-        path: the folder or zip.
-        real: the whole real patch set: its classes are the classes.
-        size: height and width that a picture must have at the least.
-        option: what the errors call the path.
-
-    Raises:
-        FileNotFoundError, PermissionError, ValueError: as :meth:`PatchSet.open`; or a picture has
-            no label, one that the real set does not know, a seed that is no whole number, is
-            smaller than ``size``, or is made from a test patch.
-    """
-    if not str(path) or not Path(path).expanduser().exists():
-        raise FileNotFoundError(
-            f"{option} must exist, got '{path}': give a folder or zip of synthetic pictures"
-        )
-    found = PatchSet.open(path)
-    if blind := [r.path for r in found.records if not r.label]:
-        raise ValueError(
-            f"every picture of {option} must have a label, got {len(blind)} of {len(found)} "
-            f"without, such as '{blind[0]}': name its class"
-        )
-    if unknown := sorted(set(found.classes) - set(real.classes)):
-        near = get_close_matches(unknown[0], real.classes, 1, 0.6)
-        remedy = f"did you mean '{near[0]}'?" if near else "rename the classes, or leave these out"
-        raise ValueError(
-            f"labels of {option} must be classes of the real set, {', '.join(real.classes)}, got "
-            f"{', '.join(map(repr, unknown[:SHOWN]))}: {remedy}"
-        )
-    for record in found.records:
-        _check_seed(record, option)
-    tested = {r.path for r in real.records if r.split == "test"} - {
-        r.path for r in real.records if r.split != "test"
-    }
-    if leaked := [r for r in found.records if r.extra.get("origin") in tested]:
-        raise ValueError(
-            f"pictures of {option} must not be made from test patches, got {len(leaked)} that "
-            f"are, such as '{leaked[0].path}' of '{leaked[0].extra['origin']}': leave them out"
-        )
-    small = [side for side in found.sizes() if min(side) < size]
-    if small:
-        least = min(map(min, small))
-        raise ValueError(
-            f"pictures of {option} must be at least {size} x {size}, got {len(small)} of "
-            f"{len(found)} that are smaller, the smallest {least}: make them larger, or give "
-            "--patch_size"
-        )
-    return found
-
-
-def _check_seed(record: PatchRecord, option: str) -> None:
-    text = record.extra.get("seed", "")
-    if text and not (text.isascii() and text.isdigit() and int(text) <= LARGEST):
-        raise ValueError(
-            f"a seed in {option} must be a whole number of at least 0, or empty, got '{text}' "
-            f"for '{record.path}': correct it, or leave the column out"
-        )
+__all__ = ["Judge", "Judged"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +29,7 @@ class Judged:
         train: the real training patches that copies were looked for in.
         candidates: the same as candidates, in the same order.
         known: the copies of real training patches among them, whatever else they are.
-        tested: the copies of test patches.
+        tested: the copies of test patches, which are nearer to them than to any training patch.
         twins: how many pictures another one of the set repeats, which the critic likes as much or
             better.
         taught: share, in [0, 1], of the pictures whose label is the critic's first choice.
@@ -202,6 +128,8 @@ class Judge:
         classes = {label: k for k, label in enumerate(self.labelled.classes)}
         labels = torch.tensor([classes[r.label] for r in pictures.records], dtype=torch.long)
         known, tested = self.known(pictures), self.tested(pictures)
+        # what is nearer to a training patch tells of that, however like a test patch it is
+        tested = replace(tested, copy=tested.copy & (tested.likeness > known.likeness))
         probabilities = self.probabilities(images, pictures, known)
         chosen = select(probabilities, labels, known.distance, known.nearest, self.threshold, 0.0)
         reasons = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,42 @@ def test_the_power_and_the_scale_are_those_that_are_asked_for(
     with pytest.raises(SystemExit):
         main([str(dataset), "--seeds", "1"])
     assert "seeds must be at least 2, got 1" in capsys.readouterr().err
+
+
+def test_folders_of_patients_become_a_set(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for record in PatchSet.open(dataset).records:
+        target = tmp_path / "deep" / record.label / record.group / Path(record.path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((dataset / record.path).read_bytes())
+    (tmp_path / "deep" / "notes.txt").write_text("-")
+    with pytest.raises(SystemExit):
+        main(["deep"])
+    levels = ["--class_level", "1", "--group_level", "2"]
+    assert " ".join(levels) in capsys.readouterr().err, "the remedy"
+    main(["deep", *levels, "--um_per_px", "0.5", "--write", "new"])
+    out = capsys.readouterr().out
+    assert "set: new" in out and "left out or assumed:\n- 1 files of 'deep' (.txt 1) are no" in out
+    made = PatchSet.open("new")
+    assert len(made) == 37 and set(made.groups) == set(PatchSet.open(dataset).groups)
+    assert {r.um_per_px for r in made.records} == {0.5}
+
+
+def test_too_few_of_a_class_are_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    patches = PatchSet.open(dataset)
+    trained = [i for i, r in enumerate(patches.records) if (r.label, r.split) == ("blue", "train")]
+    patches.take(sorted(set(range(len(patches))) - set(trained[1:]))).write("rare")
+    main(["rare"])
+    told = "labels_per_class: none: 'blue' has 1 to train on, and a run needs 4 of each class"
+    assert told in capsys.readouterr().out
 
 
 def test_what_cannot_be_opened_is_told_in_a_line(

@@ -121,6 +121,21 @@ def test_what_is_assumed_is_told(write: Write) -> None:
     )
 
 
+def test_a_scale_that_is_recorded_of_some_only_is_refused(write: Write) -> None:
+    table = Path(folder := write()) / "manifest.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    lines[1:3] = [line.removesuffix("0.5") for line in lines[1:3]]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    message = (
+        "for every patch or for none, got 2 of 24 without, such as 'blue/0.png', and 0.5 for "
+        "'blue/2.png': complete it, or give --um_per_px"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_task({**VALUES, "dataset_dir": folder})
+    task = check_task({**VALUES, "dataset_dir": folder, "um_per_px": 0.5})
+    assert set(task.patches.sizes()) == {(112, 112)}
+
+
 def test_classes_of_few_groups_are_told_and_not_refused(write: Write) -> None:
     task = check_task({**VALUES, "dataset_dir": write(of_a_group=8)})
     assert task.notes()[1:] == (
@@ -143,7 +158,7 @@ def test_the_look_before_work_reads_what_the_run_uses(
     seen: list[int] = []
     monkeypatch.setattr(
         "monai_histodiff.bundle.task.check",
-        lambda part: (seen.append(len(part)), type("Found", (), {"problems": ()}))[1],
+        lambda part, progress: (seen.append(len(part)), type("Found", (), {"problems": ()}))[1],
     )
     task.notes()
     assert seen == [5] and LOOKED_AT == 3000

@@ -131,6 +131,7 @@ def test_copies_are_called_copies_and_nothing_is_kept(
     assert results["claim"] == "inconclusive"
     assert "27 of 27 pictures are copies of real training patches" in results["verdict"]
     assert "Nothing to keep" in page and "Memorised." in page and "arms F, G, K" in page
+    assert any("--refuse_copies False" in n for n in results["notes"]), "of variations"
     assert not (tmp_path / "out" / "accepted").exists()
     assert len((tmp_path / "out" / "accepted.csv").read_text().splitlines()) == 1
 

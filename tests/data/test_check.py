@@ -90,6 +90,34 @@ def test_blank_and_blurred_patches_are_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("values", [(0, 255), (0, 1), (40, 90, 170)])
+def test_masks_are_told_and_glass_is_none(values: tuple[int, ...], tmp_path: Path) -> None:
+    content = rows()
+    rng = np.random.default_rng(0)
+    mask = rng.choice(np.array(values, np.uint8), (128, 128, 1)).repeat(3, 2)
+    glass = rng.integers(240, 243, (128, 128, 1), np.uint8).repeat(3, 2)
+    for i, picture in ((2, mask), (3, mask), (4, glass)):
+        content[i] = (*content[i][:4], picture)
+    found = check(written(tmp_path / "set", content))
+    assert found.masks == (content[2][0], content[3][0]) and found.blank == (content[4][0],)
+    told = f"2 patches are of at most 8 colours (masks?), such as '{content[2][0]}'"
+    assert told in found.problems
+
+
+def test_of_large_pictures_the_middle_is_looked_at(tmp_path: Path) -> None:
+    path, label, split, group, picture = rows()[0]
+    soft = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(2.5))
+    glass = np.full((128, 1200, 3), 240, np.uint8)
+    wide = np.concatenate([glass, np.tile(np.asarray(soft), (1, 10, 1)), glass], 1)
+    content = [(path, label, split, group, wide), *rows()[1:3]]
+    assert check(written(tmp_path / "set", content)).blurred == (path,)
+
+
+def test_the_rarest_class_is_named(tmp_path: Path) -> None:
+    found = check(written(tmp_path / "set", [row for row in rows() if row[0] != "b/1.png"]))
+    assert (found.most_labels, found.rarest) == (5, "b")
+
+
 def test_what_a_set_lacks_is_told(tmp_path: Path) -> None:
     content = [(*row[:3], row[0], row[4]) for row in rows(64)]  # each its own group
     content = [row for row in content if row[1] == "a" or row[2] == "train"]

@@ -94,7 +94,7 @@ def test_deeper_folders_must_be_told_what_they_are(tmp_path: Path) -> None:
     message = (
         r"one folder, which names its class, .* 1 .2 names.: 'ADC', 'NORM'; level 2 .3 names.:"
         r" 'patient3', 'patient4', 'patient5'.*: say which level is what by"
-        r" PatchSet.open\(..., class_level=1, group_level=2\)"
+        r" 'histodiff-check .*set --class_level 1 --group_level 2 --write NEW'"
     )
     with pytest.raises(ValueError, match=message):
         PatchSet.open(root)
@@ -488,11 +488,43 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("no zip")
     with pytest.raises(ValueError, match="must be a folder or a zip, got '.*file.txt'"):
         PatchSet.open(tmp_path / "file.txt")
-    for root in (folder_of(tmp_path / "empty", None), folder_of(tmp_path / "flat", None, "a.png")):
-        with pytest.raises(
-            ValueError, match=r"manifest.csv or class folders with pictures \(.png"
-        ):
-            PatchSet.open(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ((), "with 0 other files: put"),
+        (("a.png", "b.png"), "with 2 pictures that lie in no folder: put pictures into folders"),
+        (("A/a.npy", "B/b.npy"), r"with 2 other files \(.npy 2\): put"),
+        (("a.png", "labels.csv"), "in no folder and 1 other .* call 'labels.csv' manifest.csv if"),
+        (("img/a.png", "labels.csv"), "one folder, 'img' and 1 other .* call 'labels.csv' man"),
+    ],
+)
+def test_a_set_without_classes_is_told_what_it_holds(
+    names: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    root = folder_of(tmp_path / "set", None, *names)
+    with pytest.raises(ValueError, match=rf"class folders with pictures \(.png.*{told}"):
+        PatchSet.open(root)
+
+
+def test_columns_that_others_call_otherwise_are_told(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "one", "Filename,class\na.png,A\n", "a.png")
+    message = (
+        r"got none named \['path', 'label'\] among \['Filename', 'class'\] in .*: rename "
+        "'Filename' to 'path'; rename 'class' to 'label'"
+    )
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(root)
+    table = "path,label,Patient ID,mpp,stain\na.png,A,7,0.5,x\n"
+    notes = PatchSet.open(folder_of(tmp_path / "two", table, "a.png")).notes
+    assert [note.split(" of ")[0] for note in notes[:2]] == [
+        "The column 'Patient ID'",
+        "The column 'mpp'",
+    ]
+    assert notes[1].endswith("is not read: call it 'um_per_px' if it is that.")
+    table = "path,label,group,slide,um_per_px,spacing\na.png,A,7,3,0.5,x\n"
+    assert PatchSet.open(folder_of(tmp_path / "three", table, "a.png")).notes == ()
 
 
 def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import WritePatchSet
 
-from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import (
     PretrainingPool,
@@ -153,3 +154,16 @@ def test_a_part_of_a_labelled_set_is_the_recorded_one_or_drawn(
     assert not {*drawn[0].groups} & {*drawn[1].groups} and len(drawn[1]) > 0
     with pytest.raises(ValueError, match="must be at least 33 x 33"):
         open_part(tmp_path, "none", "test", size=33)
+
+
+def test_a_header_is_read_once_and_travels_to_no_other_process(
+    of_shapes: Callable[[Sequence[Shape]], PatchSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = of_shapes([(100, 100, "1"), (224, 140, "0.5")])
+    fresh = pickle.dumps(patches)
+    read: list[str] = []
+    own = PatchSource.read
+    monkeypatch.setattr(PatchSource, "read", lambda s, n: (read.append(n), own(s, n))[1])
+    assert patches.sizes() == patches.sizes() == [(100, 100), (112, 70)]
+    assert read == ["0.png", "1.png"]
+    assert pickle.dumps(patches) == fresh

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from monai_histodiff import PatchCritic, PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.selection.foreign import Judge, Judged, open_synthetic
+from monai_histodiff.data.pixels import resampled
+from monai_histodiff.selection.foreign import Judge, Judged
+from monai_histodiff.selection.foreign_set import open_synthetic
 from monai_histodiff.selection.reasons import Reason
 
 COLOURS = torch.tensor([[90, 110, 200], [230, 150, 190], [130, 60, 150]]) / 255.0
@@ -72,6 +74,53 @@ def judged(judge: Judge, real: PatchSet, folder: Path, *given: Any, size: int = 
 
 def arrays(patches: PatchSet) -> list[np.ndarray]:
     return [patches[i]["image"].permute(1, 2, 0).numpy() for i in range(len(patches))]
+
+
+@pytest.mark.parametrize("said", ["nothing", "manifest", "option"])
+def test_pictures_are_read_at_the_scale_of_the_real_set(
+    real: PatchSet, tmp_path: Path, said: str
+) -> None:
+    fine = PatchSet.open([s.root for s in real._sources], um_per_px=0.5).at(1.0)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    row = {"um_per_px": "0.5"} if said == "manifest" else {}
+    folder = made(tmp_path / "s", [image], [CLASSES[0]], [row])
+    found = open_synthetic(folder, fine, 32, um_per_px=0.5 if said == "option" else None)
+    wanted = resampled(torch.from_numpy(image).permute(2, 0, 1), (32, 32))
+    assert torch.equal(found[0]["image"], wanted)
+    assumed = [note for note in found.notes if "taken to be at 0.5 um per pixel, as the" in note]
+    assert len(assumed) == (said == "nothing")
+    coarse = open_synthetic(folder, fine, 32, um_per_px=1.0)
+    assert coarse[0]["image"].shape[1] == (32 if said == "manifest" else 64)
+
+
+def test_pictures_too_small_at_the_scale_name_what_was_assumed(
+    real: PatchSet, tmp_path: Path
+) -> None:
+    fine = PatchSet.open([s.root for s in real._sources], um_per_px=0.5).at(1.0)
+    folder = made(tmp_path / "s", [np.zeros((32, 32, 3), np.uint8)], [CLASSES[0]])
+    with pytest.raises(
+        ValueError,
+        match=r"32 x 32 at 1 um.*smallest 16 \(1 of 1 synthetic .*at 0.5 um .*synthetic_um",
+    ):
+        open_synthetic(folder, fine, 32)
+
+
+def test_a_copy_of_a_training_patch_that_a_test_patch_is_like_is_no_leak(
+    judge: Judge, real: PatchSet, tmp_path: Path
+) -> None:
+    train = real.select("train")
+    rng = np.random.default_rng(0)
+    alike = [
+        (a + rng.integers(0, 9, a.shape)).clip(0, 255).astype(np.uint8) for a in arrays(train)
+    ]
+    labels = [r.label for r in train.records]
+    near = PatchSet.open(made(tmp_path / "alike", alike, labels))
+    strict = Judge(judge.critic, train, train, near, 32)
+    told = judged(strict, real, tmp_path / "train", arrays(train), labels).counts()
+    assert bool(strict.tested(train).copy.any()), "they look alike"
+    assert told["copies"] == len(train) and told["test_copies"] == 0
+    told = judged(strict, real, tmp_path / "test", arrays(near), labels).counts()
+    assert told["test_copies"] == len(near)
 
 
 def test_exact_copies_are_refused_as_copies(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
