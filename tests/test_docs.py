@@ -20,7 +20,9 @@ DOCS = ROOT / "docs"
 
 
 def code_of(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
 
 
 def test_patches_are_opened_at_another_scale(
