@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from monai_histodiff.diffusion import LatentClassifier as LatentClassifier
     from monai_histodiff.diffusion import LatentDiffusion as LatentDiffusion
     from monai_histodiff.diffusion import PatchAutoencoder as PatchAutoencoder
+    from monai_histodiff.diffusion import pretrained_sampler as pretrained_sampler
     from monai_histodiff.evaluation import Evaluation as Evaluation
     from monai_histodiff.selection import Candidates as Candidates
     from monai_histodiff.selection import PatchCritic as PatchCritic
@@ -77,6 +78,7 @@ WINGS = {
     ),
     "diffusion": (
         "PatchAutoencoder",
+        "pretrained_sampler",
         "LatentClassifier",
         "LatentDiffusion",
         "GuidedSampler",

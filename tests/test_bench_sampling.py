@@ -22,6 +22,7 @@ from monai_histodiff import (
 )
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.diffusion import Sources
 
 
 def load(name: str) -> ModuleType:
@@ -60,16 +61,25 @@ def test_peers_end_at_our_patches(
 
 
 def test_table_has_a_row_for_each_sampler(
-    bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier
+    bench: ModuleType, model: LatentDiffusion, guide: LatentClassifier, make_model
 ) -> None:
     labels, seeds = torch.tensor([0, 1, 2, 1]), [1, 2, 3, 4]
+    latents = tuple(torch.randn(2, *model.latent_shape) for _ in range(3))
     entries = bench.samplers(
-        model, guide, [{"steps": 3}, {"steps": 2, "cap": 1.0}], ddim_steps=4, dpm_steps=3, batch=3
+        model,
+        guide,
+        [{}, {"few_steps": True}, {"steps": 4, "strength": 0.5, "scale": 0}],
+        ddim_steps=4,
+        dpm_steps=3,
+        batch=3,
+        student=make_model(1),
+        variations=Sources(latents),
     )
     assert list(entries)[0] == bench.PAPER
-    assert list(entries)[-2:] == [
-        "ours: dpmpp_2m, 3 steps, scale 3, cap 0.5",
-        "ours: dpmpp_2m, 2 steps, scale 3, cap 1",
+    assert list(entries)[-3:] == [
+        "ours: as it comes (20 evaluations)",
+        "ours: few_steps True (4 evaluations)",
+        "ours: steps 4, strength 0.5, scale 0 (3 evaluations)",
     ]
     rows = bench.run(entries, labels, seeds, batch=3)
     for name, row in rows.items():
@@ -116,22 +126,19 @@ def test_the_command_prints_a_table(
     )
     write_patches(tmp_path / "real", pictures)
     few = ["--patches", "4", "--ddim_steps", "1", "--dpm_steps", "1"]
-    ours = ["--ours", '{"steps": 2, "stop": 3, "bfloat16": true, "autoguidance": 2.0}']
+    ours = ["--ours", '{"steps": 2, "stop": 3, "strength": 0.5}', '{"few_steps": true}']
     bench.main([*few, *ours, "--device", "cpu", "--dataset_dir", str(tmp_path / "real")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("| KID |") and lines[-1].startswith("| real, one half to the other |")
-    assert lines[-2].startswith(
-        "| ours: dpmpp_2m, 2 steps, scale 3, cap 0.5, stop 3, autoguidance 2, bfloat16 |"
-    )
+    assert lines[-3].startswith("| ours: steps 2, stop 3, strength 0.5 (2 evaluations) |")
+    assert lines[-2].startswith("| ours: few_steps True (4 evaluations) |")
 
 
 def test_the_profile_counts_every_call(
     bench: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gradient = torch.autograd.grad
-    load("profile_sampling").main(
-        ["--patches", "3", "--device", "cpu", "--ours", '{"steps": 12, "autoguidance": 2.0}']
-    )
+    load("profile_sampling").main(["--patches", "3", "--device", "cpu", "--ours", '{"steps": 12}'])
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in capsys.readouterr().out.splitlines()[5:]
@@ -140,7 +147,6 @@ def test_the_profile_counts_every_call(
     assert calls.pop("the rest") == "" and torch.autograd.grad is gradient
     assert calls == {
         "UNet": "12",
-        "UNet, weak": "7",
         "guide, forward": "7",
         "guide, backward": "7",
         "decoder": "1",

@@ -235,8 +235,6 @@ def _check_models(config: str, values: Mapping[str, Any]) -> None:
             "the patch encoder: copy that of bundles/histopathology_ldm, which describes patches "
             "of any generator"
         )
-    if (values.get("autoguidance") or 1) > 1:
-        wanted["models/weak.pt"] = "its weak model, or give --autoguidance 1"
     for name, what in wanted.items():
         if not (root / name).is_file():
             raise FileNotFoundError(

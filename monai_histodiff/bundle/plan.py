@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ OPTIMISER_STEP = 4.0  # of Muon: for each step, whatever the batch and the area
 GUIDE_STEP = 0.045
 FEATURES = 0.12  # of the encoder, for each patch
 ENCODING = 0.035
-EVALUATION = 0.3  # of the UNet, for each patch; the weak one and the guide take as much again
+EVALUATION = 0.3  # of the UNet, for each patch; one without its condition takes as much again
 DECODING = 0.3  # and judging
 ACCEPTED = 0.75  # share of the candidates, as a guess
 FIVE_CROPS = 5  # views of a test patch
@@ -131,12 +132,17 @@ def training_steps(
     wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
-    networks = 2.0 if values["autoguidance"] > 1 else 1.0
-    networks += values.get("class_scale", 1) not in (0, 1)
-    one = values["solver_steps"] * networks * EVALUATION + DECODING
+    scale = (
+        values["class_scale"] if values["class_scale"] not in (0, 1) else values["exemplar_scale"]
+    )
+    networks = 1 if scale in (0, 1) else 2
+    taken = math.ceil(values["solver_steps"] * values["strength"])
+    one = taken * networks * EVALUATION + DECODING
     most = classes * values["max_candidates"]
     sampling = classes * (wanted + tried) * one * area
-    if values["strength"] < 1 or values["exemplar_scale"]:
+    if values["pseudo_labels"] is not False and (
+        values["strength"] < 1 or values["exemplar_scale"]
+    ):
         shown = min(unlabelled * values["adaptation_encodings"], classes * values["max_sources"])
         sampling += shown * DECODING * area
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))

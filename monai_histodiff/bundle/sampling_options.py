@@ -20,21 +20,28 @@ from monai_histodiff.diffusion.solvers import SOLVERS
 
 __all__ = ["AS_MADE", "SAMPLING_OPTIONS"]
 
+PRETRAINED = (LDM_INFERENCE, LDM_EVALUATE)
+OF_STUDENT = "None: as `few_steps` wants it"
 AS_MADE = "None: as for the run that made the weights"
 OPTIONS: tuple[Option, ...] = (
     Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=tuple(SOLVERS)),
     Option("eta", NUMBER, "noise of `ddim`", (INFERENCE,), **SHARE),
-    Option(
-        "solver_steps", WHOLE, "of the solver", (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE), low=1
-    ),
+    Option("solver_steps", WHOLE, "of the solver, from pure noise", GUIDANCE, low=1),
+    Option("solver_steps", WHOLE, f"of the solver; {OF_STUDENT}", PRETRAINED, low=1, null=True),
     Option("solver_stop", NUMBER, "log-SNR at which the solver stops", GUIDANCE, null=True),
+    Option(
+        "few_steps",
+        FLAG,
+        "four steps of the student, in place of 14 of the model that taught it",
+        PRETRAINED,
+    ),
     Option("guidance_scales", NUMBERS, "scales that are tried", (TRAIN,), low=0),
     Option("scale_trials", WHOLE, "candidates of each class at each scale tried", (TRAIN,), low=1),
     Option("guidance_scale", NUMBER, "exponent of the class probability", GUIDANCE, low=0),
     Option(
         "guidance_interval",
         NUMBERS,
-        "log-SNR between which guide and weak model act",
+        "log-SNR between which the guide acts",
         GUIDANCE,
         length=2,
     ),
@@ -47,13 +54,6 @@ OPTIONS: tuple[Option, ...] = (
         above=True,
     ),
     Option("guidance_mode", TEXT, "what the guide reads", GUIDANCE, choices=MODES),
-    Option(
-        "autoguidance",
-        NUMBER,
-        "away from the weak model; 1: none",
-        (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE),
-        low=1,
-    ),
     Option(
         "strength",
         NUMBER,
@@ -75,8 +75,16 @@ OPTIONS: tuple[Option, ...] = (
         "exemplar_scale",
         NUMBER,
         "0: sources are no exemplars; 1: patches like them; more: exaggerated, at twice the cost",
-        (*GUIDANCE, LDM_INFERENCE, LDM_EVALUATE),
+        GUIDANCE,
         low=0,
+    ),
+    Option(
+        "exemplar_scale",
+        NUMBER,
+        f"1: patches like their exemplars; more: exaggerated; {OF_STUDENT}",
+        PRETRAINED,
+        low=0,
+        null=True,
     ),
     Option(
         "class_scale",
@@ -90,7 +98,7 @@ OPTIONS: tuple[Option, ...] = (
         "stored_exemplars",
         PATH,
         "descriptors of patches, one of which each sample is made after; empty: none",
-        (LDM_INFERENCE, LDM_EVALUATE),
+        PRETRAINED,
     ),
     Option("exemplar_mix", NUMBER, "largest share of a second exemplar", GUIDANCE, **SHARE),
     Option(

@@ -11,6 +11,7 @@ from monai_histodiff.diffusion.latents import encode_latents as encode_latents
 from monai_histodiff.diffusion.latents import fit_exemplars as fit_exemplars
 from monai_histodiff.diffusion.latents import fit_latent_statistics as fit_latent_statistics
 from monai_histodiff.diffusion.model import LatentDiffusion as LatentDiffusion
+from monai_histodiff.diffusion.pretrained import pretrained_sampler as pretrained_sampler
 from monai_histodiff.diffusion.sampler import GuidedSampler as GuidedSampler
 from monai_histodiff.diffusion.schedules import NoiseSchedule as NoiseSchedule
 from monai_histodiff.diffusion.settings import SamplingSettings as SamplingSettings

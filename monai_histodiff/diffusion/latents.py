@@ -58,7 +58,7 @@ def encode_latents(
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
         cache: a file to keep the latents in, where the dataset is over a ``PatchSet``. It is used
-            again only for the same autoencoder, statistics, files, transform and repeats, and made
+            again only for the same encoder, statistics, files, transform and repeats, and made
             anew if it is damaged. In a distributed training one process encodes and all read it.
         describe: gives the descriptors ``N x D`` of patches, for exemplars, such as a
             :class:`monai_histodiff.PatchEncoder`.
@@ -155,7 +155,9 @@ def _key(model: LatentDiffusion, patches: Dataset, repeats: int, describe: Descr
             "only the latents of a PatchSet, or of a MONAI dataset over one, can be kept, "
             f"got {type(patches).__name__}"
         )
-    encoder = (model.autoencoder.state_dict(), model.latent_mean, model.latent_std)
+    parts = model.autoencoder.state_dict().items()
+    kept = {name: value for name, value in parts if "decoder" not in name.split(".")}
+    encoder = (kept, model.latent_mean, model.latent_std)
     return fingerprint(
         encoder, data.digest(), getattr(patches, "transform", None), repeats, describe
     )

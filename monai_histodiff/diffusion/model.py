@@ -138,29 +138,26 @@ class LatentDiffusion(nn.Module):
         return cls._configured(config, chosen, device)
 
     @classmethod
-    def weak_from_bundle(
+    def few_steps_from_bundle(
         cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu"
     ) -> LatentDiffusion:
-        """The weak model of a bundle, ``models/weak.pt``: an earlier state of the same training,
-        for autoguidance.
-
-        It is the network ``weak_def`` of ``configs/inference.json``, or, where that has none,
-        ``network_def``.
+        """The student of a bundle, ``models/few_steps.pt``, which was distilled from its model to
+        sample in few steps: see :meth:`SamplingSettings.pretrained`.
 
         Raises:
-            FileNotFoundError: the folder is not a bundle, or has no weak model.
+            FileNotFoundError: the folder is not a bundle, or has no student.
             ValueError: the weights cannot be read or do not fit the network.
         """
-        config, weak = _files_of_bundle(bundle_dir, "configs/inference.json", "models/weak.pt")
-        return cls._configured(config, weak, device, "weak_def")
+        config, own = _files_of_bundle(bundle_dir, "configs/inference.json", "models/few_steps.pt")
+        return cls._configured(config, own, device)
 
     @classmethod
     def _configured(
-        cls, config: Path, weights: Path, device: str | torch.device, name: str = "network_def"
+        cls, config: Path, weights: Path, device: str | torch.device
     ) -> LatentDiffusion:
         parser = ConfigParser()
         parser.read_config(str(config))
-        network = parser.get_parsed_content(name if name in parser else "network_def")
+        network = parser.get_parsed_content("network_def")
         return load_weights(network, weights).to(checked_device(device)).eval()
 
     @classmethod

@@ -113,12 +113,12 @@ class GuidedSampler:
         one more each for autoguidance, ``mode="x0"``, and a condition at a scale other than 1.
         """
         schedule, s = self._schedule(), self.settings
-        times = self._grid(schedule)[: s.steps]
+        times = self._grid(schedule)[: -1 if s.stop is None else None]
         inside = int(in_interval(schedule, times, s.interval).sum())
         through = self.guide is not None and s.mode == "x0" and s.scale > 0
         known = self.model.num_classes or self._draws_exemplars
         twice = known and self._condition_scale not in (0, 1)
-        return s.steps + inside * (int(s.autoguidance > 1) + int(through) + int(twice))
+        return len(times) + inside * (int(s.autoguidance > 1) + int(through) + int(twice))
 
     @property
     def _condition_scale(self) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from monai_histodiff.diffusion.solvers import SOLVERS
 
 __all__ = ["MODES", "SamplingSettings", "check_guidance"]
 
+TAUGHT: dict[str, Any] = {"solver": "ddim", "steps": 4, "stop": None, "exemplar_scale": 1.0}
+MANY: dict[str, Any] = {"steps": 14, "stop": 4.0, "exemplar_scale": 1.5}
 MODES = ("noisy", "x0", "clean")
 SIZES = (1, 4096)  # pixels
 
@@ -54,8 +57,9 @@ class SamplingSettings:
     """All that a patch depends on besides the networks, the sources, its class and its seed.
 
     Args:
-        steps: solver steps, one evaluation of the UNet each (and, with autoguidance and in the
-            interval, one of the weak one).
+        steps: solver steps from pure noise, one evaluation of the UNet each (and, with
+            autoguidance and in the interval, one of the weak one). A variation takes as many of
+            them as are left at its ``strength``.
         solver: ``"dpmpp_2m"`` (times equally spaced in log-SNR) or ``"ddim"`` (equally spaced),
             see :mod:`monai_histodiff.diffusion.solvers`.
         eta: stochasticity of ``"ddim"``, in [0, 1]; ``"dpmpp_2m"`` is deterministic and has none.
@@ -109,6 +113,30 @@ class SamplingSettings:
     class_scale: float = 1.0
     size: int | None = None
     bfloat16: bool | None = None
+
+    @classmethod
+    def pretrained(cls, few_steps: bool = True, **changes: Any) -> SamplingSettings:
+        """The settings of the shipped model, or of its student.
+
+        Args:
+            few_steps: those of the student, ``models/few_steps.pt``: four steps of DDIM, which
+                hold the guidance by exemplars. Otherwise those of its teacher,
+                ``models/model.pt``: 14 steps of DPM-Solver++, and twice as many evaluations.
+            changes: others, by name; ``None`` changes nothing.
+
+        Raises:
+            TypeError: there is no setting of that name.
+            ValueError: a setting is out of range, or one that the student was taught.
+        """
+        own = TAUGHT if few_steps else MANY
+        chosen = {name: value for name, value in changes.items() if value is not None}
+        wrong = {k: v for k, v in chosen.items() if few_steps and k in own and v != own[k]}
+        if wrong:
+            given = ", ".join(f"{k} {v}" for k, v in wrong.items())
+            rule = "few steps must be those that the student was taught"
+            taught = ", ".join(f"{k} {v}" for k, v in own.items())
+            raise ValueError(f"{rule} ({taught}), got {given}: set few_steps to False")
+        return cls(**{**own, **chosen})
 
     def __post_init__(self) -> None:
         if self.steps < (least := 1 if self.stop is None else 2):

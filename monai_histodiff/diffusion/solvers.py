@@ -19,6 +19,7 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uni
 __all__ = ["SOLVERS", "Denoiser", "Solver", "ddim", "dpmpp_2m"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+SAME_TIME = 1e-4
 
 
 def _checked(grid: Tensor) -> Tensor:
@@ -121,11 +122,15 @@ class Solver:
     def grid(
         self, schedule: NoiseSchedule, steps: int, start: float = 1.0, stop: float | None = None
     ) -> Tensor:
-        """``steps + 1`` times from ``start`` to 0, or to the time of the log-SNR ``stop``.
+        """Times from ``start`` to 0, or to the time of the log-SNR ``stop``: ``steps + 1`` from 1
+        on, and from later on as many as are left there.
 
         Raises:
             ValueError: ``steps`` is below 1, or ``stop`` does not lie beyond the start.
         """
+        if start < 1:
+            whole = self.spacing(schedule, steps, 1.0, stop)
+            steps = max(1, int((whole < start - SAME_TIME).sum()))
         return self.spacing(schedule, steps, start, stop)
 
     def __call__(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from monai_histodiff.diffusion.guidance import condition_guide
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.diffusion.schedules import log_snr_grid
 from monai_histodiff.diffusion.settings import check_guidance
-from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
+from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
 from monai_histodiff.training.steps import bfloat16_autocast
 
 __all__ = ["DistillationPrepareBatch"]
@@ -86,7 +87,7 @@ class DistillationPrepareBatch:
                 rule = f"stop must lie beyond the {first:.2f} where the last step begins"
                 raise ValueError(f"{rule}, got {stop}")
             count = math.ceil((last - first) / spacing)
-            self.grids.append(SOLVERS["dpmpp_2m"].grid(schedule, count, t, last))
+            self.grids.append(log_snr_grid(schedule, count, t, last))
         self.bounds = bounds
 
     def __call__(
@@ -105,8 +106,12 @@ class DistillationPrepareBatch:
             return value.to(device=device, non_blocking=non_blocking).float()
 
         z0 = column(CommonKeys.IMAGE)
-        given = (column("descriptor"),) if torch.rand(()) >= self.null_share else ()
-        step = int(torch.randint(len(self.grids), ()))
+        given = (
+            (column("descriptor"),)
+            if torch.rand((), dtype=torch.float32) >= self.null_share
+            else ()
+        )
+        step = int(torch.randint(len(self.grids), (), dtype=torch.long))
         t = self.bounds[step].expand(len(z0))
         noisy, _target = self.student.target(z0, torch.randn_like(z0), t)
         with torch.no_grad(), bfloat16_autocast(noisy, self.bfloat16):
@@ -132,6 +137,6 @@ class DistillationPrepareBatch:
         if given:
             denoise = condition_guide(denoise, plain(), self.scale, schedule, self.interval)
         grid = self.grids[step]
-        end = SOLVERS["dpmpp_2m"](denoise, z, schedule, grid)
+        end = dpmpp_2m(denoise, z, schedule, grid)
         last = step == len(self.grids) - 1
         return denoise(end, grid[-1].expand(len(end))) if last else end

@@ -2,10 +2,12 @@
 patches per second.
 
     python tests/benchmarks/bench_sampling.py --patches 192 --dataset_dir lung_lc25000_128.zip
-    --ours '{}' '{"steps": 12}'
+    --ours '{"stop": 4, "strength": 0.5, "scale": 0}' '{"few_steps": true, "scale": 0}'
 
 The samplers take turns at every batch, so that whatever else the machine does slows all of them.
 Accepted are the patches whose intended class the bundle's critic gives at least its threshold.
+Ours are made after the bundle's stored exemplars, unless "exemplar_scale" is 0; with a "strength"
+below 1 they are variations of patches of the dataset; with "few_steps" the student makes them.
 With a dataset of the same classes, and an encoder in the bundle of the diffusion model, the kernel
 distance (KID) to its patches is printed beside that of one half of them to the other.
 """
@@ -24,12 +26,14 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.data import Dataset
 from monai.inferers import LatentDiffusionInferer
 from monai.networks.schedulers import DDIMScheduler
 from torch import Tensor, nn
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion, PatchCritic, PatchSet
 from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.diffusion import SamplingSettings, Sources, encode_latents
 from monai_histodiff.evaluation.feature_metrics import kid
 from monai_histodiff.utils.processes import candidate_seed
 
@@ -153,10 +157,12 @@ def samplers(
     ddim_steps: int = 50,
     dpm_steps: int = 20,
     batch: int = 32,
-    weak: LatentDiffusion | None = None,
+    student: LatentDiffusion | None = None,
+    exemplars: Sources | None = None,
+    variations: Sources | None = None,
 ) -> dict[str, Sample]:
     """The rows of the table: the paper's, the peers' and ours, the last one for each of some
-    settings.
+    settings; with "few_steps", of the student.
     """
     paper = GuidedSampler(
         model,
@@ -180,14 +186,14 @@ def samplers(
             model, guide, dpm_steps, scale
         )
     for settings in ours:
-        sampler = GuidedSampler(model, guide, weak=weak, **settings)
-        s = sampler.settings
-        lead = "" if s.stop is None else f", stop {s.stop:g}"
-        lead += f", autoguidance {s.autoguidance:g}" if s.autoguidance > 1 else ""
-        lead += ", bfloat16" if s.bfloat16 else ""
-        rows[f"ours: {s.solver}, {s.steps} steps, scale {s.scale:g}, cap {s.cap:g}{lead}"] = (
-            sampler
-        )
+        own = dict(settings)
+        network, chosen = model, SamplingSettings()
+        if own.pop("few_steps", False):
+            network, chosen = student or model, SamplingSettings.pretrained()
+        own["sources"] = variations if own.get("strength", 1) < 1 else exemplars
+        sampler = GuidedSampler(network, guide, settings=chosen, **own)
+        told = ", ".join(f"{name} {value}" for name, value in settings.items()) or "as it comes"
+        rows[f"ours: {told} ({sampler.network_evaluations} evaluations)"] = sampler
     for row in rows.values():
         if isinstance(row, GuidedSampler):
             row.max_batch, row.progress = batch, False
@@ -261,17 +267,18 @@ def add_bundle_options(parser: argparse.ArgumentParser) -> None:
 
 
 def bundle_parts(options: argparse.Namespace) -> tuple[Any, ...]:
-    """Model, weak model, guide, critic and class names of the bundles."""
+    """Model, its student, guide, critic, stored exemplars and class names of the bundles."""
     bundle = ConfigParser()
     bundle.read_config(str(Path(options.guidance_dir) / "configs" / "inference.json"))
     bundle.update(
         {"bundle_root": options.guidance_dir, "ldm_dir": options.ldm_dir, "device": options.device}
     )
-    bundle["autoguidance"] = 2.0  # so that the weak model is read
-    return tuple(
+    generator, *others = (
         bundle.get_parsed_content(name)
-        for name in ("generator", "weak", "network", "critic", "classes")
+        for name in ("generator", "network", "critic", "sources", "classes")
     )
+    student = LatentDiffusion.few_steps_from_bundle(options.ldm_dir, options.device)
+    return generator, student, *others
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -296,10 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
 
-    model, weak, guide, critic, classes = bundle_parts(options)
+    model, student, guide, critic, exemplars, classes = bundle_parts(options)
     labels = torch.arange(options.patches) % len(classes)
     seeds = [candidate_seed(options.seed, int(c), i) for i, c in enumerate(labels)]
-    real = encoder = None
+    real = encoder = variations = None
     if options.dataset_dir and (Path(options.ldm_dir) / "models" / "encoder.pt").is_file():
         patches = PatchSet.open(options.dataset_dir)
         if list(patches.classes) != list(classes):
@@ -307,8 +314,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"the dataset must have the guide's classes {classes}, got {patches.classes}"
             )
         least = min(int((patches.labels == k).sum()) for k in range(len(classes)))
-        real = patches.few(min(least, 200), seed=options.seed).images(model.patch_size)
+        few = patches.few(min(least, 200), seed=options.seed)
+        real = few.images(model.patch_size)
         encoder = PatchEncoder.from_bundle(options.ldm_dir, options.device)
+        items = [
+            {"image": image / 255, "label": int(k)}
+            for image, k in zip(real, few.labels, strict=True)
+        ]
+        latents = encode_latents(model, Dataset(items), describe=encoder)
+        variations = Sources.of(latents, len(classes))
     entries = samplers(
         model,
         guide,
@@ -317,7 +331,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.ddim_steps,
         options.dpm_steps,
         options.batch,
-        weak,
+        student,
+        exemplars,
+        variations,
     )
     rows = run(entries, labels, seeds, options.batch)
     print(

@@ -1,8 +1,7 @@
 """Where guided sampling spends its time: the share of each network, forward and backward, and of
 all that is left.
 
-    python tests/benchmarks/profile_sampling.py --patches 64 --ours '{"steps": 12, "autoguidance":
-    2.0}'
+    python tests/benchmarks/profile_sampling.py --patches 64 --ours '{"steps": 12, "stop": 4}'
 
 The device is waited for before and after each call, so that the time is its own. What is left is
 solver, noise, checks, transfers and Python.
@@ -23,6 +22,7 @@ import torch
 from bench_sampling import add_bundle_options, bundle_parts
 
 from monai_histodiff import GuidedSampler
+from monai_histodiff.diffusion import SamplingSettings
 
 
 class Clock:
@@ -69,14 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_bundle_options(parser)
     options = parser.parse_args(arguments)
-    model, weak, guide, _, classes = bundle_parts(options)
-    sampler = GuidedSampler(model, guide, weak=weak, progress=False, **options.ours)
+    model, student, guide, _, exemplars, classes = bundle_parts(options)
+    own, settings = dict(options.ours), SamplingSettings()
+    if own.pop("few_steps", False):
+        model, settings = student, SamplingSettings.pretrained()
+    sampler = GuidedSampler(
+        model, guide, sources=exemplars, settings=settings, progress=False, **own
+    )
     labels = torch.arange(options.patches) % len(classes)
     sampler(labels[:2], [0, 1])
 
     clock = Clock(sampler.device)
     model.unet.forward = clock.timed("UNet", model.unet.forward)
-    weak.unet.forward = clock.timed("UNet, weak", weak.unet.forward)
     model.decode = clock.timed("decoder", model.decode)
     guide.forward = clock.timed("guide, forward", guide.forward)
     with patch.object(torch.autograd, "grad", clock.timed("guide, backward", torch.autograd.grad)):

@@ -40,6 +40,7 @@ from monai_histodiff.bundle.zoo import package_bundle
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance, centre_crop
 from monai_histodiff.diffusion.model import PREDICTIONS
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.evaluation.denoising import denoising_error
 from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
@@ -514,9 +515,9 @@ def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> Non
     assert last.startswith("Error: dataset_dir must exist, got 'nowhere': give")
 
 
-def ldm_training(name: str) -> list[str]:
+def ldm_training(*names: str) -> list[str]:
     """The config files of a training."""
-    return [str(LDM / "configs" / f"{stem}.yaml") for stem in ("train_base", name)]
+    return [str(LDM / "configs" / f"{stem}.yaml") for stem in ("train_base", *names)]
 
 
 def pretraining_sets(folder: Path) -> list[str]:
@@ -600,6 +601,11 @@ def test_ldm_training_configs_chain_into_a_usable_model(tmp_path: Path) -> None:
     assert [k for k in second if not torch.equal(second[k], fourth[k])] == [], (
         "a whole model keeps its latent statistics"
     )
+    students = {**again, "config_file": ldm_training("train_diffusion", "train_few_steps")}
+    run(output_dir=str(tmp_path / "few"), **students, initial_weights=str(diffusion / "model.pt"))
+    student = torch.load(tmp_path / "few" / "few_steps.pt", weights_only=True)
+    moved = {k.split(".")[0] for k in second if not torch.equal(second[k], student[k])}
+    assert moved == {"unet"}, "a student is its teacher with another UNet"
 
 
 def test_training_resumes_and_draws_its_curves(
@@ -731,22 +737,32 @@ def test_pretraining_reads_patches_at_the_scale_that_is_asked_for(tmp_path: Path
 def ldm_sampler(model: LatentDiffusion, steps: int) -> GuidedSampler:
     """As the configs of the generator's bundle sample: after stored exemplars."""
     sources = Sources.load(LDM / "models" / "exemplars.pt", 1)
-    return GuidedSampler(model, steps=steps, sources=sources, exemplar_scale=1.5)
+    settings = SamplingSettings.pretrained(False, steps=steps)
+    return GuidedSampler(model, sources=sources, settings=settings)
 
 
-def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path) -> None:
+def ldm_student() -> GuidedSampler:
+    """As they sample unless they are told otherwise."""
+    student = LatentDiffusion.few_steps_from_bundle(LDM)
+    sources = Sources.load(LDM / "models" / "exemplars.pt", 1)
+    return GuidedSampler(student, sources=sources, settings=SamplingSettings.pretrained())
+
+
+@pytest.mark.parametrize("few_steps", [True, False])
+def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path, few_steps: bool) -> None:
     run(
         config_file=str(LDM / "configs/inference.json"),
         bundle_root=str(LDM),
         output_dir=str(tmp_path / "out"),
         seeds=[3, 5],
-        solver_steps=3,
         device="cpu",
+        **({} if few_steps else {"few_steps": False, "solver_steps": 3}),
     )
     sampled = PatchSet.open(tmp_path / "out" / "samples")
     with open(tmp_path / "out" / "samples" / "manifest.csv") as stream:
         assert [row["seed"] for row in csv.DictReader(stream)] == ["3", "5"]
-    expected = ldm_sampler(LatentDiffusion.from_bundle(LDM), 3)(None, [3, 5])
+    sampler = ldm_student() if few_steps else ldm_sampler(LatentDiffusion.from_bundle(LDM), 3)
+    expected = sampler(None, [3, 5])
     assert int((sampled.images().int() - (expected * 255).round().int()).abs().max()) <= 1
     assert (tmp_path / "out" / "samples.png").is_file()
 
@@ -772,7 +788,6 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
         held_out=0.25,
         num_samples=12,
         two_sample_steps=2,
-        solver_steps=2,
         patch_size=100,
         sizes=[96, 144],
         device="cpu",
@@ -795,7 +810,7 @@ def test_ldm_evaluate_measures_reconstruction_samples_and_copies(tmp_path: Path)
     assert {size: row["crop"] for size, row in found["by_size"].items()} == {"96": 96, "144": 128}
     assert (tmp_path / "out" / "samples-144.png").is_file()
     encoder = PatchEncoder.from_bundle(bundle)
-    samples = (ldm_sampler(model, 2).replace(size=100)(None, range(12)) * 255).round() / 255
+    samples = (ldm_student().replace(size=100)(None, range(12)) * 255).round() / 255
     expected = compare_features(encoder.features(x), encoder.features(samples))
     deviation = appearance(x).std(0).clamp(min=1 / 255)
     expected["appearance"] = frechet_distance(
@@ -944,14 +959,12 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
         "configs/inference.json",
         "--seeds",
         "[1]",
-        "--solver_steps",
-        "2",
         "--output_dir",
         str(tmp_path / "out"),
     ]
     command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
     subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
-    expected = ldm_sampler(own, 2)(None, [1])
+    expected = ldm_student()(None, [1])
     assert (
         int(
             (

@@ -69,7 +69,6 @@ SETTINGS: dict[str, Any] = {
     "max_candidates": 3,
     "target_precision": 0.5,
     "exemplar_scale": 0.0,
-    "autoguidance": 1.0,
 }
 
 
@@ -169,8 +168,6 @@ def test_what_a_generator_cannot_do_is_told_before_any_work(
     config, own = GUIDANCE / "configs/train.yaml", write("blue", "pink")
     with pytest.raises(SystemExit, match="exemplar_scale must be 0 for a generator that takes no"):
         run_stage(config, **{**options, "exemplar_scale": 1.0}, dataset_dir=own)
-    with pytest.raises(SystemExit, match="no 'models/weak.pt' .* or give --autoguidance 1"):
-        run_stage(config, **{**options, "autoguidance": 1.5}, dataset_dir=own)
     told = "in their order, blue, violet, got blue, pink in .*: give --class_scale 0, which leaves"
     with pytest.raises(SystemExit, match=told):
         run_stage(config, **options, dataset_dir=write("blue", "violet"))

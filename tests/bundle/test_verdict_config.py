@@ -40,7 +40,7 @@ def no_generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a generator is loaded")
 
-    for name in ("__init__", "from_bundle", "weak_from_bundle"):
+    for name in ("__init__", "from_bundle", "few_steps_from_bundle"):
         monkeypatch.setattr(LatentDiffusion, name, refuse)
     yield
     set_track_meta(True)

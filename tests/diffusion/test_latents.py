@@ -36,6 +36,21 @@ def test_latents_are_encoded_once(
     torch.testing.assert_close(encode(), first, rtol=0, atol=0)
 
 
+def test_another_decoder_keeps_the_latents_and_another_encoder_does_not(
+    encode: Callable[[], Any], model: mh.LatentDiffusion
+) -> None:
+    first = encode()
+    with torch.no_grad():
+        for parameter in model.autoencoder.decoder.parameters():
+            parameter.add_(1.0)
+    torch.testing.assert_close(encode(), first, rtol=0, atol=0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(latents, "_encode", None)
+        encode()
+    model.autoencoder.basis.mul_(2.0)
+    assert not torch.equal(encode()[0]["image"], first[0]["image"])
+
+
 def flip_a_bit(path: Path) -> None:
     """In a latent, of which the first is looked for by its bytes."""
     content, stored = bytearray(path.read_bytes()), torch.load(path)["columns"]["image"]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
@@ -432,16 +431,16 @@ def test_bundle_gives_the_model_that_was_saved(
     )
 
 
-def test_weak_model_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
+def test_student_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
     with pytest.raises(
-        FileNotFoundError, match="a bundle must hold 'models/weak.pt', got none in '.*bundle'"
+        FileNotFoundError, match="a bundle must hold 'models/few_steps.pt', got none in '.*bundle'"
     ):
-        LatentDiffusion.weak_from_bundle(bundle)
+        LatentDiffusion.few_steps_from_bundle(bundle)
     other = make_model(1)
-    save_weights(bundle / "models" / "weak.pt", other.state_dict())
-    weak = LatentDiffusion.weak_from_bundle(str(bundle))
-    assert torch.equal(weak.latent_mean, other.latent_mean) and not weak.training
-    assert not torch.equal(weak.latent_mean, LatentDiffusion.from_bundle(bundle).latent_mean)
+    save_weights(bundle / "models" / "few_steps.pt", other.state_dict())
+    student = LatentDiffusion.few_steps_from_bundle(str(bundle))
+    assert torch.equal(student.latent_mean, other.latent_mean) and not student.training
+    assert not torch.equal(student.latent_mean, LatentDiffusion.from_bundle(bundle).latent_mean)
     path = bundle / "configs" / "inference.json"
     config = json.loads(path.read_text())
     fine = {
@@ -449,18 +448,8 @@ def test_weak_model_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
         "unet": config["network_def"]["unet"],
         "block": 4,
     }
-    path.write_text(
-        json.dumps(
-            {
-                **config,
-                "weak_def": config["network_def"],
-                "network_def": {**config["network_def"], "unet": fine},
-            }
-        )
-    )
-    assert isinstance(LatentDiffusion.weak_from_bundle(bundle).unet, DiffusionModelUNet), (
-        "a weak model may be of another network"
-    )
+    own = {**config["network_def"], "unet": fine}
+    path.write_text(json.dumps({**config, "network_def": own}))
     with pytest.raises(ValueError, match="weights must fit the network"):
         LatentDiffusion.from_bundle(bundle)
 

@@ -14,6 +14,7 @@ from oracles import gaussian_denoiser
 from torch import Tensor
 
 from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uniform_grid
+from monai_histodiff.diffusion.solvers import SOLVERS as RECORDS
 from monai_histodiff.diffusion.solvers import ddim, dpmpp_2m
 
 SOLVERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
@@ -531,3 +532,20 @@ def test_eta_lies_between_zero_and_one(eta: float) -> None:
             eta,
             lambda _: torch.ones(1, 1),
         )
+
+
+@pytest.mark.parametrize(("solver", "start", "left"), [
+    ("ddim", 1.0, 8), ("ddim", 0.75, 6), ("ddim", 0.5, 4), ("ddim", 0.51, 5), ("ddim", 1e-6, 1),
+    ("dpmpp_2m", 1.0, 8), ("dpmpp_2m", 0.5, 5), ("dpmpp_2m", 0.2, 4),
+])  # fmt: skip
+def test_a_later_start_has_the_steps_that_are_left(solver: str, start: float, left: int) -> None:
+    """Of eight from pure noise; in log-SNR these lie 2.6 apart, from -9 to 12. They are spaced
+    anew, as the solver wants it.
+    """
+    schedule = exact_schedule("cosine")
+    grid = RECORDS[solver].grid(schedule, 8, start)
+    assert len(grid) == left + 1 and float(grid[0]) == start and float(grid[-1]) == 0
+    torch.testing.assert_close(grid, GRIDS[solver](schedule, left, start))
+    inner = RECORDS[solver].grid(schedule, 8, start, stop=5.0) if start > 0.2 else None
+    if inner is not None:
+        assert float(schedule.log_snr(inner[-1])) == pytest.approx(5.0, abs=1e-3)

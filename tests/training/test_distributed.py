@@ -135,8 +135,14 @@ def test_two_processes_train_one_network_and_resume_to_the_same_curve(
     assert saved["trainer"]["iteration"] == 6
 
 
-def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("few_steps", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_torchrun_trains_a_diffusion_model(
+    few_steps: bool, write_patch_set: Any, tmp_path: Path
+) -> None:
+    """And its student, in whose batches some parameters have no part."""
     data, weights = write_patch_set(tmp_path / "data"), tmp_path / "autoencoder.pt"
+    start = {"initial_weights": str(weights)} if few_steps else {}
+    made, over = ("few_steps.pt", ["train_few_steps.yaml"]) if few_steps else ("model.pt", [])
     parser = ConfigParser()
     parser.read_config(
         [str(LDM / "configs" / name) for name in ("train_base.yaml", "train_diffusion.yaml")]
@@ -145,12 +151,13 @@ def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path)
     save_weights(weights, parser.get_parsed_content("network_def").state_dict())
     (tmp_path / "small.json").write_text(
         json.dumps(
-            options(data, tmp_path / "out") | {"autoencoder_weights": str(weights), "encodings": 2}
+            options(data, tmp_path / "out")
+            | {"autoencoder_weights": str(weights), "encodings": 2, **start}
         )
     )
     files = [
         str(LDM / "configs" / name)
-        for name in ("train_base.yaml", "train_diffusion.yaml", "multi_gpu_train.yaml")
+        for name in ("train_base.yaml", "train_diffusion.yaml", *over, "multi_gpu_train.yaml")
     ] + [str(tmp_path / "small.json")]
     torchrun = [
         "-m",
@@ -169,7 +176,7 @@ def test_torchrun_trains_a_diffusion_model(write_patch_set: Any, tmp_path: Path)
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    network = load_weights(parser.get_parsed_content("network_def"), tmp_path / "out" / "model.pt")
+    network = load_weights(parser.get_parsed_content("network_def"), tmp_path / "out" / made)
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
     assert (
         len(torch.load(tmp_path / "out" / "latents.pt", weights_only=True)["columns"]["image"])
