@@ -97,7 +97,7 @@ def oldest(session: nox.Session) -> None:
     with_versions(session, "oldest")
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
 def newest(session: nox.Session) -> None:
     """The quick tests with the newest versions, on each Python that is there."""
     with_versions(session, "newest")

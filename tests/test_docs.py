@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,27 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 
+def code_of(page: Path) -> list[str]:
+    return re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+
+
+def test_patches_are_opened_at_another_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / "patches" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((224, 224, 3), 200, np.uint8)).save(tmp_path / "patches" / name)
+    shutil.make_archive(str(tmp_path / "patches"), "zip", tmp_path / "patches")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in code_of(DOCS / "data.md") if ".at(um_per_px" in block]
+    names: dict = {}
+    exec(compile(code, "data.md", "exec"), names)
+    assert names["patches"].sizes() == [(112, 112)] * 4
+    assert capsys.readouterr().out.strip()
+
+
 def test_monai_takes_the_places_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openslide")
     (tmp_path / "slides").mkdir()
@@ -26,9 +48,7 @@ def test_monai_takes_the_places_of_tiles(tmp_path: Path, monkeypatch: pytest.Mon
     slides = find_slides([tmp_path / "slides"])
     cut_slides(slides, tmp_path / "tiles", settings, progress=False)
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    (code,) = [block for block in code_of(DOCS / "data.md") if "PatchWSIDataset" in block]
     names: dict = {}
     exec(compile(code, "data.md", "exec"), names)
     ours = PatchSet.open("tiles")
@@ -46,11 +66,9 @@ def test_the_readme_line_of_the_pipeline_takes_files_and_a_bank(
         tmp_path / "out" / "bank"
     )
     monkeypatch.chdir(tmp_path)
-    code = re.findall(
-        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
-    )
     names: dict = {}
-    exec(compile(next(block for block in code if "Compose" in block), "README.md", "exec"), names)
+    (code,) = [block for block in code_of(ROOT / "README.md") if "Compose" in block]
+    exec(compile(code, "README.md", "exec"), names)
     names["transform"].set_random_state(0)
     items = [names["transform"]({"image": "patch.png", "label": 1}) for _ in range(40)]
     values = {

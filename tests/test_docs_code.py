@@ -120,6 +120,17 @@ def test_the_readmes(place: Path) -> None:
     assert names["patches"].shape == (2, 3, 128, 128)
 
 
+def test_every_block_says_what_it_is() -> None:
+    """Else Python without its name would be read, and never run."""
+    known = {"python", "bash", "text", "bibtex"}
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("bundles/*/docs/README.md")]
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *pages):
+        fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+        assert not any(fences[1::2]), f"{page}: what ends a block names nothing"
+        for name in fences[::2]:
+            assert name in known or name.startswith("{"), f"{page}: ```{name}"
+
+
 def test_every_page_with_python_is_tried() -> None:
     tried = {"README.md", "data.md", "generators.md", "sampling.md", "transform.md", "tutorial.md"}
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]

@@ -23,7 +23,7 @@ INFO = Path("models", "model_info.json")
 # What MONAI's own diffusion UNet cannot be turned into; the Zoo skips the check for these bundles.
 NO_TORCHSCRIPT = ("histopathology_ldm",)
 LIST = "exclude_verify_torchscript_list"
-TEST = '''"""Inference of {name}, as its users start it: two patches in two steps."""
+TEST = '''"""Inference of {name}, as its users start it: two patches in few steps."""
 
 import os
 import tempfile
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     unittest.main()
 '''
 SETTINGS = {
-    "histopathology_ldm": "solver_steps=2",
+    "histopathology_ldm": "few_steps=True",
     "histopathology_guidance": "solver_steps=2,\n                accepted_only=False",
 }
 

@@ -100,9 +100,9 @@ def _answer(answer: Answer) -> TileView:
         f"them; probability of {answer.label} {percent(low)} and {percent(high)}"
     )
     notes = [
-        TableCell(answer.label),
         TableCell(f"C: {first}", f"{percent(low)} for {answer.label}"),
         TableCell(f"G: {second}", f"{percent(high)} for {answer.label}"),
+        TableCell(f"truth: {answer.label}"),
     ]
     return TileView([picture(answer.image, f"Test patch: {told}")], told, notes)
 
