@@ -51,7 +51,7 @@ PRETRAINING: tuple[Option, ...] = (
         above=True,
     ),
     Option("null_share", NUMBER, "of batches without exemplars", (FEW_STEPS,), **SHARE),
-    Option("stored_exemplars", WHOLE, "patches whose descriptors are kept", (DIFFUSION,), low=1),
+    Option("stored_exemplars", WHOLE, "patches whose descriptors are kept", UNETS, low=1),
     Option("autoencoder_weights", PATH, "model whose autoencoder is taken", (DIFFUSION,)),
     Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
     Option(
