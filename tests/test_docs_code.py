@@ -109,7 +109,7 @@ def test_the_transform(place: Path) -> None:
 @pytest.mark.slow  # samples of the shipped generator
 def test_the_readmes(place: Path) -> None:
     patches = PatchSet.open("my_patches.zip").few(1).images()[:2]
-    (code,) = [block for block in blocks("README.md") if "GuidedSampler" in block]
+    (code,) = [block for block in blocks("README.md") if "pretrained_sampler" in block]
     found = run(code, {"patches": patches}, "README.md")
     assert found["samples"].shape == (2, 3, 128, 128)
     first, second = blocks("bundles/histopathology_ldm/docs/README.md")

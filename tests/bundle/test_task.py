@@ -172,7 +172,7 @@ def test_of_a_large_set_the_look_takes_all_labelled_patches_and_says_how_many(
     seen: list[set[str]] = []
     monkeypatch.setattr(
         "monai_histodiff.bundle.task.check",
-        lambda part: (
+        lambda part, progress: (
             seen.append({r.path for r in part.records}),
             type("Found", (), {"problems": ("two are one",)}),
         )[1],
