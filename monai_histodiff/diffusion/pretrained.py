@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -38,10 +39,9 @@ def pretrained_sampler(
         TypeError: there is no argument or setting of that name.
         ValueError: a setting is out of range, or one that the student was not taught.
     """
-    parts = ("guide", "weak", "sources", "max_batch", "progress")
-    own = {name: changes.pop(name) for name in parts if name in changes}
-    settings = SamplingSettings.pretrained(few_steps, **changes)
+    chosen = {f.name: changes.pop(f.name) for f in fields(SamplingSettings) if f.name in changes}
+    settings = SamplingSettings.pretrained(few_steps, **chosen)
     load = LatentDiffusion.few_steps_from_bundle if few_steps else LatentDiffusion.from_bundle
     model = load(bundle_dir, device)
-    sources = own.pop("sources", None) or Sources.from_bundle(bundle_dir)
-    return GuidedSampler(model, sources=sources, settings=settings, **own)
+    sources = changes.pop("sources", None) or Sources.from_bundle(bundle_dir)
+    return GuidedSampler(model, sources=sources, settings=settings, **changes)

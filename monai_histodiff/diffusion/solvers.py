@@ -19,7 +19,7 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uni
 __all__ = ["SOLVERS", "Denoiser", "Solver", "ddim", "dpmpp_2m"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-SAME_TIME = 1e-4
+SAME_TIME = 1e-4  # apart at the most, by rounding
 
 
 def _checked(grid: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.schedules import log_snr_grid
 from monai_histodiff.diffusion.settings import check_guidance
 from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
-from monai_histodiff.training.steps import bfloat16_autocast
+from monai_histodiff.training.steps import batch_tensor, bfloat16_autocast
 
 __all__ = ["DistillationPrepareBatch"]
 
@@ -70,12 +70,8 @@ class DistillationPrepareBatch:
         if not 0 <= null_share < 1:
             raise ValueError(f"null_share must lie in [0, 1), got {null_share}")
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
-        self.scale, self.interval, self.null_share, self.bfloat16 = (
-            scale,
-            interval,
-            null_share,
-            bfloat16,
-        )
+        self.scale, self.interval = scale, interval
+        self.null_share, self.bfloat16 = null_share, bfloat16
         schedule = student.schedule
         table = schedule.log_snr_table
         bounds = torch.linspace(1, 0, steps + 1, dtype=table.dtype, device=table.device)
@@ -100,34 +96,24 @@ class DistillationPrepareBatch:
         if "descriptor" not in batchdata:
             rule = "a student of exemplars is trained on latents with descriptors"
             raise ValueError(f"{rule}, got none: encode them with describe=")
-
-        def column(key: str) -> Tensor:
-            value = torch.as_tensor(batchdata[key])
-            return value.to(device=device, non_blocking=non_blocking).float()
-
-        z0 = column(CommonKeys.IMAGE)
-        given = (
-            (column("descriptor"),)
-            if torch.rand((), dtype=torch.float32) >= self.null_share
-            else ()
+        z0, descriptors = (
+            batch_tensor(batchdata, key, device, non_blocking).float()
+            for key in (CommonKeys.IMAGE, "descriptor")
         )
+        null = torch.rand((), dtype=torch.float32) < self.null_share
+        given = () if null else (descriptors,)
         step = int(torch.randint(len(self.grids), (), dtype=torch.long))
         t = self.bounds[step].expand(len(z0))
         noisy, _target = self.student.target(z0, torch.randn_like(z0), t)
         with torch.no_grad(), bfloat16_autocast(noisy, self.bfloat16):
-            end = self._solved(noisy, step, given)
-        alpha, sigma = self.student.schedule.alpha_sigma(self.bounds[step : step + 2])
-        if step == len(self.grids) - 1:
-            clean = end
-        else:
-            ratio = sigma[1] / sigma[0]
-            clean = (end - ratio * noisy) / (alpha[1] - ratio * alpha[0])
-        noise = (noisy - alpha[0] * clean) / sigma[0]
+            clean = self._taught(noisy, step, given)
+        alpha, sigma = self.student.schedule.alpha_sigma(self.bounds[step])
+        noise = (noisy - alpha * clean) / sigma
         return noisy, self.student.target(clean, noise, t)[1], (t * 1000, *given), {}
 
-    def _solved(self, z: Tensor, step: int, given: tuple[Tensor, ...]) -> Tensor:
-        """Where the teacher gets at the end of a step: its latent there, after the last one its
-        estimate of the clean one.
+    def _taught(self, z: Tensor, step: int, given: tuple[Tensor, ...]) -> Tensor:
+        """The estimate of the clean latent with which DDIM gets where the teacher gets; in the
+        last step the teacher's own.
         """
 
         def plain(*condition: Tensor) -> Denoiser:
@@ -138,5 +124,8 @@ class DistillationPrepareBatch:
             denoise = condition_guide(denoise, plain(), self.scale, schedule, self.interval)
         grid = self.grids[step]
         end = dpmpp_2m(denoise, z, schedule, grid)
-        last = step == len(self.grids) - 1
-        return denoise(end, grid[-1].expand(len(end))) if last else end
+        if step == len(self.grids) - 1:
+            return denoise(end, grid[-1].expand(len(end)))
+        alpha, sigma = schedule.alpha_sigma(self.bounds[step : step + 2])
+        ratio = sigma[1] / sigma[0]
+        return (end - ratio * z) / (alpha[1] - ratio * alpha[0])

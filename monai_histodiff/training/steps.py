@@ -86,6 +86,13 @@ class AutoencoderLoss(nn.Module):
         return loss
 
 
+def batch_tensor(
+    batchdata: Mapping[str, Any], key: str, device: Any = None, non_blocking: bool = False
+) -> Tensor:
+    """One entry of a batch as a tensor on the device."""
+    return torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
+
+
 class AutoencoderPrepareBatch:
     """``prepare_batch`` that makes a patch its own target."""
 
@@ -96,9 +103,7 @@ class AutoencoderPrepareBatch:
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor]:
-        image = torch.as_tensor(batchdata[CommonKeys.IMAGE]).to(
-            device=device, non_blocking=non_blocking
-        )
+        image = batch_tensor(batchdata, CommonKeys.IMAGE, device, non_blocking)
         return image, image
 
 
@@ -133,11 +138,7 @@ class DenoisingPrepareBatch:
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], dict[str, Any]]:
-        z0 = (
-            torch.as_tensor(batchdata[CommonKeys.IMAGE])
-            .to(device=device, non_blocking=non_blocking)
-            .float()
-        )
+        z0 = batch_tensor(batchdata, CommonKeys.IMAGE, device, non_blocking).float()
         t = stratified_times(len(z0), z0.device)
         noisy, target = self.model.target(z0, torch.randn_like(z0), t)
         if self.model.exemplar is None and not self.model.num_classes:
@@ -146,7 +147,7 @@ class DenoisingPrepareBatch:
         if key not in batchdata:
             rule = "a model of exemplars is trained on latents with descriptors"
             raise ValueError(f"{rule}, got none: encode them with describe=")
-        condition = torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
+        condition = batch_tensor(batchdata, key, device, non_blocking)
         if key == CommonKeys.LABEL and not self.class_scale:
             condition = torch.full_like(condition, -1)
         return noisy, target, (t * 1000, condition), {}
@@ -176,14 +177,8 @@ class NoisyLatentPrepareBatch:
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Any]]:
-        z0 = (
-            torch.as_tensor(batchdata[CommonKeys.IMAGE])
-            .to(device=device, non_blocking=non_blocking)
-            .float()
-        )
-        label = torch.as_tensor(batchdata[CommonKeys.LABEL]).to(
-            device=device, non_blocking=non_blocking
-        )
+        z0 = batch_tensor(batchdata, CommonKeys.IMAGE, device, non_blocking).float()
+        label = batch_tensor(batchdata, CommonKeys.LABEL, device, non_blocking)
         t = stratified_times(len(z0), z0.device)
         if self.mode == "clean":
             return z0, label, (torch.zeros_like(t),), {}
