@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,8 @@ class DistillationPrepareBatch:
 
     Args:
         student: gives the noise schedule and what is predicted.
-        teacher: a model of the same latents and schedule; it is not trained.
+        teacher: a model of the same latents and schedule, which is not trained; ``None``: a copy
+            of the student as it is now.
         steps: of the student, from pure noise.
         scale: ``exemplar_scale`` of the teacher.
         spacing: the teacher steps at most so far in log-SNR.
@@ -53,7 +55,7 @@ class DistillationPrepareBatch:
     def __init__(
         self,
         student: LatentDiffusion,
-        teacher: LatentDiffusion,
+        teacher: LatentDiffusion | None = None,
         steps: int = 4,
         scale: float = 1.5,
         spacing: float = 1.25,
@@ -69,7 +71,8 @@ class DistillationPrepareBatch:
             raise ValueError(f"spacing must be positive and finite, got {spacing}")
         if not 0 <= null_share < 1:
             raise ValueError(f"null_share must lie in [0, 1), got {null_share}")
-        self.student, self.teacher = student, teacher.eval().requires_grad_(False)
+        self.student, taught_by = student, copy.deepcopy(student) if teacher is None else teacher
+        self.teacher = taught_by.eval().requires_grad_(False)
         self.scale, self.interval = scale, interval
         self.null_share, self.bfloat16 = null_share, bfloat16
         schedule = student.schedule

@@ -154,6 +154,16 @@ def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], message: str)
     assert message in str(caught.value)
 
 
+def test_without_a_teacher_the_student_learns_from_what_it_was() -> None:
+    student = model(AffineUNet(uniform_grid(COSINE, 4)[:-1]))
+    prepare = DistillationPrepareBatch(student)
+    with torch.no_grad():
+        student.unet.weights.fill_(5.0)
+    assert student.unet.weights.requires_grad and student.training
+    assert not prepare.teacher.training and not prepare.teacher.unet.weights.requires_grad
+    assert float(prepare.teacher.unet.weights.abs().max()) == 0
+
+
 def test_latents_without_descriptors_are_refused() -> None:
     prepare = DistillationPrepareBatch(model(GaussianUNet()), model(GaussianUNet()))
     with pytest.raises(ValueError, match="a student of exemplars is trained on latents with desc"):
