@@ -22,7 +22,7 @@ from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge", "main"]
 
-COUNTS = ("pictures", "accepted", "copies", "test_copies", "taught", "expected", "usual")
+COUNTS = "pictures accepted copies test_copies unlike taught expected usual".split()
 NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
 
 
@@ -78,7 +78,7 @@ def _told(
     results: Mapping[str, Any], judged: Mapping[str, Any], accepted: int, source: str
 ) -> dict[str, Any]:
     claim, sentence = last_word(judged["claims"], accepted)
-    found = {**judged, "claim": claim, "verdict": sentence, **_of_sets(results, judged)}
+    found = {**judged, "claim": claim, "verdict": sentence, **_of_sets(results, judged, sentence)}
     rest = [note for note in results["notes"] if note not in results["shortfalls"]]
     return {
         **{key: value for key, value in results.items() if key != "word"},
@@ -89,7 +89,9 @@ def _told(
     }
 
 
-def _of_sets(results: Mapping[str, Any], judged: Mapping[str, Any]) -> dict[str, Any]:
+def _of_sets(
+    results: Mapping[str, Any], judged: Mapping[str, Any], sentence: str
+) -> dict[str, Any]:
     """What the copies, and the labels, that were found in the sets of ``verdict.json`` change."""
     if "foreign" not in results:
         return {}
@@ -99,7 +101,7 @@ def _of_sets(results: Mapping[str, Any], judged: Mapping[str, Any]) -> dict[str,
             f"results of verdict.json must count what each set holds, got no '{missing[0]}': an "
             "earlier version wrote them; run it again, its trainings are in the cache"
         )
-    return {**withheld(judged, sets), **headline(sets[0])}
+    return {**withheld(judged, sets), **headline(sets[0], sentence)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

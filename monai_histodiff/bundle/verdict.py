@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from monai_histodiff.bundle.results import (
     describe_versions,
 )
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
-from monai_histodiff.bundle.verdict_words import headline, notes, unlike, warnings, withheld
+from monai_histodiff.bundle.verdict_words import headline, notes, warnings, withheld
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
@@ -88,7 +87,6 @@ def judge_and_report(
     recipe: Recipe,
     patches: PatchSet,
     dataset_dir: str | os.PathLike[str],
-    features: Callable[[Tensor], Tensor],
     arms: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Any] | None = None,
@@ -98,12 +96,11 @@ def judge_and_report(
 
     Args:
         folder: claimed.
-        judge: of the pictures.
+        judge: of the pictures; its features are those of the fidelity of each class and of arm J.
         sets: from :func:`open_sets`.
         recipe: of every arm.
         patches: the whole real patch set.
         dataset_dir: where it came from; only its name is kept.
-        features: of patches, for the fidelity of each class and for arm J.
         arms: what to train; C is among them.
         seeds: one training of each arm for each.
         settings: further plain values, for the report.
@@ -111,8 +108,7 @@ def judge_and_report(
     Returns:
         The path of the report.
     """
-    features, size = _Remembered(features), judge.size
-    judged = []
+    features, size, judged = judge.features, judge.size, []
     for place, (path, pictures) in enumerate(sets.items()):
         judged.append(judge(pictures, Path(path).name))
         folder.keep(judged[-1], path, second=place == 1)
@@ -145,12 +141,8 @@ def judge_and_report(
     results["generator"] = results["foreign"]["sets"][0].pop("kept")
     results["title"] = "Are these synthetic pictures worth keeping?"
     named, figures = len(judged) > 1, results["foreign"]["sets"]
-    results |= {**withheld(results, figures), **headline(figures[0])}
-    results["warnings"] = [
-        w
-        for part in figures
-        for w in (*warnings(part, named), *unlike(part["whole"], part["name"] if named else ""))
-    ]
+    results |= {**withheld(results, figures), **headline(figures[0], results["verdict"])}
+    results["warnings"] = [w for part in figures for w in warnings(part, named)]
     told = notes(results, arms, trained, judge, judged)
     results["notes"] = [*told, *filter(None, [colour_note(results)])]
     write_predictions(folder.predictions, evaluation)
@@ -216,20 +208,3 @@ def _fidelity(
                 "held_out": int(judge.unseen[judge.test.labels == k].sum()),
             }
     return {**judged.counts(), **figures}
-
-
-class _Remembered:
-    """Features that are computed once for each patch."""
-
-    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
-        self.features = features
-        self.known: dict[bytes, Tensor] = {}
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """Features ``N x D`` of patches ``N x 3 x H x W``, by their content."""
-        keys = [hashlib.sha256(p.numpy().tobytes()).digest() for p in patches.contiguous()]
-        new = [i for i, key in enumerate(keys) if key not in self.known]
-        if new:
-            found = self.features(patches[new])
-            self.known |= {keys[i]: row for i, row in zip(new, found, strict=True)}
-        return torch.stack([self.known[key] for key in keys])

@@ -9,7 +9,7 @@ from typing import Any
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
-__all__ = ["headline", "notes", "unlike", "warnings", "withheld"]
+__all__ = ["headline", "notes", "warnings", "withheld"]
 
 LEAK = "Leak"
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
@@ -41,19 +41,25 @@ def _beyond(count: int, total: int, rate: float) -> bool:
     return _chance(count, total, total, rate) < CHANCE
 
 
-def headline(told: Mapping[str, Any]) -> dict[str, Any]:
+def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     """The claim, its word and its sentence, where they are not the comparison's own.
 
     Args:
         told: of the first set, :meth:`~monai_histodiff.selection.foreign.Judged.counts`.
+        compared: the sentence of the comparison.
     """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
+    labels = (
+        f"the critic gives their label to {told['taught']:.0%} of the pictures, and to "
+        f"{told['expected']:.0%} of real patches that it has not seen"
+    )
     if not told["accepted"]:
-        share = f"the critic gives their label to {told['taught']:.0%} of the pictures"
         why = (
             f"{copies} of {pictures} pictures are copies of real training patches"
             if 2 * copies >= pictures
-            else f"{share}, and to {told['expected']:.0%} of real patches that it has not seen"
+            else f"{told['unlike']} of {pictures} pictures are unlike all real training patches"
+            if 2 * told["unlike"] >= pictures
+            else labels
         )
         sentence = f"None of the {pictures} pictures is worth keeping: {why}."
         return {"claim": "inconclusive", "word": "Nothing to keep", "verdict": sentence}
@@ -63,7 +69,16 @@ def headline(told: Mapping[str, Any]) -> dict[str, Any]:
             "generator saw the test part, and nothing can be claimed."
         )
         return {"claim": "inconclusive", "word": LEAK, "verdict": sentence}
+    if _misfits(told):
+        kept = f"Of the {told['accepted']} of {pictures} pictures that are kept: {compared}"
+        return {"verdict": f"The labels do not fit: {labels}. {kept}"}
     return {}
+
+
+def _misfits(told: Mapping[str, Any]) -> bool:
+    """Whether the critic gives the pictures their labels more rarely than chance lets it."""
+    right = round(told["pictures"] * told["taught"])
+    return _chance(0, right, told["pictures"], told["expected"]) < CHANCE
 
 
 def withheld(results: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -76,7 +91,7 @@ def withheld(results: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> d
     """
     claims, unmet = dict(results["claims"]), list(results["shortfalls"])
     for arm, counts in zip(("G", "G2"), sets, strict=False):
-        if (told := headline(counts)).get("word") != LEAK:
+        if (told := headline(counts, "")).get("word") != LEAK:
             continue
         unmet.append(told["verdict"])
         for name in (name for name in claims if arm in name.split("-")):
@@ -95,7 +110,8 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
     """What must not be overlooked in a set, each a word and a sentence.
 
     Args:
-        told: the counts of the set.
+        told: the counts of the set, and its ``whole`` fidelity by class: ``precision`` of
+            ``samples`` and of the ``floor``, the same of real training patches.
         named: whether its name is told: there are two.
     """
     found: list[tuple[str, str]] = []
@@ -118,8 +134,8 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
                 "there cannot be taken back.",
             )
         )
-    right = round(total * told["taught"])
-    if _chance(0, right, total, told["expected"]) < CHANCE:
+    found += _unlike(told, of)
+    if _misfits(told):
         found.append(
             (
                 f"Labels that do not fit{of}.",
@@ -138,32 +154,31 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
     return found
 
 
-def unlike(figures: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
-    """A warning where few of a set's pictures lie among real patches.
-
-    Args:
-        figures: of the whole set, by class: ``precision`` of ``samples`` and of the ``floor``, the
-            same of real training patches.
-        name: of the set, where there are two.
+def _unlike(told: Mapping[str, Any], of: str) -> list[tuple[str, str]]:
+    """A warning where more pictures than chance gives are unlike all real ones, or else where few
+    lie among the real patches of their class.
     """
-    known = [v for v in figures.values() if v.get("samples") and v.get("floor")]
-    if not known:
-        return []
+    total, word = told["pictures"], f"Unlike tissue{of}."
+    if _beyond(told["unlike"], total, max(0.03, 2 * float(told["usual_unlike"]))):
+        sentence = (
+            f"{told['unlike']} of {total} pictures are unlike all real training patches, in the "
+            f"features of the encoder; by the same rule {told['usual_unlike']:.0%} of real test "
+            "patches are. They are refused: look at them."
+        )
+        return [(word, sentence)]
+    known = [v for v in told["whole"].values() if v.get("samples") and v.get("floor")]
     made, real = (
-        sum(float(v[side]["precision"]) for v in known) / len(known)
+        sum(float(v[side]["precision"]) for v in known) / max(1, len(known))
         for side in ("samples", "floor")
     )
     if made >= real / 2:
         return []
-    of = f" ({name})" if name else ""
-    return [
-        (
-            f"Unlike tissue{of}.",
-            f"In the features of the encoder {made:.0%} of the pictures lie among real test "
-            f"patches of their class, and {real:.0%} of real training patches do: look at them "
-            "before anything is made of what they change.",
-        )
-    ]
+    sentence = (
+        f"In the features of the encoder {made:.0%} of the pictures lie among real test "
+        f"patches of their class, and {real:.0%} of real training patches do: look at them "
+        "before anything is made of what they change."
+    )
+    return [(word, sentence)]
 
 
 def notes(

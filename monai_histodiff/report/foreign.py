@@ -51,6 +51,7 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
         ["Worth keeping", *_counts(sets, "accepted")],
         ["Copies of training patches", *_counts(sets, "copies")],
         ["Copies of test patches", *_counts(sets, "test_copies")],
+        ["Unlike all real training patches", *_counts(sets, "unlike")],
         ["Repeat another picture", *_counts(sets, "twins")],
         ["Labels that the critic gives too", *(percent(told["taught"]) for told in sets)],
         ["KID, mean of the classes\n", *(_kid(told) for told in sets)],
@@ -65,11 +66,12 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
     for told in sets:
         shown = generator(told.get("whole", {}), f"{WHOLE}: {told['name']}")
         blocks += shown[1:]
-    usual, expected = sets[0]["usual"], sets[0]["expected"]
+    usual, expected, odd = (sets[0][key] for key in ("usual", "expected", "usual_unlike"))
     words = (
         f"By the rule that finds copies, {percent(usual)} of the real test patches count as "
-        "copies of training patches. Of real patches that it has not seen, the critic gives "
-        f"their label to {percent(expected)}."
+        f"copies of training patches, and by that which finds what is unlike them {percent(odd)}. "
+        f"Of real patches that it has not seen, the critic gives their label to "
+        f"{percent(expected)}."
     )
     return [Words(words), *blocks]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai_histodiff.selection.copy_check import Copies, CopyCheck
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import select
+from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck
 
 __all__ = ["Judge", "Judged"]
 
@@ -32,10 +34,12 @@ class Judged:
         tested: the copies of test patches, which are nearer to them than to any training patch.
         twins: how many pictures another one of the set repeats, which the critic likes as much or
             better.
+        unlike: how many pictures are unlike all real training patches.
         taught: share, in [0, 1], of the pictures whose label is the critic's first choice.
         expected: the same of the labelled real patches, each judged by the member that has not
             seen it.
         usual: share of the held-out real patches that count as copies by the same rule.
+        usual_unlike: share of them that count as unlike.
     """
 
     name: str
@@ -45,9 +49,11 @@ class Judged:
     known: Copies
     tested: Copies
     twins: int
+    unlike: int
     taught: float
     expected: float
     usual: float
+    usual_unlike: float
 
     def nearest_path(self, row: int) -> str:
         """Path of the real training patch nearest to a picture."""
@@ -79,16 +85,18 @@ class Judged:
             "copies": sum(copied),
             "test_copies": int(self.tested.copy.sum()),
             "twins": self.twins,
+            "unlike": self.unlike,
             "taught": self.taught,
             "expected": self.expected,
             "usual": self.usual,
+            "usual_unlike": self.usual_unlike,
             "generators": made if any(names) else {},
         }
 
 
 class Judge:
-    """Judges synthetic sets: their labels by the critic, copies by a :class:`CopyCheck`, and
-    pictures that a set holds twice.
+    """Judges synthetic sets: their labels by the critic, copies by a :class:`CopyCheck`, pictures
+    that show no such tissue by a :class:`TissueCheck`, and pictures that a set holds twice.
 
     Args:
         critic: judges the labels.
@@ -96,10 +104,13 @@ class Judge:
         train: all real training patches: what must not be copied.
         test: real test patches; a copy of one is a leak.
         size: height and width of the centre crops that are judged and used.
-        refuse_copies: refuse what copies a training patch. Copies of test patches, and what
-            another picture repeats, are always refused.
+        features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D``, in
+            which likeness is measured.
+        refuse_copies: refuse what copies a training patch. Copies of test patches, what is unlike
+            all training patches, and what another picture repeats, are always refused.
 
     Attributes:
+        features: the same, computed once for each patch.
         unseen: bool: which of the test patches count as copies of training patches.
     """
 
@@ -110,14 +121,19 @@ class Judge:
         train: PatchSet,
         test: PatchSet,
         size: int,
+        features: Callable[[Tensor], Tensor],
         refuse_copies: bool = True,
     ) -> None:
         self.critic, self.labelled, self.train, self.test = critic, labelled, train, test
+        self.features = KnownFeatures(features)
         self.size, self.refuse_copies = size, refuse_copies
         self.threshold = float(critic.threshold)
         self.known, self.tested = CopyCheck(train, size), CopyCheck(test, size)
         self.unseen = self.known(test).copy
         self.usual = float(self.unseen.double().mean())
+        self.tissue = TissueCheck(self.features(train.images(size)), train.groups)
+        odd = self.tissue(self.features(test.images(size)))
+        self.usual_unlike = float(odd.double().mean())
         own = torch.arange(len(labelled))
         first = critic.probabilities(labelled.images(size), own).argmax(1)
         self.expected = float((first == labelled.labels).double().mean())
@@ -130,6 +146,7 @@ class Judge:
         known, tested = self.known(pictures), self.tested(pictures)
         # what is nearer to a training patch tells of that, however like a test patch it is
         tested = replace(tested, copy=tested.copy & (tested.likeness > known.likeness))
+        unlike = self.tissue(self.features(images))
         probabilities = self.probabilities(images, pictures, known)
         chosen = select(probabilities, labels, known.distance, known.nearest, self.threshold, 0.0)
         reasons = [
@@ -137,9 +154,13 @@ class Judge:
             if copy and self.refuse_copies
             else Reason.test_copy
             if leak
+            else Reason.unlike
+            if odd
             else reason
-            for leak, copy, reason in zip(
-                tested.copy.tolist(), known.copy.tolist(), chosen.reasons, strict=True
+            for leak, copy, odd, reason in zip(
+                *(part.tolist() for part in (tested.copy, known.copy, unlike)),
+                chosen.reasons,
+                strict=True,
             )
         ]
         repeated = _repeated(images, chosen.confidence)
@@ -167,9 +188,11 @@ class Judge:
             known,
             tested,
             len(repeated),
+            int(unlike.sum()),
             taught,
             self.expected,
             self.usual,
+            self.usual_unlike,
         )
 
     def probabilities(self, images: Tensor, pictures: PatchSet, known: Copies) -> Tensor:

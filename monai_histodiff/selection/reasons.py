@@ -20,6 +20,7 @@ class Reason(str, Enum):
     near_copy = "near copy"
     test_copy = "copy of a test patch"
     duplicate = "duplicate of another"
+    unlike = "unlike real tissue"
     not_finite = "not finite"
     other_centroid = "another centroid is nearer"
 

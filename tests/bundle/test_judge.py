@@ -181,7 +181,7 @@ def test_a_published_results_file_alone_is_judged_by_which_answers_were_right(
 def counted(**changed: Any) -> dict[str, Any]:
     """The counts of a set, as ``verdict.json`` writes them."""
     told = {"name": "set", "pictures": 90, "accepted": 50, "copies": 0, "test_copies": 0}
-    return {**told, "taught": 0.9, "expected": 0.9, "usual": 0.01, **changed}
+    return {**told, "unlike": 0, "taught": 0.9, "expected": 0.9, "usual": 0.01, **changed}
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -22,7 +22,7 @@ from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.judge import judge as judge_anew
 from monai_histodiff.bundle.verdict import possible_arms
-from monai_histodiff.bundle.verdict_words import _beyond, _chance, unlike, withheld
+from monai_histodiff.bundle.verdict_words import _beyond, _chance, headline, warnings, withheld
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
@@ -58,6 +58,10 @@ def recipe() -> tuple[Recipe, ClassifierTraining]:
     )
 
 
+def features(patches: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.adaptive_avg_pool2d(patches.float() / 255, 3).flatten(1)
+
+
 @pytest.fixture(scope="module")
 def real(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactory) -> PatchSet:
     base = tmp_path_factory.mktemp("real")
@@ -72,11 +76,7 @@ def real(write_patch_set: WritePatchSet, tmp_path_factory: pytest.TempPathFactor
 def judge(real: PatchSet) -> Judge:
     train, (arms, training) = real.select("train"), recipe()
     critic = fit_critic(train, training, Compose([arms.classical]), 32, 3, 0.8)
-    return Judge(critic, train, train, real.select("test"), 32)
-
-
-def features(patches: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.adaptive_avg_pool2d(patches.float() / 255, 3).flatten(1)
+    return Judge(critic, train, train, real.select("test"), 32, features)
 
 
 def write(folder: Path, images: Any, labels: Any, **columns: str) -> Path:
@@ -101,7 +101,6 @@ def told(
         recipe()[0],
         real,
         "real.zip",
-        features,
         options.get("arms", ["C", "F", "G", "K"]),
         [0],
     )
@@ -207,7 +206,7 @@ def test_copies_of_test_patches_void_the_claim(
 def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
     def part(test_copies: int) -> Any:
         told = {"pictures": 90, "copies": 0, "test_copies": test_copies, "accepted": 50}
-        return {**told, "usual": 0.01, "taught": 1, "expected": 1}
+        return {**told, "usual": 0.01, "taught": 1, "expected": 1, "unlike": 0}
 
     names = ("G-C", "G-F", "G2-C", "G-G2")
     results = {"claims": {n: {"claim": "helps", "p": 0.0} for n in names}, "shortfalls": ["a"]}
@@ -224,14 +223,46 @@ def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
 
 
 def test_pictures_that_are_no_tissue_are_told_of() -> None:
-    def figures(made: float, real: float = 0.8) -> dict[str, Any]:
-        whole = {"samples": {"precision": made}, "floor": {"precision": real}}
-        return {"a": whole, "b": {"samples": None, "floor": None}}
+    def told(made: float, unlike: int = 0) -> list[tuple[str, str]]:
+        whole = {"samples": {"precision": made}, "floor": {"precision": 0.8}}
+        counts = dict.fromkeys(("copies", "test_copies", "twins"), 0)
+        shares = {"usual": 0.01, "usual_unlike": 0.01, "taught": 1.0, "expected": 0.9}
+        part = {"name": "theirs", "pictures": 90, "unlike": unlike, **counts, **shares}
+        part["whole"] = {"a": whole, "b": {"samples": None, "floor": None}}
+        return warnings(part, made < 0.2)
 
-    assert unlike(figures(0.4)) == [] == unlike({"b": {"samples": None, "floor": None}})
-    ((word, sentence),) = unlike(figures(0.1), "theirs")
+    assert told(0.4) == [] == told(0.4, 5)
+    ((word, sentence),) = told(0.1)
     assert word == "Unlike tissue (theirs)."
     assert "10% of the pictures lie among real" in sentence and "80% of real training" in sentence
+    ((word, sentence),) = told(0.4, 12)
+    assert word == "Unlike tissue." and "12 of 90 pictures are unlike all real" in sentence
+    assert told(0.1, 12)[0][1] == sentence, "the plainer of two reasons"
+
+
+def test_noise_is_not_worth_keeping(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    given = write(tmp_path / "set", images, [name for name in CLASSES for _ in range(4)])
+    results, page = told(judge, real, tmp_path / "out", given)
+    assert results["selection"]["reasons"] == {"unlike real tissue": 12}
+    assert results["verdict"] == (
+        "None of the 12 pictures is worth keeping: 12 of 12 pictures are unlike all real training "
+        "patches."
+    )
+    assert "Unlike tissue." in page and "unlike real tissue" in page
+
+
+def test_labels_that_do_not_fit_are_the_first_that_is_told() -> None:
+    counts = {"pictures": 90, "accepted": 20, "copies": 0, "test_copies": 0, "unlike": 0}
+    told = {**counts, "usual": 0.01, "taught": 0.25, "expected": 0.75}
+    found = headline(told, "The comparison says no.")
+    assert set(found) == {"verdict"}, "the claim stays the comparison's"
+    assert found["verdict"] == (
+        "The labels do not fit: the critic gives their label to 25% of the pictures, and to 75% "
+        "of real patches that it has not seen. Of the 20 of 90 pictures that are kept: The "
+        "comparison says no."
+    )
+    assert headline({**told, "taught": 0.72}, "The comparison says no.") == {}
 
 
 def test_more_than_chance_is_told_by_the_binomial() -> None:
