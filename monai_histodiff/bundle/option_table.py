@@ -177,6 +177,15 @@ OPTIONS: tuple[Option, ...] = (
         low=1,
     ),
     Option("target_precision", NUMBER, "that the critic's threshold aims at", (TRAIN,), **INNER),
+    Option(
+        "trusted_share",
+        NUMBER,
+        "of the unlabelled patches that reach the critic's threshold, at the least: it is lowered "
+        "to that; 0: it stays as it is",
+        (TRAIN,),
+        low=0,
+        high=1,
+    ),
     Option("class", TEXT, "name of the class to sample; None: the first", (INFERENCE,), null=True),
     Option("accepted_only", FLAG, "keep only what the critic accepts", (INFERENCE,)),
     # ------------------------------------------------------------------------- verdict

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["fit_temperature", "precision_threshold"]
+__all__ = ["fit_temperature", "precision_at", "precision_threshold"]
 
 ROUNDING = 1e-3  # by which a row of probabilities may miss 1
 
@@ -105,6 +105,20 @@ def precision_threshold(
     best = torch.where(allowed, precision, -1.0).argmax()
     place = int(reached[-1]) if len(reached) else int(best)
     return float(scores[place]), float(precision[place])
+
+
+def precision_at(probabilities: Tensor, labels: Tensor, threshold: float) -> float:
+    """The share of assignments that are right, of all pairs of a sample and a class whose
+    probability reaches a threshold, as :func:`precision_threshold` counts them; 0 without any.
+
+    Args:
+        probabilities: shape ``N x K``.
+        labels: class indices, shape ``N``.
+        threshold: lowest probability of an assignment.
+    """
+    given = probabilities >= threshold
+    right = given.gather(1, labels[:, None])
+    return float(right.sum()) / max(1, int(given.sum()))
 
 
 def _check(values: Tensor, labels: Tensor, name: str) -> None:

@@ -18,7 +18,7 @@ from monai_histodiff.classifiers.named_encoder import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
-from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
+from monai_histodiff.selection import calibration
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
@@ -214,6 +214,8 @@ def fit_critic(
     folds: int = 3,
     target_precision: float = 0.9,
     seed: int = 0,
+    unlabelled: PatchSet | None = None,
+    trusted_share: float = 0.5,
 ) -> PatchCritic:
     """Cross-fit a critic: one member for each fold, calibrated on the patches that it did not see.
 
@@ -227,18 +229,25 @@ def fit_critic(
         target_precision: precision that the threshold aims at; see
             :func:`monai_histodiff.selection.calibration.precision_threshold`.
         seed: seed of the folds and of the fits.
+        unlabelled: patches of the target. The threshold, which rests on few labelled patches, is
+            lowered until ``trusted_share`` of these reach it: else it can leave the sources of a
+            class to a handful of patches.
+        trusted_share: in [0, 1]; 0 leaves the threshold as it is.
 
     Raises:
-        ValueError: a class has fewer patches than folds, or there is no recipe.
+        ValueError: a class has fewer patches than folds, there is no recipe, or the share is out
+            of range.
     """
     recipes = list(training) if isinstance(training, Sequence) else [training]
+    if not 0 <= trusted_share <= 1:
+        raise ValueError(f"trusted_share must lie in [0, 1], got {trusted_share}")
     if not recipes:
         raise ValueError("a critic needs at least one recipe, got none")
     labels, classes = patches.labels, len(patches.classes)
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
     items = [patches[i] for i in range(len(patches))]
     fitted = [_cross_fit(items, classes, one, transform, size, fold, seed) for one in recipes]
-    temperatures = [fit_temperature(logits, labels) for _, logits in fitted]
+    temperatures = [calibration.fit_temperature(logits, labels) for _, logits in fitted]
     losses = [
         float(F.cross_entropy(logits / t, labels))
         for (_, logits), t in zip(fitted, temperatures, strict=True)
@@ -247,11 +256,14 @@ def fit_critic(
     members, logits = fitted[best]
     critic = PatchCritic(members, classes).to(recipes[best].device).eval()
     critic.folds, critic.losses, critic.recipe = fold, losses, best
-    threshold, precision = precision_threshold(
-        torch.softmax(logits / temperatures[best], 1), labels, target_precision
-    )
+    critic.temperature.fill_(temperatures[best])
+    held_out = torch.softmax(logits / temperatures[best], 1)
+    threshold, precision = calibration.precision_threshold(held_out, labels, target_precision)
+    if unlabelled is not None and len(unlabelled) and trusted_share:
+        confidence = critic.probabilities(unlabelled.images(size)).amax(1)
+        threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
+        precision = calibration.precision_at(held_out, labels, threshold)
     values = {
-        "temperature": temperatures[best],
         "threshold": threshold,
         "precision": precision,
         "target_precision": target_precision,

@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_histodiff.selection.calibration import fit_temperature, precision_threshold
+from monai_histodiff.selection.calibration import (
+    fit_temperature,
+    precision_at,
+    precision_threshold,
+)
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.selection.quotas import best_scale, farthest_first
 from monai_histodiff.selection.reasons import Reason
@@ -82,6 +86,22 @@ def test_the_threshold_holds_its_precision_on_fresh_data(target: float) -> None:
     assigned = fresh >= threshold
     right = torch.nn.functional.one_hot(fresh_labels, 4).bool()
     assert float(right[assigned].float().mean()) == pytest.approx(target, abs=0.025)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.7, 0.9])
+def test_the_precision_at_the_threshold_is_that_which_was_reached(target: float) -> None:
+    _, probabilities, labels = calibrated(500, seed=3)
+    threshold, reached = precision_threshold(probabilities, labels, target)
+    assert precision_at(probabilities, labels, threshold) == pytest.approx(reached, abs=1e-12)
+
+
+def test_the_precision_at_a_threshold_counts_by_hand() -> None:
+    probabilities = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]])
+    labels = torch.tensor([0, 0, 0])
+    assert precision_at(probabilities, labels, 0.6) == pytest.approx(2 / 3)
+    assert precision_at(probabilities, labels, 0.4) == pytest.approx(2 / 4)
+    assert precision_at(probabilities, labels, 0.3) == pytest.approx(3 / 5)
+    assert precision_at(probabilities, labels, 0.95) == 0.0, "no assignment"
 
 
 def test_the_threshold_of_calibrated_data_is_where_the_mean_confidence_is_the_target() -> None:

@@ -389,6 +389,37 @@ def test_a_critic_whose_numbers_are_spoilt_selects_nothing(
         Selector(spoilt, labelled.images(), labelled.groups)
 
 
+def test_the_threshold_is_lowered_until_a_share_of_unlabelled_patches_reach_it(
+    labelled: PatchSet, critic: PatchCritic
+) -> None:
+    """Blended patches, of which a critic is less sure than of those that it was fitted on."""
+    pool = copy.copy(labelled)
+    images = labelled.images(32).float()
+    blend = (0.55 * images + 0.45 * images.flip(0)).round().byte()
+    pool.images = lambda size, *_: blend  # type: ignore[method-assign]
+    confidence = critic.probabilities(blend).amax(1)
+
+    def fitted(share: float, patches: PatchSet | None = pool) -> PatchCritic:
+        return fit_critic(
+            labelled, TRAINING, transform(), 32, 3, 0.9, unlabelled=patches, trusted_share=share
+        )
+
+    before = float(critic.threshold)
+    assert float((confidence >= before).float().mean()) < 0.8, "there is something to lower"
+    for share in (0.8, 1.0):
+        lowered = fitted(share)
+        wanted = float(torch.quantile(confidence, 1 - share))
+        assert float(lowered.threshold) == pytest.approx(wanted, abs=1e-6)
+        assert float(lowered.threshold) < before
+        assert float((confidence >= lowered.threshold - 1e-6).float().mean()) >= share
+        assert float(lowered.precision) <= float(critic.precision), "it is told what that costs"
+        assert float(lowered.temperature) == float(critic.temperature)
+    for same in (fitted(0.0), fitted(0.5, None), fitted(0.01)):
+        assert float(same.threshold) == before
+    with pytest.raises(ValueError, match=r"trusted_share must lie in \[0, 1\], got 1.5"):
+        fitted(1.5)
+
+
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
     message = "each class needs at least 3 patches for 3 folds, got 2 of class 0"
     with pytest.raises(ValueError, match=message):
