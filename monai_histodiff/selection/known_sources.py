@@ -28,7 +28,7 @@ def known_sources(
     critic: PatchCritic,
     size: int,
     pseudo_labels: bool | None = None,
-    max_sources: int = 300,
+    max_sources: int = 400,
     seed: int = 0,
 ) -> Sources:
     """Sources of each class: the labelled patches, and those of the others that the critic is sure

@@ -144,8 +144,8 @@ def tune_scale(
     num_classes: int,
     scales: Sequence[float] = (0.0, 1.5, 3.0, 6.0),
     trials: int = 8,
-    quota: int = 100,
-    max_candidates: int = 200,
+    quota: int = 200,
+    max_candidates: int = 400,
     seed: int = 0,
 ) -> float:
     """Try guidance scales on a few candidates of each class, from the lowest on, and return the

@@ -345,7 +345,7 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     values = {**checks.option_values("train", raw("train")), "bfloat16": False}
     steps = training_steps(values, 3, 75, 300)
     assert [step.name for step in steps] == ["adapt", "guide", "critic", "sample"]
-    assert "up to 600 candidates" in steps[3].text
+    assert "up to 1200 candidates" in steps[3].text
     none = training_steps({**values, "adaptation_steps": 0, "guidance_scale": 3.0}, 3, 75, 300)
     assert [step.name for step in none] == ["guide", "critic", "sample"]
     assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
