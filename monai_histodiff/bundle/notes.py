@@ -108,10 +108,10 @@ def result_notes(
         )
     if selection["reached_precision"] < selection["target_precision"]:
         notes.append(
-            f"The critics reach a precision of {selection['reached_precision']:.2f} on held-out "
-            f"real patches at any threshold, below the target of "
-            f"{selection['target_precision']:.2f}: accepted labels are wrong more often than was "
-            "asked for."
+            f"At its threshold the critic has a precision of {selection['reached_precision']:.2f} "
+            f"on held-out real patches, below the target of {selection['target_precision']:.2f}: "
+            "no threshold reaches it, or it was lowered to trust more of the unlabelled patches "
+            "(trusted_share). Accepted labels are wrong more often than was asked for."
         )
     for name, row in selection["per_class"].items():
         if row["accepted"] < quota:

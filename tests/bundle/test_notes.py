@@ -77,6 +77,16 @@ def test_a_critic_that_learned_from_unlabelled_patches_is_told(
     assert all(told in note and "compare with arm E" in note for note in found)
 
 
+@pytest.mark.parametrize("reached", [0.6, 0.75, 0.9])
+def test_a_precision_below_the_target_is_told(reached: float, patch_set: PatchSet) -> None:
+    evaluation: Any = SimpleNamespace(material=SimpleNamespace(labelled=patch_set))
+    selection = {"reached_precision": reached, "target_precision": 0.75, "per_class": {}}
+    outcome = {"selection": selection, "sampling": {}, "settings": {}}
+    found = [note for note in result_notes(outcome, evaluation, {}, None) if "target" in note]
+    assert len(found) == (reached < 0.75)
+    assert all("has a precision of 0.60" in note and "trusted_share" in note for note in found)
+
+
 def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
     def told(*runs: float) -> str:
         floors = {"mean colour": {"balanced_accuracy": 0.4}}
