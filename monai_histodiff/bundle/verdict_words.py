@@ -171,7 +171,7 @@ def _unlike(told: Mapping[str, Any], of: str) -> list[tuple[str, str]]:
         sum(float(v[side]["precision"]) for v in known) / max(1, len(known))
         for side in ("samples", "floor")
     )
-    if made >= real / 2:
+    if made >= real / 2 or _misfits(told):  # among those of another class, maybe
         return []
     sentence = (
         f"In the features of the encoder {made:.0%} of the pictures lie among real test "

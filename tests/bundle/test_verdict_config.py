@@ -223,10 +223,10 @@ def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
 
 
 def test_pictures_that_are_no_tissue_are_told_of() -> None:
-    def told(made: float, unlike: int = 0) -> list[tuple[str, str]]:
+    def told(made: float, unlike: int = 0, taught: float = 1.0) -> list[tuple[str, str]]:
         whole = {"samples": {"precision": made}, "floor": {"precision": 0.8}}
         counts = dict.fromkeys(("copies", "test_copies", "twins"), 0)
-        shares = {"usual": 0.01, "usual_unlike": 0.01, "taught": 1.0, "expected": 0.9}
+        shares = {"usual": 0.01, "usual_unlike": 0.01, "taught": taught, "expected": 0.9}
         part = {"name": "theirs", "pictures": 90, "unlike": unlike, **counts, **shares}
         part["whole"] = {"a": whole, "b": {"samples": None, "floor": None}}
         return warnings(part, made < 0.2)
@@ -238,6 +238,8 @@ def test_pictures_that_are_no_tissue_are_told_of() -> None:
     ((word, sentence),) = told(0.4, 12)
     assert word == "Unlike tissue." and "12 of 90 pictures are unlike all real" in sentence
     assert told(0.1, 12)[0][1] == sentence, "the plainer of two reasons"
+    ((word, _),) = told(0.1, taught=0.1)
+    assert word.startswith("Labels that do not fit"), "they may be tissue of another class"
 
 
 def test_noise_is_not_worth_keeping(judge: Judge, real: PatchSet, tmp_path: Path) -> None:
