@@ -11,7 +11,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.verdict import CLAIM
 
-__all__ = ["colour_note", "data_notes", "result_notes"]
+__all__ = ["colour_note", "data_notes", "precision_note", "result_notes"]
 
 
 def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
@@ -106,18 +106,24 @@ def result_notes(
             f"{losses[1]:.2f}, without them {losses[0]:.2f}). What it brings comes from there: "
             "compare with arm E."
         )
-    if selection["reached_precision"] < selection["target_precision"]:
-        notes.append(
-            f"At its threshold the critic has a precision of {selection['reached_precision']:.2f} "
-            f"on held-out real patches, below the target of {selection['target_precision']:.2f}: "
-            "no threshold reaches it, or it was lowered to trust more of the unlabelled patches "
-            "(trusted_share). Accepted labels are wrong more often than was asked for."
-        )
+    notes += precision_note(selection["reached_precision"], selection["target_precision"])
     for name, row in selection["per_class"].items():
         if row["accepted"] < quota:
             found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
             notes.append(f"Class {name} is short of its quota: {found}.")
     return notes
+
+
+def precision_note(reached: float, target: float) -> list[str]:
+    """A plain sentence where a critic's threshold does not reach its target."""
+    if reached >= target:
+        return []
+    return [
+        f"At its threshold the critic has a precision of {reached:.2f} on held-out real patches, "
+        f"below the target of {target:.2f}: no threshold reaches it, or it was lowered to trust "
+        "more of the unlabelled patches (trusted_share). Accepted labels are wrong more often "
+        "than was asked for."
+    ]
 
 
 def _carried_over(agreement: Mapping[str, Any] | None) -> str:

@@ -14,7 +14,13 @@ VERDICT = "verdict"
 VERDICT_ARMS = tuple(arm for arm in ARMS if arm != "G0")  # a run of ours is not at hand
 # options of other configs that it has too, by the config
 SHARED = {
-    "train": ("unlabelled_patches", "critic_views", "critic_folds", "target_precision"),
+    "train": (
+        "unlabelled_patches",
+        "critic_views",
+        "critic_folds",
+        "target_precision",
+        "trusted_share",
+    ),
     "evaluate": (
         *("bundle_root", "ldm_dir", "output_dir", "dataset_dir", "device", "num_workers"),
         *("bfloat16", "batch_size", "draw", "test_fraction", "um_per_px", "patch_size"),

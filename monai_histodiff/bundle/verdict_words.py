@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_histodiff.bundle.notes import precision_note
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
@@ -202,13 +203,7 @@ def notes(
         found.append(f"Not trained, as nothing was accepted: arms {', '.join(left)}.")
     if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:
         found.append(foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence)
-    reached, target = float(judge.critic.precision), float(judge.critic.target_precision)
-    if reached < target:
-        found.append(
-            f"The critic reaches a precision of {reached:.2f} on held-out real patches at any "
-            f"threshold, below the target of {target:.2f}: accepted labels are wrong more often "
-            "than was asked for."
-        )
+    found += precision_note(float(judge.critic.precision), float(judge.critic.target_precision))
     if not judge.refuse_copies:
         found.append("Copies of training patches were not refused: refuse_copies is False.")
     for part in judged:

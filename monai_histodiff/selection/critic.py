@@ -18,7 +18,11 @@ from monai_histodiff.classifiers.named_encoder import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit
-from monai_histodiff.selection import calibration
+from monai_histodiff.selection.calibration import (
+    fit_temperature,
+    precision_at,
+    precision_threshold,
+)
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
@@ -229,14 +233,12 @@ def fit_critic(
         target_precision: precision that the threshold aims at; see
             :func:`monai_histodiff.selection.calibration.precision_threshold`.
         seed: seed of the folds and of the fits.
-        unlabelled: patches of the target. The threshold, which rests on few labelled patches, is
-            lowered until ``trusted_share`` of these reach it: else it can leave the sources of a
-            class to a handful of patches.
+        unlabelled: patches of the target; the threshold, which rests on few labelled ones, is
+            lowered until ``trusted_share`` of them reach it.
         trusted_share: in [0, 1]; 0 leaves the threshold as it is.
 
     Raises:
-        ValueError: a class has fewer patches than folds, there is no recipe, or the share is out
-            of range.
+        ValueError: a class has too few patches, there is no recipe, or the share is none.
     """
     recipes = list(training) if isinstance(training, Sequence) else [training]
     if not 0 <= trusted_share <= 1:
@@ -247,7 +249,7 @@ def fit_critic(
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
     items = [patches[i] for i in range(len(patches))]
     fitted = [_cross_fit(items, classes, one, transform, size, fold, seed) for one in recipes]
-    temperatures = [calibration.fit_temperature(logits, labels) for _, logits in fitted]
+    temperatures = [fit_temperature(logits, labels) for _, logits in fitted]
     losses = [
         float(F.cross_entropy(logits / t, labels))
         for (_, logits), t in zip(fitted, temperatures, strict=True)
@@ -258,11 +260,11 @@ def fit_critic(
     critic.folds, critic.losses, critic.recipe = fold, losses, best
     critic.temperature.fill_(temperatures[best])
     held_out = torch.softmax(logits / temperatures[best], 1)
-    threshold, precision = calibration.precision_threshold(held_out, labels, target_precision)
+    threshold, precision = precision_threshold(held_out, labels, target_precision)
     if unlabelled is not None and len(unlabelled) and trusted_share:
         confidence = critic.probabilities(unlabelled.images(size)).amax(1)
         threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
-        precision = calibration.precision_at(held_out, labels, threshold)
+        precision = precision_at(held_out, labels, threshold)
     values = {
         "threshold": threshold,
         "precision": precision,
