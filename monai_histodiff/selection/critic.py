@@ -42,11 +42,9 @@ class PatchCritic(nn.Module):
 
     Attributes:
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
-            ``k``. ``None`` where that is not known: it was not made by :func:`fit_critic`, or its
-            file tells nothing of it.
+            ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
         losses: of each recipe that it was chosen from, the cross-entropy of calibrated
-            probabilities on patches that a member did not see. Empty where it was not made by
-            :func:`fit_critic`.
+            probabilities on patches that a member did not see; of :func:`fit_critic` alone.
         recipe: which of those it was made by, that of the lowest loss.
     """
 
