@@ -93,6 +93,9 @@ def read_bank(folder: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
         if row.record.label != _name(classes, label):
             rule = f"label must be {_name(classes, label)!r}, the name of index {label}"
             raise row.fail(rule, row.record.label)
+        shown = row.record.um_per_px
+        if shown is not None and (scale is None or f"{scale:g}" != f"{shown:g}"):
+            raise row.fail(f"um_per_px must be that in {ABOUT}, {scale!r}", f"{shown:g}")
     where = torch.tensor(
         [row.whole("index") for row in found.rows], dtype=torch.int64, device="cpu"
     )

@@ -196,6 +196,25 @@ def test_bank_that_cannot_be(make: Callable[[], Any], message: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("told", ["0.25", "null"])
+def test_a_scale_that_its_patches_deny_is_refused(
+    told: str, bank: SyntheticBank, tmp_path: Path
+) -> None:
+    about = bank.save(tmp_path / "bank") / "bank.json"
+    about.write_text(about.read_text().replace('"um_per_px": 0.5', f'"um_per_px": {told}'))
+    with pytest.raises(ValueError, match=r"um_per_px must be that in bank.json, .*got '?0.5"):
+        SyntheticBank.load(tmp_path / "bank")
+
+
+@pytest.mark.parametrize("scale", [0.1234567891, 1 / 3, 1.0, None])
+def test_a_scale_of_many_digits_comes_back(
+    scale: float | None, bank: SyntheticBank, tmp_path: Path
+) -> None:
+    made = SyntheticBank({0: noise(2)}, um_per_px=scale)
+    found = SyntheticBank.load(made.save(tmp_path / "bank"))
+    assert found.um_per_px == scale
+
+
 def test_folder_that_is_no_bank_or_is_taken(bank: SyntheticBank, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match="a bank must hold 'bank.json', got none in '.*nowhere'"
