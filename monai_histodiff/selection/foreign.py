@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from monai_histodiff.selection.selector import select
 from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck
 
 __all__ = ["Judge", "Judged"]
+
+REFERENCE = 4000  # training patches that likeness is measured to, at the most, drawn at random
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ class Judge:
         self.known, self.tested = CopyCheck(train, size), CopyCheck(test, size)
         self.unseen = self.known(test).copy
         self.usual = float(self.unseen.double().mean())
-        self.tissue = TissueCheck(self.features(train.images(size)), train.groups)
+        drawn = np.random.default_rng(0).permutation(len(train))[:REFERENCE]
+        known = train.take(sorted(drawn.tolist()))
+        self.tissue = TissueCheck(self.features(known.images(size)), known.groups)
         odd = self.tissue(self.features(test.images(size)))
         self.usual_unlike = float(odd.double().mean())
         own = torch.arange(len(labelled))

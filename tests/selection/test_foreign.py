@@ -187,6 +187,16 @@ def test_what_is_unlike_all_real_patches_is_refused(
     assert float(confident.max()) > judge.threshold, "the critic alone would keep one"
 
 
+def test_likeness_is_measured_to_so_many_patches_at_the_most(
+    judge: Judge, real: PatchSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = real.select("train"), real.select("test")
+    assert torch.equal(judge.tissue.real, colours(train.images(32)))
+    monkeypatch.setattr("monai_histodiff.selection.foreign.REFERENCE", 10)
+    few = [Judge(judge.critic, train, train, test, 32, colours).tissue.real for _ in range(2)]
+    assert len(few[0]) == 10 and torch.equal(*few)
+
+
 def test_what_comes_twice_is_kept_once(
     judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
 ) -> None:
