@@ -120,6 +120,23 @@ def test_the_readmes(place: Path) -> None:
     assert names["patches"].shape == (2, 3, 128, 128)
 
 
+def test_the_plan_of_the_evidence(place: Path) -> None:
+    """The two sets are not at hand: the demonstration set stands for both."""
+    demo = PatchSet.open("my_patches.zip")
+    for name in ("lung_lc25000_128.zip", "crc5_adenoma_224.zip"):
+        demo.with_split(0.3, seed=5).write(place / name)
+    (code,) = blocks("docs/evidence-plan.md")
+    run(code, {}, "evidence-plan.md")
+    lung, part = PatchSet.open(place / "lung"), PatchSet.open(place / "crc5r")
+    assert len(lung) == len(demo) and len(part) == len(
+        demo.with_split(0.3, seed=5).select("train")
+    )
+    for found in (lung, part):
+        train, test = found.select("train"), found.select("test")
+        assert not set(train.groups) & set(test.groups) and found.classes == demo.classes
+        assert 0.2 < len(test) / len(found) < 0.4
+
+
 def test_every_block_says_what_it_is() -> None:
     """Else Python without its name would be read, and never run."""
     known = {"python", "bash", "text", "bibtex"}
@@ -132,7 +149,8 @@ def test_every_block_says_what_it_is() -> None:
 
 
 def test_every_page_with_python_is_tried() -> None:
-    tried = {"README.md", "data.md", "generators.md", "sampling.md", "transform.md", "tutorial.md"}
+    tried = {"README.md", "data.md", "evidence-plan.md", "generators.md", "sampling.md"}
+    tried |= {"transform.md", "tutorial.md"}
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     pages += [ROOT / "CONTRIBUTING.md", *ROOT.glob("bundles/*/docs/README.md")]
     found = {path.name for path in pages if blocks(str(path.relative_to(ROOT)))}
