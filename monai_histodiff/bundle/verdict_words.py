@@ -50,10 +50,7 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
         compared: the sentence of the comparison.
     """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
-    labels = (
-        f"the critic gives their label to {told['taught']:.0%} of the pictures, and to "
-        f"{told['expected']:.0%} of real patches that it has not seen"
-    )
+    labels = f"the {_agreement(told)}"
     if not told["accepted"]:
         why = (
             f"{copies} of {pictures} pictures are copies of real training patches"
@@ -74,6 +71,14 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
         kept = f"Of the {told['accepted']} of {pictures} pictures that are kept: {compared}"
         return {"verdict": f"The labels do not fit: {labels}. {kept}"}
     return {}
+
+
+def _agreement(told: Mapping[str, Any]) -> str:
+    """What the critic says of the labels, beside what it says of real ones."""
+    return (
+        f"critic gives their label to {told['taught']:.0%} of the pictures, and to "
+        f"{told['expected']:.0%} of real patches that it has not seen"
+    )
 
 
 def _misfits(told: Mapping[str, Any]) -> bool:
@@ -102,9 +107,11 @@ def withheld(results: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> d
     return {"claims": claims, "shortfalls": unmet}
 
 
-def _rate(told: Mapping[str, Any]) -> float:
-    """The share of copies that chance gives, at the most."""
-    return max(0.03, 2 * float(told["usual"]))
+def _rate(told: Mapping[str, Any], usual: str = "usual") -> float:
+    """The share that chance gives, at the most, where real test patches have the ``usual`` one: of
+    copies, or of what is unlike.
+    """
+    return max(0.03, 2 * float(told[usual]))
 
 
 def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
@@ -140,9 +147,7 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
         found.append(
             (
                 f"Labels that do not fit{of}.",
-                f"The critic gives their label to {told['taught']:.0%} of the pictures, and to "
-                f"{told['expected']:.0%} of real patches that it has not seen: the labels are "
-                "wrong, or the pictures do not show them.",
+                f"The {_agreement(told)}: the labels are wrong, or the pictures do not show them.",
             )
         )
     if _beyond(told["twins"], total, _rate(told)):
@@ -160,7 +165,7 @@ def _unlike(told: Mapping[str, Any], of: str) -> list[tuple[str, str]]:
     lie among the real patches of their class.
     """
     total, word = told["pictures"], f"Unlike tissue{of}."
-    if _beyond(told["unlike"], total, max(0.03, 2 * float(told["usual_unlike"]))):
+    if _beyond(told["unlike"], total, _rate(told, "usual_unlike")):
         sentence = (
             f"{told['unlike']} of {total} pictures are unlike all real training patches, in the "
             f"features of the encoder; by the same rule {told['usual_unlike']:.0%} of real test "

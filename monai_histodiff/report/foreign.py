@@ -70,7 +70,7 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
     words = (
         f"By the rule that finds copies, {percent(usual)} of the real test patches count as "
         f"copies of training patches, and by that which finds what is unlike them {percent(odd)}. "
-        f"Of real patches that it has not seen, the critic gives their label to "
+        "Of real patches that it has not seen, the critic gives their label to "
         f"{percent(expected)}."
     )
     return [Words(words), *blocks]

@@ -236,7 +236,8 @@ def fit_critic(
         trusted_share: in [0, 1]; 0 leaves the threshold as it is.
 
     Raises:
-        ValueError: a class has too few patches, there is no recipe, or the share is none.
+        ValueError: a class has too few patches, there is no recipe, or the share lies outside
+            [0, 1].
     """
     recipes = list(training) if isinstance(training, Sequence) else [training]
     if not 0 <= trusted_share <= 1:
@@ -263,13 +264,9 @@ def fit_critic(
         confidence = critic.probabilities(unlabelled.images(size)).amax(1)
         threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
         precision = precision_at(held_out, labels, threshold)
-    values = {
-        "threshold": threshold,
-        "precision": precision,
-        "target_precision": target_precision,
-    }
-    for name, value in values.items():
-        getattr(critic, name).fill_(value)
+    critic.threshold.fill_(threshold)
+    critic.precision.fill_(precision)
+    critic.target_precision.fill_(target_precision)
     return critic
 
 
