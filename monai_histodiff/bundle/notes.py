@@ -98,14 +98,12 @@ def result_notes(
         if guessed:
             told += f" and {sources['unlabelled']} of the {guessed} pseudo-labelled"
         notes.append(f"The accepted patches are made from, or after, {told} patches.")
-    losses = outcome["settings"].get("critic_losses", ())
-    if len(losses) == 2 and losses[1] < losses[0]:
-        notes.append(
-            "The critic learned from unlabelled patches too, to which the labels were spread: "
-            "labelled patches that its members had not seen are then known better (loss "
-            f"{losses[1]:.2f}, without them {losses[0]:.2f}). What it brings comes from there: "
-            "compare with arm E."
-        )
+        if guessed:
+            notes.append(
+                "The classes of the pseudo-labelled ones are the critic's, which spread the "
+                "labels over the unlabelled patches. What it brings comes from there: compare "
+                "with arm E."
+            )
     notes += precision_note(selection["reached_precision"], selection["target_precision"])
     for name, row in selection["per_class"].items():
         if row["accepted"] < quota:

@@ -32,7 +32,8 @@ ENCODING = 0.035
 EVALUATION = 0.3  # of the UNet, for each patch; one without its condition takes as much again
 DECODING = 0.3  # and judging
 ACCEPTED = 0.75  # share of the candidates, as a guess
-FIVE_CROPS = 5  # views of a test patch
+FIVE_CROPS = 5  # of a test patch, or of an unlabelled one
+ADAPTING = 2  # views of each patch that the critic's encoder is adapted to
 STAGE, REPORT = 3.0, 2.5  # seconds to start a stage and to write what it found, on any device
 PROBE_BATCH, PROBE_SIZE = 8, 128
 BUSY = 1.5  # times as long by the clock as computed, from which on it is told
@@ -112,10 +113,16 @@ class RunPlan:
 
 
 def training_steps(
-    values: Mapping[str, Any], classes: int, labelled: int, known: int, size: int = PROBE_SIZE
+    values: Mapping[str, Any],
+    classes: int,
+    labelled: int,
+    known: int,
+    size: int = PROBE_SIZE,
+    crops: int = FIVE_CROPS,
 ) -> list[Step]:
     """The steps of ``train.yaml`` that cost time, from its options and the numbers of classes, of
-    labelled patches, of all that the generator is adapted to, and of pixels of a patch's side.
+    labelled patches, of all that the generator is adapted to, of pixels of a patch's side, and of
+    crops of that size of an unlabelled patch.
     """
     area = (size / PROBE_SIZE) ** 2
     steps = []
@@ -128,7 +135,7 @@ def training_steps(
     guide += labelled * values["encodings"] * (ENCODING + VIEW)
     steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide * area))
     unlabelled = known - labelled
-    steps.append(critic_step(values, labelled, unlabelled, unlabelled, size))
+    steps.append(critic_step(values, labelled, unlabelled, 0, size, crops))
     wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
@@ -140,9 +147,7 @@ def training_steps(
     one = taken * networks * EVALUATION + DECODING
     most = classes * values["max_candidates"]
     sampling = classes * (wanted + tried) * one * area
-    if values["pseudo_labels"] is not False and (
-        values["strength"] < 1 or values["exemplar_scale"]
-    ):
+    if values["pseudo_labels"] and (values["strength"] < 1 or values["exemplar_scale"]):
         shown = min(unlabelled * values["adaptation_encodings"], classes * values["max_sources"])
         sampling += shown * DECODING * area
     steps.append(Step("sample", f"sample and judge up to {most} candidates", sampling))
@@ -154,16 +159,19 @@ def critic_step(
     values: Mapping[str, Any],
     labelled: int,
     unlabelled: int,
-    judged: int,
+    judged: int = 0,
     size: int = PROBE_SIZE,
+    crops: int = FIVE_CROPS,
 ) -> Step:
-    """The fit of a critic on so many labelled patches, with a second recipe where there are
-    unlabelled ones, and its first judgement of others.
+    """The fit of a critic on so many labelled patches, beside unlabelled ones of which it sees so
+    many crops each, and its judgement of further pictures.
     """
-    folds, recipes = values["critic_folds"], 2 if unlabelled else 1
-    views = (folds - 1) * values["critic_views"] * labelled * recipes
-    cost = views * (FEATURES + VIEW)
-    cost += (labelled * recipes + unlabelled + folds * judged) * FEATURES
+    seen = (values["critic_folds"] - 1) * labelled
+    views = seen * values["critic_views"]
+    shown = ADAPTING * (labelled + unlabelled) + labelled + judged
+    if unlabelled:
+        shown += crops * (seen + 2 * unlabelled)  # learned from, and judged
+    cost = views * (FEATURES + VIEW) + shown * FEATURES
     told = f"fit the critic ({views} views)"
     return Step("critic", told, cost * (size / PROBE_SIZE) ** 2)
 

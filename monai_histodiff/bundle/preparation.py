@@ -22,6 +22,7 @@ from monai_histodiff.bundle.checks import (
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
 from monai_histodiff.bundle.plan import (
+    FIVE_CROPS,
     PROBE_SIZE,
     STAGE,
     RunPlan,
@@ -132,7 +133,13 @@ def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
     """The steps of a training stage, for which the disk has room."""
     classes = len(task.labelled.classes)
     check_writable(Path(values["output_dir"]), room_for(values, classes, task.size))
-    return training_steps(values, classes, len(task.labelled), len(task.known), task.size)
+    counts = (classes, len(task.labelled), len(task.known))
+    return training_steps(values, *counts, task.size, _crops(task))
+
+
+def _crops(task: Task) -> int:
+    """So many crops of an unlabelled patch the critic sees."""
+    return 1 if set(task.known.sizes()) == {(task.size, task.size)} else FIVE_CROPS
 
 
 def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
@@ -148,5 +155,5 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
     options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
     counts = (len(task.labelled), len(task.unlabelled), sum(map(len, sets.values())))
-    critic = replace(critic_step(values, *counts, task.size), seconds=STAGE)
+    critic = replace(critic_step(values, *counts, task.size, _crops(task)), seconds=STAGE)
     return [critic, *evaluation_steps(options, len(task.test), task.size)]

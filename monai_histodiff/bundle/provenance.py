@@ -18,7 +18,6 @@ from monai_histodiff.bundle.task import Task
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.utils.files import file_sha256
 
 __all__ = ["check_files", "describe_files", "outcome_of", "read_json", "settings_of"]
@@ -59,16 +58,15 @@ def outcome_of(
     return {"sampling": sampling, "selection": selection}
 
 
-def settings_of(task: Task, critic: PatchCritic, sources: Sources) -> dict[str, Any]:
+def settings_of(task: Task, sources: Sources) -> dict[str, Any]:
     """What a run took for known, as plain values: the settings of its task, how many unlabelled
-    patches there were, how many of them were sources, and the losses of the critic's recipes.
+    patches there were, and how many of them were sources.
     """
     rows = {int(row) for own in sources.rows for row in own}
     return {
         **task.settings,
         "unlabelled_patches": len(task.unlabelled),
         "pseudo_labelled": sum(row >= len(task.labelled) for row in rows),
-        "critic_losses": critic.losses,
     }
 
 

@@ -209,7 +209,7 @@ class RunFolder:
         write_split(self.split, task.known, task.labelled, task.patches.select("test"))
         selector.critic.save(self.critic)
         sources.save(self.sources)
-        recorded = {**settings_of(task, selector.critic, sources), **settings}
+        recorded = {**settings_of(task, sources), **settings}
         return self.save(candidates, task.patches.classes, selector, sampler, recorded)
 
     def save(

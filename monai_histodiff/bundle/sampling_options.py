@@ -65,10 +65,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "pseudo_labels",
         FLAG,
-        "unlabelled patches of which the critic is sure are sources too; None: where labels that "
-        "spread over them made the better critic",
+        "unlabelled patches of which the critic is sure are sources too",
         (TRAIN,),
-        null=True,
     ),
     Option("max_sources", WHOLE, "encodings of each class, at the most", (TRAIN,), low=1),
     Option(

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.data.pixels import five_crops
 
 __all__ = ["PropagatedProbe", "propagated_labels"]
 
 SHARPNESS = 10.0  # of the edges: exp(SHARPNESS * cosine)
+LEAST = 1e-4  # of a probability that is multiplied
 
 
 def propagated_labels(
@@ -69,40 +71,52 @@ def propagated_labels(
 @dataclass(frozen=True)
 class PropagatedProbe(ProbeTraining):
     """A recipe as :class:`~monai_histodiff.classifiers.ProbeTraining` that learns from unlabelled
-    patches as well: from those whose propagated label is the surest of its class.
+    patches as well, wherever in a patch its class shows.
+
+    Labels spread over the unlabelled patches by nearness of their features, the mean over five
+    crops (:func:`propagated_labels`); a probe of the labelled ones judges the same crops. The
+    geometric mean of the two gives each unlabelled patch a class, and the surest of each class
+    join the labelled patches, with all their crops.
 
     Attributes:
-        unlabelled: patches of the target whose labels are not read, or their features ``U x D``;
-            ``None``: as ``ProbeTraining``.
-        size: height and width of the centre crops that these are of, and that the labelled
-            patches join them by.
-        share: of the patches that propagation gives a class, so many are learned from.
+        unlabelled: patches of the target whose labels are not read; ``None`` or none: as
+            ``ProbeTraining``.
+        size: height and width of the crops.
+        share: of the patches that are given a class, so many are learned from.
+        penalty: as there; lower, for there is more to learn from.
     """
 
-    unlabelled: PatchSet | Tensor | None = None
+    penalty: float = 0.02
+    unlabelled: PatchSet | None = None
     size: int = 128
     share: float = 0.8
 
     @cached_property
-    def _features(self) -> Tensor:
-        """Of the unlabelled patches, ``U x D``, computed once."""
-        given = self.unlabelled
-        if isinstance(given, PatchSet):
-            return self.encoder.features(given.images(self.size))
-        return torch.empty(0, dtype=torch.float32) if given is None else given
+    def _crops(self) -> Tensor:
+        """Features of the unlabelled patches' crops, ``U x C x D``, computed once."""
+        if self.unlabelled is None or not len(self.unlabelled):
+            return torch.empty(0, 1, self.encoder.num_features, dtype=torch.float32)
+        return over_crops(self.encoder.features, self.unlabelled, self.size)
 
     def _layer(
         self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
     ) -> nn.Linear:
-        if self.unlabelled is None or not len(self.unlabelled):
-            return super()._layer(items, features, labels)
-        middles = [centre_crop(torch.as_tensor(item["image"]), self.size) for item in items]
-        own = self.encoder.features(torch.stack(middles))
+        own = super()._layer(items, features, labels)
+        crops = self._crops
+        if not len(crops):
+            return own
+        shown = [five_crops(torch.as_tensor(d["image"])[None], self.size)[:, 0] for d in items]
+        parts = self.encoder.features(torch.cat(shown)).split([len(part) for part in shown])
+        middle = torch.stack([part.mean(0) for part in parts])
         given = torch.tensor([int(item["label"]) for item in items])
-        surest = _surest(propagated_labels(own, given, self._features), self.share)
+        spread = propagated_labels(middle, given, crops.mean(1))
+        judged = own(crops).softmax(-1).mean(1)
+        both = (spread.clamp(min=LEAST) * judged.clamp(min=LEAST)).sqrt()
+        surest = _surest(both / both.sum(1, keepdim=True), self.share)
         rows = (surest >= 0).nonzero()[:, 0]
-        joined = torch.cat([features, self._features[rows]])
-        return super()._layer(items, joined, torch.cat([labels, surest[rows]]))
+        joined = torch.cat([features, crops[rows].flatten(0, 1)])
+        theirs = surest[rows].repeat_interleave(crops.shape[1])
+        return super()._layer(items, joined, torch.cat([labels, theirs]))
 
 
 def _surest(probabilities: Tensor, share: float) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.selection.pseudo_labels import sure_labels
 
 __all__ = ["pseudo_labels", "real_bank", "true_labels", "whole_patches"]
@@ -29,8 +29,8 @@ def pseudo_labels(
 
     Args:
         pool: patches without labels, of one size.
-        judge: centre crops ``N x 3 x size x size``, uint8, to calibrated probabilities
-            ``N x len(classes)``.
+        judge: crops ``N x 3 x size x size``, uint8, to calibrated probabilities
+            ``N x len(classes)``; of a patch the mean over its centre and corner crops counts.
         threshold: lowest accepted probability; that of the critic's target precision puts E and G
             under one rule.
         classes: class names.
@@ -46,9 +46,8 @@ def pseudo_labels(
     if len(pool) == 0:
         rule = "arm E needs training patches that were not drawn as labelled"
         raise ValueError(f"{rule}, got none")
-    images = whole_patches(pool)
-    confidence, label = sure_labels(judge(centre_crop(images, size)), threshold)
-    return real_bank(images, label, confidence, classes)
+    confidence, label = sure_labels(over_crops(judge, pool, size).mean(1), threshold)
+    return real_bank(whole_patches(pool), label, confidence, classes)
 
 
 def true_labels(pool: PatchSet, classes: Sequence[str]) -> SyntheticBank:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.named_encoder import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
@@ -43,12 +43,12 @@ class PatchCritic(nn.Module):
     Attributes:
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
-        losses: of each recipe that it was chosen from, the cross-entropy of calibrated
-            probabilities on patches that a member did not see; of :func:`fit_critic` alone.
-        recipe: which of those it was made by, that of the lowest loss.
+        unlabelled: what it found in the unlabelled patches that it was fitted beside,
+            probabilities ``U x num_classes``, see :meth:`of_patches`; in no file.
     """
 
     folds: Tensor | None
+    unlabelled: Tensor | None
     temperature: Tensor
     threshold: Tensor
     precision: Tensor
@@ -62,8 +62,7 @@ class PatchCritic(nn.Module):
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("folds", None)
-        self.losses: list[float] = []
-        self.recipe = 0
+        self.unlabelled = None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
@@ -128,6 +127,19 @@ class PatchCritic(nn.Module):
                     predict(member, patches[own], batch_size) / self.temperature.cpu(), 1
                 )
         return found
+
+    def of_patches(self, patches: PatchSet, size: int) -> Tensor:
+        """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops, as
+        test patches are judged.
+
+        Args:
+            patches: at least one.
+            size: height and width of a crop.
+
+        Raises:
+            ValueError: the set is empty, or patches are smaller than ``size``.
+        """
+        return over_crops(self.probabilities, patches, size).mean(1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, temperature, threshold and folds to one file."""
@@ -210,7 +222,7 @@ class PatchCritic(nn.Module):
 
 def fit_critic(
     patches: PatchSet,
-    training: Recipe | Sequence[Recipe],
+    training: Recipe,
     transform: Compose,
     size: int = 128,
     folds: int = 3,
@@ -223,10 +235,10 @@ def fit_critic(
 
     Args:
         patches: real labelled patches; folds are group-disjoint.
-        training: the recipe of the members, or several, of which that with the lowest loss on the
-            patches that the members did not see is taken, the first of equals.
+        training: recipe of the members.
         transform: its random transform, from uint8 patches to floating point in [0, 1].
-        size: held-out patches are judged by their centre crop of this size.
+        size: held-out patches are judged by their centre crop of this size, unlabelled ones by
+            five crops.
         folds: members of the ensemble.
         target_precision: precision that the threshold aims at; see
             :func:`monai_histodiff.selection.calibration.precision_threshold`.
@@ -236,34 +248,26 @@ def fit_critic(
         trusted_share: in [0, 1]; 0 leaves the threshold as it is.
 
     Raises:
-        ValueError: a class has too few patches, there is no recipe, or the share lies outside
-            [0, 1].
+        ValueError: a class has too few patches, or the share lies outside [0, 1].
     """
-    recipes = list(training) if isinstance(training, Sequence) else [training]
     if not 0 <= trusted_share <= 1:
         raise ValueError(f"trusted_share must lie in [0, 1], got {trusted_share}")
-    if not recipes:
-        raise ValueError("a critic needs at least one recipe, got none")
     labels, classes = patches.labels, len(patches.classes)
     fold = group_folds(labels.tolist(), patches.groups, folds, seed)
     items = [patches[i] for i in range(len(patches))]
-    fitted = [_cross_fit(items, classes, one, transform, size, fold, seed) for one in recipes]
-    temperatures = [fit_temperature(logits, labels) for _, logits in fitted]
-    losses = [
-        float(F.cross_entropy(logits / t, labels))
-        for (_, logits), t in zip(fitted, temperatures, strict=True)
-    ]
-    best = losses.index(min(losses))
-    members, logits = fitted[best]
-    critic = PatchCritic(members, classes).to(recipes[best].device).eval()
-    critic.folds, critic.losses, critic.recipe = fold, losses, best
-    critic.temperature.fill_(temperatures[best])
-    held_out = torch.softmax(logits / temperatures[best], 1)
+    members, logits = _cross_fit(items, classes, training, transform, size, fold, seed)
+    temperature = fit_temperature(logits, labels)
+    critic = PatchCritic(members, classes).to(training.device).eval()
+    critic.folds = fold
+    critic.temperature.fill_(temperature)
+    held_out = torch.softmax(logits / temperature, 1)
     threshold, precision = precision_threshold(held_out, labels, target_precision)
-    if unlabelled is not None and len(unlabelled) and trusted_share:
-        confidence = critic.probabilities(unlabelled.images(size)).amax(1)
-        threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
-        precision = precision_at(held_out, labels, threshold)
+    if unlabelled is not None and len(unlabelled):
+        critic.unlabelled = critic.of_patches(unlabelled, size)
+        if trusted_share:
+            confidence = critic.unlabelled.amax(1)
+            threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
+            precision = precision_at(held_out, labels, threshold)
     critic.threshold.fill_(threshold)
     critic.precision.fill_(precision)
     critic.target_precision.fill_(target_precision)

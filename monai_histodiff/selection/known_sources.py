@@ -27,7 +27,7 @@ def known_sources(
     labelled: PatchSet,
     critic: PatchCritic,
     size: int,
-    pseudo_labels: bool | None = None,
+    pseudo_labels: bool = True,
     max_sources: int = 400,
     seed: int = 0,
 ) -> Sources:
@@ -43,10 +43,9 @@ def known_sources(
         latents: of the known patches, from :func:`monai_histodiff.diffusion.encode_latents`.
         known: the labelled patches, in order, and others after them.
         labelled: the patches that the critic was fitted on.
-        critic: whose second recipe learned from the unlabelled patches as well.
-        size: height and width of the centre crops that it judges.
-        pseudo_labels: whether others are sources; ``None``: where the second recipe made the
-            better critic.
+        critic: judges the others.
+        size: height and width of the crops that it judges.
+        pseudo_labels: whether others are sources.
         max_sources: encodings of each class, at the most.
         seed: draws them.
 
@@ -55,8 +54,7 @@ def known_sources(
     """
     if max_sources < 1:
         raise ValueError(f"max_sources must be at least 1, got {max_sources}")
-    trusted = critic.recipe == 1 if pseudo_labels is None else pseudo_labels
-    taken_for = assumed_labels(known, len(labelled), critic if trusted else None, size)
+    taken_for = assumed_labels(known, len(labelled), critic if pseudo_labels else None, size)
     order = _order([item["row"] for item in latents], len(labelled), seed)
     found: list[Mapping[str, Any]] = []
     for k in range(critic.num_classes):

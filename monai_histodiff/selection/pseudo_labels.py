@@ -21,21 +21,31 @@ def sure_labels(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor
 
 def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size: int) -> Tensor:
     """The class that each known patch is taken for: of labelled ones their label, of others what
-    the critic finds with at least its threshold of confidence (Lee 2013).
+    the critic finds in their crops with at least its threshold of confidence (Lee 2013).
 
     Args:
         known: patches of which the first ``count`` are labelled, see :meth:`PatchSet.extend`;
             labels of the others are not read.
         count: how many are labelled.
         critic: fitted on those; ``None``: the others stay unlabelled.
-        size: height and width of the centre crops that it judges.
+        size: height and width of the crops that it judges.
 
     Returns:
         Class indices, int64, shape ``len(known)``; -1 where the critic is not sure.
+
+    Raises:
+        ValueError: the critic was fitted beside another number of unlabelled patches.
     """
     labels = torch.full((len(known),), -1, dtype=torch.long)
     labels[:count] = known[:count].labels
     if len(known) > count and critic is not None:
-        found = critic.probabilities(known[count:].images(size))
+        rest, found = known[count:], critic.unlabelled
+        if found is None:
+            found = critic.of_patches(rest, size)
+        if len(found) != len(rest):
+            raise ValueError(
+                "known must hold the unlabelled patches that the critic was fitted beside, "
+                f"{len(found)}, got {len(rest)}"
+            )
         labels[count:] = sure_labels(found, float(critic.threshold))[1]
     return labels

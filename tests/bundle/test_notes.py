@@ -62,19 +62,19 @@ def test_candidates_of_other_classes_are_refused(
     Material(labelled=other, candidates=candidates)  # not loaded: their names are not known
 
 
-@pytest.mark.parametrize(
-    ("losses", "told"),
-    [([0.9, 0.31], "(loss 0.31, without them 0.90)"), ([0.9, 0.95], ""), ([0.9], ""), ([], "")],
-)
-def test_a_critic_that_learned_from_unlabelled_patches_is_told(
-    losses: list[float], told: str, patch_set: PatchSet
-) -> None:
+@pytest.mark.parametrize("guessed", [0, 12])
+def test_what_the_critic_s_labels_bring_is_told(guessed: int, patch_set: PatchSet) -> None:
     evaluation: Any = SimpleNamespace(material=SimpleNamespace(labelled=patch_set))
     selection = {"reached_precision": 1.0, "target_precision": 0.75, "per_class": {}}
-    outcome = {"selection": selection, "sampling": {}, "settings": {"critic_losses": losses}}
-    found = [note for note in result_notes(outcome, evaluation, {}, None) if "unlabelled" in note]
-    assert len(found) == bool(told)
-    assert all(told in note and "compare with arm E" in note for note in found)
+    selection["sources"] = {"labelled": 3, "unlabelled": 7}
+    outcome = {
+        "selection": selection,
+        "sampling": {},
+        "settings": {"pseudo_labelled": guessed},
+    }
+    found = result_notes(outcome, evaluation, {}, None)
+    assert any("compare with arm E" in note for note in found) == bool(guessed)
+    assert any("and 7 of the 12 pseudo-labelled" in note for note in found) == bool(guessed)
 
 
 @pytest.mark.parametrize("reached", [0.6, 0.75, 0.9])

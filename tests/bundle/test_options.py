@@ -155,9 +155,9 @@ OTHERS = [
         {"quotaa": 5},
         "an option must be one of train's, got 'quotaa': did you mean 'quota",
     ),
-    ("train", {"train#critic_step": 5}, "got 'train#critic_step': did you mean 'critic_recipes'?"),
-    ("train", {"train": {"critic_step": 5}}, "critic_step': did you mean 'critic_recipes'?"),
-    ("train", {"critic_step": "$5"}, "got 'critic_step': did you mean 'critic_recipes'?"),
+    ("train", {"train#critic_step": 5}, "got 'train#critic_step': did you mean 'critic'?"),
+    ("train", {"train": {"critic_step": 5}}, "critic_step': did you mean 'critic'?"),
+    ("train", {"critic_step": "$5"}, "got 'critic_step': did you mean 'critic'?"),
     ("train", {"critic#fold": 5}, "got 'critic#fold': did you mean 'folds'?"),
     ("evaluate", {"evaluation#recipe#probb": 1}, "'evaluation#recipe#probb': did you mean 'prob'"),
     ("train", {"bundle_root": "."}, f": give --bundle_root {GUIDANCE}"),
@@ -356,7 +356,7 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     assert ratios[1:] == [4.0] * 3 and 3.5 < ratios[0] < 4, "the optimiser's steps do not grow"
     assert steps[0].seconds and not any(step.seconds for step in steps[1:])
     labelled = training_steps(values, 3, 75, 75)
-    assert labelled[2].cost < steps[2].cost / 2, "without unlabelled patches there is one recipe"
+    assert labelled[2].cost < steps[2].cost / 2, "without unlabelled patches it learns from none"
     verdict = {**checks.option_values("evaluate", raw("evaluate")), "arms": ["C", "G", "J"]}
     (step,) = evaluation_steps(verdict)
     assert step.text == "train 6 classifiers (80 steps each)" and step.seconds

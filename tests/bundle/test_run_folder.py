@@ -256,7 +256,6 @@ def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
     sampler: Any = Sampler()
     sampler.sources = Sources(rows=rows, descriptors=described)
     critic = PatchCritic([torch.nn.Identity()], 3)
-    critic.losses = [0.5, 0.25]
     judge: Any = SimpleNamespace(critic=critic, settings={})
     folder = RunFolder(tmp_path / "run")
     folder.claim()
@@ -266,7 +265,7 @@ def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
     assert folder.read_outcome()["settings"] == {
         **{"labels_per_class": 2, "draw": 0, "quota": 4},
         **{"model_um_per_px": None, "patch_size": 32},
-        **{"unlabelled_patches": 5, "pseudo_labelled": 2, "critic_losses": [0.5, 0.25]},
+        **{"unlabelled_patches": 5, "pseudo_labelled": 2},
     }
     assert Sources.load(folder.sources, 3).counts == [3, 3, 1]
     folder.check(task)

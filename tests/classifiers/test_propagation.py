@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,15 @@ import torch.nn.functional as F
 from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
 from torch import Tensor
 
-from monai_histodiff import PatchEncoder
-from monai_histodiff.classifiers import ProbeTraining, PropagatedProbe, propagated_labels
-from monai_histodiff.classifiers.propagation import SHARPNESS
+from monai_histodiff import PatchEncoder, PatchSet
+from monai_histodiff.classifiers import (
+    ProbeTraining,
+    PropagatedProbe,
+    propagated_labels,
+    propagation,
+)
+from monai_histodiff.classifiers.propagation import LEAST, SHARPNESS
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 
 def clusters(n: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -98,21 +105,64 @@ def shades(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return (level + noise).clamp(0, 255).round().byte(), side
 
 
-def test_the_probe_learns_from_the_surest_of_the_unlabelled() -> None:
+def written(folder: Path, patches: Tensor) -> PatchSet:
+    """A set of them, without labels."""
+    pictures = (x.permute(1, 2, 0).numpy() for x in patches)
+    items = [(PatchRecord(f"{i}.png", "", "", group=str(i)), x) for i, x in enumerate(pictures)]
+    return PatchSet.open(write_patches(folder, items))
+
+
+def test_the_probe_learns_from_the_surest_of_the_unlabelled(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = PatchEncoder((4, 8, 8), 16, 2).eval()
     unit = Compose(
-        [ScaleIntensityRanged("image", 0, 255, 0.0, 1.0), ToTensord("image", track_meta=False)]
+        [
+            ScaleIntensityRanged("image", 0, 255, 0.0, 1.0),
+            ToTensord("image", track_meta=False),
+        ]
     )
     patches, side = shades(80, 0)
     items = [{"image": patches[i], "label": int(side[i])} for i in range(4)]
-    plain = ProbeTraining(encoder, views=2)(items, unit, 2, 0)
+    pool = written(tmp_path / "pool", patches[4:])
+    plain = ProbeTraining(encoder, views=2, penalty=0.02)(items, unit, 2, 0)
     none = PropagatedProbe(encoder, views=2)(items, unit, 2, 0)
-    both = PropagatedProbe(encoder, views=2, unlabelled=encoder.features(patches[4:]), size=32)
-    more = both(items, unit, 2, 0)
+    more = PropagatedProbe(encoder, views=2, unlabelled=pool, size=32)(items, unit, 2, 0)
     x = patches.float() / 255
     with torch.no_grad():
         assert torch.equal(plain(x), none(x)), "without unlabelled patches it is the same recipe"
         assert not torch.equal(plain(x), more(x))
         new, truth = shades(60, 1)
         assert (more(new.float() / 255).argmax(1) == truth).float().mean() > 0.95
+
+
+def test_both_spreading_and_the_probe_s_own_judgement_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The labels that are learned from are those of the product of both."""
+    encoder = PatchEncoder((4, 8, 8), 16, 2).eval()
+    patches, side = shades(40, 0)
+    items = [{"image": patches[i], "label": int(side[i])} for i in range(4)]
+    pool = written(tmp_path / "pool", patches[4:].repeat(1, 1, 2, 2))  # in five crops of 32
+    learned: list[Tensor] = []
+    spread = torch.full((36, 2), 0.5)
+    monkeypatch.setattr(propagation, "propagated_labels", lambda *_: spread)
+
+    def surest(found: Tensor, share: float) -> Tensor:
+        learned.append(found)
+        return found.argmax(1)
+
+    monkeypatch.setattr(propagation, "_surest", surest)
+    recipe = PropagatedProbe(encoder, views=1, unlabelled=pool, size=32)
+    assert recipe._crops.shape == (36, 5, 16)
+    features, labels = encoder.features(patches[:4]), side[:4]
+    recipe._layer(items, features, labels)
+    own = ProbeTraining(encoder, penalty=0.02)._layer(items, features, labels)
+    judged = own(recipe._crops).softmax(-1).mean(1)
+    root = judged.clamp(min=LEAST).sqrt()
+    expected = root / root.sum(1, keepdim=True)
+    torch.testing.assert_close(learned[0], expected, msg="the geometric mean with an even spread")
+    spread[:, 0], spread[:, 1] = 1.0, 0.0
+    recipe._layer(items, features, labels)
+    sure = judged.clamp(min=LEAST) * torch.tensor([1.0, LEAST])
+    expected = sure.sqrt() / sure.sqrt().sum(1, keepdim=True)
+    torch.testing.assert_close(learned[1], expected)

@@ -151,7 +151,7 @@ def test_pseudo_labels_are_the_judge_s_and_whole_patches(patch_set: PatchSet) ->
     assert len(sure) == 0 and [sure.count(k) for k in range(3)] == [0, 0, 0]
 
 
-def test_the_judge_sees_centre_crops(patch_set: PatchSet) -> None:
+def test_the_judge_sees_five_crops(patch_set: PatchSet) -> None:
     seen: list[torch.Tensor] = []
 
     def judge(patches: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,11 @@ def test_the_judge_sees_centre_crops(patch_set: PatchSet) -> None:
         return torch.full((len(patches), 3), 1 / 3)
 
     pseudo_labels(patch_set, judge, 0.5, CLASSES, size=20)
-    assert torch.equal(seen[0], patch_set.images()[..., 6:26, 6:26])
+    whole, crops = patch_set.images(), seen[0].unflatten(0, (5, -1))
+    assert torch.equal(crops[0], whole[..., 6:26, 6:26]), "the centre"
+    assert torch.equal(crops[1], whole[..., :20, :20]) and torch.equal(
+        crops[4], whole[..., 12:, 12:]
+    )
 
 
 def test_the_labels_of_the_pool_are_not_read(

@@ -15,6 +15,7 @@ from torch import nn
 
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.folds import group_folds, torn_classes
 from monai_histodiff.utils.weights import save_weights
@@ -390,14 +391,15 @@ def test_a_critic_whose_numbers_are_spoilt_selects_nothing(
 
 
 def test_the_threshold_is_lowered_until_a_share_of_unlabelled_patches_reach_it(
-    labelled: PatchSet, critic: PatchCritic
+    labelled: PatchSet, critic: PatchCritic, tmp_path: Path
 ) -> None:
     """Blended patches, of which a critic is less sure than of those that it was fitted on."""
-    pool = copy.copy(labelled)
     images = labelled.images(32).float()
     blend = (0.55 * images + 0.45 * images.flip(0)).round().byte()
-    pool.images = lambda size, *_: blend  # type: ignore[method-assign]
-    confidence = critic.probabilities(blend).amax(1)
+    pictures = zip(labelled.records, blend.permute(0, 2, 3, 1).numpy(), strict=True)
+    pool = PatchSet.open(write_patches(tmp_path / "pool", pictures))
+    judged = critic.probabilities(blend)
+    confidence = judged.amax(1)
 
     def fitted(share: float, patches: PatchSet | None = pool) -> PatchCritic:
         return fit_critic(
@@ -414,10 +416,26 @@ def test_the_threshold_is_lowered_until_a_share_of_unlabelled_patches_reach_it(
         assert float((confidence >= lowered.threshold - 1e-6).float().mean()) >= share
         assert float(lowered.precision) <= float(critic.precision), "it is told what that costs"
         assert float(lowered.temperature) == float(critic.temperature)
+        assert lowered.unlabelled is not None
+        torch.testing.assert_close(lowered.unlabelled, judged)
     for same in (fitted(0.0), fitted(0.5, None), fitted(0.01)):
         assert float(same.threshold) == before
     with pytest.raises(ValueError, match=r"trusted_share must lie in \[0, 1\], got 1.5"):
         fitted(1.5)
+
+
+def test_of_a_larger_patch_the_mean_over_its_crops_counts(
+    critic: PatchCritic, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    made = [
+        (PatchRecord(f"{i}.png", "", "", group=str(i)), rng.integers(0, 256, (48, 48, 3), "uint8"))
+        for i in range(5)
+    ]
+    patches = PatchSet.open(write_patches(tmp_path / "large", made))
+    expected = sum(critic.probabilities(crops) for crops in patches.five_crops(32)) / 5
+    torch.testing.assert_close(critic.of_patches(patches, 32), expected)
+    assert float((expected - critic.probabilities(patches.images(32))).abs().max()) > 1e-3
 
 
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
@@ -446,42 +464,3 @@ def test_a_critic_without_a_number_is_not_loaded(
         ValueError, match="a temperature above 0 and a threshold in .* fit it anew"
     ):
         PatchCritic.load(tmp_path / "critic.pt", small, 3)
-
-
-def test_of_several_recipes_that_which_knows_the_unseen_best_is_taken(labelled: PatchSet) -> None:
-    class Fixed(nn.Module):
-        """Knows the class of a patch by its colour, with some confidence."""
-
-        def __init__(self, sharpness: float) -> None:
-            super().__init__()
-            self.sharpness, self.unused = sharpness, nn.Parameter(torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            means = torch.stack(
-                [labelled.images()[labelled.labels == k].float().mean((0, 2, 3)) for k in range(3)]
-            )
-            own = x.mean((2, 3)) * 255
-            noise = torch.sin(own.sum(1, keepdim=True) * torch.arange(1, 4) * 1e3)
-            return -self.sharpness * torch.cdist(own, means) + noise
-
-    class Recipe:
-        device = "cpu"
-
-        def __init__(self, sharpness: float) -> None:
-            self.sharpness = sharpness
-
-        def __call__(self, *_: object) -> nn.Module:
-            return Fixed(self.sharpness)
-
-    blind, seeing = Recipe(0.0), Recipe(1.0)
-    transform = Compose([])
-    critic = fit_critic(labelled, [blind, seeing], transform, 32)  # type: ignore[list-item]
-    assert critic.recipe == 1
-    assert critic.losses[1] < critic.losses[0]
-    alone = fit_critic(labelled, seeing, transform, 32)  # type: ignore[arg-type]
-    assert alone.losses == critic.losses[1:]
-    assert float(alone.temperature) == float(critic.temperature)
-    same = fit_critic(labelled, [seeing, seeing], transform, 32)  # type: ignore[list-item]
-    assert same.recipe == 0, "the first of equals"
-    with pytest.raises(ValueError, match="a critic needs at least one recipe, got none"):
-        fit_critic(labelled, [], transform, 32)

@@ -17,8 +17,10 @@ class Judge:
     """Sure of the first half of what it is shown, of class 2."""
 
     threshold = torch.tensor(0.7)
+    unlabelled: Tensor | None = None
+    seen: PatchSet | None = None
 
-    def probabilities(self, images: Tensor) -> Tensor:
+    def of_patches(self, images: PatchSet, size: int) -> Tensor:
         self.seen = images
         found = torch.full((len(images), 3), 0.2)
         found[:, 2] = torch.where(torch.arange(len(images)) < len(images) // 2, 0.7, 0.6)
@@ -36,5 +38,14 @@ def test_labelled_patches_keep_their_label_and_others_need_a_sure_critic(known: 
     found = assumed_labels(known, 6, judge, 32)  # type: ignore[arg-type]
     assert torch.equal(found[:6], known[:6].labels)
     assert found[6:].tolist() == [2] * 4 + [-1] * 4
-    assert torch.equal(judge.seen, known[6:].images(32))
+    assert judge.seen is not None and judge.seen.records == known[6:].records
     assert assumed_labels(known, 6, None, 32)[6:].tolist() == [-1] * 8
+
+
+def test_what_the_critic_was_fitted_beside_is_not_judged_again(known: PatchSet) -> None:
+    judge = Judge()
+    judge.unlabelled = torch.eye(3)[torch.arange(8) % 3]
+    found = assumed_labels(known, 6, judge, 32)  # type: ignore[arg-type]
+    assert found[6:].tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and judge.seen is None
+    with pytest.raises(ValueError, match="that the critic was fitted beside, 8, got 7"):
+        assumed_labels(known[:-1], 6, judge, 32)  # type: ignore[arg-type]
