@@ -239,6 +239,7 @@ def linear_probe(
     penalty: float = 1e-2,
     steps: int = 200,
     scaling: str = "each",
+    balanced: bool = False,
 ) -> nn.Linear:
     """Multinomial logistic regression on scaled features: the minimum of mean cross-entropy
     + ``penalty / 2 |W|^2``.
@@ -251,6 +252,7 @@ def linear_probe(
         scaling: ``"each"`` feature by its own deviation, or all by their ``"common"`` one, the
             root of their mean variance. A :class:`PatchEncoder` 's features that tell much spread
             most: where labels are few they should keep that.
+        balanced: each class counts the same in the mean, however many it has; else each row.
 
     Returns:
         The layer that takes features as they are to logits ``N x K``.
@@ -273,6 +275,7 @@ def linear_probe(
         std = std.square().mean().sqrt().expand_as(std)
     std = std.clamp(min=1e-6)
     x = (x - mean) / std
+    share = 1 / counts.double() if balanced else None  # of each row of a class
     weight = torch.zeros(len(counts), x.shape[1], dtype=torch.double, requires_grad=True)
     bias = torch.zeros(len(counts), dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -282,7 +285,7 @@ def linear_probe(
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = (
-            F.cross_entropy(F.linear(x, weight, bias), labels)
+            F.cross_entropy(F.linear(x, weight, bias), labels, share)
             + penalty / 2 * weight.square().sum()
         )
         loss.backward()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.crops import over_crops
+from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import five_crops
@@ -76,7 +77,8 @@ class PropagatedProbe(ProbeTraining):
     Labels spread over the unlabelled patches by nearness of their features, the mean over five
     crops (:func:`propagated_labels`); a probe of the labelled ones judges the same crops. The
     geometric mean of the two gives each unlabelled patch a class, and the surest of each class
-    join the labelled patches, with all their crops.
+    join the labelled patches, with all their crops; then each class counts the same, however
+    rare it is among them.
 
     Attributes:
         unlabelled: patches of the target whose labels are not read; ``None`` or none: as
@@ -115,8 +117,8 @@ class PropagatedProbe(ProbeTraining):
         surest = _surest(both / both.sum(1, keepdim=True), self.share)
         rows = (surest >= 0).nonzero()[:, 0]
         joined = torch.cat([features, crops[rows].flatten(0, 1)])
-        theirs = surest[rows].repeat_interleave(crops.shape[1])
-        return super()._layer(items, joined, torch.cat([labels, theirs]))
+        theirs = torch.cat([labels, surest[rows].repeat_interleave(crops.shape[1])])
+        return linear_probe(joined, theirs, self.penalty, scaling="common", balanced=True)
 
 
 def _surest(probabilities: Tensor, share: float) -> Tensor:

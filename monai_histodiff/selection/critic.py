@@ -129,12 +129,8 @@ class PatchCritic(nn.Module):
         return found
 
     def of_patches(self, patches: PatchSet, size: int) -> Tensor:
-        """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops, as
-        test patches are judged.
-
-        Args:
-            patches: at least one.
-            size: height and width of a crop.
+        """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops of
+        height and width ``size``, as test patches are judged.
 
         Raises:
             ValueError: the set is empty, or patches are smaller than ``size``.

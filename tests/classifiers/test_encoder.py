@@ -160,9 +160,10 @@ def test_the_default_encoder_is_small_enough_to_ship(tmp_path: Path) -> None:
         PatchEncoder.from_bundle(tmp_path / "models")
 
 
-def test_the_linear_probe_is_logistic_regression() -> None:
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_linear_probe_is_logistic_regression(balanced: bool) -> None:
     torch.manual_seed(0)
-    labels = torch.arange(90) % 3
+    labels = torch.tensor([0] * 60 + [1] * 25 + [2] * 5)
     features = (
         torch.randn(90, 5) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0])
         + labels[:, None]
@@ -170,11 +171,16 @@ def test_the_linear_probe_is_logistic_regression() -> None:
     )
     x = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
     expected = (
-        LogisticRegression(C=1 / (0.05 * 90), tol=1e-8, max_iter=1000)
+        LogisticRegression(
+            C=1 / (0.05 * 90),
+            tol=1e-8,
+            max_iter=1000,
+            class_weight="balanced" if balanced else None,
+        )
         .fit(x, labels.numpy())
         .predict_proba(x)
     )
-    found = linear_probe(features, labels, penalty=0.05)(features).softmax(1)
+    found = linear_probe(features, labels, penalty=0.05, balanced=balanced)(features).softmax(1)
     torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=1e-3, rtol=0)
 
 
