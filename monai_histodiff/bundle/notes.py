@@ -100,9 +100,8 @@ def result_notes(
         notes.append(f"The accepted patches are made from, or after, {told} patches.")
         if guessed:
             notes.append(
-                "The classes of the pseudo-labelled ones are the critic's, which spread the "
-                "labels over the unlabelled patches. What it brings comes from there: compare "
-                "with arm E."
+                "The classes of the pseudo-labelled ones are the critic's: what they bring is "
+                "what it knows. Compare with arm E."
             )
     notes += precision_note(selection["reached_precision"], selection["target_precision"])
     for name, row in selection["per_class"].items():

@@ -139,7 +139,7 @@ def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
 
 def _crops(task: Task) -> int:
     """So many crops of an unlabelled patch the critic sees."""
-    return 1 if set(task.known.sizes()) == {(task.size, task.size)} else FIVE_CROPS
+    return 1 if set(task.unlabelled.sizes()) == {(task.size, task.size)} else FIVE_CROPS
 
 
 def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:

@@ -28,6 +28,7 @@ def over_crops(judge: Callable[[Tensor], Tensor], patches: PatchSet, size: int) 
     Raises:
         ValueError: the set is empty, or patches are smaller than ``size``.
     """
+    patches.check_size(size)
     count = 1 if set(patches.sizes()) == {(size, size)} else 5
     part = max(1, BYTES // (count * 3 * size * size))
     found = []

@@ -81,11 +81,12 @@ class PropagatedProbe(ProbeTraining):
     rare it is among them.
 
     Attributes:
-        unlabelled: patches of the target whose labels are not read; ``None`` or none: as
-            ``ProbeTraining``.
+        penalty: on the weights of both fits, lower than ``ProbeTraining`` 's, for there is more to
+            learn from; where there is nothing unlabelled, its own is taken.
+        unlabelled: patches of the target whose labels are not read; ``None``, or a set of none: it
+            is a ``ProbeTraining``.
         size: height and width of the crops.
         share: of the patches that are given a class, so many are learned from.
-        penalty: as there; lower, for there is more to learn from.
     """
 
     penalty: float = 0.02
@@ -103,10 +104,10 @@ class PropagatedProbe(ProbeTraining):
     def _layer(
         self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
     ) -> nn.Linear:
-        own = super()._layer(items, features, labels)
         crops = self._crops
         if not len(crops):
-            return own
+            return linear_probe(features, labels, ProbeTraining.penalty, scaling="common")
+        own = super()._layer(items, features, labels)
         shown = [five_crops(torch.as_tensor(d["image"])[None], self.size)[:, 0] for d in items]
         parts = self.encoder.features(torch.cat(shown)).split([len(part) for part in shown])
         middle = torch.stack([part.mean(0) for part in parts])

@@ -8,8 +8,8 @@ from monai_histodiff.data.leaks import find_leaks as find_leaks
 from monai_histodiff.data.patch_files import PatchRecord as PatchRecord
 from monai_histodiff.data.patch_files import write_patches as write_patches
 from monai_histodiff.data.patch_set import PatchSet as PatchSet
-from monai_histodiff.data.patch_set import patch_hash as patch_hash
 from monai_histodiff.data.pictures import Limits as Limits
+from monai_histodiff.data.reading import patch_hash as patch_hash
 from monai_histodiff.data.sizes import PretrainingPool as PretrainingPool
 from monai_histodiff.data.sizes import crop_size as crop_size
 from monai_histodiff.data.sizes import open_part as open_part

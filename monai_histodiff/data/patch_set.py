@@ -14,10 +14,9 @@ has the rules of manifests and folders, :mod:`~monai_histodiff.data.pictures` th
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from monai_histodiff.data.pictures import LIMITS, Limits
 from monai_histodiff.data.pixels import centre_crop, five_crops
 from monai_histodiff.data.reading import PatchReader, check_scale, fill_scale, scale_notes
 
-__all__ = ["PatchSet", "patch_hash"]
+__all__ = ["PatchSet"]
 
 
 class PatchSet(Sequence):
@@ -226,6 +225,13 @@ class PatchSet(Sequence):
         drawn = {(r.source, r.path) for r in other.records}
         return self._with([r for r in self.records if (r.source, r.path) not in drawn])
 
+    def same(self, other: PatchSet) -> bool:
+        """Whether ``other`` holds the same patches of the same sources, in this order and at this
+        scale.
+        """
+        own, theirs = ((s._sources, s.um_per_px, s.records) for s in (self, other))
+        return own == theirs
+
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
         """This set, in its order, and up to ``count`` further patches of ``other``, drawn from the
         same sources, as in :meth:`without`, at random.
@@ -289,12 +295,3 @@ class PatchSet(Sequence):
         own = (replace(r, path=f"{r.source}/{r.path}") if shared else r for r in self.records)
         content = map(self._reader.content, self.records)
         return write_patches(folder, zip(own, content, strict=True))
-
-
-def patch_hash(item: Mapping[str, Any]) -> bytes:
-    """The ``hash_func`` of a MONAI ``PersistentDataset`` over a :class:`PatchSet`: the same for
-    equal content. MONAI's own pickles tensors, which differs from one reading to the next.
-    """
-    rest = sorted((k, v) for k, v in item.items() if k != "image")
-    content = repr((tuple(item["image"].shape), rest)).encode() + item["image"].numpy().tobytes()
-    return hashlib.sha256(content).hexdigest().encode()

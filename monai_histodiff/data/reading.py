@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from monai_histodiff.data.pictures import decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
 from monai_histodiff.utils.progress import patient
 
-__all__ = ["PatchReader", "check_scale", "fill_scale", "scale_notes"]
+__all__ = ["PatchReader", "check_scale", "fill_scale", "patch_hash", "scale_notes"]
 
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
 ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
@@ -188,3 +189,12 @@ class PatchReader:
                 )
             out[i] = part
         return out
+
+
+def patch_hash(item: Mapping[str, Any]) -> bytes:
+    """The ``hash_func`` of a MONAI ``PersistentDataset`` over a :class:`PatchSet`: the same for
+    equal content. MONAI's own pickles tensors, which differs from one reading to the next.
+    """
+    rest = sorted((k, v) for k, v in item.items() if k != "image")
+    content = repr((tuple(item["image"].shape), rest)).encode() + item["image"].numpy().tobytes()
+    return hashlib.sha256(content).hexdigest().encode()

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
+# "critic_losses" is in results of 0.17 and before
 OF_A_DRAW = ("draw", "critic_losses", "pseudo_labelled", "unlabelled_patches")
 CERTAIN = 5  # wrong answers in common from which on equal answers are no coincidence
 WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}

@@ -28,7 +28,7 @@ def pseudo_labels(
     The labels of the pool, if it has any, are not read.
 
     Args:
-        pool: patches without labels, of one size.
+        pool: patches without labels.
         judge: crops ``N x 3 x size x size``, uint8, to calibrated probabilities
             ``N x len(classes)``; of a patch the mean over its centre and corner crops counts.
         threshold: lowest accepted probability; that of the critic's target precision puts E and G

@@ -43,12 +43,9 @@ class PatchCritic(nn.Module):
     Attributes:
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
-        unlabelled: what it found in the unlabelled patches that it was fitted beside,
-            probabilities ``U x num_classes``, see :meth:`of_patches`; in no file.
     """
 
     folds: Tensor | None
-    unlabelled: Tensor | None
     temperature: Tensor
     threshold: Tensor
     precision: Tensor
@@ -62,7 +59,7 @@ class PatchCritic(nn.Module):
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("folds", None)
-        self.unlabelled = None
+        self._last: tuple[PatchSet, int, Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
@@ -130,12 +127,15 @@ class PatchCritic(nn.Module):
 
     def of_patches(self, patches: PatchSet, size: int) -> Tensor:
         """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops of
-        height and width ``size``, as test patches are judged.
+        height and width ``size``, as test patches are judged. The set that was judged last is
+        not judged again.
 
         Raises:
             ValueError: the set is empty, or patches are smaller than ``size``.
         """
-        return over_crops(self.probabilities, patches, size).mean(1)
+        if self._last is None or self._last[1] != size or not self._last[0].same(patches):
+            self._last = (patches, size, over_crops(self.probabilities, patches, size).mean(1))
+        return self._last[2]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, temperature, threshold and folds to one file."""
@@ -258,12 +258,10 @@ def fit_critic(
     critic.temperature.fill_(temperature)
     held_out = torch.softmax(logits / temperature, 1)
     threshold, precision = precision_threshold(held_out, labels, target_precision)
-    if unlabelled is not None and len(unlabelled):
-        critic.unlabelled = critic.of_patches(unlabelled, size)
-        if trusted_share:
-            confidence = critic.unlabelled.amax(1)
-            threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
-            precision = precision_at(held_out, labels, threshold)
+    if unlabelled is not None and len(unlabelled) and trusted_share:
+        confidence = critic.of_patches(unlabelled, size).amax(1)
+        threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
+        precision = precision_at(held_out, labels, threshold)
     critic.threshold.fill_(threshold)
     critic.precision.fill_(precision)
     critic.target_precision.fill_(target_precision)

@@ -32,20 +32,10 @@ def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size
 
     Returns:
         Class indices, int64, shape ``len(known)``; -1 where the critic is not sure.
-
-    Raises:
-        ValueError: the critic was fitted beside another number of unlabelled patches.
     """
     labels = torch.full((len(known),), -1, dtype=torch.long)
     labels[:count] = known[:count].labels
     if len(known) > count and critic is not None:
-        rest, found = known[count:], critic.unlabelled
-        if found is None:
-            found = critic.of_patches(rest, size)
-        if len(found) != len(rest):
-            raise ValueError(
-                "known must hold the unlabelled patches that the critic was fitted beside, "
-                f"{len(found)}, got {len(rest)}"
-            )
+        found = critic.of_patches(known[count:], size)
         labels[count:] = sure_labels(found, float(critic.threshold))[1]
     return labels

@@ -988,7 +988,7 @@ def test_the_critic_learns_from_unlabelled_patches_where_there_are_any(
     parser.update({"dataset_dir": str(tmp_path / "data"), "ldm_dir": str(LDM), "device": "cpu"})
     parser.update({"labels_per_class": 6, "unlabelled_patches": unlabelled, "critic_views": 1})
     critic = parser.get_parsed_content("critic")
-    assert (critic.unlabelled is None) == (unlabelled == 0)
-    if unlabelled:
-        assert critic.unlabelled.shape == (12, 2)
+    recipe = parser.get_parsed_content("critic_training")
+    assert len(recipe._crops) == unlabelled
+    assert (critic._last is None) == (unlabelled == 0)
     assert len(parser.get_parsed_content("known")) == 12 + unlabelled

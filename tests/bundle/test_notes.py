@@ -73,7 +73,7 @@ def test_what_the_critic_s_labels_bring_is_told(guessed: int, patch_set: PatchSe
         "settings": {"pseudo_labelled": guessed},
     }
     found = result_notes(outcome, evaluation, {}, None)
-    assert any("compare with arm E" in note for note in found) == bool(guessed)
+    assert any("Compare with arm E" in note for note in found) == bool(guessed)
     assert any("and 7 of the 12 pseudo-labelled" in note for note in found) == bool(guessed)
 
 

@@ -48,5 +48,12 @@ def test_it_is_the_judge_of_every_crop_whatever_is_held_at_once(
 def test_patches_of_that_size_are_judged_once(tmp_path: Path) -> None:
     patches = written(tmp_path / "set", [32, 32, 32])
     assert torch.equal(over_crops(corner, patches, 32)[:, 0], corner(patches.images()))
-    with pytest.raises(ValueError, match="patches must be at least 40 x 40, got 3 of 3"):
-        over_crops(corner, patches, 40)
+
+
+def test_a_small_patch_is_refused_before_any_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = written(tmp_path / "set", [40, 40, 32])
+    monkeypatch.setattr(crops, "BYTES", 1)
+    with pytest.raises(ValueError, match="patches must be at least 40 x 40, got 1 of 3"):
+        over_crops(lambda _: pytest.fail("judged"), patches, 40)

@@ -15,6 +15,7 @@ from monai_histodiff import PatchEncoder, PatchSet
 from monai_histodiff.classifiers import (
     ProbeTraining,
     PropagatedProbe,
+    linear_probe,
     propagated_labels,
     propagation,
 )
@@ -124,12 +125,14 @@ def test_the_probe_learns_from_the_surest_of_the_unlabelled(tmp_path: Path) -> N
     patches, side = shades(80, 0)
     items = [{"image": patches[i], "label": int(side[i])} for i in range(4)]
     pool = written(tmp_path / "pool", patches[4:])
-    plain = ProbeTraining(encoder, views=2, penalty=0.02)(items, unit, 2, 0)
+    plain = ProbeTraining(encoder, views=2)(items, unit, 2, 0)
     none = PropagatedProbe(encoder, views=2)(items, unit, 2, 0)
+    empty = PropagatedProbe(encoder, views=2, unlabelled=pool[:0], size=32)(items, unit, 2, 0)
     more = PropagatedProbe(encoder, views=2, unlabelled=pool, size=32)(items, unit, 2, 0)
     x = patches.float() / 255
     with torch.no_grad():
         assert torch.equal(plain(x), none(x)), "without unlabelled patches it is the same recipe"
+        assert torch.equal(plain(x), empty(x))
         assert not torch.equal(plain(x), more(x))
         new, truth = shades(60, 1)
         assert (more(new.float() / 255).argmax(1) == truth).float().mean() > 0.95
@@ -144,23 +147,36 @@ def test_both_spreading_and_the_probe_s_own_judgement_count(
     items = [{"image": patches[i], "label": int(side[i])} for i in range(4)]
     pool = written(tmp_path / "pool", patches[4:].repeat(1, 1, 2, 2))  # in five crops of 32
     learned: list[Tensor] = []
-    spread = torch.full((36, 2), 0.5)
-    monkeypatch.setattr(propagation, "propagated_labels", lambda *_: spread)
+    spread, spreading = torch.full((36, 2), 0.5), []
+
+    def propagated(*given: Tensor) -> Tensor:
+        spreading.append(given)
+        return spread
 
     def surest(found: Tensor, share: float) -> Tensor:
         learned.append(found)
-        return found.argmax(1)
+        return torch.where(torch.arange(36) % 3 > 0, found.argmax(1), -1)
 
+    monkeypatch.setattr(propagation, "propagated_labels", propagated)
     monkeypatch.setattr(propagation, "_surest", surest)
     recipe = PropagatedProbe(encoder, views=1, unlabelled=pool, size=32)
     assert recipe._crops.shape == (36, 5, 16)
     features, labels = encoder.features(patches[:4]), side[:4]
-    recipe._layer(items, features, labels)
+    layer = recipe._layer(items, features, labels)
     own = ProbeTraining(encoder, penalty=0.02)._layer(items, features, labels)
     judged = own(recipe._crops).softmax(-1).mean(1)
     root = judged.clamp(min=LEAST).sqrt()
     expected = root / root.sum(1, keepdim=True)
     torch.testing.assert_close(learned[0], expected, msg="the geometric mean with an even spread")
+    torch.testing.assert_close(spreading[0][0], encoder.features(patches[:4]))
+    assert torch.equal(spreading[0][1], labels)
+    torch.testing.assert_close(spreading[0][2], recipe._crops.mean(1))
+    rows = (torch.arange(36) % 3).nonzero()[:, 0]
+    joined = torch.cat([features, recipe._crops[rows].flatten(0, 1)])
+    theirs = torch.cat([labels, expected.argmax(1)[rows].repeat_interleave(5)])
+    again = linear_probe(joined, theirs, 0.02, scaling="common", balanced=True)
+    torch.testing.assert_close(layer.weight, again.weight, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(layer.bias, again.bias, rtol=1e-3, atol=1e-5)
     spread[:, 0], spread[:, 1] = 1.0, 0.0
     recipe._layer(items, features, labels)
     sure = judged.clamp(min=LEAST) * torch.tensor([1.0, LEAST])

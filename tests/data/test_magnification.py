@@ -13,8 +13,8 @@ from making import folder_of, gradient
 
 from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.patch_set import patch_hash
 from monai_histodiff.data.pixels import resampled
+from monai_histodiff.data.reading import patch_hash
 
 
 def one(folder: Path, picture: np.ndarray, scale: str | None) -> PatchSet:

@@ -23,9 +23,9 @@ from monai.transforms import Transform
 from monai_histodiff import PatchSet
 from monai_histodiff.data import reading
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.patch_set import patch_hash
 from monai_histodiff.data.pictures import decode_patch
 from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.data.reading import patch_hash
 from monai_histodiff.utils.files import write_json
 
 

@@ -416,8 +416,7 @@ def test_the_threshold_is_lowered_until_a_share_of_unlabelled_patches_reach_it(
         assert float((confidence >= lowered.threshold - 1e-6).float().mean()) >= share
         assert float(lowered.precision) <= float(critic.precision), "it is told what that costs"
         assert float(lowered.temperature) == float(critic.temperature)
-        assert lowered.unlabelled is not None
-        torch.testing.assert_close(lowered.unlabelled, judged)
+        torch.testing.assert_close(lowered.of_patches(pool, 32), judged)
     for same in (fitted(0.0), fitted(0.5, None), fitted(0.01)):
         assert float(same.threshold) == before
     with pytest.raises(ValueError, match=r"trusted_share must lie in \[0, 1\], got 1.5"):
@@ -436,6 +435,26 @@ def test_of_a_larger_patch_the_mean_over_its_crops_counts(
     expected = sum(critic.probabilities(crops) for crops in patches.five_crops(32)) / 5
     torch.testing.assert_close(critic.of_patches(patches, 32), expected)
     assert float((expected - critic.probabilities(patches.images(32))).abs().max()) > 1e-3
+
+
+def test_the_set_that_was_judged_last_is_not_judged_again(
+    critic: PatchCritic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    made = [
+        (PatchRecord(f"{i}.png", "", "", group=str(i)), rng.integers(0, 256, (48, 48, 3), "uint8"))
+        for i in range(4)
+    ]
+    patches = PatchSet.open(write_patches(tmp_path / "large", made))
+    fresh = copy.deepcopy(critic)
+    judged = fresh.of_patches(patches, 32)
+    with monkeypatch.context() as patched:
+        patched.setattr(fresh, "probabilities", None)
+        assert fresh.of_patches(patches[:], 32) is judged
+        for other, size in ((patches[::-1], 32), (patches[1:], 32), (patches, 40)):
+            with pytest.raises(TypeError, match="not callable"):
+                fresh.of_patches(other, size)
+    assert torch.equal(fresh.of_patches(patches[::-1], 32), judged.flip(0))
 
 
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:

@@ -25,7 +25,6 @@ class Judge:
 
     num_classes = 3
     threshold = torch.tensor(0.8)
-    unlabelled = None
 
     def probabilities(self, images: Tensor) -> Tensor:
         bright = to_unit(images).mean((1, 2, 3)) > 0.5

@@ -17,7 +17,6 @@ class Judge:
     """Sure of the first half of what it is shown, of class 2."""
 
     threshold = torch.tensor(0.7)
-    unlabelled: Tensor | None = None
     seen: PatchSet | None = None
 
     def of_patches(self, images: PatchSet, size: int) -> Tensor:
@@ -40,12 +39,3 @@ def test_labelled_patches_keep_their_label_and_others_need_a_sure_critic(known: 
     assert found[6:].tolist() == [2] * 4 + [-1] * 4
     assert judge.seen is not None and judge.seen.records == known[6:].records
     assert assumed_labels(known, 6, None, 32)[6:].tolist() == [-1] * 8
-
-
-def test_what_the_critic_was_fitted_beside_is_not_judged_again(known: PatchSet) -> None:
-    judge = Judge()
-    judge.unlabelled = torch.eye(3)[torch.arange(8) % 3]
-    found = assumed_labels(known, 6, judge, 32)  # type: ignore[arg-type]
-    assert found[6:].tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and judge.seen is None
-    with pytest.raises(ValueError, match="that the critic was fitted beside, 8, got 7"):
-        assumed_labels(known[:-1], 6, judge, 32)  # type: ignore[arg-type]
