@@ -423,15 +423,20 @@ def test_the_threshold_is_lowered_until_a_share_of_unlabelled_patches_reach_it(
         fitted(1.5)
 
 
-def test_of_a_larger_patch_the_mean_over_its_crops_counts(
-    critic: PatchCritic, tmp_path: Path
-) -> None:
+def large_patches(folder: Path) -> PatchSet:
+    """Five patches of noise, larger than the crops that the critic sees."""
     rng = np.random.default_rng(0)
     made = [
         (PatchRecord(f"{i}.png", "", "", group=str(i)), rng.integers(0, 256, (48, 48, 3), "uint8"))
         for i in range(5)
     ]
-    patches = PatchSet.open(write_patches(tmp_path / "large", made))
+    return PatchSet.open(write_patches(folder, made))
+
+
+def test_of_a_larger_patch_the_mean_over_its_crops_counts(
+    critic: PatchCritic, tmp_path: Path
+) -> None:
+    patches = large_patches(tmp_path / "large")
     expected = sum(critic.probabilities(crops) for crops in patches.five_crops(32)) / 5
     torch.testing.assert_close(critic.of_patches(patches, 32), expected)
     assert float((expected - critic.probabilities(patches.images(32))).abs().max()) > 1e-3
@@ -440,12 +445,7 @@ def test_of_a_larger_patch_the_mean_over_its_crops_counts(
 def test_the_set_that_was_judged_last_is_not_judged_again(
     critic: PatchCritic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(0)
-    made = [
-        (PatchRecord(f"{i}.png", "", "", group=str(i)), rng.integers(0, 256, (48, 48, 3), "uint8"))
-        for i in range(4)
-    ]
-    patches = PatchSet.open(write_patches(tmp_path / "large", made))
+    patches = large_patches(tmp_path / "large")
     fresh = copy.deepcopy(critic)
     judged = fresh.of_patches(patches, 32)
     with monkeypatch.context() as patched:
