@@ -22,7 +22,6 @@ from monai_histodiff.bundle.checks import (
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
 from monai_histodiff.bundle.plan import (
-    FIVE_CROPS,
     PROBE_SIZE,
     STAGE,
     RunPlan,
@@ -134,12 +133,7 @@ def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
     classes = len(task.labelled.classes)
     check_writable(Path(values["output_dir"]), room_for(values, classes, task.size))
     counts = (classes, len(task.labelled), len(task.known))
-    return training_steps(values, *counts, task.size, _crops(task))
-
-
-def _crops(task: Task) -> int:
-    """So many crops of an unlabelled patch the critic sees."""
-    return 1 if set(task.unlabelled.sizes()) == {(task.size, task.size)} else FIVE_CROPS
+    return training_steps(values, *counts, task.size, task.unlabelled.crop_count(task.size))
 
 
 def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
@@ -155,5 +149,6 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
     options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
     counts = (len(task.labelled), len(task.unlabelled), sum(map(len, sets.values())))
-    critic = replace(critic_step(values, *counts, task.size, _crops(task)), seconds=STAGE)
+    crops = task.unlabelled.crop_count(task.size)
+    critic = replace(critic_step(values, *counts, task.size, crops), seconds=STAGE)
     return [critic, *evaluation_steps(options, len(task.test), task.size)]

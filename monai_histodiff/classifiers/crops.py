@@ -29,7 +29,7 @@ def over_crops(judge: Callable[[Tensor], Tensor], patches: PatchSet, size: int) 
         ValueError: the set is empty, or patches are smaller than ``size``.
     """
     patches.check_size(size)
-    count = 1 if set(patches.sizes()) == {(size, size)} else 5
+    count = patches.crop_count(size)
     part = max(1, BYTES // (count * 3 * size * size))
     found = []
     for start in range(0, max(1, len(patches)), part):

@@ -186,6 +186,10 @@ class PatchSet(Sequence):
             self.records, lambda image: image if size is None else centre_crop(image, size), size
         )
 
+    def crop_count(self, size: int) -> int:
+        """How many crops :meth:`five_crops` takes of each patch: one where all have that size."""
+        return 1 if set(self.sizes()) == {(size, size)} else 5
+
     def five_crops(self, size: int) -> Tensor:
         """Centre and corner crops, uint8 ``5 x N x 3 x size x size``; ``1 x N x ...`` where all
         patches have that size.
@@ -193,7 +197,7 @@ class PatchSet(Sequence):
         Raises:
             ValueError: the set is empty, or patches are smaller than ``size``.
         """
-        if set(self.sizes()) == {(size, size)}:
+        if self.crop_count(size) == 1:
             return self.images(size)[None]
         crops = self._reader.stack(
             self.records,
@@ -226,9 +230,7 @@ class PatchSet(Sequence):
         return self._with([r for r in self.records if (r.source, r.path) not in drawn])
 
     def same(self, other: PatchSet) -> bool:
-        """Whether ``other`` holds the same patches of the same sources, in this order and at this
-        scale.
-        """
+        """Whether ``other`` has the same patches of the same sources, in this order and scale."""
         own, theirs = ((s._sources, s.um_per_px, s.records) for s in (self, other))
         return own == theirs
 

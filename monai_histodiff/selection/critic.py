@@ -59,7 +59,7 @@ class PatchCritic(nn.Module):
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("folds", None)
-        self._last: tuple[PatchSet, int, Tensor] | None = None
+        self._last: tuple[PatchSet, tuple[int, float], Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
@@ -128,13 +128,14 @@ class PatchCritic(nn.Module):
     def of_patches(self, patches: PatchSet, size: int) -> Tensor:
         """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops of
         height and width ``size``, as test patches are judged. The set that was judged last is
-        not judged again.
+        not judged again, unless the temperature has changed; the members do not.
 
         Raises:
             ValueError: the set is empty, or patches are smaller than ``size``.
         """
-        if self._last is None or self._last[1] != size or not self._last[0].same(patches):
-            self._last = (patches, size, over_crops(self.probabilities, patches, size).mean(1))
+        how = (size, float(self.temperature))
+        if self._last is None or self._last[1] != how or not self._last[0].same(patches):
+            self._last = (patches, how, over_crops(self.probabilities, patches, size).mean(1))
         return self._last[2]
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -455,6 +455,8 @@ def test_the_set_that_was_judged_last_is_not_judged_again(
             with pytest.raises(TypeError, match="not callable"):
                 fresh.of_patches(other, size)
     assert torch.equal(fresh.of_patches(patches[::-1], 32), judged.flip(0))
+    fresh.temperature.mul_(4)
+    assert float((fresh.of_patches(patches[::-1], 32) - judged.flip(0)).abs().max()) > 1e-3
 
 
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
