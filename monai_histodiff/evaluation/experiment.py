@@ -28,6 +28,7 @@ from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 from monai_histodiff.utils.cache import cached
 from monai_histodiff.utils.fingerprint import fingerprint
+from monai_histodiff.utils.global_state import untracked
 
 __all__ = ["Evaluation", "Recipe"]
 
@@ -235,6 +236,7 @@ class Evaluation:
             self._banks[arm] = make(self.material, seed)
         return self._banks[arm]
 
+    @untracked()
     def _train(
         self, arm: str, bank: SyntheticBank | None, items: Sequence[Any], test: Tensor, seed: int
     ) -> Tensor:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from monai.data import get_track_meta, set_track_meta
 from monai.utils import misc
 
-__all__ = ["float32_default", "keep_random_state", "kept_random_state"]
+__all__ = ["float32_default", "keep_random_state", "kept_random_state", "untracked"]
 
 
 def keep_random_state() -> Callable[[], None]:
@@ -72,3 +73,16 @@ def float32_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+@contextmanager
+def untracked() -> Iterator[None]:
+    """Let MONAI's transforms keep no metadata and no history within the block, for items that have
+    none: the same numbers in three quarters of the time.
+    """
+    tracked = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(tracked)

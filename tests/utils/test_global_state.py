@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import (
     Compose,
     RandAxisFlipd,
@@ -28,7 +28,7 @@ import monai_histodiff as mh
 from monai_histodiff.diffusion import encode_latents, fit_latent_statistics
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.training import DenoisingPrepareBatch, NoisyLatentPrepareBatch
-from monai_histodiff.utils.global_state import float32_default, kept_random_state
+from monai_histodiff.utils.global_state import float32_default, kept_random_state, untracked
 
 
 def state() -> tuple[Any, ...]:
@@ -38,7 +38,7 @@ def state() -> tuple[Any, ...]:
         drawn = torch.rand(3).tolist()
     python, arrays = random.getstate(), np.random.get_state(legacy=False)
     algorithms = torch.are_deterministic_algorithms_enabled()
-    return get_seed(), flags, drawn, python, str(arrays), algorithms
+    return get_seed(), flags, drawn, python, str(arrays), algorithms, get_track_meta()
 
 
 @pytest.fixture(params=[7, None])
@@ -202,3 +202,20 @@ def test_latents_and_losses_are_the_same_under_any_default_dtype(
     with default(torch.float64):
         again = made()
     torch.testing.assert_close(again, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_transforms_keep_no_metadata_within_the_block_alone(tracked: bool) -> None:
+    flip = RandAxisFlipd("image", prob=1.0).set_random_state(3)
+    set_track_meta(tracked)
+    try:
+        with pytest.raises(KeyError), untracked():
+            inside = flip({"image": torch.arange(12.0).reshape(1, 3, 4)})["image"]
+            raise KeyError
+        assert get_track_meta() is tracked
+        flip.set_random_state(3)
+        outside = flip({"image": torch.arange(12.0).reshape(1, 3, 4)})["image"]
+    finally:
+        set_track_meta(True)
+    assert not isinstance(inside, MetaTensor) and isinstance(outside, MetaTensor) is tracked
+    assert torch.equal(torch.as_tensor(outside), inside)
