@@ -11,9 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 
-from monai_histodiff.augmentation.items import RECORD, check_item, retell
+from monai_histodiff.augmentation.items import RECORD, check_item, check_names, retell
 from monai_histodiff.augmentation.labels import soft_label
-from monai_histodiff.augmentation.transforms import SyntheticAugment, float32
+from monai_histodiff.augmentation.transforms import NO_ORIGINAL, SyntheticAugment, float32
 from monai_histodiff.data.bank import Bank
 
 __all__ = ["SyntheticAugmentD", "SyntheticAugmentDict", "SyntheticAugmentd"]
@@ -56,8 +56,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         keep_keys: keys beside patch and label whose values hold for a synthetic patch, too.
 
     Raises:
-        ValueError: there is more than one key; an item has keys that would be overwritten, or
-            tell of the real patch.
+        ValueError: there is more than one key; an item has keys that would be overwritten, tell
+            of the real patch, or name another class than its label does.
         KeyError: the label key is missing.
     """
 
@@ -107,12 +107,12 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
             own = (key, self.label_key)
             further = [k for k in (self.weight_key, self.soft_label_key) if k is not None]
             check_item(d, own, self.keep_keys, (*RECORD, *further))
-            before = d[self.label_key]
-            d[key], d[self.label_key] = self.augment(d[key], before, keys=own)
-            record, labels = self.augment.record, self.augment.labels
-            drawn = labels.read(d[self.label_key], self.label_key)
+            before, labels = d[self.label_key], self.augment.labels
+            d[key], d[self.label_key], record = self.augment.replaced(d[key], before, keys=own)
+            real, drawn = labels.read(before), labels.read(d[self.label_key], self.label_key)
+            check_names(d, own, self.keep_keys, labels, real)
             if record["synthetic"]:
-                names = labels.names and [labels.names[i] for i in (labels.read(before), drawn)]
+                names = labels.names and [labels.names[i] for i in (real, drawn)]
                 retell(d, own, self.keep_keys, names)
             d.update(record)
             confidence = record["synthetic_confidence"] if record["synthetic"] else float32(1.0)
@@ -128,6 +128,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         Raises:
             RuntimeError: the patch was replaced: there is no original to go back to.
         """
+        if bool(data.get(RECORD[0], False)):  # of arrays and plain tensors it alone tells
+            raise RuntimeError(NO_ORIGINAL)
         return {k: self.augment.inverse(v) if k in self.keys else v for k, v in data.items()}
 
 

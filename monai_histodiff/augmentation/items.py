@@ -8,9 +8,10 @@ import os
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+from monai_histodiff.augmentation.labels import Labels
 from monai_histodiff.augmentation.patches import SYNTHETIC
 
-__all__ = ["RECORD", "check_item", "retell"]
+__all__ = ["RECORD", "check_item", "check_names", "retell"]
 
 RECORD = ("synthetic", "synthetic_confidence", "synthetic_seed")
 
@@ -50,6 +51,37 @@ def check_item(
             f"take them out before (DeleteItemsd({stale})), or name them in keep_keys if what "
             "they tell holds for any patch of the class"
         )
+
+
+def check_names(
+    item: Mapping[Hashable, Any],
+    own: Iterable[Hashable],
+    kept: Iterable[Hashable],
+    labels: Labels,
+    index: int,
+) -> None:
+    """Refuse an item in which a text names another class than the label does, such as the
+    ``label_name`` of a :class:`~monai_histodiff.PatchSet` whose indices are not the bank's.
+
+    Args:
+        item: as it came.
+        own: the keys of patch and label.
+        kept: keys that are not looked at.
+        labels: your classes.
+        index: of the label.
+
+    Raises:
+        ValueError: there is such a text.
+    """
+    known, names = {*own, *kept}, labels.names
+    telling = {name for name in labels.bank_names if not name.isdecimal()}
+    for key, value in item.items():
+        if key not in known and value in telling and names[index] != value:
+            raise ValueError(
+                f"the label is {index}, which stands for '{names[index]}', but '{key}' is "
+                f"'{value}': pass classes=, the names of your class indices in order; or, if "
+                f"'{key}' tells something else, name it in keep_keys"
+            )
 
 
 def retell(

@@ -21,20 +21,21 @@ class Labels:
 
     Args:
         bank: whose classes they are.
-        classes: names of your class indices, in order: the same names as the bank's, in any order.
-            ``None``: your indices are the bank's.
+        classes: names of your class indices, in order: names of the bank's, in any order, of which
+            you may have fewer. ``None``: your indices are the bank's.
 
     Attributes:
         names: by your index; empty where the bank has none.
+        bank_names: those of the bank, by its index.
         to_bank: the bank's index, by yours.
 
     Raises:
-        ValueError: other names; or no names are given, though the bank's are numbers that are not
-            their indices, so that a number could mean either.
+        ValueError: other names, or one twice; or no names are given, though the bank's are
+            numbers that are not their indices, so that a number could mean either.
     """
 
     def __init__(self, bank: Bank, classes: Sequence[str] | None = None) -> None:
-        known = list(bank.classes)
+        known = self.bank_names = list(bank.classes)
         if classes is None:
             odd = [(i, name) for i, name in enumerate(known) if name != str(i)]
             if odd and all(name.strip().isdecimal() for name in known):
@@ -47,10 +48,10 @@ class Labels:
             self.names = known
         else:
             self.names = list(classes)
-            if not known or sorted(self.names) != sorted(known):
+            if not self.names or len({*self.names} & {*known}) < len(self.names):
                 raise ValueError(
-                    f"classes must be the bank's names, {known}, in the order of your class "
-                    f"indices, got {self.names}"
+                    f"classes must be names of the bank's, {known}, in the order of your class "
+                    f"indices, each once, got {self.names}"
                 )
             self.to_bank = [known.index(name) for name in self.names]
         self.from_bank = {theirs: own for own, theirs in enumerate(self.to_bank)}

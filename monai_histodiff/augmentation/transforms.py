@@ -21,7 +21,14 @@ from monai_histodiff.augmentation.patches import Scale, check_patch, check_value
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
 from monai_histodiff.utils.processes import candidate_seed, process_rank
 
-__all__ = ["SyntheticAugment", "float32"]
+__all__ = ["NO_ORIGINAL", "SyntheticAugment", "float32"]
+
+NO_ORIGINAL = (
+    "a replacement cannot be inverted, since a synthetic patch has no original: invert real "
+    "patches, or with prob=0"
+)
+
+Draw = tuple[BankPatch | None, np.ndarray]  # what replaces a patch, and where it is cropped
 
 
 class SyntheticAugment(RandomizableTransform, InvertibleTransform):
@@ -29,7 +36,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
     Place it after cropping and before intensity and geometric augmentation, so that real and
     synthetic patches are augmented alike. It reads shared memory only: it is safe in forked and
-    spawned workers, and costs a copy.
+    spawned workers and in threads, and costs a copy.
 
     A class with few patches in the bank is replaced less often, since few patches shown often are
     learnt by heart: with ``n`` patches of the class, the probability is
@@ -48,8 +55,8 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             without accepted patches is never drawn, and a patch of such a class is left as it is.
         full_prob_at: patches of a class in the bank from which on the probability is ``prob``; 1
             switches the rule off.
-        classes: the names of your class indices, in order; ``None``: they are the bank's. Needed
-            where names are numbers that are not their indices.
+        classes: the names of your class indices, in order, all of the bank's or some; ``None``:
+            they are the bank's. Needed where names are numbers that are not their indices.
         um_per_px: micrometres that a pixel of your patches shows, where that, or their size, is
             not the bank's. Synthetic patches are then cropped and resampled to yours. Where yours
             are finer, real patches, too, go to the bank's scale and back, even at ``prob=0``: put
@@ -57,7 +64,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
     Raises:
         ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; ``balance`` is
-            negative or gives no weight to any class in the bank; ``classes`` are not the names of
+            negative or gives no weight to any class in the bank; ``classes`` are not names of
             the bank's; ``um_per_px`` is not positive, or the bank does not know its own.
         FileNotFoundError: the folder holds no bank.
     """
@@ -87,8 +94,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         self.balance = None if balance is None else np.asarray(balance, dtype=float)
         if self.balance is not None:
             self._check_balance(self.balance)
-        self._drawn: BankPatch | None = None
-        self._corner = np.zeros(2)
+        self._last: Draw = (None, np.zeros(2))
         self._process = os.getpid()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyntheticAugment:
@@ -103,17 +109,22 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         """Draw whether to replace, and by what, for a patch whose class has your index
         ``data``.
         """
+        self._last = self._draw(int(data))
+
+    def _draw(self, own: int) -> Draw:
+        """Threads share the transform: what one has drawn does not go by way of ``self``."""
         self._seed_plain_worker()
-        super().randomize(None)
-        class_draw, scale_draw, patch_draw = self.R.rand(3)
-        if self.scale.crops:
-            self._corner = self.R.rand(2)
-        self._drawn = None
-        if self._do_transform:
-            own = int(data) if self.balance is None else self._draw_class(class_draw)
-            label = self.labels.to_bank[own]
-            if scale_draw * self.full_prob_at < self.bank.count(label):
-                self._drawn = self.bank.draw(label, patch_draw)
+        act, class_draw, scale_draw, patch_draw, *corner = self.R.rand(
+            6 if self.scale.crops else 4
+        )
+        drawn, place = None, np.array(corner)
+        self._do_transform = bool(act < self.prob)
+        if act < self.prob:
+            chosen = own if self.balance is None else self._draw_class(class_draw)
+            label = -1 if chosen is None else self.labels.to_bank[chosen]
+            if label >= 0 and scale_draw * self.full_prob_at < self.bank.count(label):
+                drawn = self.bank.draw(label, patch_draw)
+        return drawn, place
 
     def _check_balance(self, balance: np.ndarray) -> None:
         if balance.shape != (len(self.labels),):
@@ -134,11 +145,13 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         there = (self.bank.count(label) > 0 for label in self.labels.to_bank)
         return np.array([w if held else 0.0 for w, held in zip(weights, there, strict=True)])
 
-    def _draw_class(self, position: float) -> int:
+    def _draw_class(self, position: float) -> int | None:
+        """One of your classes, by its weight; ``None``: none with a weight has patches yet."""
         edges = self._usable_balance().cumsum()
-        return int(
-            np.searchsorted(edges, position * edges[-1], side="right").clip(max=len(edges) - 1)
-        )
+        if not edges[-1]:
+            return None
+        last = np.searchsorted(edges, edges[-1])  # the last with a weight: a product may round up
+        return int(np.searchsorted(edges, position * edges[-1], side="right").clip(max=last))
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
@@ -176,27 +189,32 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
         Raises:
             TypeError: the patch is no tensor nor array.
-            ValueError: it is not RGB or does not fit the bank's size; it is to be replaced or
-                resampled, and its values are far from [0, 1]; the label is none of the bank's.
+            ValueError: it is not RGB, does not fit the bank's size, or its values are far from
+                [0, 1] (not looked at where all patches stay as they are, by ``prob=0``); the label
+                is none of the bank's.
         """
+        return self.replaced(img, label, randomize, keys)[:2]
+
+    def replaced(
+        self, img: Tensor, label: Any, randomize: bool = True, keys: Sequence[Any] = ()
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Patch and label as the call returns them, with the :attr:`record` of this very call."""
         key, label_key = keys or ("img", "label")
         check_patch(img, key)
         size = (int(img.shape[1]), int(img.shape[2]))
         self.scale.check_size(size)
+        if self.prob or self.scale.factor > 1:
+            check_values(img, key)
         own = self.labels.read(label, label_key)
-        if randomize:
-            self.randomize(own)
-        if self._drawn is None:
-            if self.scale.factor > 1:
-                check_values(img, key)
-            return self.scale.of_real(img), label
-        check_values(img, key)
-        new = self.labels.from_bank[self._drawn.label]
-        patch = self.scale.of_synthetic(self._drawn.image, size, self._corner)
-        out = in_place_of(img, patch)
+        drawn, corner = self._draw(own) if randomize else self._last
+        self._last = drawn, corner
+        if drawn is None:
+            return self.scale.of_real(img), label, _record(drawn)
+        new = self.labels.from_bank[drawn.label]
+        out = in_place_of(img, self.scale.of_synthetic(drawn.image, size, corner))
         if isinstance(out, MetaTensor):
             self.push_transform(out)
-        return out, label if new == own else self.labels.like(label, new)
+        return out, label if new == own else self.labels.like(label, new), _record(drawn)
 
     def inverse(self, data: Any) -> Any:
         """A real patch as it is.
@@ -206,10 +224,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         """
         done = data.applied_operations if isinstance(data, MetaTensor) else []
         if done and done[-1].get(TraceKeys.CLASS_NAME) == type(self).__name__:
-            raise RuntimeError(
-                "a replacement cannot be inverted, since a synthetic patch has no original: "
-                "invert real patches, or with prob=0"
-            )
+            raise RuntimeError(NO_ORIGINAL)
         return data
 
     @property
@@ -217,10 +232,14 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         """``synthetic`` (bool), ``synthetic_confidence`` (float32 tensor, NaN for a real patch)
         and ``synthetic_seed`` (-1 for a real patch) of the last call.
         """
-        empty = torch.empty(0, dtype=torch.uint8, device="cpu")
-        known = self._drawn or BankPatch(empty, -1, float("nan"), -1)
-        values = (self._drawn is not None, float32(known.confidence), known.seed)
-        return dict(zip(RECORD, values, strict=True))
+        return _record(self._last[0])
+
+
+def _record(drawn: BankPatch | None) -> dict[str, Any]:
+    empty = torch.empty(0, dtype=torch.uint8, device="cpu")
+    known = drawn or BankPatch(empty, -1, float("nan"), -1)
+    values = (drawn is not None, float32(known.confidence), known.seed)
+    return dict(zip(RECORD, values, strict=True))
 
 
 def float32(value: float) -> Tensor:

@@ -156,6 +156,34 @@ def test_inverting_a_replacement_says_that_there_is_no_original(bank: SyntheticB
             assert "a replacement cannot be inverted" in told and "prob=0" in told
 
 
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
+def test_neither_is_a_replacement_without_metadata_inverted(
+    bank: SyntheticBank, kind: Any
+) -> None:
+    image = kind(np.full((3, SIDE, SIDE), 9, np.uint8))
+    made = transform(bank, 1.0)
+    with pytest.raises(RuntimeError, match="a replacement cannot be inverted"):
+        made.inverse(made({"image": image, "label": 0}))
+    left = transform(bank, 0.0)
+    assert left.inverse(left({"image": image, "label": 0}))["image"] is image
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_a_text_that_names_another_class_is_refused(bank: SyntheticBank, prob: float) -> None:
+    """As of a set with other classes than the bank's, whose indices are its own."""
+    item = real(label_name="b")
+    with pytest.raises(
+        ValueError, match=r"label is 0, .*'a', but 'label_name' is 'b': pass classe"
+    ):
+        transform(bank, prob)(item)
+    assert transform(bank, prob, classes=["b", "a"])(item)["label_name"] == "b"
+    assert transform(bank, prob, keep_keys="label_name")(item)["label_name"] == "b"
+    with pytest.raises(ValueError, match="label is 0, which stands for 'a', but 'organ' is 'b'"):
+        transform(bank, prob, classes=["a"])(real(organ="b"))
+    numbered = SyntheticBank(bank.images, classes=["0", "1"])
+    assert transform(numbered, prob)(real(group="1"))["label"] == 0
+
+
 def test_predictions_of_real_patches_are_inverted(bank: SyntheticBank) -> None:
     image = MetaTensor(torch.arange(300, dtype=torch.float32).view(3, 10, 10) / 300)
     steps = steps_of(bank, 0.0)

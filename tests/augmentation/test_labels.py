@@ -69,13 +69,23 @@ def test_your_order_of_the_names_is_taken() -> None:
     )
 
 
-@pytest.mark.parametrize("classes", [["acc", "norm"], ["acc", "norm", "SCC"], []])
+def test_you_may_have_some_of_the_classes() -> None:
+    bank, mine = bank_of("acc", "norm", "scc"), ["scc", "acc"]
+    assert [drawn(bank, k, classes=mine) for k in range(2)] == [(2, 0), (0, 1)]
+    every = [drawn(bank, 0, classes=mine, balance=[1, 1])[1] for _ in range(30)]
+    assert {*every} == {0, 1}
+    with pytest.raises(ValueError, match="from 0 to 1, or one of the names .*, got 2"):
+        drawn(bank, 2, classes=mine)
+
+
+@pytest.mark.parametrize(
+    "classes", [["acc", "acc"], ["acc", "norm", "SCC"], ["acc", "norm", "scc", "acc"], []]
+)
 def test_other_names_are_refused(classes: list[str]) -> None:
-    with pytest.raises(
-        ValueError, match=r"classes must be the bank's names, \['acc', 'norm', 'scc'"
-    ):
+    rule = r"classes must be names of the bank's, \['acc', 'norm', 'scc'\]"
+    with pytest.raises(ValueError, match=rule):
         SyntheticAugment(bank_of("acc", "norm", "scc"), classes=classes)
-    with pytest.raises(ValueError, match=r"classes must be the bank's names, \[\]"):
+    with pytest.raises(ValueError, match=r"classes must be names of the bank's, \[\]"):
         SyntheticAugment(bank_of(count=2), classes=["a", "b"])
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -362,8 +364,8 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
         ({"full_prob_at": 0}, "full_prob_at must be at least 1, got 0"),
         (
             {"classes": ["b", "c"]},
-            r"classes must be the bank's names, \['a', 'b'\], in the order of your class indices, "
-            r"got \['b', 'c'\]",
+            r"classes must be names of the bank's, \['a', 'b'\], in the order of your class "
+            r"indices, each once, got \['b', 'c'\]",
         ),
     ],
 )
@@ -405,7 +407,7 @@ def test_patches_of_another_range_are_refused(
     with pytest.raises(ValueError, match=message):
         SyntheticAugmentd("image", bank, prob=1.0)(item)
     kept = SyntheticAugmentd("image", bank, prob=0.0)(item)
-    assert kept["image"] is item["image"], "what is not replaced is not looked at"
+    assert kept["image"] is item["image"], "where nothing is replaced, nothing is looked at"
 
 
 def test_what_monai_loads_is_refused_as_floats_and_taken_as_uint8(tmp_path: Path) -> None:
@@ -495,3 +497,53 @@ def test_it_works_from_a_config_with_a_saved_bank(bank: SyntheticBank, tmp_path:
     transform = ConfigParser({"transform": config}).get_parsed_content("transform")
     out = transform(real(1))
     assert out["synthetic"] is True and int(out["image"][0, 0, 0]) == out["synthetic_seed"] - 900
+
+
+def test_nothing_is_drawn_for_weights_of_classes_that_are_still_empty() -> None:
+    """A bank that is being filled: the class that is favoured has no patches yet."""
+    images = {
+        k: torch.full((4 if k else 0, 3, SIDE, SIDE), k, dtype=torch.uint8) for k in range(3)
+    }
+    live = SyntheticBank(images)
+    transform = SyntheticAugmentd("image", live, prob=1.0, balance=[0, 1, 0], full_prob_at=1)
+    assert transform(real(2))["label"] == 1
+    transform.augment.balance = np.array([1.0, 0.0, 0.0])
+    out = transform(real(1))
+    assert out["label"] == 1 and not out["synthetic"] and int(out["image"].max()) == 255
+
+
+@pytest.mark.parametrize("weights", [[1, 0, 0], [0.7, 0.1, 0], [0, 0.3, 0], [0, 0.1, 0.2]])
+def test_only_classes_with_a_weight_are_drawn(weights: list[float]) -> None:
+    images = {k: torch.full((1, 3, SIDE, SIDE), k, dtype=torch.uint8) for k in range(3)}
+    augment = SyntheticAugment(SyntheticBank(images), 1.0, balance=weights, full_prob_at=1)
+    places = [0.0, *np.linspace(0, 1, 30, endpoint=False), np.nextafter(1.0, 0.0), 1.0]
+    drawn = {augment._draw_class(place) for place in places}
+    assert drawn == {k for k, weight in enumerate(weights) if weight}
+
+
+def test_values_are_looked_at_in_every_item(bank: SyntheticBank) -> None:
+    image = torch.full((3, SIDE, SIDE), 200.0)
+    with pytest.raises(ValueError, match="must lie in .0, 1., got 200 to 200"):
+        SyntheticAugmentd("image", bank, prob=1e-9)({"image": image, "label": 0})
+
+
+def test_threads_do_not_mix_their_draws(
+    bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a draw and its use another thread draws: each item has its own patch and record."""
+    transform = SyntheticAugmentd("image", bank, prob=1.0, full_prob_at=1).set_random_state(0)
+    both, of_synthetic = threading.Barrier(2), transform.augment.scale.of_synthetic
+
+    def waits(*given: Any) -> Any:
+        both.wait(10)
+        patch = of_synthetic(*given)
+        both.wait(10)
+        return patch
+
+    monkeypatch.setattr(transform.augment.scale, "of_synthetic", waits)
+    with ThreadPoolExecutor(2) as pool:
+        items = list(pool.map(transform, [real(0), real(1)] * 10))
+    for k, item in enumerate(items):
+        seed, shown = int(item["synthetic_seed"]), int(item["image"].max())
+        assert item["label"] == shown // 100 == seed // 1000 == k % 2
+        assert shown % 100 == seed % 1000
