@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.verdict import CLAIM
 
-__all__ = ["colour_note", "data_notes", "precision_note", "result_notes"]
+__all__ = ["colour_note", "data_notes", "precision_note", "result_notes", "views_note"]
+
+VIEWS = 10  # of each synthetic patch, below which an arm has not learned what it was given
 
 
 def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
@@ -49,6 +52,26 @@ def colour_note(results: Mapping[str, Any]) -> str:
         f"Arm C reaches {reached:.0%} of balanced accuracy, and the {best} alone "
         f"{floors[best]:.0%}: its classifier was trained too little (classifier_steps), or sees "
         "no more than the stain. What changes it says little of a classifier that works."
+    )
+
+
+def views_note(results: Mapping[str, Any]) -> str:
+    """A plain sentence where the classifiers hardly saw the synthetic patches; otherwise empty.
+
+    Args:
+        results: with ``settings`` of the classifiers and ``selection``.
+    """
+    settings, accepted = results["settings"], results["selection"]["accepted"]
+    shown = settings["classifier_batch_size"] * settings["synthetic_probability"]  # in a step
+    if not accepted or not shown:
+        return ""
+    views = settings["classifier_steps"] * shown / accepted
+    if views >= VIEWS:
+        return ""
+    return (
+        f"Arm G saw each synthetic patch {views:.1f} times in the mean, and arm C its few patches "
+        "many times: with so few steps G has not learned yet what it was given, and more may turn "
+        f"the answer (classifier_steps {math.ceil(VIEWS * accepted / shown)} or more)."
     )
 
 

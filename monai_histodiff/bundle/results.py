@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose
 
-from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes
+from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes, views_note
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -91,7 +91,7 @@ def run_and_report(
             None,
             [torn_note(evaluation.material.labelled, outcome["settings"].get("critic_folds", 0))],
         ),
-        *filter(None, [forecast, colour_note(results)]),
+        *filter(None, [forecast, colour_note(results), views_note(results)]),
         *find_leaks(patches.select("train"), evaluation.test).notes,
         *data_notes(patches, dataset_dir),
         *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import colour_note
+from monai_histodiff.bundle.notes import colour_note, views_note
 from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -144,7 +144,7 @@ def judge_and_report(
     results |= {**withheld(results, figures), **headline(figures[0], results["verdict"])}
     results["warnings"] = [w for part in figures for w in warnings(part, named)]
     told = notes(results, arms, trained, judge, judged)
-    results["notes"] = [*told, *filter(None, [colour_note(results)])]
+    results["notes"] = [*told, *filter(None, [colour_note(results), views_note(results)])]
     write_predictions(folder.predictions, evaluation)
     results["files"] = describe_files(folder.root, [folder.predictions.name])
     write_json(folder.results, results)

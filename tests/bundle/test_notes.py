@@ -12,7 +12,7 @@ from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.bundle.demo import write_demo
-from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes
+from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes, views_note
 from monai_histodiff.evaluation.arms import Material
 
 
@@ -96,3 +96,18 @@ def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
     assert told(0.5, 0.52) == "" and colour_note({"arms": {}}) == ""
     assert told(0.48, 0.5).startswith("Arm C reaches 49% of balanced accuracy, and the colour")
     assert "alone 50%: its classifier was trained too little" in told(0.4, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "accepted", "told"),
+    [(250, 1200, "3.3 times"), (749, 1200, "10.0 times"), (750, 1200, ""), (1, 0, "")],
+)
+def test_too_few_views_of_the_synthetic_patches_are_told(
+    steps: int, accepted: int, told: str
+) -> None:
+    settings = {"classifier_steps": steps, "classifier_batch_size": 32}
+    results = {"settings": settings, "selection": {"accepted": accepted}}
+    settings["synthetic_probability"] = 0
+    assert views_note(results) == ""
+    found = views_note(results | {"settings": settings | {"synthetic_probability": 0.5}})
+    assert told in found and bool(told) == ("classifier_steps 750 or more" in found)
