@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
-from monai_histodiff.data.names import SPLITS, check_name, refuse_twins
+from monai_histodiff.data.names import SPLITS, check_name, check_path, refuse_twins
 from monai_histodiff.data.patch_files import (
     COLUMNS,
     MANIFEST,
@@ -77,6 +77,8 @@ def list_patches(
         for name, where in names:
             check_name(kind, name, where)
         refuse_twins(kind, names)
+    for record, _ in found:
+        check_path(record.path, f"in '{sources[record.source].root}'")
     _refuse_torn_groups(found)
     return [record for record, _ in found], notes + _assumed(sources, found, len(grouped))
 

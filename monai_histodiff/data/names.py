@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["SPLITS", "check_name", "refuse_twins"]
+__all__ = ["SPLITS", "check_name", "check_path", "refuse_twins"]
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -33,6 +33,23 @@ def check_name(kind: str, name: Any, where: str = "") -> None:
         raise ValueError(
             f"a {kind} must be printable text, not empty, and without blanks around it, got"
             f" {name!r}{f' ({where})' if where else ''}: rename it"
+        )
+
+
+def check_path(path: str, where: str) -> None:
+    """Refuse a path that a table cannot hold as it is.
+
+    Args:
+        path: of a picture.
+        where: its place, for the message.
+
+    Raises:
+        ValueError: there are blanks around it, or a line break in it.
+    """
+    if path != path.strip() or "\n" in path or "\r" in path:
+        raise ValueError(
+            "a path must be without blanks around it, and without line breaks, got"
+            f" {path!r} ({where}): rename it"
         )
 
 

@@ -105,17 +105,29 @@ def test_a_folder_is_reached_once(tmp_path: Path) -> None:
         PatchSet.open(tmp_path / "0")
 
 
+@pytest.mark.parametrize("name", [" x/A/1.png", "x/A/1\n.png"])
+def test_paths_that_a_table_cannot_hold_are_refused(name: str, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, name, "y/B/2.png")
+    with pytest.raises(
+        ValueError, match="a path must be without blanks around it, and .*: rename"
+    ):
+        PatchSet.open(root, class_level=2)
+
+
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     """Reading takes blanks around cells off: hence they cannot be written."""
-    root = folder_of(tmp_path / "set", None, " x/A/1.png", "y/B/2.png")
-    with pytest.raises(ValueError, match="a path must be without blanks around it, got ' x/A/1"):
-        PatchSet.open(root, class_level=2).write(tmp_path / "copy")
-    assert not (tmp_path / "copy").exists()
-    (root / " x").rename(root / "x")
-    (root / "x" / "A" / "1.png").rename(root / "x" / "A" / "=1.png")
+    for record in (PatchRecord(" a.png", "A", "", "g"), PatchRecord("a.png", "A", "", "g ")):
+        with pytest.raises(ValueError, match="must be without blanks around it, got"):
+            write_patches(tmp_path / "copy", [(record, gradient())])
+    assert not list(tmp_path.iterdir())
+    root = folder_of(tmp_path / "set", None, "x/A/=1.png", "y/B/'2.png", "y/B/Mu\u0308 1.png")
     patches = PatchSet.open(root, class_level=2)
     copy = PatchSet.open(patches.write(tmp_path / "copy"))
-    assert copy.records == patches.records and copy.notes == patches.notes
+    assert copy.notes == patches.notes
+    assert [r.group for r in copy.records] == [r.group for r in patches.records]
+    assert [(r.path, r.label) for r in copy.records] == [
+        (r.path, r.label) for r in patches.records
+    ]
 
 
 def test_write_copies_byte_for_byte(tmp_path: Path) -> None:
