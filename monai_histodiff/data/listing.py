@@ -157,7 +157,7 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
     notes: list[str] = []
     if odd := sorted({r.label for r, _ in found if r.label.casefold() in MISSING}):
         notes.append(
-            f"{' and '.join(map(repr, odd))} is read as the name of a class: leave the label"
+            f"Labels are taken for names of classes, also {', '.join(map(repr, odd))}: leave them"
             " empty where there is none."
         )
     stems = {source.root.name.removesuffix(".zip").lower() for source in sources}

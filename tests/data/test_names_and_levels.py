@@ -188,7 +188,11 @@ def test_one_name_in_two_spellings_is_refused(twins: tuple[str, str], tmp_path: 
 
 def test_words_for_nothing_are_told(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", "path,label\na.png,nan\nb.png,A\n", "a.png", "b.png")
-    assert PatchSet.open(root).notes[0].startswith("'nan' is read as the name of a class: leave")
+    assert (
+        PatchSet.open(root)
+        .notes[0]
+        .startswith("Labels are taken for names of classes, also 'nan': leave")
+    )
 
 
 # ------------------------------------------------------------------------------------- groups
