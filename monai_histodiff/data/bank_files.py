@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_histodiff.data.names import check_name
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import read_sealed, write_sealed
 from monai_histodiff.data.strict_table import REMEDY
@@ -64,7 +65,7 @@ def read_bank(folder: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
     """The arguments of :class:`~monai_histodiff.SyntheticBank` that were written; see its
     ``load``.
     """
-    about_file = Path(folder) / ABOUT
+    about_file = Path(folder).expanduser() / ABOUT
     if not about_file.is_file():
         raise FileNotFoundError(
             f"a bank must hold '{ABOUT}', got none in '{folder}': give the folder that "
@@ -123,15 +124,11 @@ def check_classes(classes: Sequence[str]) -> None:
     """Refuse class names by which classes cannot be told apart, or which cannot be printed.
 
     Raises:
-        ValueError: a name is no text, is empty or not printable, or occurs twice.
+        ValueError: a name is no text, is empty or not printable, has blanks around it, or occurs
+            twice.
     """
     for name in classes:
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ValueError(
-                f"a class name must be printable text, not empty, got {name!r}: rename it"
-            )
-        if name != name.strip():
-            raise ValueError(f"a class name must be without blanks around it, got {name!r}")
+        check_name("class name", name)
     if twice := sorted({name for name in classes if list(classes).count(name) > 1}):
         raise ValueError(f"class names must be distinct, got {twice[0]!r} more than once")
 

@@ -1,12 +1,16 @@
 """Patches in other hands: a patch set as an ImageFolder, a WebDataset shard, or a Hugging Face
 ``imagefolder``, each with a card that says what it is.
 
-* ``imagefolder``: ``LABEL/NAME.png``, as ``torchvision.datasets.ImageFolder`` reads it.
-* ``huggingface``: ``LABEL/NAME.png`` under ``train/`` with ``metadata.csv``, of whose columns
-  ``file_name`` names the picture, and a ``README.md`` with YAML front matter, as
+* ``imagefolder``: ``LABEL/NAME.png``, as ``torchvision.datasets.ImageFolder`` reads it, below
+  ``train/``, ``val/`` and ``test/`` where a split is recorded.
+* ``huggingface``: ``LABEL/NAME.png`` below ``train/``, ``validation/`` and ``test/`` (``train/``
+  where no split is recorded), each with ``metadata.jsonl``, in which ``file_name`` names the
+  picture, and a ``README.md`` with YAML front matter, as
   ``datasets.load_dataset("imagefolder", data_dir=...)`` reads it.
 * ``webdataset``: one tar file of ``NAME.png``, ``NAME.cls`` (index of the class) and ``NAME.json``
   (all that is known of it) for each patch, one after another.
+
+``um_per_px`` is that of the picture as it is written.
 """
 
 from __future__ import annotations
@@ -18,19 +22,25 @@ import re
 import shutil
 import tarfile
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_files import COLUMNS, SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.tables import write_table
+from monai_histodiff.data.reading import image_scale
 from monai_histodiff.utils.files import whole_file
 
 __all__ = ["FORMATS", "card", "export_patches"]
 
+FILE = "file_name"  # of the picture, for Hugging Face
+FOLDERS = {  # of each part of the split
+    "imagefolder": {"": "", "train": "train", "val": "val", "test": "test"},
+    "huggingface": {"": "train", "train": "train", "val": "validation", "test": "test"},
+}
 FORMATS = ("imagefolder", "webdataset", "huggingface")
 UNSAFE = re.compile(r"[^\w\- ]")  # what the name of a folder may not hold
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
@@ -52,9 +62,10 @@ def export_patches(
         The path.
 
     Raises:
-        FileExistsError: it is there already.
-        ValueError: the form is unknown, the set is empty, a patch has no label, the name of a
-            class cannot be one of a folder, or the path does not end as the form needs it.
+        FileExistsError: it, or its card, is there already.
+        ValueError: the form is unknown, the set is empty, a patch has no label, a split is
+            recorded for some patches only, a column has the name of one of the form's, the name
+            of a class cannot be one of a folder, or the path does not end as the form needs it.
     """
     if form not in FORMATS:
         raise ValueError(f"a form must be one of {', '.join(FORMATS)}, got '{form}'")
@@ -70,9 +81,14 @@ def export_patches(
             f"names of classes must be of letters, digits, '-', '_' and blanks, got '{odd[0]}': "
             "rename it"
         )
+    _check_records(patches.records)
     target = Path(path).expanduser()
-    if target.exists():
-        raise FileExistsError(f"an export must be new, got '{path}', which exists: choose another")
+    beside = target.with_suffix(".md") if form == "webdataset" else target
+    for there in (target, beside):
+        if there.exists():
+            raise FileExistsError(
+                f"an export must be new, got '{there}', which exists: choose another path"
+            )
     if (form == "webdataset") != (target.suffix == ".tar"):
         wanted = "a file that ends in .tar" if form == "webdataset" else "a folder"
         raise ValueError(f"the path of a {form} must be {wanted}, got '{path}': rename it")
@@ -81,12 +97,13 @@ def export_patches(
     if form == "webdataset":
         with whole_file(target) as draft:
             _write_shard(draft, patches)
-        target.with_suffix(".md").write_text(text, encoding="utf-8")
+            beside.write_text(text, encoding="utf-8")
         return target
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        top = draft / "train" if form == "huggingface" else draft
-        _write_folders(top, patches, with_table=form == "huggingface")
+        tables = _write_folders(draft, patches, FOLDERS[form])
+        if form == "huggingface":
+            _write_tables(draft, tables)
         name = "README.md" if form == "huggingface" else "CARD.md"
         (draft / name).write_text(text, encoding="utf-8")
         draft.chmod(0o755)
@@ -95,6 +112,22 @@ def export_patches(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return target
+
+
+def _check_records(records: Sequence[PatchRecord]) -> None:
+    """Refuse records of which the export would not tell all."""
+    taken = {FILE, *COLUMNS} & {column for record in records for column in record.extra}
+    if taken:
+        raise ValueError(
+            f"a column must not have the name of one that the export writes, got"
+            f" '{min(taken)}': rename it in the manifest"
+        )
+    blank = sum(not record.split for record in records)
+    if 0 < blank < len(records):
+        raise ValueError(
+            f"a split must be recorded for every patch or for none, got {blank} of {len(records)}"
+            " without: record theirs, or leave them out"
+        )
 
 
 def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:
@@ -155,23 +188,36 @@ def _png(patches: PatchSet, row: int) -> bytes:
     return stream.getvalue()
 
 
-def _described(record: PatchRecord) -> dict[str, str]:
-    """All that the manifest tells of a patch."""
-    return {"label": record.label, "group": record.group, **record.extra}
+def _described(patches: PatchSet, row: int) -> dict[str, str]:
+    """All that is known of a patch, and of its picture as it is written."""
+    record = patches.records[row]
+    known = {"label": record.label, "split": record.split, "group": record.group, **record.extra}
+    if (um := image_scale(record, patches.um_per_px)) != record.um_per_px:
+        known[SCALE] = f"{um:g}"
+    return known
 
 
-def _write_folders(top: Path, patches: PatchSet, with_table: bool) -> None:
-    names = _names(patches.records)
-    rows = []
+def _write_folders(
+    draft: Path, patches: PatchSet, folders: Mapping[str, str]
+) -> dict[str, list[dict[str, str]]]:
+    """Write the pictures; what is known of each, by the folder of its part of the split."""
+    names, tables = _names(patches.records), defaultdict(list)
     for i, record in enumerate(patches.records):
-        path = top / record.label / f"{names[i]}.png"
+        folder, file = folders[record.split], f"{record.label}/{names[i]}.png"
+        path = draft / folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_png(patches, i))
-        rows.append({"file_name": f"{record.label}/{names[i]}.png", **_described(record)})
-    if with_table:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        cells = ([row.get(column, "") for column in columns] for row in rows)
-        write_table(top / "metadata.csv", columns, cells)
+        tables[folder].append({FILE: file, **_described(patches, i)})
+    return tables
+
+
+def _write_tables(draft: Path, tables: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Lines of JSON in each folder, of the same columns in all: what a table holds is text."""
+    empty = {column: "" for rows in tables.values() for row in rows for column in row}
+    for folder, rows in tables.items():
+        lines = (json.dumps({**empty, **row}, ensure_ascii=False) for row in rows)
+        text = "".join(f"{line}\n" for line in lines)
+        (draft / folder / "metadata.jsonl").write_text(text, encoding="utf-8")
 
 
 def _write_shard(path: Path, patches: PatchSet) -> None:
@@ -186,4 +232,4 @@ def _members(patches: PatchSet) -> Iterator[tuple[str, bytes]]:
     for i, (name, record) in enumerate(zip(_names(patches.records), patches.records, strict=True)):
         yield f"{name}.png", _png(patches, i)
         yield f"{name}.cls", str(patches.classes.index(record.label)).encode()
-        yield f"{name}.json", json.dumps(_described(record)).encode()
+        yield f"{name}.json", json.dumps(_described(patches, i)).encode()

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from monai_histodiff.data.pictures import LIMITS, SUFFIXES, Limits
-from monai_histodiff.data.tables import write_table
+from monai_histodiff.data.tables import number, write_table
 from monai_histodiff.data.zip_entries import zip_entries
 
 __all__ = ["PatchRecord", "PatchSource", "write_patches"]
@@ -41,15 +41,15 @@ class PatchRecord:
     @property
     def um_per_px(self) -> float | None:
         """Micrometres per pixel of the file, or ``None`` where nothing is recorded."""
-        return float(self.extra[SCALE]) if self.extra.get(SCALE) else None
+        return number(self.extra[SCALE]) if self.extra.get(SCALE) else None
 
 
 class PatchSource:
     """Read-only access to the files under a folder or in a zip; safe to share with forked and
     spawned workers.
 
-    Links to folders are followed. Names that begin with a dot or ``__MACOSX`` are hidden files
-    and are left out.
+    Links to folders are followed, each folder being reached once. Names that begin with a dot or
+    ``__MACOSX`` are hidden files and are left out.
 
     Args:
         root: the folder or zip; ``~`` is the user's home.
@@ -63,8 +63,9 @@ class PatchSource:
     Raises:
         FileNotFoundError: there is no such folder or zip, or a link in it leads nowhere.
         PermissionError: a folder or file in it may not be read.
-        ValueError: it is neither, or the zip is damaged, encrypted or packed by a method that
-            Python does not know.
+        ValueError: it is neither, the zip is damaged, encrypted or packed by a method that Python
+            does not know, a link leads to a folder that is in the set already, or a name is no
+            UTF-8 text.
     """
 
     def __init__(self, root: str | os.PathLike[str], limits: Limits = LIMITS) -> None:
@@ -78,10 +79,7 @@ class PatchSource:
             names, folders = _walk(self.root)
             self._entries = {name: name for name in names}
         elif zipfile.is_zipfile(self.root):
-            self._entries = zip_entries(self.root)
-            folders = {
-                n.rsplit("/", i)[0] for n in self._entries for i in range(1, n.count("/") + 1)
-            }
+            self._entries, folders = zip_entries(self.root)
         else:
             raise ValueError(
                 f"dataset_dir must be a folder or a zip, got '{root}':"
@@ -89,6 +87,7 @@ class PatchSource:
             )
         self.names = sorted(n for n in self._entries if _visible(n))
         self.folders = sorted(n for n in folders if _visible(n))
+        _check_text(self.root, (self.root.name, *self.folders, *self.names))
         self._known = set(self.names)
         self._plain: dict[str, list[str]] = {}
         for name in self.names:
@@ -152,20 +151,33 @@ def _visible(name: str) -> bool:
     return all(p and not p.startswith((".", "__MACOSX")) for p in name.split("/"))
 
 
+def _check_text(root: Path, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"names of files and folders must be UTF-8 text, got {os.fsencode(name)!r} in"
+                f" {os.fsencode(root)!r}: rename it"
+            ) from None
+
+
 def _walk(root: Path) -> tuple[list[str], set[str]]:
-    """Names of all files and folders, through links, of which none may lead back to a folder
-    above it.
+    """Names of all files and folders, through links, of which none may lead to a folder that has
+    another name in the set: it would be read twice, or for ever.
     """
     names: list[str] = []
     folders: set[str] = set()
     denied: list[str] = []
     lost: list[str] = []
+    known: dict[Path, Path] = {}
 
-    def enter(folder: Path, prefix: str, above: tuple[Path, ...]) -> None:
-        here = folder.resolve()
-        if here in above:
+    def enter(folder: Path, prefix: str) -> None:
+        first = known.setdefault(folder.resolve(), folder)
+        if first != folder:
             raise ValueError(
-                f"a link must not lead to a folder above itself, got '{folder}': remove it"
+                "a link must not lead to a folder that the set has already, got"
+                f" '{folder}' and '{first}', which are one: remove the link"
             )
         try:
             entries = sorted(os.scandir(folder), key=lambda e: e.name)
@@ -178,7 +190,7 @@ def _walk(root: Path) -> tuple[list[str], set[str]]:
                 continue
             if entry.is_dir():
                 folders.add(name)
-                enter(Path(entry.path), f"{name}/", (*above, here))
+                enter(Path(entry.path), f"{name}/")
             elif not entry.is_file():
                 lost.append(entry.path)
             else:
@@ -186,7 +198,7 @@ def _walk(root: Path) -> tuple[list[str], set[str]]:
                     denied.append(entry.path)
                 names.append(name)
 
-    enter(root, "", ())
+    enter(root, "")
     if denied:
         raise PermissionError(
             f"every folder and file of '{root}' must be readable, got {len(denied)} that"
@@ -215,7 +227,8 @@ def write_patches(
 
     Raises:
         FileExistsError: the folder exists and is not empty.
-        ValueError: two records have one path, or a cell of the manifest holds a line break.
+        ValueError: two records have one path, or a cell of the manifest holds a line break, or
+            has blanks around it, which reading would take off.
     """
     target = Path(folder).expanduser()
     if target.exists() and any(target.iterdir()):
@@ -228,6 +241,11 @@ def write_patches(
         records = []
         for record, content in items:
             path = draft / record.path
+            for column, cell in zip(COLUMNS, _cells(record), strict=True):
+                if cell != cell.strip():
+                    raise ValueError(
+                        f"a {column} must be without blanks around it, got {cell!r}: rename it"
+                    )
             if path.exists():
                 raise ValueError(f"each patch needs its own path, got '{record.path}' twice")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,10 +260,7 @@ def write_patches(
         write_table(
             draft / MANIFEST,
             [*COLUMNS, *extra],
-            (
-                [r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)]
-                for r in records
-            ),
+            ([*_cells(r), *(r.extra.get(key, "") for key in extra)] for r in records),
         )
         draft.chmod(0o755)
         if target.exists():
@@ -255,3 +270,7 @@ def write_patches(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return target
+
+
+def _cells(record: PatchRecord) -> tuple[str, str, str, str]:
+    return record.path, record.label, record.split, record.group

@@ -18,6 +18,7 @@ from monai_histodiff.data.download import check_file, fetch_file
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.public_readers import Patches
 from monai_histodiff.data.public_sets import PUBLIC_SETS, PublicSet
+from monai_histodiff.data.reading import check_scale
 
 __all__ = ["describe", "fetch_public_set"]
 
@@ -50,11 +51,14 @@ def fetch_public_set(
         ConnectionError: a file could not be downloaded.
         FileNotFoundError: a file that must be fetched by hand is not there.
         FileExistsError: the folder is not empty.
-        ValueError: the name is unknown, a file is not what was meant, or an option does not fit.
+        ValueError: the name is unknown, a file is not what was meant, an option does not fit, or
+            a picture is smaller than a tile.
     """
     if name not in known:
         raise ValueError(f"the set must be one of {', '.join(known)}, got '{name}'")
     what, target = known[name], Path(folder)
+    if um_per_px is not None:
+        check_scale(um_per_px)
     if um_per_px is not None and (what.um_per_px is None or um_per_px < what.um_per_px):
         raise ValueError(
             f"um_per_px must be at least the set's own, {what.um_per_px or 'unknown'}, got "
@@ -64,6 +68,8 @@ def fetch_public_set(
         raise ValueError(f"per_class and tile must be at least 1, got {per_class} and {tile}")
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"a patch set must go into a new folder, got '{folder}', not empty")
+    scale = um_per_px / what.um_per_px if um_per_px and what.um_per_px else 1.0
+    _check_size(what.pixels, scale, tile, what.title)
     files = _files(what, Path(archives), progress)
     chosen = None
     if per_class is not None:
@@ -72,7 +78,6 @@ def fetch_public_set(
             classes[record.split, record.label].append(record.path)
         drawn = (rng.permutation(paths)[:per_class].tolist() for paths in classes.values())
         chosen = {path for paths in drawn for path in paths}
-    scale = um_per_px / what.um_per_px if um_per_px and what.um_per_px else 1.0
     spacing = what.um_per_px and what.um_per_px * scale
     patches = _patches(what.read(files), chosen, scale, tile, f"{spacing:.4g}" if spacing else "")
     with tqdm(patches, desc=name, unit="patch", disable=not progress) as bar:
@@ -97,6 +102,17 @@ def _files(what: PublicSet, archives: Path, progress: bool) -> dict[str, Path]:
     return paths
 
 
+def _check_size(pixels: tuple[int, int], scale: float, tile: int | None, of: str) -> None:
+    """Refuse a spacing or a tile by which nothing would be left of a picture."""
+    width, height = (round(side / scale) for side in pixels)
+    if min(width, height) < (tile or 1):
+        size = f"{width} x {height} px" + f", from {pixels[0]} x {pixels[1]}" * (scale != 1)
+        raise ValueError(
+            f"pictures must hold one tile, or pixel, at least, got {size} of '{of}', and tile"
+            f" {tile or 'none'}: choose a smaller tile or um_per_px"
+        )
+
+
 def _patches(
     found: Patches, chosen: set[str] | None, scale: float, tile: int | None, spacing: str
 ) -> Iterator[tuple[PatchRecord, bytes | NDArray[np.uint8]]]:
@@ -116,6 +132,7 @@ def _patches(
         if scale != 1:
             width, height = (round(side / scale) for side in picture.size)
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        _check_size(picture.size, 1.0, tile, record.path)
         path = PurePosixPath(record.path).with_suffix(".png")
         if tile is None:
             yield replace(record, path=str(path)), np.asarray(picture)

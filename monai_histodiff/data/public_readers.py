@@ -11,10 +11,13 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
+import os
 import re
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -176,6 +179,26 @@ def _rows(path: Path, member: str) -> Iterator[NDArray[np.uint8]]:
             )
 
 
+def _unpack(packed: Path, plain: Path) -> None:
+    """Unpack a gzip file, or make sure that what lies there is what it holds."""
+    if not plain.exists():
+        with whole_file(plain) as draft, gzip.open(packed) as source, open(draft, "wb") as to:
+            shutil.copyfileobj(source, to)
+        return
+    with packed.open("rb") as stream:
+        stream.seek(-8, os.SEEK_END)
+        told = struct.unpack("<II", stream.read())  # check sum and size, at the end of the file
+    found = 0
+    with plain.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found = zlib.crc32(block, found)
+    if told != (found, plain.stat().st_size % 2**32):
+        raise ValueError(
+            f"'{plain}' must be what '{packed.name}' holds, got another check sum or size: remove"
+            " it, and it is unpacked again"
+        )
+
+
 def read_pcam(files: Mapping[str, Path]) -> Patches:
     """PatchCamelyon: HDF5 arrays ``x`` and ``y`` by split, and the slide of each in a table."""
     try:
@@ -188,13 +211,7 @@ def read_pcam(files: Mapping[str, Path]) -> Patches:
         for kind in ("x", "y"):
             packed = files[f"{base}_{kind}.h5.gz"]
             plain = packed.with_suffix("")
-            if not plain.exists():
-                with (
-                    whole_file(plain) as draft,
-                    gzip.open(packed) as source,
-                    open(draft, "wb") as to,
-                ):
-                    shutil.copyfileobj(source, to)
+            _unpack(packed, plain)
             opened[kind] = h5py.File(plain, "r")[kind]
         with open(files[f"{base}_meta.csv"], newline="", encoding="utf-8-sig") as stream:
             slides = [row["wsi"] for row in csv.DictReader(stream)]

@@ -16,7 +16,14 @@ from monai_histodiff.data.pictures import decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
 from monai_histodiff.utils.progress import patient
 
-__all__ = ["PatchReader", "check_scale", "fill_scale", "patch_hash", "scale_notes"]
+__all__ = [
+    "PatchReader",
+    "check_scale",
+    "fill_scale",
+    "image_scale",
+    "patch_hash",
+    "scale_notes",
+]
 
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
 ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
@@ -62,6 +69,16 @@ def scale_notes(records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
             " enlarged, without the detail that the model knows."
         )
     return notes
+
+
+def image_scale(record: PatchRecord, um_per_px: float | None) -> float | None:
+    """Micrometres per pixel of an image that is read at ``um_per_px``; ``None`` where the record
+    says none. Scales that differ by 5 % or less count as one: the image is as its file is.
+    """
+    own = record.um_per_px
+    if own is None or um_per_px is None or abs(own / um_per_px - 1) < ALIKE + 1e-9:
+        return own
+    return um_per_px
 
 
 @dataclass(frozen=True)
@@ -119,8 +136,8 @@ class PatchReader:
         return [self.size(r) for r in patient(records, "headers")]
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
-        own, wanted = record.um_per_px, self.um_per_px
-        if own is None or wanted is None or abs(own / wanted - 1) < ALIKE + 1e-9:
+        own, wanted = record.um_per_px, image_scale(record, self.um_per_px)
+        if own is None or wanted is None or own == wanted:
             return height, width
         size = max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
         if size[0] * size[1] > (most := self.sources[record.source].limits.pixels):

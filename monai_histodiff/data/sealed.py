@@ -97,7 +97,7 @@ def read_sealed(
     checked, but nothing tells whether a picture was changed.
 
     Args:
-        folder: the folder.
+        folder: the folder; ``~`` is the user's home.
         name: of the JSON file.
         needs: entries that the JSON file must have, if there is one.
         columns: columns that the manifest must have beyond ``path,label,split,group``.
@@ -108,7 +108,7 @@ def read_sealed(
         ValueError: something is cut, changed, of another size, too large, or lies outside of the
             folder; the message names the file and the remedy.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     about = _read_json(root / name, needs)
     sealed = "seal" in about
     rows = read_rows(root / MANIFEST, [*columns, *(["sha256"] if sealed else [])])

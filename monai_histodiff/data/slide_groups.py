@@ -4,14 +4,18 @@ or itself.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_histodiff.data.names import SPLITS, check_name, refuse_twins
+from monai_histodiff.data.tables import read_table
+
 __all__ = ["SlideRow", "read_slide_table", "slide_rows"]
+
+COLUMNS = ("slide", "group", "label", "split")
 
 
 @dataclass(frozen=True)
@@ -24,36 +28,33 @@ class SlideRow:
 
 
 def read_slide_table(path: str | os.PathLike[str]) -> dict[str, SlideRow]:
-    """Read a csv ``slide,group[,label][,split]``: one row for each slide, by its name with or
-    without the ending.
+    """Read a table ``slide,group[,label][,split]``, by the rules of a manifest: one row for each
+    slide, by its name with or without the ending.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, a cell is empty, or a slide is listed twice.
+        ValueError: a rule of tables (:func:`~monai_histodiff.data.tables.read_table`)
+            is broken, slide or group is empty, the split is none, or a slide is listed twice.
     """
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
-        missing = [c for c in ("slide", "group") if c not in (table.fieldnames or ())]
-        if missing:
+    where = f"'{path}'"
+    rows: dict[str, SlideRow] = {}
+    for row in read_table(Path(path).read_bytes(), where, COLUMNS[:2], COLUMNS[2:]):
+        at = f"line {row.line} of {where}"
+        slide, group, label, split = (row.cells.get(column, "") for column in COLUMNS)
+        if not slide or not group:
             raise ValueError(
-                "a table of slides must have the columns slide and group, got none named "
-                f"{missing} in '{path}'"
+                f"a row must name slide and group, got '{slide}' and '{group}' in {at}: fill it in"
             )
-        rows: dict[str, SlideRow] = {}
-        for row in table:
-            cells = {k: (v or "").strip() for k, v in row.items() if k}
-            name, group = cells["slide"], cells["group"]
-            if not name or not group:
-                raise ValueError(
-                    f"a row must name slide and group, got '{name}' and '{group}' in line "
-                    f"{table.line_num} of '{path}'"
-                )
-            if name in rows:
-                raise ValueError(
-                    f"a table must list each slide once, got '{name}' again in line "
-                    f"{table.line_num} of '{path}'"
-                )
-            rows[name] = SlideRow(group, cells.get("label", ""), cells.get("split", ""))
+        if slide in rows:
+            raise ValueError(
+                f"a table must list each slide once, got '{slide}' again in {at}: take one away"
+            )
+        if split and split.lower() not in SPLITS:
+            raise ValueError(
+                f"split must be 'train', 'val', 'test' or empty, got '{split}' for '{slide}' in"
+                f" {at}"
+            )
+        rows[slide] = SlideRow(group, label, SPLITS.get(split.lower(), ""))
     return rows
 
 
@@ -74,7 +75,9 @@ def slide_rows(
     group.
 
     Raises:
-        ValueError: both are given, a slide is in neither, or a group is in several splits.
+        ValueError: both are given, a slide is in neither, or in the table twice, a rule of names
+            (:mod:`~monai_histodiff.data.names`) is broken, a group is in several splits, or a
+            split is recorded for some slides only.
     """
     if table is not None and group_pattern is not None:
         raise ValueError(
@@ -83,12 +86,17 @@ def slide_rows(
     rows: dict[str, SlideRow] = {}
     for name, file in slides.items():
         if table is not None:
-            row = table.get(name) or table.get(file.name)
-            if row is None:
+            listed = [known for known in dict.fromkeys((name, file.name)) if known in table]
+            if not listed:
                 raise ValueError(
                     f"the table must list every slide, got none named '{name}': add a row"
                 )
-            rows[name] = row
+            if len(listed) > 1:
+                raise ValueError(
+                    f"the table must list each slide once, got '{name}' and '{file.name}', which"
+                    " are one: take one away"
+                )
+            rows[name] = table[listed[0]]
         else:
             match = re.search(group_pattern or ".+", name)
             group = match and (match[1] if match.re.groups else match[0])
@@ -98,6 +106,16 @@ def slide_rows(
                     f"'{group_pattern}'"
                 )
             rows[name] = SlideRow(group)
+    names = {
+        "slide": [(name, f"'{slides[name]}'") for name in rows],
+        "group": [(row.group, f"slide '{name}'") for name, row in rows.items()],
+        "label": [(row.label, f"slide '{name}'") for name, row in rows.items() if row.label],
+    }
+    for kind, found in names.items():
+        for name, where in found:
+            check_name(kind, name, where)
+        if kind != "slide":
+            refuse_twins(kind, found)
     splits: dict[str, str] = {}
     for row in rows.values():
         if splits.setdefault(row.group, row.split) != row.split:
@@ -105,4 +123,10 @@ def slide_rows(
                 f"a group must lie in one split only, got '{row.group}' in '{splits[row.group]}' "
                 f"and '{row.split}'"
             )
+    blank = [name for name, row in rows.items() if not row.split]
+    if 0 < len(blank) < len(rows):
+        raise ValueError(
+            f"a split must be recorded for every slide or for none, got none for {len(blank)} of"
+            f" {len(rows)}, such as '{blank[0]}': record theirs"
+        )
     return rows

@@ -179,10 +179,13 @@ def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a folder holds no slide, or two slides have one name.
+        ValueError: a folder holds no slide, or some in folders of its own, or two slides have one
+            name.
     """
     found: dict[str, Path] = {}
-    for path in (Path(p).expanduser() for p in paths):
+    given = [Path(p).expanduser() for p in paths]
+    named = {path.resolve() for path in given}
+    for path in given:
         if not path.exists():
             raise FileNotFoundError(f"a slide must exist, got '{path}'")
         files = [path]
@@ -191,6 +194,14 @@ def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
             files = [f for f in shown if f.name.lower().endswith(SLIDE_SUFFIXES)]
             dicom = [f for f in files if f.suffix.lower() == ".dcm"]
             files = [f for f in files if f not in dicom[1:]]
+            if deeper := [
+                f for f in _deeper(path) if not named & {f.resolve(), f.parent.resolve()}
+            ]:
+                raise ValueError(
+                    f"slides must lie in a folder that is given, got {len(deeper)} deeper in"
+                    f" '{path}', such as '{deeper[0]}': give '{deeper[0].parent}', too, or the"
+                    " slides that are meant one by one"
+                )
             if not files:
                 raise ValueError(
                     f"a folder must hold slides ({', '.join(SLIDE_SUFFIXES)}), got none in "
@@ -208,6 +219,17 @@ def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
                 )
             found[name] = file
     return dict(sorted(found.items()))
+
+
+def _deeper(folder: Path) -> list[Path]:
+    """Slides in the folders of a folder, at any depth; those of hidden ones are not looked for."""
+    return [
+        file
+        for file in sorted(folder.glob("*/**/*"))
+        if file.name.lower().endswith(SLIDE_SUFFIXES)
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
 
 
 def slide_bytes(file: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.data.patch_files import PatchRecord
-from monai_histodiff.data.tables import read_table
+from monai_histodiff.data.tables import number, read_table
 
 __all__ = ["REMEDY", "SealedRow", "read_rows", "read_text"]
 
@@ -46,6 +46,7 @@ class SealedRow:
         """
         text = self.record.extra[name]
         try:
+            number(text)
             value = int(text)
         except ValueError:
             value = low - 1
@@ -63,7 +64,7 @@ class SealedRow:
         """
         text = self.record.extra[name]
         try:
-            value = float(text)
+            value = number(text)
         except ValueError:
             raise self.fail(f"{name} must be a number", text) from None
         if not (low <= value <= high or not (finite or math.isfinite(value))):

@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["TableRow", "likely_columns", "read_table", "write_table"]
+__all__ = ["TableRow", "likely_columns", "number", "read_table", "write_table"]
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
+NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|nan)", re.ASCII)
 DELIMITERS = ",;\t"
 # names by which others call our columns
 OTHERS = {
@@ -58,15 +58,15 @@ def read_table(
 
     Raises:
         ValueError: the text is not UTF-8, a required column is missing or a column is there
-            twice, a quote is not closed, a cell holds a line break, or a row has other cells than
-            the header: fewer are the mark of a file that was cut.
+            twice, a quote is not closed or follows a blank, a cell holds a line break, two columns
+            without a name are filled, or a row has other cells than the header: fewer are the mark
+            of a file that was cut.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"a manifest must be UTF-8 text, got another encoding in {where}:"
-            " save it as 'CSV UTF-8'"
+            f"a table must be UTF-8 text, got another encoding in {where}: save it as 'CSV UTF-8'"
         ) from error
     first = text.lstrip("\r\n").split("\n", 1)[0]
     lines = csv.reader(
@@ -84,7 +84,7 @@ def read_table(
             rows.append(_row(cells, columns, lines.line_num, where, (*required, *optional)))
     except csv.Error as error:
         raise ValueError(
-            f"a manifest must be a table, got '{error}' at line {lines.line_num} of {where}:"
+            f"a table must be whole, got '{error}' at line {lines.line_num} of {where}:"
             " is a quote not closed?"
         ) from error
     if not columns:
@@ -109,8 +109,14 @@ def likely_columns(columns: Sequence[str], wanted: Sequence[str]) -> list[tuple[
 def _columns(
     cells: Sequence[str], where: str, required: Sequence[str], optional: Sequence[str]
 ) -> list[str]:
+    if cells and cells[0].lower().startswith("sep="):
+        raise ValueError(
+            f"a table must begin with the names of its columns, got '{cells[0]}', a line for"
+            f" spreadsheets, in {where}: remove this line"
+        )
     known = {name.casefold(): name for name in (*required, *optional)}
-    columns = [known.get(cell.strip().casefold(), cell.strip()) for cell in cells]
+    columns = [_trimmed(cell, f"the header of {where}") for cell in cells]
+    columns = [known.get(name.casefold(), name) for name in columns]
     if missing := [name for name in required if name not in columns]:
         meant = [
             f"rename '{a}' to '{b}'"
@@ -118,7 +124,7 @@ def _columns(
         ]
         remedy = "; ".join(meant) or "rename those that are meant, or write them"
         raise ValueError(
-            f"a manifest must have the columns {list(required)}, got none named {missing} among"
+            f"a table must have the columns {list(required)}, got none named {missing} among"
             f" {columns} in {where}: {remedy}"
         )
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
@@ -147,9 +153,38 @@ def _row(
                 f"a cell must not hold a line break, got {cell[:40]!r} up to line {line} of"
                 f" {where}: is a quote not closed?"
             )
-        cell = cell.strip() if name in known else cell
+        cell = _trimmed(cell, f"line {line} of {where}") if name in known else cell
+        if name in found:  # no name at all: others are there once
+            if cell.strip():
+                raise ValueError(
+                    f"a column must have a name where there is another without, got {cell!r} at"
+                    f" line {line} of {where}: name it in the header"
+                )
+            continue
         found[name] = cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
     return TableRow(line, found)
+
+
+def _trimmed(cell: str, where: str) -> str:
+    """The cell without blanks around it."""
+    plain = cell.strip()
+    if plain.startswith('"') and cell[0] != '"':
+        raise ValueError(
+            f"a quote must follow its separator at once, got {cell!r} at {where}: take the blank"
+            " away"
+        )
+    return plain
+
+
+def number(text: str) -> float:
+    """The number that a cell holds, in plain digits.
+
+    Raises:
+        ValueError: it holds something else, such as ``1_0``, which Python takes for 10.
+    """
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"a number must be of plain digits, such as 0.5, got {text!r}")
+    return float(text)
 
 
 def write_table(

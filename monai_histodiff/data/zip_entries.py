@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,15 +17,18 @@ __all__ = ["zip_entries"]
 
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 END, END64 = b"PK\x05\x06", b"PK\x06\x06"  # of the directory; the second for 65,535 files or more
+MARKED = 0x800  # a flag: the name is UTF-8
 TAIL = 2**16 + 256  # bytes in which the end lies
 
 
-def zip_entries(path: Path) -> dict[str, str]:
-    """The files of a zip: names with ``/`` to the names that the zip has.
+def zip_entries(path: Path) -> tuple[dict[str, str], set[str]]:
+    """The files of a zip, names with ``/`` to the names that the zip has; and its folders.
+
+    ``./A/1.png``, ``/A/1.png`` and ``A//1.png`` are ``A/1.png``.
 
     Raises:
         ValueError: the zip is damaged, encrypted, packed by a method that Python does not know,
-            or holds a name twice.
+            holds a name twice, or one that leads out of it.
     """
     with _whole(path) as archive:
         listed = archive.infolist()
@@ -36,11 +39,38 @@ def zip_entries(path: Path) -> dict[str, str]:
     with _whole(path) as archive:
         for info in listed:
             archive.open(info).close()  # compares its name with the one before the file
-    names = [info.filename.replace("\\", "/") for info in found]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ValueError(f"a zip must hold each name once, got '{twice}' twice in '{path}'")
-    return dict(zip(names, (info.filename for info in found), strict=True))
+    entries: dict[str, str] = {}
+    for info in found:
+        name = "/".join(_parts(info, path))
+        if name in entries:
+            raise ValueError(
+                f"a zip must hold each name once, got '{name}' twice in '{path}', as"
+                f" '{entries[name]}' and '{info.filename}': pack it again"
+            )
+        entries[name] = info.filename
+    within = [_parts(info, path)[: None if info.is_dir() else -1] for info in listed]
+    return entries, {"/".join(p[:i]) for p in within for i in range(1, len(p) + 1)}
+
+
+def _parts(info: zipfile.ZipInfo, path: Path) -> Sequence[str]:
+    """The folders of an entry, and its file.
+
+    A name that is not marked as UTF-8 is by definition of code page 437, and Python reads it so;
+    but some programs, such as macOS's own, write UTF-8 without the mark.
+    """
+    name = info.filename
+    if not info.flag_bits & MARKED:
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            pass  # it is of the code page
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(
+            f"names in a zip must not lead out of it, got '{info.filename}' in '{path}': pack it"
+            " again"
+        )
+    return parts
 
 
 @contextmanager

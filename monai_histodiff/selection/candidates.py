@@ -138,7 +138,7 @@ class Candidates:
             ValueError: something is cut, changed, out of range or too large; the message names the
                 file and the remedy.
         """
-        if not Path(folder).is_dir():
+        if not Path(folder).expanduser().is_dir():
             raise FileNotFoundError(
                 f"candidates must lie in a folder, got none at '{folder}': give the folder that "
                 "Candidates.save wrote, such as 'candidates' in the output of a run"

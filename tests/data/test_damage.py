@@ -75,7 +75,7 @@ def test_a_zip_of_very_many_files_is_counted(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(65537):
             archive.writestr(f"{i}", b"")
-    assert len(zip_entries(path)) == 65537
+    assert len(zip_entries(path)[0]) == 65537
 
 
 def test_the_message_names_the_damage(tmp_path: Path) -> None:

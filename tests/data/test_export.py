@@ -1,20 +1,22 @@
 from __future__ import annotations
 
-import csv
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from conftest import CLASSES, WritePatchSet
+from making import folder_of
 from PIL import Image
 
 from monai_histodiff import PatchSet
 from monai_histodiff.bundle.export import facts_of, main
 from monai_histodiff.data.export import card, export_patches
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource
 
 FACTS = {
     "title": 'Three "colours"',
@@ -74,16 +76,87 @@ def test_a_shard_is_read_by_a_plain_tar_reader(patch_set: PatchSet, tmp_path: Pa
     check_card(path.with_suffix(".md").read_text())
 
 
+def lines_of(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def test_a_hugging_face_folder_has_its_table_and_card(patch_set: PatchSet, tmp_path: Path) -> None:
     root = export_patches(patch_set, tmp_path / "hub", "huggingface", FACTS)
-    with open(root / "train" / "metadata.csv", newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = lines_of(root / "train" / "metadata.jsonl")
     assert len(rows) == len(patch_set)
     for i, row in enumerate(rows):
         image = np.array(Image.open(root / "train" / row["file_name"]))
         assert np.array_equal(image, pixels(patch_set, i))
         assert (row["label"], row["group"]) == (patch_set.records[i].label, patch_set.groups[i])
     check_card((root / "README.md").read_text())
+
+
+ROWS = (
+    "path,label,split,group,um_per_px,note\n"
+    "a.png,A,train,-P1,0.5,=1\nb.png,B,train,P2,0.97,\nc.png,A,val,P3,,x\nd.png,B,test,01,1.0,\n"
+)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> PatchSet:
+    """Four patches of 8 px, of three parts of the split and three scales."""
+    names = [f"{name}.png" for name in "abcd"]
+    return PatchSet.open(folder_of(tmp_path / "parts", ROWS, *names))
+
+
+def test_the_split_goes_along(parts: PatchSet, tmp_path: Path) -> None:
+    root = export_patches(parts, tmp_path / "hub", "huggingface", {})
+    found = {name: lines_of(root / name / "metadata.jsonl") for name in ("train", "validation")}
+    assert found == {
+        "train": [
+            {"file_name": "A/000000.png", "label": "A", "split": "train", "group": "-P1"}
+            | {"um_per_px": "0.5", "note": "=1"},
+            {"file_name": "B/000001.png", "label": "B", "split": "train", "group": "P2"}
+            | {"um_per_px": "0.97", "note": ""},
+        ],
+        "validation": [
+            {"file_name": "A/000002.png", "label": "A", "split": "val", "group": "P3"}
+            | {"um_per_px": "", "note": "x"},
+        ],
+    }
+    assert (root / "test" / "B" / "000003.png").is_file()
+    again = PatchSet.open(export_patches(parts, tmp_path / "plain", "imagefolder", {}))
+    told = sorted((r.path.rpartition("/")[2], r.label, r.split) for r in again.records)
+    assert [row[1:] for row in told] == [(r.label, r.split) for r in parts.records]
+    with tarfile.open(export_patches(parts, tmp_path / "x.tar", "webdataset", {})) as shard:
+        texts = [shard.extractfile(m).read() for m in shard if m.name.endswith("json")]  # type: ignore[union-attr]
+    assert [json.loads(t)["split"] for t in texts] == ["train", "train", "val", "test"]
+    half = PatchSet(
+        parts._sources, [replace(parts.records[0], split=""), *parts.records[1:]], parts.classes
+    )
+    with pytest.raises(ValueError, match="for every patch or for none, got 1 of 4 without"):
+        export_patches(half, tmp_path / "half", "huggingface", {})
+
+
+def test_the_scale_is_that_of_the_picture(parts: PatchSet, tmp_path: Path) -> None:
+    """Of 1 um: 0.5 is resampled, 0.97 counts as 1 and stays, what is not known stays unknown."""
+    path = export_patches(parts.at(1.0), tmp_path / "x.tar", "webdataset", {})
+    with tarfile.open(path) as shard:
+        found = {m.name: shard.extractfile(m).read() for m in shard}  # type: ignore[union-attr]
+    scales = [json.loads(found[f"{i:06d}.json"])["um_per_px"] for i in range(4)]
+    widths = [Image.open(io.BytesIO(found[f"{i:06d}.png"])).width for i in range(4)]
+    assert scales == ["1", "0.97", "", "1.0"] and widths == [4, 8, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["file_name", "label", "group"])
+def test_a_column_of_the_export_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    record = PatchRecord("a.png", "A", "", "g", {name: "x"})
+    root = folder_of(tmp_path / "set", None, "a.png")
+    patches = PatchSet([PatchSource(root)], [record], ["A"])
+    with pytest.raises(ValueError, match=f"one that the export writes, got '{name}': rename it"):
+        export_patches(patches, tmp_path / "out", "huggingface", {})
+
+
+def test_a_card_that_is_there_is_not_overwritten(patch_set: PatchSet, tmp_path: Path) -> None:
+    (tmp_path / "x.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"must be new, got '.*x\.md', which exists"):
+        export_patches(patch_set, tmp_path / "x.tar", "webdataset", {})
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(

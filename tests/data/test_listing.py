@@ -4,6 +4,7 @@ what is doubtful is refused with its place.
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from making import HEADER, folder_of, gradient, zipped
 from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import SUFFIXES
-from monai_histodiff.data.tables import read_table, write_table
+from monai_histodiff.data.strict_table import read_rows
+from monai_histodiff.data.tables import number, read_table, write_table
 
 
 def paths(patches: PatchSet) -> list[str]:
@@ -124,8 +126,8 @@ def test_levels_below_a_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("ADC/1.png", "train/ADC/2.png"), "'val' and 'test' .all or none.*; some lie deeper"),
-        (("ADC/1.png", "train/2.png"), "1 .2 names.: 'ADC', 'train': say"),
+        (("ADC/1.png", "train/ADC/2.png"), "or none, got 'train' beside others .*'ADC', 'train'"),
+        (("ADC/1.png", "train/2.png"), "1 .2 names.: 'ADC', 'train': call the others so, too"),
         (("a/1.png", "deeper/a/2.png"), "'a', 'deeper'; some lie deeper: say"),
         (("ADC/image/1.png", "ADC/label/1.png"), "2 .2 names.: 'image', 'label'"),
         (("train/1.png", "test/2.png"), "1 .2 names.: 'test', 'train'"),
@@ -149,7 +151,7 @@ def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:
     (root / "B").symlink_to(tmp_path / "elsewhere")
     assert PatchSet.open(root).counts() == {"A": 1, "B": 2}
     (root / "A" / "loop").symlink_to(root)
-    with pytest.raises(ValueError, match="must not lead to a folder above itself, got '.*loop'"):
+    with pytest.raises(ValueError, match="the set has already, got '.*loop' and '.*set', which"):
         PatchSet.open(root)
 
 
@@ -199,7 +201,7 @@ def test_every_documented_ending_is_listed(tmp_path: Path) -> None:
 
 def test_classes_that_differ_by_case_or_blanks_are_refused(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", None, "ADC/1.png", "adc/2.png")
-    message = r"two labels must differ by more than case or blanks, got 'ADC' .*1.png'. and 'adc'"
+    message = r"two labels must differ by more than case, .* got 'ADC' .*1.png'. and 'adc'"
     with pytest.raises(ValueError, match=message):
         PatchSet.open(root)
     parts = [folder_of(tmp_path / n, None, f"{n}/1.png") for n in ("low grade", "Lowgrade")]
@@ -333,7 +335,7 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
     "encoding": (
         "path,label,split,group\na.png,\xe9,train,g\n".encode("latin-1"),
         ValueError,
-        "a manifest must be UTF-8 text, .*: save it as 'CSV UTF-8'",
+        "a table must be UTF-8 text, .*: save it as 'CSV UTF-8'",
     ),
     "unicode text of a spreadsheet": (HEADER.encode("utf-16"), ValueError, "must be UTF-8"),
     "no end of a quote": (
@@ -360,6 +362,31 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
         f"{HEADER},um_per_px\na.png,A,train,g,\nb.png,A,train,g,0;5\n",
         ValueError,
         r"number above 0, such as 0.5, or empty, got '0;5' for 'b.png' \(line 3",
+    ),
+    "a scale with an underscore": (
+        f"{HEADER},um_per_px\na.png,A,train,g,1_0\n",
+        ValueError,
+        "number above 0, such as 0.5, or empty, got '1_0'",
+    ),
+    "a blank before a quote": (
+        f'{HEADER}\na.png, "A",train,g\n',
+        ValueError,
+        "must follow its separator at once, got ' \"A\"' at line 2 of .*: take the blank away",
+    ),
+    "a blank before a quote in the header": (
+        'path,label, "group"\na.png,A,g\n',
+        ValueError,
+        "at once, got ' \"group\"' at the header of",
+    ),
+    "a line for spreadsheets": (
+        "sep=;\npath;label\na.png;A\n",
+        ValueError,
+        "must begin with the names of its columns, got 'sep=', .*: remove this line",
+    ),
+    "two columns without a name": (
+        "path,label,,\na.png,A,x,y\n",
+        ValueError,
+        "must have a name where there is another without, got 'y' at line 2 of .*: name it",
     ),
     "no scale": (f"{HEADER},um_per_px\na.png,A,train,g,0\n", ValueError, "above 0, .*, got '0'"),
 }
@@ -468,6 +495,16 @@ def test_formulas_in_manifests_survive_as_text(tmp_path: Path) -> None:
     assert PatchSet.open(root).records == (record,)
 
 
+def test_one_column_without_a_name_is_kept(tmp_path: Path) -> None:
+    """As pandas writes its index; and a spreadsheet, empty columns."""
+    root = folder_of(tmp_path / "set", ",path,label,,\n7,a.png,A,,\n", "a.png")
+    (record,) = PatchSet.open(root).records
+    assert record.extra == {"": "7"}
+    assert PatchSet.open(PatchSet.open(root).write(tmp_path / "copy")).records[0].extra == {
+        "": "7"
+    }
+
+
 def test_a_line_break_cannot_be_written(tmp_path: Path) -> None:
     record = PatchRecord("a.png", "A\nB", "", "g")
     with pytest.raises(ValueError, match="a cell must not hold a line break, got 'A.nB'"):
@@ -550,3 +587,24 @@ def test_one_folder_around_the_classes_is_named_with_its_remedy(tmp_path: Path) 
     with pytest.raises(ValueError, match="point at, or pack, 'mine' itself, say which level is"):
         PatchSet.open(root)
     assert PatchSet.open(root / "mine").classes == ("A", "B")
+
+
+@pytest.mark.parametrize("text", ["1_0", "\u0661", " 1", "0x10", "", "one"])
+def test_numbers_are_of_plain_digits(text: str) -> None:
+    with pytest.raises(ValueError, match="a number must be of plain digits"):
+        number(text)
+    assert [number(t) for t in ("-1", "0.5", ".5", "1e-3", "inf")] == [
+        -1,
+        0.5,
+        0.5,
+        1e-3,
+        math.inf,
+    ]
+
+
+def test_numbers_of_our_own_tables_too(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{HEADER},seed\na.png,A,,g,1_0\n")
+    (row,) = read_rows(tmp_path / "x.csv", ["seed"])
+    for read in (row.whole, lambda name: row.real(name, 0, 99)):
+        with pytest.raises(ValueError, match="seed must be a .*number, got '1_0' in line 2"):
+            read("seed")

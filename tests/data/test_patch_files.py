@@ -4,6 +4,7 @@ written sets are complete or not there.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +32,102 @@ def test_zip_made_on_a_mac(tmp_path: Path) -> None:
     assert paths(patches) == ["set/A/a.png", "set/B/b.png"] and patches.classes == ("A", "B")
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "A/../../evil.png"])
-def test_names_that_lead_out_of_a_zip_are_not_followed(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../evil.png", "A/../../evil.png", "A\\..\\..\\evil.png"])
+def test_names_that_lead_out_of_a_zip_are_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(name, encoded(gradient(), "PNG"))
         archive.writestr("manifest.csv", f"{HEADER}\n{name},A,train,g\n")
-    with pytest.raises(FileNotFoundError, match="which is not there"):
+    with pytest.raises(ValueError, match="must not lead out of it, got '.*evil.png' in '.*: pack"):
         PatchSet.open(tmp_path / "evil.zip")
+
+
+def test_dots_and_slashes_before_a_name_in_a_zip_hide_nothing(tmp_path: Path) -> None:
+    names = ["./A/1.png", "/B/2.png", "A//3.png", ".//./B/4.png"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, encoded(np.full((8, 8, 3), i, np.uint8), "PNG"))
+    patches = PatchSet.open(tmp_path / "set.zip")
+    assert paths(patches) == ["A/1.png", "A/3.png", "B/2.png", "B/4.png"]
+    assert [int(patches[i]["image"].max()) for i in range(4)] == [0, 2, 1, 3]
+    with zipfile.ZipFile(tmp_path / "set.zip", "a") as archive:
+        archive.writestr("A/1.png", encoded(gradient(), "PNG"))
+    with pytest.raises(ValueError, match="'A/1.png' twice .* as './A/1.png' and 'A/1.png'"):
+        PatchSet.open(tmp_path / "set.zip")
+
+
+class Unmarked(zipfile.ZipInfo):
+    """An entry whose name is not marked as UTF-8, in an encoding of its own."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_names_in_a_zip_that_are_not_marked_as_utf8(encoding: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for i, name in enumerate(("Dr\u00fcse/1.png", "B/2.png")):
+            entry = Unmarked(name)
+            entry.encoding = encoding
+            archive.writestr(entry, encoded(np.full((8, 8, 3), i, np.uint8), "PNG"))
+    patches = PatchSet.open(tmp_path / "set.zip")
+    assert patches.classes == ("B", "Dr\u00fcse")
+    assert [int(patches[i]["image"].max()) for i in range(2)] == [1, 0]
+
+
+def test_an_empty_class_folder_does_not_vanish_from_a_zip(tmp_path: Path) -> None:
+    path = zipped(folder_of(tmp_path / "set", None, "A/a.png"), tmp_path / "set.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("B/", b"")
+    with pytest.raises(ValueError, match="got 0 other files and no picture in '.*B'"):
+        PatchSet.open(path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    try:
+        os.mkdir(os.fsencode(root) + b"/Dr\xfcse")
+    except OSError:
+        pytest.skip("this disk takes UTF-8 names only")
+    with pytest.raises(ValueError, match=r"must be UTF-8 text, got b'Dr\\xfcse' in .*: rename it"):
+        PatchSet.open(root)
+
+
+def test_a_folder_is_reached_once(tmp_path: Path) -> None:
+    """Twelve folders, each with two links to the next, would be thousands."""
+    for i in range(12):
+        folder_of(tmp_path / f"{i}", None, "a.png")
+    for i in range(11):
+        for name in "xy":
+            (tmp_path / f"{i}" / name).symlink_to(tmp_path / f"{i + 1}")
+    with pytest.raises(ValueError, match="that the set has already, got '.*y' and '.*x', which"):
+        PatchSet.open(tmp_path / "0")
+
+
+@pytest.mark.parametrize("name", [" x/A/1.png", "x/A/1\n.png"])
+def test_paths_that_a_table_cannot_hold_are_refused(name: str, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, name, "y/B/2.png")
+    with pytest.raises(
+        ValueError, match="a path must be without blanks around it, and .*: rename"
+    ):
+        PatchSet.open(root, class_level=2)
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    """Reading takes blanks around cells off: hence they cannot be written."""
+    for record in (PatchRecord(" a.png", "A", "", "g"), PatchRecord("a.png", "A", "", "g ")):
+        with pytest.raises(ValueError, match="must be without blanks around it, got"):
+            write_patches(tmp_path / "copy", [(record, gradient())])
+    assert not list(tmp_path.iterdir())
+    root = folder_of(tmp_path / "set", None, "x/A/=1.png", "y/B/'2.png", "y/B/Mu\u0308 1.png")
+    patches = PatchSet.open(root, class_level=2)
+    copy = PatchSet.open(patches.write(tmp_path / "copy"))
+    assert copy.notes == patches.notes
+    assert [r.group for r in copy.records] == [r.group for r in patches.records]
+    assert [(r.path, r.label) for r in copy.records] == [
+        (r.path, r.label) for r in patches.records
+    ]
 
 
 def test_write_copies_byte_for_byte(tmp_path: Path) -> None:
@@ -172,9 +262,9 @@ def test_a_name_twice_in_a_zip_is_refused(tmp_path: Path) -> None:
 def test_a_zip_made_on_windows(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("A\\a.png", encoded(gradient(), "PNG"))
-        archive.writestr("..\\B\\b.png", encoded(gradient(), "PNG"))
+        archive.writestr(".\\B\\b.png", encoded(gradient(), "PNG"))
     patches = PatchSet.open(tmp_path / "set.zip")
-    assert paths(patches) == ["A/a.png"] and patches[0]["image"].shape == (3, 24, 40)
+    assert paths(patches) == ["A/a.png", "B/b.png"] and patches[1]["image"].shape == (3, 24, 40)
 
 
 def test_a_class_folder_without_pictures_does_not_vanish_from_a_zip(tmp_path: Path) -> None:

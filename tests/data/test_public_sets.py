@@ -379,6 +379,40 @@ def test_a_part_may_be_drawn_shrunk_and_cut(server: Server, tmp_path: Path) -> N
     assert np.array_equal(cut[1]["image"].permute(1, 2, 0).numpy(), whole[:6, 6:12])
 
 
+def test_a_spacing_or_tile_that_leaves_nothing_is_refused(server: Server, tmp_path: Path) -> None:
+    known, archives = served("nct", server, tmp_path / "archives"), tmp_path / "archives"
+    for options, message in (
+        ({"um_per_px": float("nan")}, "um_per_px must be above 0, such as 1.0, got nan"),
+        ({"um_per_px": 500.0}, "got 0 x 0 px, from 224 x 224 of 'NCT.*', and tile none: choose a"),
+        ({"tile": 512}, "got 224 x 224 px of 'NCT.*', and tile 512: choose a smaller"),
+        ({"tile": 128, "um_per_px": 1.0}, "got 112 x 112 px, from 224 x 224 of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fetch_public_set("nct", tmp_path / "set", archives, known=known, **options)  # type: ignore[arg-type]
+    assert not server.asked
+    with pytest.raises(
+        ValueError, match="got 14 x 14 px of 'train/ADI/ADI-0000.tif', and tile 15"
+    ):
+        fetch_public_set("nct", tmp_path / "set", archives, tile=15, progress=False, known=known)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_unpacked_file_is_compared_with_its_archive(server: Server, tmp_path: Path) -> None:
+    known, archives = served("pcam", server, tmp_path / "archives"), tmp_path / "archives"
+
+    def fetched(name: str) -> PatchSet:
+        return PatchSet.open(
+            fetch_public_set("pcam", tmp_path / name, archives, progress=False, known=known)
+        )
+
+    first = fetched("first")
+    assert fetched("second").digest() == first.digest()
+    plain = archives / "camelyonpatch_level_2_split_test_x.h5"
+    plain.write_bytes(plain.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="_x.h5' must be what '.*h5.gz' holds, .*: remove it"):
+        fetched("third")
+
+
 def test_what_is_wrong_is_told_before_any_download(server: Server, tmp_path: Path) -> None:
     known, archives = served("mhist", server, tmp_path / "archives"), tmp_path / "archives"
     with pytest.raises(ValueError, match="the set must be one of mhist, got 'nct'"):

@@ -279,21 +279,43 @@ def test_groups_come_from_a_table_a_pattern_or_the_slide(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "slide,patient\nA,x\n",
-            r"must have the columns slide and group, got none named \['group'\]",
-        ),
-        ("slide,group\nA,x\nB,\n", "a row must name slide and group, got 'B' and '' in line 3 of"),
-        ("slide,group\nA,x\nA,y\n", "must list each slide once, got 'A' again in line 3 of"),
-    ],
-)
-def test_a_table_is_checked_line_by_line(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text(text)
+TABLES = {
+    "columns": ("slide,patient\nA,x\n", r"must have the columns .* none named \['group'\]"),
+    "empty": (
+        "slide,group\nA,x\nB,\n",
+        "a row must name slide and group, got 'B' and '' in line 3",
+    ),
+    "twice": ("slide,group\nA,x\nA,y\n", "list each slide once, got 'A' again in line 3 of"),
+    "long row": (
+        "slide,group,label\nA,x,ADC,train\n",
+        r"more cells than the header, got \['train'",
+    ),
+    "short row": (
+        "slide,group,split,label\nA,x,train\n",
+        "4 cells of the header, got 3 at line 2",
+    ),
+    "split": (
+        "slide,group,split\nA,x,fold1\n",
+        "split must be 'train', .* got 'fold1' for 'A' in",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_is_checked_line_by_line(case: str, tmp_path: Path) -> None:
+    text, message = TABLES[case]
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_slide_table(tmp_path / "table.csv")
+
+
+def test_a_table_is_read_as_a_manifest_is(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("Slide;GROUP;Label;Split\nA;x;ADC;Training\n", encoding="utf-8")
+    assert read_slide_table(path) == {"A": SlideRow("x", "ADC", "train")}
+    path.write_bytes("slide,group\nA,Dr\u00fcse\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="a table must be UTF-8 text, .*: save it as 'CSV UTF-8'"):
+        read_slide_table(path)
 
 
 def test_groups_are_checked_before_any_slide_is_opened(tmp_path: Path) -> None:
@@ -312,6 +334,38 @@ def test_groups_are_checked_before_any_slide_is_opened(tmp_path: Path) -> None:
         ValueError, match="a group must lie in one split only, got 'x' in 'train' and 'test'"
     ):
         slide_rows(slides, {"A": SlideRow("x", split="train"), "B": SlideRow("x", split="test")})
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (
+            SlideRow("x", "ADC"),
+            SlideRow("y", "adc"),
+            "two labels must .* 'ADC' .slide 'A'.* 'adc'",
+        ),
+        (SlideRow("P1"), SlideRow("p1"), "two groups must .* 'P1' .slide 'A'.* and 'p1'"),
+        (SlideRow("x"), SlideRow("y", "B\u200b"), r"a label must be .*200b' \(slide 'B'"),
+        (SlideRow("x "), SlideRow("y"), r"a group must be .* got 'x ' \(slide 'A'"),
+    ],
+)
+def test_names_are_checked_before_any_slide_is_opened(
+    a: SlideRow, b: SlideRow, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        slide_rows({"A": tmp_path / "A.svs", "B": tmp_path / "B.svs"}, {"A": a, "B": b})
+    with pytest.raises(ValueError, match="a slide must be printable text, .* got 'A.nB'"):
+        slide_rows({"A\nB": tmp_path / "A\nB.svs"}, group_pattern="A")
+
+
+def test_a_slide_has_one_row_and_all_have_a_split_or_none(tmp_path: Path) -> None:
+    slides = {"A": tmp_path / "A.svs", "B": tmp_path / "B.svs"}
+    twice = {"A": SlideRow("x"), "A.svs": SlideRow("y"), "B": SlideRow("z")}
+    with pytest.raises(ValueError, match="each slide once, got 'A' and 'A.svs', which are one"):
+        slide_rows(slides, twice)
+    half = {"A": SlideRow("x", split="train"), "B": SlideRow("y")}
+    with pytest.raises(ValueError, match="every slide or for none, got none for 1 of 2, .* 'B'"):
+        slide_rows(slides, half)
 
 
 def test_a_report_tells_itself() -> None:

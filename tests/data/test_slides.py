@@ -323,6 +323,20 @@ def test_slides_are_found_in_files_and_folders(tmp_path: Path) -> None:
         find_slides([tmp_path / "in", tmp_path / "one.tif"])
 
 
+def test_slides_deeper_down_are_not_passed_over(tmp_path: Path) -> None:
+    for name in ("in/a.svs", "in/deep/b.svs", "in/deep/er/c.svs", "in/.old/d.svs", "in/m/x.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    root = tmp_path / "in"
+    with pytest.raises(
+        ValueError, match="got 2 deeper in '.*in', such as '.*b.svs': give '.*deep'"
+    ):
+        find_slides([root])
+    with pytest.raises(ValueError, match="got 1 deeper in '.*in', such as '.*c.svs'"):
+        find_slides([root, root / "deep"])
+    assert set(find_slides([root, root / "deep", root / "deep" / "er" / "c.svs"])) == set("abc")
+
+
 # ------------------------------------------------------------------------------------------- MONAI
 
 

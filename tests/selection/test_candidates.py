@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.quotas import sample_candidates, tune_scale
 from monai_histodiff.selection.selector import Selection
 from monai_histodiff.utils.processes import candidate_seed
@@ -230,3 +232,11 @@ def test_scale_out_of_range_is_refused_before_any_trial(
 ) -> None:
     with pytest.raises(ValueError, match="guidance scale must be at least 0 and finite, got -1.0"):
         tune_scale(GuidedSampler(model, guide), judge({}), 3, scales=(3.0, -1.0))
+
+
+def test_the_home_of_the_user_is_expanded(
+    candidates: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    candidates.save("~/c", ("blue", "pink", "violet"))
+    assert torch.equal(Candidates.load("~/c").images, candidates.images)

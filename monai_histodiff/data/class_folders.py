@@ -1,0 +1,177 @@
+"""Which patches there are where folders name the classes, and above or below them the split."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from monai_histodiff.data.names import SPLITS
+from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
+from monai_histodiff.data.pictures import SUFFIXES
+
+__all__ = ["read_folders", "top_folder"]
+
+SHOWN = 4  # names of a folder level in an error
+
+
+def read_folders(
+    source: PatchSource, class_level: int | None, group_level: int | None, notes: list[str]
+) -> list[tuple[PatchRecord, str]]:
+    """The records of a source without a manifest, each with its place; a group is empty where no
+    level names it.
+
+    Args:
+        source: the folder or zip.
+        class_level: the level of folders that names the class, from 1 at the top; needed where
+            there are several beside the split.
+        group_level: likewise the level that names the group.
+        notes: sentences on what was left out are added to it.
+
+    Raises:
+        ValueError: there is no class folder, one holds no picture, or it is not clear which level
+            names the class or the split; the message lists the levels.
+    """
+    _refuse_deeper_manifest(source)
+    pictures = _in_folders(source)
+    _tell_ignored(source, pictures, notes)
+    folders = [n.split("/")[:-1] for n in pictures]
+    levels = _levels(source, folders, class_level, group_level)
+    found = []
+    for name, folder in zip(pictures, folders, strict=True):
+        split, label, group = ("" if level is None else folder[level] for level in levels)
+        label, group = (unicodedata.normalize("NFC", text) for text in (label, group))
+        record = PatchRecord(name, label, SPLITS.get(split.lower(), ""), group)
+        found.append((record, f"'{source.root / name}'"))
+    return found
+
+
+def top_folder(source: PatchSource) -> str:
+    """The folder that a zip of the same name was made of, which names neither class nor split; or
+    nothing.
+    """
+    stem, parts = source.root.stem, [n.split("/") for n in source.pictures if "/" in n]
+    around = {p[0] for p in parts} == {stem} and min(map(len, parts)) > 2
+    return stem if source.root.is_file() and around and stem.lower() not in SPLITS else ""
+
+
+def _refuse_deeper_manifest(source: PatchSource) -> None:
+    deeper = [n for n in source.names if n.lower().endswith(f"/{MANIFEST}")]
+    if deeper:
+        raise ValueError(
+            f"{MANIFEST} must lie at the top of '{source.root}', got '{deeper[0]}': point at, or "
+            "pack, the folder that it lies in"
+        )
+
+
+def _in_folders(source: PatchSource) -> list[str]:
+    """Its pictures that lie in folders."""
+    pictures = [n for n in source.pictures if "/" in n]
+    tables = [n for n in source.names if "/" not in n and n.lower().endswith((".csv", ".tsv"))]
+    if not pictures or (tables and len({n.split("/")[0] for n in pictures}) == 1):
+        loose = len(source.pictures) - len(pictures)
+        other = [n for n in source.names if n not in source.pictures]
+        got = [f"{loose} pictures that lie in no folder"] * bool(loose)
+        got += [f"one folder, '{pictures[0].split('/')[0]}'"] if pictures else []
+        got += [f"{len(other)} other files{_endings(other)}"] * bool(other or not got)
+        remedy = (
+            f"call '{tables[0]}' {MANIFEST} if it lists them"
+            if tables
+            else (f"put pictures into folders that name their classes, or write a {MANIFEST}")
+        )
+        raise ValueError(
+            f"dataset_dir must hold a {MANIFEST} or class folders with pictures"
+            f" ({', '.join(SUFFIXES)}), got '{source.root}' with {' and '.join(got)}: {remedy}"
+        )
+    return pictures
+
+
+def _tell_ignored(source: PatchSource, pictures: Sequence[str], notes: list[str]) -> None:
+    """A note of the files that are not used; an error where a whole folder would vanish."""
+    used = {"/".join(n.split("/")[:i]) for n in pictures for i in range(1, n.count("/") + 1)}
+    for folder in source.folders:
+        if folder not in used:
+            inside = [n for n in source.names if n.startswith(f"{folder}/")]
+            raise ValueError(
+                f"a folder must hold pictures ({', '.join(SUFFIXES)}), got {len(inside)} other"
+                f" files{_endings(inside)} and no picture in '{source.root / folder}':"
+                " convert them, or take the folder away"
+            )
+    if other := sorted(set(source.names) - set(pictures)):
+        notes.append(
+            f"{len(other)} files of '{source.root}'{_endings(other)} are no pictures in class"
+            " folders: not used."
+        )
+
+
+def _endings(names: Sequence[str]) -> str:
+    counts = Counter(f".{n.rsplit('.', 1)[-1]}" if "." in n else "no ending" for n in names)
+    listed = ", ".join(f"{ending} {count}" for ending, count in counts.most_common())
+    return f" ({listed})" if listed else ""
+
+
+def _levels(
+    source: PatchSource,
+    folders: Sequence[Sequence[str]],
+    class_level: int | None,
+    group_level: int | None,
+) -> tuple[int | None, int, int | None]:
+    """Indices of the levels that name split, class and group."""
+    depth = min(len(f) for f in folders)
+    names = [sorted({f[i] for f in folders}) for i in range(depth)]
+    told = _described(source, names)
+    chosen = {level - 1 for level in (class_level, group_level) if level is not None}
+    if not chosen <= set(range(depth)) or class_level == group_level is not None:
+        raise ValueError(
+            f"class_level and group_level must be two of the levels 1 to {depth} that each picture"
+            f" has, got {class_level} and {group_level}: {told}"
+        )
+    parts = [i for i in range(depth) if all(n.lower() in SPLITS for n in names[i])]
+    if wrong := chosen & set(parts):
+        raise ValueError(
+            "class_level and group_level must be levels that name classes and groups, got"
+            f" {min(wrong) + 1}, which names the split: choose another {told}"
+        )
+    split = parts[0] if parts else None
+    places = {(i, n) for f in folders for i, n in enumerate(f) if i != split and i not in chosen}
+    if stray := sorted({n for _, n in places if n.lower() in SPLITS}):
+        raise ValueError(
+            "folders called 'train', 'val' or 'test' must be all of one level, or none, got"
+            f" {', '.join(map(repr, stray))} beside others {told}: call the others so, too, or"
+            " take them away; a level of classes or groups that are called so is named by"
+            f" class_level or group_level, or by a {MANIFEST}"
+        )
+    skipped = {split, *chosen} | ({0} if not chosen and top_folder(source) else set())
+    rest = [i for i in range(depth) if i not in skipped]
+    deeper = max(len(f) for f in folders) > depth
+    if class_level is None and (len(rest) != 1 or deeper):
+        raise ValueError(
+            "a picture must lie in one folder, which names its class, below 'train', 'val' and"
+            f" 'test' (all or none) if there is a split, got {told}"
+            f"{'; some lie deeper' if deeper else ''}: {_remedy(source, names, split)}"
+        )
+    of_class = rest[0] if class_level is None else class_level - 1
+    return split, of_class, None if group_level is None else group_level - 1
+
+
+def _remedy(source: PatchSource, names: Sequence[Sequence[str]], split: int | None) -> str:
+    levels = [i for i in range(len(names)) if i != split]
+    levels = [i for i in levels if len(names[i]) > 1] or levels
+    if not levels:
+        return f"put them into folders that name their classes, or write a {MANIFEST}"
+    whole = f"point at, or pack, '{names[0][0]}' itself, " if len(names[0]) == 1 else ""
+    options = zip(("--class_level", "--group_level"), levels, strict=False)
+    said = " ".join(f"{option} {level + 1}" for option, level in options)
+    return (
+        f"{whole}say which level is what by 'histodiff-check {source.root} {said} --write NEW',"
+        f" which makes the set NEW of it (in Python: PatchSet.open), or write a {MANIFEST}"
+    )
+
+
+def _described(source: PatchSource, names: Sequence[Sequence[str]]) -> str:
+    levels = [
+        f"level {i + 1} ({len(found)} names): {', '.join(map(repr, found[:SHOWN]))}"
+        + (", ..." if len(found) > SHOWN else "")
+        for i, found in enumerate(names)
+    ]
+    return f"in '{source.root}' {'; '.join(levels)}"

@@ -1,0 +1,76 @@
+"""Names: what a class, a group or a part of the split may be called, and when two are one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["SPLITS", "check_name", "check_path", "refuse_twins"]
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+WHOLE = re.compile(r"0*(\d+)(\.0*)?")
+
+
+def check_name(kind: str, name: Any, where: str = "") -> None:
+    """Refuse a name that cannot be printed, or be told from another by sight.
+
+    Args:
+        kind: what it is the name of, for the message.
+        name: the name.
+        where: its place, for the message.
+
+    Raises:
+        ValueError: it is no text, is empty, has blanks around it, or holds what is not printable:
+            line breaks, tabs, hard or zero-width blanks.
+    """
+    if not (isinstance(name, str) and name and name.isprintable() and name == name.strip()):
+        raise ValueError(
+            f"a {kind} must be printable text, not empty, and without blanks around it, got"
+            f" {name!r}{f' ({where})' if where else ''}: rename it"
+        )
+
+
+def check_path(path: str, where: str) -> None:
+    """Refuse a path that a table cannot hold as it is.
+
+    Args:
+        path: of a picture.
+        where: its place, for the message.
+
+    Raises:
+        ValueError: there are blanks around it, or a line break in it.
+    """
+    if path != path.strip() or "\n" in path or "\r" in path:
+        raise ValueError(
+            "a path must be without blanks around it, and without line breaks, got"
+            f" {path!r} ({where}): rename it"
+        )
+
+
+def refuse_twins(kind: str, names: Iterable[tuple[str, str]]) -> None:
+    """Refuse two names that are one, mistyped.
+
+    Args:
+        kind: what they are the names of, for the message.
+        names: pairs of a name and its place.
+
+    Raises:
+        ValueError: two differ only by case, by blanks, or by zeros around a whole number.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for name, where in names:
+        plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        number = WHOLE.fullmatch(plain)
+        first, there = seen.setdefault(number[1] if number else plain, (name, where))
+        if first != name:
+            raise ValueError(
+                f"two {kind}s must differ by more than case, blanks, or zeros around a number,"
+                f" got {first!r} ({there}) and {name!r} ({where}): write them alike, or tell them"
+                " apart clearly"
+            )
