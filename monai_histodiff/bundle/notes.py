@@ -59,11 +59,11 @@ def views_note(results: Mapping[str, Any]) -> str:
     """A plain sentence where the classifiers hardly saw the synthetic patches; otherwise empty.
 
     Args:
-        results: with ``settings`` of the classifiers and ``selection``.
+        results: with ``arms``, ``settings`` of the classifiers and ``selection``.
     """
     settings, accepted = results["settings"], results["selection"]["accepted"]
     shown = settings["classifier_batch_size"] * settings["synthetic_probability"]  # in a step
-    if not accepted or not shown:
+    if "G" not in results["arms"] or not accepted or not shown:
         return ""
     views = settings["classifier_steps"] * shown / accepted
     if views >= VIEWS:

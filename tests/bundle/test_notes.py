@@ -105,9 +105,11 @@ def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
 def test_too_few_views_of_the_synthetic_patches_are_told(
     steps: int, accepted: int, told: str
 ) -> None:
-    settings = {"classifier_steps": steps, "classifier_batch_size": 32}
-    results = {"settings": settings, "selection": {"accepted": accepted}}
+    settings: dict[str, float] = {"classifier_steps": steps, "classifier_batch_size": 32}
+    results: dict[str, Any] = {"settings": settings, "selection": {"accepted": accepted}}
     settings["synthetic_probability"] = 0
-    assert views_note(results) == ""
-    found = views_note(results | {"settings": settings | {"synthetic_probability": 0.5}})
+    assert views_note(results | {"arms": {"C": {}, "G": {}}}) == ""
+    results["settings"] = settings | {"synthetic_probability": 0.5}
+    assert views_note(results | {"arms": {"C": {}}}) == ""
+    found = views_note(results | {"arms": {"C": {}, "G": {}}})
     assert told in found and bool(told) == ("classifier_steps 750 or more" in found)
