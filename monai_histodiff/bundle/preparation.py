@@ -15,9 +15,7 @@ from monai_histodiff.bundle.checks import (
     check_places,
     check_pool,
     check_writable,
-    option_values,
     room_for,
-    running_config,
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
@@ -32,6 +30,7 @@ from monai_histodiff.bundle.plan import (
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.running import option_values, running_config
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets

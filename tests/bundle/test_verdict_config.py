@@ -292,6 +292,7 @@ def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "run" / "outcome.json").unlink()
     for name in ("report.html", "accepted.csv"):
         (tmp_path / "run" / name).write_text("")
+    (tmp_path / "run" / "run.json").write_text('{"stage": "verdict"}')
     with pytest.raises(FileExistsError, match="output_dir must be new"):
         folder.claim()
     folder.claim(True)
