@@ -39,6 +39,7 @@ __all__ = ["prepare"]
 
 SAME = ("labels_per_class", "draw", "um_per_px")  # in the run and in its evaluation
 STAGES = {"train": "train.yaml", "evaluate": "evaluate.yaml"}
+ALONE = ("device", "bfloat16", "num_workers", "batch_size")  # of stages, each its own
 logger = logging.getLogger(__name__)
 
 
@@ -102,13 +103,15 @@ def prepare(name: str) -> RunPlan:
 
 
 def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse an evaluation of other patches than those that candidates are made with.
+    """Refuse an evaluation of another run, or of other patches than those that candidates are made
+    with.
 
     Raises:
-        ValueError: an option that decides which they are differs.
+        ValueError: an option that both stages have differs, and is not of each alone.
     """
-    for key in (*SAME, "patch_size", "test_fraction"):
-        made, judged = (stages[stage].get(key) for stage in STAGES)
+    first, last = (stages[stage] for stage in STAGES)
+    for key in (key for key in first if key in last and key not in ALONE):
+        made, judged = first[key], last[key]
         if made != judged:
             raise ValueError(
                 f"{key} must be the same in both stages, got {made} for train and {judged} for "
