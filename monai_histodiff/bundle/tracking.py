@@ -84,7 +84,7 @@ def track_results(
             tracking_uri=mlflow_uri,
             iteration_log=False,
             experiment_name="monai_histodiff",
-            run_name=folder.root.name,
+            run_name=folder.root.resolve().name,
             experiment_param={**results.get("settings", {}), **said},
             artifacts=[str(folder.report)],
             close_on_complete=True,
