@@ -77,7 +77,8 @@ def _results_of(run: str | os.PathLike[str]) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     results = read_json(path, NEEDED)
-    check_kinds(results, path, (*NEEDED, "selection#accepted"))
+    sets = ["foreign#sets"] if "foreign" in results else []
+    check_kinds(results, path, (*NEEDED, "selection#accepted", *sets))
     return results
 
 
