@@ -67,6 +67,7 @@ MODULES = {
     "evaluation/baselines": "evaluation/test_arms.py evaluation/test_experiment.py",
     "evaluation/clusters": "evaluation/test_statistics.py evaluation/test_power.py",
     "evaluation/draws": "bundle/test_summary.py",
+    "evaluation/results_files": "bundle/test_summary.py",
     "evaluation/exemplars": "evaluation/test_arms.py",
     "evaluation/generator": "evaluation/test_generator.py",
     "evaluation/generator_sizes": "evaluation/test_generator_sizes.py",

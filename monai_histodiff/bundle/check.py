@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from monai_histodiff.bundle.config_names import TRAIN
 from monai_histodiff.bundle.errors import plain_errors
+from monai_histodiff.bundle.option_table import options_of
 from monai_histodiff.bundle.task import LEAST
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
@@ -27,6 +29,7 @@ from monai_histodiff.utils.progress import patient
 __all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
 
 MOST = 2000  # patches of each side that the colour baselines are fitted and tested on
+MOST_SEEDS = 1000
 SHOWN = 8  # pictures of each kind on the page
 METRIC = "balanced_accuracy"
 
@@ -244,9 +247,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", metavar="NEW", help="write the set, with a manifest, to NEW")
     parser.add_argument("--seeds", type=int, default=3, help="planned trainings of each arm")
     args = parser.parse_args(argv)
-    if args.seeds < 2:
-        parser.error(f"seeds must be at least 2, got {args.seeds}")
+    if not 2 <= args.seeds <= MOST_SEEDS:
+        parser.error(f"seeds must be a number of them, from 2 to {MOST_SEEDS}, got {args.seeds}")
     with plain_errors(parser):
+        known = options_of(TRAIN)
+        for name in ("test_fraction", "draw", "um_per_px"):
+            known[name].check(getattr(args, name))
         levels = args.class_level, args.group_level
         patches = PatchSet.open(args.dataset, args.um_per_px, *levels)
         options = args.test_fraction, args.draw

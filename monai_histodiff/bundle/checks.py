@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
-
-from monai_histodiff.bundle.names import referred
-from monai_histodiff.bundle.option_table import check_values, options_of
+from monai_histodiff.bundle.option_table import check_values
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
@@ -26,13 +21,13 @@ __all__ = [
     "check_pool",
     "check_places",
     "check_writable",
-    "option_values",
     "room_for",
-    "running_config",
 ]
 
 PIXEL_BYTES = 3  # of a stored patch, at the most
 WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
+DATA = ("dataset_dir", "synthetic_dir", "second_dir")  # that a config reads
+STARTS = ("initial_weights", "autoencoder_weights")  # weights that a training reads
 # what bundle_root must hold, for the configs that stand on it
 ROOTED = {
     "finetune": "histopathology_guidance",
@@ -42,36 +37,6 @@ ROOTED = {
         "configs/metadata.json",
     ),
 }
-
-
-def running_config() -> tuple[dict[str, Any], Path] | None:
-    """The config, overrides included, of the ``ConfigWorkflow`` that evaluates the expression
-    from which this is called, and the folder of its file; MONAI has no other way to them.
-    ``None`` where there is no workflow.
-    """
-    frame = sys._getframe()
-    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigWorkflow):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is None:
-        return None
-    workflow = frame.f_locals["self"]
-    return deepcopy(workflow.parser.get()), Path(workflow.config_root_path)
-
-
-def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config's options, but for those that are computed from more than options.
-
-    Args:
-        name: the config's, in the table of options.
-        config: with overrides.
-    """
-    known, parser = options_of(name), ConfigParser(deepcopy(dict(config)))
-    simple = {key for key in known if key in config}
-    while needy := {
-        key for key in simple if {ref.split("#")[0] for ref in referred(config[key])} - simple
-    }:
-        simple -= needy
-    return {key: parser.get_parsed_content(key) for key in known if key in simple}
 
 
 def check_places(name: str, values: Mapping[str, Any], home: Path | None = None) -> None:
@@ -87,6 +52,7 @@ def check_places(name: str, values: Mapping[str, Any], home: Path | None = None)
         OSError: a place is missing, or cannot be written.
     """
     check_values(name, values)
+    _check_apart(values)
     _check_output(name, values)
     try:
         checked_device(values["device"])
@@ -189,6 +155,21 @@ def check_pool(arms: Iterable[str], patches: int) -> None:
             raise ValueError(
                 f"arm {arm} needs training patches that are not labelled ones, got none: give "
                 f"--labels_per_class a number, or leave {arm} out"
+            )
+
+
+def _check_apart(values: Mapping[str, Any]) -> None:
+    """That what is read lies apart from what is written: else a run could remove or overwrite what
+    it was given, or read back what it wrote.
+    """
+    written = Path(values["output_dir"]).resolve()
+    for key in (key for key in (*DATA, *STARTS) if values.get(key)):
+        read = Path(values[key]).resolve()
+        inside = read.parent == written if key in STARTS else written in (read, *read.parents)
+        if inside or read in written.parents:
+            raise ValueError(
+                f"output_dir must lie apart from {key}, neither within the other, got "
+                f"'{values['output_dir']}' and '{values[key]}': choose another output_dir"
             )
 
 

@@ -13,9 +13,10 @@ from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files, read_json
 from monai_histodiff.bundle.run_folder import RunFolder
-from monai_histodiff.bundle.verdict_words import headline, withheld
+from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.evaluation.arms import COMPARISONS
-from monai_histodiff.evaluation.draws import read_results, rejudged
+from monai_histodiff.evaluation.draws import rejudged
+from monai_histodiff.evaluation.results_files import check_kinds, read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
 from monai_histodiff.report.values import p_value
 from monai_histodiff.utils.files import write_json
@@ -23,6 +24,7 @@ from monai_histodiff.utils.files import write_json
 __all__ = ["judge", "main"]
 
 COUNTS = "pictures accepted copies test_copies unlike taught expected usual".split()
+REMEDY = "run the evaluation again (nothing is trained again)"
 NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
 
 
@@ -43,18 +45,13 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
             are of a version before 0.10 and have no hits, or of ``verdict.json`` and tell too
             little of the copies.
     """
-    if Path(output_dir).is_file():
-        return _from_hits(Path(output_dir))
+    path = _results_of(output_dir)
+    results = _read(path)
+    if Path(output_dir).is_file() or "files" not in results:
+        return _from_hits(path, results)
     folder = RunFolder(output_dir)
-    if not folder.results.is_file():
-        raise FileNotFoundError(
-            f"a run must have '{folder.results.name}', got none in '{output_dir}': evaluate it"
-        )
-    results = read_json(folder.results, NEEDED)
-    if "files" not in results:
-        return _from_hits(folder.results)
     found = read_predictions(folder.predictions)
-    check_files(folder.root, results["files"], [folder.predictions.name])
+    check_files(folder.root, results["files"], [folder.predictions.name], REMEDY)
     accepted = int(results["selection"]["accepted"])
     judged = compare_arms(
         dict(zip(found["arms"].tolist(), map(list, found["probabilities"]), strict=True)),
@@ -67,8 +64,25 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     return _told(results, judged, accepted, "predictions")
 
 
-def _from_hits(path: Path) -> dict[str, Any]:
+def _results_of(run: str | os.PathLike[str]) -> Path:
+    """The ``results.json`` of a run, or the file itself."""
+    path = Path(run)
+    found = path / "results.json" if path.is_dir() else path
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"a run must have 'results.json', got none in '{run}': evaluate it, or give its folder"
+        )
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
     results = read_json(path, NEEDED)
+    sets = ["foreign#sets"] if "foreign" in results else []
+    check_kinds(results, path, (*NEEDED, "selection#accepted", *sets))
+    return results
+
+
+def _from_hits(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     (run,) = read_results([path])
     accepted = int(results["selection"]["accepted"])
     return _told(results, rejudged(run, accepted), accepted, "hits")
@@ -79,11 +93,12 @@ def _told(
 ) -> dict[str, Any]:
     claim, sentence = last_word(judged["claims"], accepted)
     found = {**judged, "claim": claim, "verdict": sentence, **_of_sets(results, judged, sentence)}
-    rest = [note for note in results["notes"] if note not in results["shortfalls"]]
+    told = [*found["shortfalls"], *reasons(found["claims"])]
+    rest = [note for note in results["notes"] if note not in (*results["shortfalls"], *told)]
     return {
         **{key: value for key, value in results.items() if key != "word"},
         **found,
-        "notes": [*found["shortfalls"], *rest],
+        "notes": [*told, *rest],
         "judged_by": __version__,
         "judged_from": source,
     }
@@ -96,12 +111,13 @@ def _of_sets(
     if "foreign" not in results:
         return {}
     sets = results["foreign"]["sets"]
-    if missing := [key for key in COUNTS for part in sets if key not in part]:
+    numbers = (int, float)
+    if missing := [k for k in COUNTS for part in sets if not isinstance(part.get(k), numbers)]:
         raise ValueError(
             f"results of verdict.json must count what each set holds, got no '{missing[0]}': an "
             "earlier version wrote them; run it again, its trainings are in the cache"
         )
-    return {**withheld(judged, sets), **headline(sets[0], sentence)}
+    return {"claims": withheld(judged["claims"], sets), **headline(sets[0], sentence)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,9 +129,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", help="a results.json to write, for histodiff-summary")
     args = parser.parse_args(argv)
     with plain_errors(parser):
-        run = Path(args.run)
-        before = read_json(run if run.is_file() else run / "results.json", NEEDED)
-        results = judge(run)
+        path = _results_of(args.run)
+        before = _read(path)
+        if args.output and Path(args.output).resolve() == path.resolve():
+            raise ValueError(f"output must be a new file, got '{args.output}', which is judged")
+        results = judge(args.run)
         if args.output:
             write_json(args.output, results)
     print(f"Then ({before['versions'].get('monai-histodiff', '?')}): {before['verdict']}")

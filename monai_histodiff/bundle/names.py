@@ -119,9 +119,12 @@ def check_stage_names(stage: str, overrides: Mapping[str, Any], config: Mapping[
 
 
 def referred(thing: Any) -> Iterator[str]:
-    """The keys that the texts within refer to, such as ``train#dataset``."""
+    """The keys that the texts within refer to, such as ``train#dataset``: expressions, which start
+    with ``$``, and texts that are a reference as a whole; ``me@home`` is a text.
+    """
     if isinstance(thing, str):
-        yield from REFERENCE.findall(thing)
+        found = REFERENCE.findall(thing)
+        yield from found if thing.startswith("$") or found == [thing[1:]] else []
     elif isinstance(thing, Mapping):
         for value in thing.values():
             yield from referred(value)

@@ -77,6 +77,7 @@ OPTIONS: tuple[Option, ...] = (
         "processes that load patches; 0: the main process does",
         (TRAIN, EVALUATE, *LDM_TRAIN),
         low=0,
+        high=256,
     ),
     Option(
         "batch_size",
@@ -192,11 +193,11 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "seeds",
         WHOLES,
-        "of finetune and evaluate: one training of every arm for each, fewer than three never "
-        "give a verdict; of inference: one patch for each",
-        (FINETUNE, EVALUATE, *SAMPLING),
-        low=0,
+        "one training of every arm for each; fewer than three never give a verdict",
+        (FINETUNE, EVALUATE),
+        **SEED,
     ),
+    Option("seeds", WHOLES, "one patch for each", SAMPLING, low=0, high=2**63 - 1),
     Option(
         "arms",
         TEXTS,

@@ -113,7 +113,8 @@ class Option:
 
     def _nearest(self, part: float) -> str:
         edge = self.high if part > self.high else self.low
-        return f"give {'more than ' if self.above and edge == self.low else ''}{edge:g}" + (
+        shown = edge if isinstance(edge, int) else f"{edge:g}"
+        return f"give {'more than ' if self.above and edge == self.low else ''}{shown}" + (
             ""
             if self.above and edge == self.low
             else f" or {'less' if edge == self.high else 'more'}"

@@ -15,9 +15,7 @@ from monai_histodiff.bundle.checks import (
     check_places,
     check_pool,
     check_writable,
-    option_values,
     room_for,
-    running_config,
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
@@ -32,6 +30,7 @@ from monai_histodiff.bundle.plan import (
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.running import option_values, running_config
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
@@ -40,6 +39,7 @@ __all__ = ["prepare"]
 
 SAME = ("labels_per_class", "draw", "um_per_px")  # in the run and in its evaluation
 STAGES = {"train": "train.yaml", "evaluate": "evaluate.yaml"}
+ALONE = ("device", "bfloat16", "num_workers", "batch_size")  # of stages, each its own
 logger = logging.getLogger(__name__)
 
 
@@ -103,13 +103,15 @@ def prepare(name: str) -> RunPlan:
 
 
 def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse an evaluation of other patches than those that candidates are made with.
+    """Refuse an evaluation of another run, or of other patches than those that candidates are made
+    with.
 
     Raises:
-        ValueError: an option that decides which they are differs.
+        ValueError: an option that both stages have differs, and is not of each alone.
     """
-    for key in (*SAME, "patch_size", "test_fraction"):
-        made, judged = (stages[stage].get(key) for stage in STAGES)
+    first, last = (stages[stage] for stage in STAGES)
+    for key in (key for key in first if key in last and key not in ALONE):
+        made, judged = first[key], last[key]
         if made != judged:
             raise ValueError(
                 f"{key} must be the same in both stages, got {made} for train and {judged} for "

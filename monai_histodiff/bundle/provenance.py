@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.diffusion.sources import Sources
@@ -27,7 +28,7 @@ def outcome_of(
     candidates: Candidates, classes: Sequence[str], selector: Any, sampler: GuidedSampler
 ) -> dict[str, Any]:
     """``sampling`` (settings and speed) and ``selection`` (counts, and the rule that judged) of
-    candidates, as plain values.
+    candidates, and the ``options`` of the running config, as plain values.
     """
     counts = candidates.counts(torch.ones_like(candidates.accepted))
     passed, made = counts["accepted"] + counts["over_quota"], counts["candidates"]
@@ -55,7 +56,7 @@ def outcome_of(
         },
         "reasons": candidates.rejections(),
     }
-    return {"sampling": sampling, "selection": selection}
+    return {"sampling": sampling, "selection": selection, "options": method_of("train")}
 
 
 def settings_of(task: Task, sources: Sources) -> dict[str, Any]:
@@ -85,7 +86,10 @@ def describe_files(root: str | os.PathLike[str], names: Iterable[str]) -> dict[s
 
 
 def check_files(
-    root: str | os.PathLike[str], described: Mapping[str, Any], names: Iterable[str]
+    root: str | os.PathLike[str],
+    described: Mapping[str, Any],
+    names: Iterable[str],
+    remedy: str = "run the training stage again, into a new folder",
 ) -> None:
     """Refuse files that are not those that were described.
 
@@ -93,6 +97,7 @@ def check_files(
         root: the folder that they are in.
         described: of :func:`describe_files`.
         names: what to check; what was not described must not be there.
+        remedy: what to do where they are not.
 
     Raises:
         ValueError: a file is missing, was changed, or belongs to another run.
@@ -113,8 +118,7 @@ def check_files(
                 got = "other content"
             raise ValueError(
                 f"'{path}' must be as its run wrote it, {told['files']} file(s) of "
-                f"{told['bytes']} bytes, got {got}: run the training stage again, into a new "
-                "folder"
+                f"{told['bytes']} bytes, got {got}: {remedy}"
             )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import replace
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.transforms import Compose
 
+from monai_histodiff._version import __version__
 from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes, views_note
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.task import torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.leaks import find_leaks
@@ -81,6 +83,8 @@ def run_and_report(
         "seconds": seconds,
         "versions": describe_versions(),
     }
+    if outcome.get("options"):  # not of runs that version 0.18 and before have made
+        results["options"] = {**outcome["options"], **method_of("evaluate")}
     if further_steps:
         further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
@@ -139,7 +143,7 @@ def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[s
     places = [(r.source, r.path) for r in patches.records]
     order = sorted(range(len(places)), key=places.__getitem__)  # a draw changes it, not the set
     return {
-        "path": Path(path).name,
+        "path": Path(path).resolve().name,
         "sha256": patches.take(order).digest(),
         "classes": list(patches.classes),
         "demo": all(r.extra.get("synthetic") == "true" for r in patches.records),
@@ -151,8 +155,8 @@ def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[s
 def describe_versions() -> dict[str, str]:
     """Versions of the packages, and the machine, for the report."""
     found = {
-        name: version(name)
-        for name in ("monai-histodiff", "monai", "torch", "numpy", "pytorch-ignite")
+        "monai-histodiff": __version__,  # what is installed may be of an earlier checkout
+        **{n: metadata.version(n) for n in ("monai", "torch", "numpy", "pytorch-ignite")},
     }
     device = (
         torch.cuda.get_device_name()

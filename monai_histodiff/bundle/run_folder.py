@@ -33,6 +33,7 @@ from monai_histodiff.utils.files import sweep_drafts, write_json
 
 __all__ = ["RunFolder"]
 
+STAGE = "train"  # that makes a run
 MODELS = tuple(f"models/{name}.pt" for name in ("model", "critic", "generator", "sources"))
 # what the training stage writes, the outcome last
 MADE = ("candidates", "bank", "split.csv", *MODELS)
@@ -83,7 +84,7 @@ class RunFolder:
         """
         Claim(self.record).check()
         found = [name for name in (*MADE, "outcome.json") if (self.root / name).exists()]
-        if found and (self.outcome.exists() or not self.record.exists()):
+        if found and (self.outcome.exists() or Claim(self.record).content.get("stage") != STAGE):
             raise FileExistsError(
                 f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
                 "choose another, or run evaluate on it"
@@ -108,7 +109,7 @@ class RunFolder:
                 f"{' and '.join(found)}{half}: add --replace True (nothing is trained again)"
             )
 
-    def claim(self, stage: str = "train") -> str:
+    def claim(self, stage: str = STAGE) -> str:
         """Claim the folder for this process, until :meth:`release` or its end.
 
         The training stage starts with a folder of its own: what an unfinished run left is
@@ -122,7 +123,7 @@ class RunFolder:
             FileExistsError: another process works there, or, for the training stage, it holds a
                 run already.
         """
-        if stage == "train":
+        if stage == STAGE:
             self.check_new()
             run = uuid.uuid4().hex
         else:
@@ -130,7 +131,7 @@ class RunFolder:
         claim = Claim(self.record)
         before = claim.content
         claim.take({"run": run, "stage": stage, "version": __version__})
-        left = [name for name in MADE if stage == "train" and (self.root / name).exists()]
+        left = [name for name in MADE if stage == STAGE and (self.root / name).exists()]
         folders = [*self.root.glob(".candidates-*"), *self.root.glob(".bank-*")]
         for path in (*(self.root / name for name in left), *folders):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai_histodiff.bundle.errors import plain_errors
@@ -14,9 +15,10 @@ from monai_histodiff.evaluation.draws import (
     by_label_count,
     combine,
     combine_sets,
-    read_results,
 )
+from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.report.data_sets import sets_to_html
+from monai_histodiff.report.limits import limits
 from monai_histodiff.report.summary import to_html, to_markdown
 from monai_histodiff.report.values import p_value
 
@@ -34,8 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--html", help="a page to write")
     args = parser.parse_args(argv)
     with plain_errors(parser):
+        if args.html and Path(args.html).resolve() in map(Path.resolve, map(Path, args.results)):
+            raise ValueError(f"html must be another file than the results, got '{args.html}'")
         sets = by_data_set(read_results(args.results))
-    _speak_utf8()
+        _speak_utf8()
+        _tell(sets, args.html)
+
+
+def _tell(sets: Mapping[str, list[Any]], html: str | None) -> None:
+    """Print what the runs of each data set, and all together, say, and write the page."""
     counted = {name: by_label_count(results) for name, results in sets.items()}
     combined = {
         name: {labels: combine(runs) for labels, runs in by_count.items()}
@@ -44,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, by_count in counted.items():
         print(to_markdown(by_count, combined[name]), end="")
     if len(sets) == 1:
-        if args.html:
-            to_html(by_count, combined[name], args.html)
+        if html:
+            to_html(by_count, combined[name], html)
         return
     shared = [n for n in next(iter(counted.values())) if all(n in c for c in counted.values())]
     across = {n: combine_sets([by_count[n] for by_count in counted.values()]) for n in shared}
     print(_across_sets(list(sets), across), end="")
-    if args.html:
-        sets_to_html({n: (counted[n], combined[n]) for n in sets}, across, args.html)
+    if html:
+        sets_to_html({n: (counted[n], combined[n]) for n in sets}, across, html)
 
 
 def _speak_utf8() -> None:
@@ -80,6 +89,8 @@ def _across_sets(names: Sequence[str], combined: Mapping[str, Mapping[str, Any]]
             mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("mean", "low", "high"))
             told = f"{mean} ({low} to {high}) | {p_value(row['p'])} | {p_value(row['p_holm'])}"
             lines.append(f"| {name} | {told} | {row['claim']} |")
+        for sentence in limits([], found):
+            lines += ["", sentence]
     return "\n".join(lines) + "\n"
 
 

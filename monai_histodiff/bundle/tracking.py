@@ -4,8 +4,8 @@ training writes its losses, so that both stand side by side there.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -73,7 +73,8 @@ def track_results(
 
     if tensorboard:
         log_dir = str(folder.root / "tensorboard")
-        shutil.rmtree(log_dir, ignore_errors=True)  # of results that were replaced
+        for events in Path(log_dir).glob("events.out.tfevents.*"):  # of results that were replaced
+            events.unlink()
         writer = TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)
         writer.attach(engine)
         engine.add_event_handler(Events.COMPLETED, writer.close)
@@ -83,7 +84,7 @@ def track_results(
             tracking_uri=mlflow_uri,
             iteration_log=False,
             experiment_name="monai_histodiff",
-            run_name=folder.root.name,
+            run_name=folder.root.resolve().name,
             experiment_param={**results.get("settings", {}), **said},
             artifacts=[str(folder.report)],
             close_on_complete=True,

@@ -20,10 +20,11 @@ from monai_histodiff.bundle.results import (
     describe_recipe,
     describe_versions,
 )
+from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, warnings, withheld
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.evaluation.arms import Material
+from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.synthetic import class_fidelity
 from monai_histodiff.report.gallery import Tile
@@ -35,7 +36,8 @@ from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge_and_report", "open_sets", "possible_arms"]
 
-OF_ACCEPTED = ("F", "G", "H", "S", "P", "I", "K")  # arms that are arm C where nothing was accepted
+# arms that are arm C where nothing was accepted
+OF_ACCEPTED = (*(name for name, arm in ARMS.items() if arm.shows == "candidates"), "K")
 
 
 def open_sets(
@@ -110,7 +112,7 @@ def judge_and_report(
     """
     features, size, judged = judge.features, judge.size, []
     for place, (path, pictures) in enumerate(sets.items()):
-        judged.append(judge(pictures, Path(path).name))
+        judged.append(judge(pictures, Path(path).resolve().name))
         folder.keep(judged[-1], path, second=place == 1)
     first, train, labelled = judged[0], judge.train, judge.labelled
     trained = possible_arms(arms, judged)
@@ -135,13 +137,14 @@ def judge_and_report(
     results = {**evaluation.results(), **_described(judge, first)}
     results["dataset"] = describe_dataset(str(dataset_dir), patches, labelled)
     results["settings"] = {**(settings or {}), **describe_recipe(recipe)}
-    results["versions"] = describe_versions()
+    results["versions"], results["options"] = describe_versions(), method_of("verdict")
     results["seconds"] = {"classifiers of all arms": sum(map(sum, evaluation.seconds.values()))}
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
     results["generator"] = results["foreign"]["sets"][0].pop("kept")
     results["title"] = "Are these synthetic pictures worth keeping?"
     named, figures = len(judged) > 1, results["foreign"]["sets"]
-    results |= {**withheld(results, figures), **headline(figures[0], results["verdict"])}
+    results |= headline(figures[0], results["verdict"])
+    results["claims"] = withheld(results["claims"], figures)
     results["warnings"] = [w for part in figures for w in warnings(part, named)]
     told = notes(results, arms, trained, judge, judged)
     results["notes"] = [*told, *filter(None, [colour_note(results), views_note(results)])]
@@ -207,4 +210,4 @@ def _fidelity(
                 "samples": int((part.accepted & (part.labels == k) & judged.known.copy).sum()),
                 "held_out": int(judge.unseen[judge.test.labels == k].sum()),
             }
-    return {**judged.counts(), **figures}
+    return {**judged.counts(), "sha256": judged.pictures.digest(), **figures}

@@ -19,8 +19,9 @@ __all__ = ["VerdictFolder"]
 
 BASE = ("path", "label", "split", "group")
 FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
+STAGE = "verdict"
 OWN = (
-    *("accepted", "accepted.csv", "judged.csv", "second"),
+    *("accepted", "accepted.csv", "judged.csv", "second", "tensorboard"),
     *("predictions.npz", "results.json", "report.html"),
 )
 
@@ -47,7 +48,7 @@ class VerdictFolder:
 
     def check(self, replace: bool = False) -> None:
         """Refuse a folder in which another process works, or that holds results that are not to be
-        replaced, or a run of another kind; changes nothing.
+        replaced, a run of another kind, or what no verdict has written; changes nothing.
 
         Raises:
             FileExistsError: it is one of these.
@@ -59,6 +60,11 @@ class VerdictFolder:
                 f"'{found[0]}': choose another"
             )
         found = [name for name in OWN if (self.root / name).exists()]
+        if found and Claim(self.record).content.get("stage") != STAGE:
+            raise FileExistsError(
+                f"output_dir must be new, or that of a verdict, got '{self.root}', which holds "
+                f"'{found[0]}', and no verdict has written it: choose another"
+            )
         if found and self.report.exists() and not replace:
             raise FileExistsError(
                 f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
@@ -73,7 +79,7 @@ class VerdictFolder:
             FileExistsError: as :meth:`check`.
         """
         self.check(replace)
-        Claim(self.record).take({"stage": "verdict", "version": __version__})
+        Claim(self.record).take({"stage": STAGE, "version": __version__})
         for path in (self.root / name for name in OWN):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_histodiff.bundle.notes import precision_note
+from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
-__all__ = ["headline", "notes", "warnings", "withheld"]
+__all__ = ["headline", "notes", "reasons", "warnings", "withheld"]
 
 LEAK = "Leak"
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
@@ -87,24 +88,36 @@ def _misfits(told: Mapping[str, Any]) -> bool:
     return _chance(0, right, told["pictures"], told["expected"]) < CHANCE
 
 
-def withheld(results: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``claims`` and ``shortfalls`` of results once leaks are known: who reads them in place of
-    the headline, such as a summary of several draws, must not find a claim that the page denies.
+def withheld(
+    claims: Mapping[str, Mapping[str, Any]], sets: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The claims of results once leaks are known: who reads them in place of the headline, such as
+    a summary of several draws, must not find a claim that the page denies.
 
     Args:
-        results: with both.
-        sets: the counts of the sets, in order: those of arms G and G2.
+        claims: of the comparisons.
+        sets: the counts of the sets, in order: the candidates, and the second ones.
+
+    Returns:
+        The claims; one whose arms show pictures of a set that leaks is ``inconclusive``, and has
+        the reason in ``withheld``.
     """
-    claims, unmet = dict(results["claims"]), list(results["shortfalls"])
-    for arm, counts in zip(("G", "G2"), sets, strict=False):
+    found = {
+        name: {k: v for k, v in row.items() if k != "withheld"} for name, row in claims.items()
+    }
+    for part, counts in zip(("candidates", "second"), sets, strict=False):
         if (told := headline(counts, "")).get("word") != LEAK:
             continue
-        unmet.append(told["verdict"])
-        for name in (name for name in claims if arm in name.split("-")):
-            claims[name] = {**claims[name], "claim": "inconclusive"}
-            if "sentence" in claims[name]:
-                claims[name]["sentence"] = told["verdict"]
-    return {"claims": claims, "shortfalls": unmet}
+        for name, row in found.items():
+            if any(ARMS[arm].shows == part for arm in name.split("-")):
+                why = {"claim": "inconclusive", "withheld": told["verdict"]}
+                row.update(why, **({"sentence": told["verdict"]} if "sentence" in row else {}))
+    return found
+
+
+def reasons(claims: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why claims are withheld, each reason once."""
+    return list(dict.fromkeys(row["withheld"] for row in claims.values() if "withheld" in row))
 
 
 def _rate(told: Mapping[str, Any], usual: str = "usual") -> float:
@@ -197,13 +210,13 @@ def notes(
     """Plain sentences that limit what the results say.
 
     Args:
-        results: with ``shortfalls`` and ``seeds``.
+        results: with ``shortfalls``, ``claims`` and ``seeds``.
         arms: that were asked for.
         trained: those that were trained.
         judge: of the sets.
         judged: the sets.
     """
-    found = [*results["shortfalls"], *LIMITS]
+    found = [*results["shortfalls"], *reasons(results["claims"]), *LIMITS]
     if left := [arm for arm in arms if arm not in trained]:
         found.append(f"Not trained, as nothing was accepted: arms {', '.join(left)}.")
     if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:

@@ -94,6 +94,7 @@ class Arm:
         bank: ``(material, seed) -> bank``: what patches are replaced by; ``None``: none are.
         drawn: whether the bank depends on the seed.
         needs: parts of the :class:`Material` that must be given.
+        shows: the part whose synthetic patches it shows; empty: none.
         augmented: the classical augmentation is applied.
         mixing: share of the batches that are mixed (mixup, CutMix).
         shortened: it stops once it has shown as many real patches as arm G does.
@@ -107,6 +108,7 @@ class Arm:
     bank: Callable[[Material, int], SyntheticBank] | None = None
     drawn: bool = False
     needs: tuple[str, ...] = ()
+    shows: str = ""
     augmented: bool = True
     mixing: float = 0.0
     shortened: bool = False
@@ -216,28 +218,37 @@ ARMS: Mapping[str, Arm] = {
         needs=("pool", "critic"),
         uncropped=True,
     ),
-    "F": Arm(words="C + random synthetic patches", bank=_random, drawn=True),
-    "G": Arm(words="C + selected synthetic patches", bank=_accepted),
+    "F": Arm(words="C + random synthetic patches", bank=_random, shows="candidates", drawn=True),
+    "G": Arm(words="C + selected synthetic patches", bank=_accepted, shows="candidates"),
     "G0": Arm(
         words="C + synthetic patches of the published method",
         bank=_published,
         needs=("published",),
+        shows="published",
     ),
     "G2": Arm(
         words="C + selected synthetic patches of the second set",
         bank=_second,
         needs=("second",),
+        shows="second",
     ),
-    "H": Arm(words="C + lowest-scored synthetic patches", bank=_lowest),
-    "S": Arm(words="C + selected synthetic patches, labels shuffled", bank=_shuffled, drawn=True),
+    "H": Arm(words="C + lowest-scored synthetic patches", bank=_lowest, shows="candidates"),
+    "S": Arm(
+        words="C + selected synthetic patches, labels shuffled",
+        bank=_shuffled,
+        shows="candidates",
+        drawn=True,
+    ),
     "P": Arm(
         words="C + selected synthetic and pseudo-labelled real patches",
         bank=_both,
         needs=("pool", "critic"),
+        shows="candidates",
     ),
     "I": Arm(
         words="selected synthetic patches only, with C's augmentation",
         bank=_accepted,
+        shows="candidates",
         synthetic_only=True,
     ),
     "K": Arm(

@@ -41,6 +41,7 @@ Array = NDArray[np.float64]
 Answers = NDArray[np.floating[Any]]
 LEVEL, POWER = 0.95, 0.8
 BLOCKS = 200  # most parts that the jackknife leaves out, one at a time
+LEAST_EQUAL = 3  # equal parts that those left out must count for: else nothing is known
 
 
 @dataclass(frozen=True)
@@ -205,18 +206,22 @@ def leave_out(groups: Sequence[str]) -> Array:
     return np.concatenate([np.ones((1, len(index))), index != np.arange(index.max() + 1)[:, None]])
 
 
-def jackknife(treated: Array, control: Array | None = None) -> Estimate:
+def jackknife(weights: Array, treated: Array, control: Array | None = None) -> Estimate:
     """Any metric, or its difference between two arms, with the same parts of the variance.
 
     The groups' influence is what a metric loses without them (Dorfman, Berbaum and Metz 1992).
+    Groups of other sizes tell less of their variance: they have the degrees of freedom of as many
+    equal ones as give a mean the same variance (Kish 1965).
 
     Args:
-        treated: a metric of each training under the weights of :func:`leave_out`, ``S x (1 + B)``;
-            further axes are further metrics.
+        weights: of :func:`leave_out`.
+        treated: a metric of each training under these weights, ``S x (1 + B)``; further axes are
+            further metrics.
         control: likewise, of the other arm.
 
     Returns:
-        Of the shape of the further axes.
+        Of the shape of the further axes; NaN variance where the groups count for fewer than
+        :data:`LEAST_EQUAL` equal ones.
     """
     both = [treated] if control is None else [treated, control]
     blocks = treated.shape[1] - 1
@@ -225,14 +230,16 @@ def jackknife(treated: Array, control: Array | None = None) -> Estimate:
     losses = [factor * (arm[..., 1:] - arm[..., 1:].mean(-1, keepdims=True)) for arm in moved]
     mean = moved[0][..., 0].mean(-1) - (moved[1][..., 0].mean(-1) if len(moved) > 1 else 0)
     loss = losses[0].mean(-2) - (losses[1].mean(-2) if len(moved) > 1 else 0)
-    group, arms = (loss**2).sum(-1), []
+    sizes = (1 - weights[1:]).sum(1)
+    equal = float(sizes.sum() ** 2 / (sizes**2).sum())
+    group, arms = (loss**2).sum(-1) if equal >= LEAST_EQUAL else np.full_like(mean, np.nan), []
     if len(treated) > 1:
         for arm, part in zip(moved, losses, strict=True):
             arms.append((*_spread(arm[..., 0], part), len(treated) - 1.0))
     runs, mixed, f = (
         _trainings(arms) if arms else (np.zeros_like(mean),) * 2 + (np.ones_like(mean),)
     )
-    return _sum(mean, group, max(blocks - 1, 1), runs, mixed, f)
+    return _sum(mean, group, equal - 1, runs, mixed, f)
 
 
 def combined(estimates: Sequence[Estimate]) -> Estimate:

@@ -150,7 +150,7 @@ def compare_arms(
 
     def estimates(treated: str, control: str | None = None) -> dict[str, Estimate]:
         arms = [treated] if control is None else [treated, control]
-        found = jackknife(*(tables[arm] for arm in arms))
+        found = jackknife(weights, *(tables[arm] for arm in arms))
         every = {m: _pick(found, i) for i, m in enumerate(METRICS)}
         for metric, strata in (("accuracy", np.zeros_like(labels)), (CLAIM, labels)):
             answers = [hits[arm][None] for arm in arms]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict
 from monai_histodiff.report.html import write_page
+from monai_histodiff.report.limits import left_out, limits
 from monai_histodiff.report.plots import Axis, Intervals
 from monai_histodiff.report.summary import (
     HOW,
@@ -17,10 +18,8 @@ from monai_histodiff.report.summary import (
     Combined,
     Runs,
     arms_of,
-    claim_of,
     draws_of,
     interval_row,
-    left_out,
     points,
     scores_of,
     verdict_over,
@@ -65,13 +64,15 @@ def sets_to_html(
         Section(name.replace("-", " against ", 1), [_differences(name, places, axis)])
         for name in names
     ]
+    lacking = left_out(run for place in places for run in place.runs)
+    lead = (HOW, MEAN, lacking, *(s for place in places for s in limits(place.runs, place.found)))
     runs = sum(len(each) for by_labels, _ in sets.values() for each in by_labels.values())
     page = Page(
         f"Evaluations on {len(sets)} data sets",
         [*sections, Section("Every arm", [_table(places)])],
         origin=f"{runs} runs",
         verdict=_verdict(across),
-        lead=" ".join(filter(None, (HOW, MEAN, left_out(r for p in places for r in p.runs)))),
+        lead=" ".join(dict.fromkeys(filter(None, lead))),
     )
     return write_page(path, page)
 
@@ -89,8 +90,8 @@ def _differences(name: str, places: Sequence[_Place], axis: Axis) -> Intervals:
     rows = []
     for place in (place for place in places if name in place.found):
         row = place.found[name]
-        whose, tone = f"{place.name}, {place.note}", claim_of(name, row, place.runs)
-        rows.append(interval_row(place.name, place.note, whose, row, axis, tone))
+        whose = f"{place.name}, {place.note}"
+        rows.append(interval_row(place.name, place.note, whose, row, axis))
     return Intervals(rows, axis, CHANGES)
 
 
@@ -112,5 +113,4 @@ def _table(places: Sequence[_Place]) -> Table:
 def _verdict(across: Combined) -> Verdict | None:
     """The main comparison, in the mean, at every label count that all data sets have."""
     rows = {labels: found[MAIN] for labels, found in across.items() if MAIN in found}
-    claims = {labels: claim_of(MAIN, row, []) for labels, row in rows.items()}
-    return verdict_over(rows, claims, ", in the mean over the data sets,")
+    return verdict_over(rows, ", in the mean over the data sets,")

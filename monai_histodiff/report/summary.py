@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict, share
 from monai_histodiff.report.comparisons import change
 from monai_histodiff.report.html import write_page
+from monai_histodiff.report.limits import limits
 from monai_histodiff.report.making import passed
 from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
-from monai_histodiff.report.values import change_words, claim, markdown, number, p_value
+from monai_histodiff.report.values import change_words, markdown, number, p_value
 
 __all__ = ["to_html", "to_markdown"]
 
@@ -53,7 +54,7 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         lines += ["", f"## {markdown(_title(labels, runs))}", ""]
         chosen = [run["selection"] for run in runs if "selection" in run]
         if chosen:
-            found = ", ".join(f"{s['accepted']} of {s['candidates']}" for s in chosen)
+            found = ", ".join(map(_accepted, chosen))
             lines += [f"Accepted candidates, by draw: {found}.", ""]
         lines += [
             "| arm | | " + " | ".join(name for name, _, _ in COLUMNS.values()) + " |",
@@ -73,10 +74,9 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         ]
         for name, row in combined[labels].items():
             p, holm = p_value(row["p"]), p_value(row["p_holm"])
-            word = claim_of(name, row, runs)
-            lines.append(f"| {markdown(name)} | {told(row)} | {p} | {holm} | {word} |")
-        if lacking := left_out(runs):
-            lines += ["", markdown(lacking)]
+            lines.append(f"| {markdown(name)} | {told(row)} | {p} | {holm} | {row['claim']} |")
+        for sentence in limits(runs, combined[labels]):
+            lines += ["", markdown(sentence)]
     return "\n".join(lines) + "\n"
 
 
@@ -98,39 +98,32 @@ def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -
         f"Evaluations on {_data_set(by_labels)}",
         sections,
         origin=f"{len(every)} run{'s' if len(every) > 1 else ''}",
-        verdict=_verdict(by_labels, combined),
-        lead=" ".join([HOW, *dict.fromkeys(filter(None, map(left_out, by_labels.values())))]),
+        verdict=_verdict(combined),
+        lead=" ".join(
+            dict.fromkeys(
+                [HOW, *(s for k, runs in by_labels.items() for s in limits(runs, combined[k]))]
+            )
+        ),
     )
     return write_page(path, page)
 
 
-def left_out(runs: Iterable[Mapping[str, Any]]) -> str:
-    """Which comparisons are not in all runs; empty if all are."""
-    runs = list(runs)
-    every = dict.fromkeys(name for run in runs for name in run["claims"])
-    lacking = [name for name in every if not all(name in run["claims"] for run in runs)]
-    return f"Not in every run, and so not combined: {', '.join(lacking)}." if lacking else ""
-
-
-def _verdict(by_labels: Runs, combined: Combined) -> Verdict | None:
+def _verdict(combined: Combined) -> Verdict | None:
     """The main comparison at every label count that has it."""
     rows = {labels: found[MAIN] for labels, found in combined.items() if MAIN in found}
-    claims = {labels: claim_of(MAIN, row, by_labels[labels]) for labels, row in rows.items()}
-    return verdict_over(rows, claims)
+    return verdict_over(rows)
 
 
-def verdict_over(
-    rows: Mapping[str, Mapping[str, Any]], claims: Mapping[str, str], of: str = ""
-) -> Verdict | None:
+def verdict_over(rows: Mapping[str, Mapping[str, Any]], of: str = "") -> Verdict | None:
     """The sentence on the main comparison at every label count; ``None`` where there is none.
 
     Args:
-        rows: the difference at each label count.
-        claims: what is claimed of it.
+        rows: the difference at each label count, with what is claimed of it.
         of: what the difference is the mean of.
     """
     if not rows:
         return None
+    claims = {labels: row["claim"] for labels, row in rows.items()}
     same = set(claims.values())
     each = [
         f"with {labels} labels per class by {told(row)} points"
@@ -144,13 +137,6 @@ def verdict_over(
     return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
 
 
-def claim_of(name: str, row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    """A single run keeps the claim of its own report."""
-    own = runs[0].get("claims", {}).get(name, {}) if len(runs) == 1 else {}
-    said = {key: own[key] for key in ("claim", "outcome") if key in own}
-    return claim(row["low"], row["high"], {**row, **said})
-
-
 def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
     found = {labels: rows[name] for labels, rows in combined.items() if name in rows}
     axis = Axis.over((v for row in found.values() for v in points(row)), signed=True)
@@ -158,14 +144,12 @@ def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
     for labels, row in found.items():
         runs = by_labels[labels]
         note = _title(labels, runs).partition("(")[2].rstrip(")")
-        place, tone = f"{labels} labels per class", claim_of(name, row, runs)
-        rows.append(interval_row(f"{labels} labels", note, place, row, axis, tone))
+        place = f"{labels} labels per class"
+        rows.append(interval_row(f"{labels} labels", note, place, row, axis))
     return Intervals(rows, axis, CHANGES)
 
 
-def interval_row(
-    name: str, note: str, place: str, row: Mapping[str, Any], axis: Axis, tone: str
-) -> Row:
+def interval_row(name: str, note: str, place: str, row: Mapping[str, Any], axis: Axis) -> Row:
     """A line of an interval plot that shows a difference; ``place`` says whose to a listener."""
     (mean, low, high), words = points(row), told(row)
     return Row(
@@ -175,7 +159,7 @@ def interval_row(
         words=[words, f"corrected p {p_value(row['p_holm'])}"],
         dots=axis.dots([mean]),
         bar=axis.bar(low, high),
-        tone=tone,
+        tone=row["claim"],
     )
 
 
@@ -214,7 +198,7 @@ def _runs(by_labels: Runs) -> Table:
     for labels, runs in by_labels.items():
         for run in runs:
             chosen = run.get("selection", {})
-            done = f"{number(chosen.get('accepted'), 0)} of {number(chosen.get('candidates'), 0)}"
+            done = _accepted(chosen)
             through = passed(chosen) if "accepted" in chosen else None
             own = run["differences"].get(MAIN, {})
             rows.append(
@@ -222,7 +206,7 @@ def _runs(by_labels: Runs) -> Table:
                     TableCell(
                         f"{labels} labels per class", f"draw {run['settings'].get('draw', 0)}"
                     ),
-                    number(len(run["seeds"]), 0),
+                    number(_seeds(run), 0),
                     change_words(change(own)),
                     done,
                     share(through, chosen.get("candidates")),
@@ -233,8 +217,18 @@ def _runs(by_labels: Runs) -> Table:
     return Table(caption, [*heads, "Rate\npassed of candidates"], rows, cards=True, css="plotted")
 
 
+def _seeds(run: Mapping[str, Any]) -> int:
+    return len(next(iter(run["hits"].values())))
+
+
+def _accepted(chosen: Mapping[str, Any]) -> str:
+    return f"{number(chosen.get('accepted'), 0)} of {number(chosen.get('candidates'), 0)}"
+
+
 def scores_of(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[float]:
-    return [value for run in runs for value in run["arms"].get(arm, {}).get(metric, [])]
+    """The known ones of all seeds."""
+    every = (value for run in runs for value in run["arms"].get(arm, {}).get(metric, []))
+    return [value for value in every if value is not None]
 
 
 def _mean(runs: Sequence[Mapping[str, Any]], arm: str) -> float:
@@ -260,7 +254,7 @@ def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _title(labels: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    seeds = sorted({len(run["seeds"]) for run in runs})
+    seeds = sorted(set(map(_seeds, runs)))
     told_seeds = " or ".join(map(str, seeds))
     return f"{labels} labels per class ({draws_of(runs)}, {told_seeds} seeds each)"
 

@@ -106,7 +106,7 @@ def test_the_power_and_the_scale_are_those_that_are_asked_for(
     assert power_of(PatchSet.open(dataset).select("train")) == "", "there is no test part"
     with pytest.raises(SystemExit):
         main([str(dataset), "--seeds", "1"])
-    assert "seeds must be at least 2, got 1" in capsys.readouterr().err
+    assert "seeds must be a number of them, from 2 to 1000, got 1" in capsys.readouterr().err
 
 
 def test_folders_of_patients_become_a_set(

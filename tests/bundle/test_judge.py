@@ -16,7 +16,8 @@ from monai_histodiff.bundle.judge import judge, main
 from monai_histodiff.bundle.predictions import read_predictions, write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.evaluation.arms import COMPARISONS
-from monai_histodiff.evaluation.draws import combine, read_results
+from monai_histodiff.evaluation.draws import combine
+from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 
 LABELS = np.arange(120) % 2
@@ -202,7 +203,8 @@ def test_results_of_a_verdict_on_pictures_are_judged_with_their_copies(
     leak = judged(counted(test_copies=30), word="Leak")
     assert leak["claim"] == leak["claims"]["G-C"]["claim"] == "inconclusive"
     assert leak["word"] == "Leak" and leak["verdict"].startswith("Not tested: 30 of 90 pictures")
-    assert leak["notes"] == [leak["verdict"], "a note"] and leak["shortfalls"] == leak["notes"][:1]
+    assert leak["notes"] == [leak["verdict"], "a note"] and not leak["shortfalls"]
+    assert leak["claims"]["G-C"]["withheld"] == leak["verdict"]
     # written, and judged once more, it says nothing twice
     path.write_text(json.dumps(leak))
     assert judge(told)["notes"] == leak["notes"]

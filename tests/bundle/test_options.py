@@ -25,6 +25,7 @@ from monai_histodiff.bundle.names import check_names
 from monai_histodiff.bundle.option_docs import config_files, options_page
 from monai_histodiff.bundle.option_table import OPTIONS, options_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
+from monai_histodiff.bundle.running import option_values
 from monai_histodiff.diffusion.model import LatentDiffusion
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +84,10 @@ FINETUNE = [
     ({"lables_per_class": 5}, "got 'lables_per_class': did you mean 'labels_per_class'?"),
     (
         {"seeds": 5},
-        "seeds must be a list of whole numbers, at least 0, got 5: write it in brackets",
+        "seeds must be a list of whole numbers, at least 0, at most 4294967295, got 5: write",
     ),
     ({"seeds": [1, 1]}, "seeds must name each once, got [1, 1]: leave out what comes twice"),
-    ({"seeds": []}, "seeds must be a list of whole numbers, at least 0, got 0: give at least 1"),
+    ({"seeds": []}, "at least 0, at most 4294967295, got 0: give at least 1"),
     ({"seeds": [True]}, "seeds must be a list of whole numbers"),
     ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
     ({"arms": ["C", "X"]}, "S, P, I, K, M, J, R, got 'X': choose among them"),
@@ -171,7 +172,11 @@ OTHERS = [
     ("inference", {"class": "nosuch"}, "lung_aca, lung_n, lung_scc, got 'nosuch': choose among"),
     ("inference", {"accepted_only": "true"}, "accepted_only must be True or False, got 'true'"),
     ("inference", {"eta": 2}, "eta must be a number, at least 0, at most 1, or None, got 2"),
-    ("ldm inference", {"seeds": 4}, "seeds must be a list of whole numbers, at least 0, got 4"),
+    (
+        "ldm inference",
+        {"seeds": 4},
+        "seeds must be a list of whole numbers, at least 0, at most 92",
+    ),
     ("ldm inference", {"batch": 4}, "got 'batch': did you mean 'batch_size'?"),
     ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),
     ("ldm train_autoencoder", {"step": 9}, "got 'step': did you mean 'steps'?"),
@@ -290,7 +295,7 @@ def test_the_table_knows_every_option_of_every_config(name: str) -> None:
     assert set(known) <= set(content), "an option that its config does not have"
     assert plain - set(known) <= {"main_process"}, "a plain value that the table does not know"
     check_names(name, content, Path(config_of(name)[0]).parent)
-    values = checks.option_values(name, content)
+    values = option_values(name, content)
     for option in known.values():
         if option.name in values:
             option.check(values[option.name])
@@ -342,7 +347,7 @@ def test_the_plan_tells_what_is_left(
 
 
 def test_the_plan_counts_what_the_options_ask_for() -> None:
-    values = {**checks.option_values("train", raw("train")), "bfloat16": False}
+    values = {**option_values("train", raw("train")), "bfloat16": False}
     steps = training_steps(values, 3, 75, 300)
     assert [step.name for step in steps] == ["adapt", "guide", "critic", "sample"]
     assert "up to 1200 candidates" in steps[3].text
@@ -357,7 +362,7 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     assert steps[0].seconds and not any(step.seconds for step in steps[1:])
     labelled = training_steps(values, 3, 75, 75)
     assert labelled[2].cost < steps[2].cost / 2, "without unlabelled patches it learns from none"
-    verdict = {**checks.option_values("evaluate", raw("evaluate")), "arms": ["C", "G", "J"]}
+    verdict = {**option_values("evaluate", raw("evaluate")), "arms": ["C", "G", "J"]}
     (step,) = evaluation_steps(verdict)
     assert step.text == "train 6 classifiers (80 steps each)" and step.seconds
     (tested,) = evaluation_steps(verdict, 100)

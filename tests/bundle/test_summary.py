@@ -16,8 +16,8 @@ from monai_histodiff.evaluation.draws import (
     by_label_count,
     combine,
     combine_sets,
-    read_results,
 )
+from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.verdict import compare_arms
 from monai_histodiff.report import summary as rendering
 
@@ -146,12 +146,14 @@ def test_one_draw_repeats_its_own_report() -> None:
 def test_a_run_that_may_claim_nothing_spoils_the_claim() -> None:
     short = run(1)
     short["shortfalls"] = ["A claim needs at least 3 seeds, got 2: ..."]
-    assert combine([run(), run(1)])["G-C"]["claim"] == "helps"
-    assert combine([run(), short])["G-C"]["claim"] == "inconclusive"
+    assert combine([run(), run(1), run(2)])["G-C"]["claim"] == "helps"
+    found = combine([run(), short, run(2)])["G-C"]
+    assert found["claim"] == "inconclusive" and found["unmet"] == short["shortfalls"]
 
 
 def test_the_mean_over_data_sets() -> None:
-    sets = [[run(gain=0.1)], [run(gain=0.04, dataset="b.zip"), run(1, gain=0.02, dataset="b.zip")]]
+    first = [run(gain=0.1), run(1, gain=0.1)]
+    sets = [first, [run(gain=0.04, dataset="b.zip"), run(1, gain=0.02, dataset="b.zip")]]
     found, alone = combine_sets(sets)["G-C"], combine(sets[0])["G-C"]
     assert found["mean"] == pytest.approx(0.065) and found["claim"] == "helps"
     assert found["high"] - found["low"] < alone["high"] - alone["low"]
@@ -220,10 +222,10 @@ def test_the_sentence_comes_first(tmp_path: Path) -> None:
     assert (
         f"Evaluations on set.zip Helps With the selected synthetic patches, {words}" in page.text
     )
-    for row in results[1]["claims"].values():
-        row["claim"] = "inconclusive"
+    results[1]["shortfalls"] = ["A claim needs ..."]
     page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "It depends on the labels" in page.text and "points: helps; with 25" in page.text
+    assert "Nothing is claimed. A claim needs ..." in page.text
 
 
 def test_every_run_is_listed(tmp_path: Path) -> None:
@@ -432,7 +434,8 @@ def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
 def test_several_data_sets_are_printed_one_by_one_and_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = write(tmp_path, run(0, 5), run(0, 5, gain=0.1, dataset="b.zip"), run(0, 25))
+    other = run(0, 5, gain=0.1, dataset="b.zip", site="b")
+    paths = write(tmp_path, run(0, 5), other, run(0, 25))
     main([str(path) for path in paths])
     text = capsys.readouterr().out
     headings = [line for line in text.splitlines() if line.startswith("# ")]

@@ -22,7 +22,14 @@ from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.judge import judge as judge_anew
 from monai_histodiff.bundle.verdict import possible_arms
-from monai_histodiff.bundle.verdict_words import _beyond, _chance, headline, warnings, withheld
+from monai_histodiff.bundle.verdict_words import (
+    _beyond,
+    _chance,
+    headline,
+    reasons,
+    warnings,
+    withheld,
+)
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
@@ -199,7 +206,10 @@ def test_copies_of_test_patches_void_the_claim(
     results, page = told(judge, real, tmp_path / "out", given, arms=["C", "G"])
     assert results["claim"] == "inconclusive" and "copies of test patches" in results["verdict"]
     assert "Leak." in page and results["selection"]["accepted"] > 0
-    assert results["verdict"] in results["shortfalls"], "who reads no headline finds it there"
+    assert results["verdict"] in results["notes"]
+    assert results["claims"]["G-C"]["withheld"] == results["verdict"], (
+        "who reads no headline finds it there"
+    )
     assert {row["claim"] for row in results["claims"].values()} == {"inconclusive"}
 
 
@@ -208,17 +218,18 @@ def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
         told = {"pictures": 90, "copies": 0, "test_copies": test_copies, "accepted": 50}
         return {**told, "usual": 0.01, "taught": 1, "expected": 1, "unlike": 0}
 
-    names = ("G-C", "G-F", "G2-C", "G-G2")
+    names = ("G-C", "G-F", "G2-C", "G-G2", "P-C", "P-E", "R-C", "F-C", "G2-K")
     results = {"claims": {n: {"claim": "helps", "p": 0.0} for n in names}, "shortfalls": ["a"]}
     for sets, void in (
         ((part(0), part(1)), ()),
-        ((part(30), part(0)), ("G-C", "G-F", "G-G2")),
-        ((part(0), part(30)), ("G2-C", "G-G2")),
+        ((part(30), part(0)), ("G-C", "G-F", "G-G2", "P-C", "P-E", "F-C")),
+        ((part(0), part(30)), ("G2-C", "G-G2", "G2-K")),
     ):
-        found = withheld(results, sets)
-        claimed = {n: row["claim"] for n, row in found["claims"].items()}
+        found = withheld(results["claims"], sets)
+        claimed = {n: row["claim"] for n, row in found.items()}
         assert claimed == {n: "inconclusive" if n in void else "helps" for n in names}
-        assert len(found["shortfalls"]) == 1 + bool(void)
+        assert {n for n, row in found.items() if "withheld" in row} == {*void}
+        assert len(reasons(found)) == bool(void)
     assert results["claims"]["G-C"]["claim"] == "helps", "the results are not changed in place"
 
 
@@ -292,6 +303,7 @@ def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "run" / "outcome.json").unlink()
     for name in ("report.html", "accepted.csv"):
         (tmp_path / "run" / name).write_text("")
+    (tmp_path / "run" / "run.json").write_text('{"stage": "verdict"}')
     with pytest.raises(FileExistsError, match="output_dir must be new"):
         folder.claim()
     folder.claim(True)

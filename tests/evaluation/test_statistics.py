@@ -270,7 +270,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     right = rng.random(90) < 0.7
     probabilities = np.where(np.eye(2)[labels] == right[:, None], 0.9, 0.1)
     table = metric_table(probabilities, labels, leave_out([str(i) for i in range(90)]))[None]
-    found = jackknife(table)
+    found = jackknife(leave_out([str(i) for i in range(90)]), table)
     accuracy = METRICS.index("accuracy")
     assert found.mean[accuracy] == pytest.approx(right.mean())
     assert found.error[accuracy] == pytest.approx(right.std(ddof=1) / 90**0.5)
@@ -286,7 +286,7 @@ def test_the_jackknife_covers_the_area_under_the_curve() -> None:
         scores = RNG(seed).normal(size=(3, 120)) + labels
         first = 1 / (1 + np.exp(-scores))
         table = np.stack([metric_table(np.stack([1 - p, p], 1), labels, weights) for p in first])
-        low, high = jackknife(table).interval()
+        low, high = jackknife(weights, table).interval()
         covered.append(low[METRICS.index("auc")] <= truth <= high[METRICS.index("auc")])
     assert 0.91 <= np.mean(covered) <= 0.99
 

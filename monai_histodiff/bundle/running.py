@@ -1,0 +1,113 @@
+"""The config that is running, and the values of its options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_histodiff.bundle.names import referred
+from monai_histodiff.bundle.option_table import options_of
+from monai_histodiff.bundle.options import DEVICE, PATH
+from monai_histodiff.utils.files import file_sha256
+
+__all__ = ["method_of", "option_values", "running_config"]
+
+# options that tell draw, trainings, or what is done besides: not which method is judged
+ASIDE = {
+    *("labels_per_class", "draw", "seeds", "arms", "num_workers", "replace"),
+    *("tensorboard", "mlflow_uri", "generator_metrics", "further_steps"),
+}
+NOT_PARTS = {"_meta_", "plan", "save_execute_config", "execute_config"}
+WEIGHTS = {"train": ("model.pt", "encoder.pt")}  # of the generator's bundle, that a config reads
+ENCODERS = ("encoder", "critic_encoder")  # a file, or the name of one elsewhere
+DIGITS = 12  # of a hash
+
+
+def running_config() -> tuple[dict[str, Any], Path] | None:
+    """The config, overrides included, of the ``ConfigWorkflow`` that evaluates the expression
+    from which this is called, and the folder of its file; MONAI has no other way to them.
+    ``None`` where there is no workflow.
+    """
+    frame = sys._getframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigWorkflow):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return None
+    workflow = frame.f_locals["self"]
+    return deepcopy(workflow.parser.get()), Path(workflow.config_root_path)
+
+
+def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config's options, but for those that are computed from more than options.
+
+    Args:
+        name: the config's, in the table of options.
+        config: with overrides.
+
+    Raises:
+        ValueError: an expression cannot be computed, or a place or device needs more than options.
+    """
+    known, parser = options_of(name), ConfigParser(deepcopy(dict(config)))
+    simple = {key for key in known if key in config}
+    while needy := {
+        key for key in simple if {ref.split("#")[0] for ref in referred(config[key])} - simple
+    }:
+        simple -= needy
+        for key in sorted(key for key in needy if known[key].kind in (PATH, DEVICE)):
+            raise _unclear(key, config[key], "it refers to more than options")
+    found = {}
+    for key in (key for key in known if key in simple):
+        try:
+            found[key] = parser.get_parsed_content(key)
+        except Exception as error:  # an expression can raise anything
+            cause = error.__cause__ or error
+            raise _unclear(key, config[key], f"{type(cause).__name__}: {cause}") from error
+    return found
+
+
+def method_of(name: str) -> dict[str, Any]:
+    """What tells the method of the running config from others, as plain values: every option but
+    those of the draw, the seeds, the arms, the machine and the places; hashes of the weights that
+    it starts from; and ``parts``, a hash of all of the config that is no option. Keys are
+    ``NAME#OPTION``. Empty where no config is running.
+
+    Args:
+        name: the config's, in the table of options.
+
+    Raises:
+        ValueError: as :func:`option_values`.
+    """
+    running = running_config()
+    if running is None:
+        return {}
+    config, known = running[0], options_of(name)
+    values = option_values(name, config)
+    kept = {
+        key: value
+        for key, value in values.items()
+        if key not in ASIDE and known[key].kind not in (PATH, DEVICE)
+    }
+    files = {key: Path(values[key]) for key in ENCODERS if key in values}
+    files |= {file: Path(values["ldm_dir"]) / "models" / file for file in WEIGHTS.get(name, ())}
+    hashes = {
+        key: file_sha256(path)[:DIGITS] if path.is_file() else str(path)
+        for key, path in files.items()
+    }
+    rest = {k: v for k, v in config.items() if k not in values and k not in NOT_PARTS}
+    text = json.dumps(rest, sort_keys=True, default=lambda thing: type(thing).__name__)
+    parts = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return {f"{name}#{k}": v for k, v in sorted({**kept, **hashes, "parts": parts}.items())}
+
+
+def _unclear(key: str, value: Any, why: str) -> ValueError:
+    return ValueError(
+        f"{key} must be a value, or an expression of other options, got {value!r} ({why}): text "
+        f"that starts with $, @ or % is an expression to MONAI; write a path as --{key} ./NAME"
+    )

@@ -1,0 +1,299 @@
+"""``results.json`` files: what they must hold, and which of them may be combined."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["check_kinds", "compare_methods", "read_results"]
+
+KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
+# "critic_losses" is in results of 0.17 and before
+OF_A_DRAW = ("draw", "critic_losses", "pseudo_labelled", "unlabelled_patches")
+# what version 0.18 and before record of the sampling, but for what a draw decides
+OF_SAMPLING = (
+    *("steps", "solver", "eta", "stop", "mode", "interval", "cap", "temperature", "autoguidance"),
+    *("strength", "exemplar_scale", "exemplar_mix", "exemplar_noise", "class_scale"),
+)
+PARTS = "parts"  # a hash of all of a config that is no option
+CERTAIN = 5  # wrong answers in common from which on equal answers are no coincidence
+WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}
+Run = Mapping[str, Any]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _number(value: Any) -> bool:
+    """JSON has no NaN: such a figure is ``null``."""
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _all(one: Callable[[Any], bool], value: Any) -> bool:
+    """Whether it is a list, or a mapping, of such values."""
+    values = value.values() if isinstance(value, Mapping) else value
+    return isinstance(value, (list, tuple, Mapping)) and all(map(one, values))
+
+
+# part -> what it must be, in words, and whether it is that
+KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "verdict": ("text", _text),
+    "claim": ("text", _text),
+    "versions": ("a mapping", _mapping),
+    "options": ("a mapping", _mapping),
+    "files": ("number, bytes and sha256 of each file", lambda v: _mapping(v) and _all(_file, v)),
+    "sampling": ("a mapping", _mapping),
+    "selection": ("a mapping", _mapping),
+    "selection#accepted": ("a whole number", _whole),
+    "selection#candidates": ("a whole number", _whole),
+    "dataset#path": ("text", _text),
+    "settings#draw": ("a whole number", _whole),
+    "settings#labels_per_class": ("a whole number or text", lambda v: _whole(v) or _text(v)),
+    "shortfalls": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
+    "notes": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
+    "arms": (
+        "a list of numbers for each metric of each arm",
+        lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_figures, m), v),
+    ),
+    "claims": (
+        "a mapping for each comparison, such as G-C",
+        lambda v: _mapping(v) and _all(_mapping, v) and all(n.count("-") == 1 for n in v),
+    ),
+    "differences": (
+        "mean, low and high for each metric of each comparison",
+        lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_ends, m), v),
+    ),
+    "hits": (
+        "a list of texts for each arm",
+        lambda v: _mapping(v) and _all(lambda a: not _mapping(a) and _all(_text, a), v),
+    ),
+    "test#labels": ("a list of whole numbers", lambda v: not _mapping(v) and _all(_whole, v)),
+    "test#groups": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
+    "foreign": ("a mapping", _mapping),
+    "foreign#sets": (
+        "a list of mappings",
+        lambda v: isinstance(v, list) and bool(v) and _all(_mapping, v),
+    ),
+}
+
+
+def _file(value: Any) -> bool:
+    return _mapping(value) and {"files", "bytes", "sha256"} <= {*value}
+
+
+def _figures(value: Any) -> bool:
+    return isinstance(value, list) and _all(_number, value)
+
+
+def _ends(value: Any) -> bool:
+    return _mapping(value) and all(_number(value.get(k, "")) for k in ("mean", "low", "high"))
+
+
+def check_kinds(results: Run, path: str | os.PathLike[str], needed: Collection[str] = ()) -> None:
+    """Refuse results of which a part is not what it must be.
+
+    Args:
+        results: the content of a ``results.json``.
+        path: its path, for the message.
+        needed: parts that must be there, such as ``selection#accepted``.
+
+    Raises:
+        ValueError: with rule, value and remedy.
+    """
+    for name, (rule, is_so) in KINDS.items():
+        part: Any = results
+        for key in name.split("#"):
+            part = part.get(key, KINDS) if isinstance(part, Mapping) else KINDS
+        there = part is not KINDS
+        if (there and not is_so(part)) or (not there and name in needed):
+            got = (repr(part)[:60] if there else "none") + f" in '{path}'"
+            raise ValueError(
+                f"{name} of results must be {rule}, got {got}: run the evaluation again, its "
+                "trainings are kept in the cache"
+            )
+
+
+def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]:
+    """Read ``results.json`` files.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: none is given, one is no JSON, lacks what is combined here or contradicts
+            itself, a draw occurs twice (also under two numbers), draws are of other methods or
+            classes, two data sets have one name or one has two, or two share test groups.
+    """
+    if not paths:
+        raise ValueError("at least one results.json is needed, got none")
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        results = _read(path)
+        for other in found:
+            _check_beside(results, other, path)
+        found.append(results)
+    return found
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"results must be a file, got '{path}'")
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): "
+            "run the evaluation again, its trainings are kept in the cache"
+        ) from None
+    if missing := _missing(results):
+        raise ValueError(
+            f"results must hold {', '.join(missing)}, got none in '{path}': if an earlier "
+            "version wrote it, run evaluate.yaml again, its trainings are kept in the cache"
+        )
+    check_kinds(results, path)
+    _check(results, path)
+    return dict(results)
+
+
+def _missing(results: Any) -> list[str]:
+    """Keys, and keys within them, that are not there."""
+    if not isinstance(results, dict):
+        return [*KEYS]
+    parts = {key: results[key] for key in WITHIN if isinstance(results.get(key), dict)}
+    lacking = [f"{key}#{k}" for key, part in parts.items() for k in WITHIN[key] if k not in part]
+    return [key for key in KEYS if key not in results or key in {*WITHIN} - {*parts}] + lacking
+
+
+def _check(results: Run, path: str | os.PathLike[str]) -> None:
+    """Refuse answers that do not fit the test patches."""
+    labels, groups = results["test"].get("labels", []), results["test"].get("groups", [])
+    if not labels or len(labels) != len(groups):
+        raise ValueError(
+            f"each test patch must have a label and a group, got {len(labels)} labels and "
+            f"{len(groups)} groups in '{path}'"
+        )
+    classes = results["dataset"].get("classes")
+    most = len(classes) if classes else len(labels)
+    if not all(0 <= k < most for k in labels):
+        raise ValueError(
+            f"test labels must be class indices from 0 to {most - 1}, got others in '{path}'"
+        )
+    if not all(results["hits"].values()) or not results["hits"]:
+        raise ValueError(f"hits must be there for every arm, got none in '{path}'")
+    for arm, runs in results["hits"].items():
+        for run in runs:
+            if len(run) != len(labels) or set(run) - {"0", "1"}:
+                raise ValueError(
+                    f"hits must be one digit, 0 or 1, for each of the {len(labels)} test patches, "
+                    f"got {len(run)} characters in arm {arm} of '{path}'"
+                )
+    for name in results["claims"]:
+        if not all(arm in results["hits"] for arm in name.split("-")):
+            raise ValueError(f"hits must be there for both arms of {name}, got none in '{path}'")
+        if name not in results["differences"]:
+            raise ValueError(f"differences must hold {name}, a claim, got none in '{path}'")
+
+
+def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
+    """Refuse results that are not another draw, or another data set, beside these."""
+    mine, theirs = (run["dataset"] for run in (results, other))
+    digests = [data.get("sha256") for data in (mine, theirs)]  # before 0.11 it is not known
+    same = all(digests) and digests[0] == digests[1]
+    if mine["path"] != theirs["path"]:
+        both = f"'{theirs['path']}' and '{mine['path']}' in '{path}'"
+        if same:
+            raise ValueError(
+                f"data sets must differ, got one under two names, {both}: its patients would "
+                "count twice; leave one out"
+            )
+        if shared := {*results["test"]["groups"]} & {*other["test"]["groups"]}:
+            raise ValueError(
+                f"data sets must have test groups of their own, got {len(shared)} in both of "
+                f"{both}: leave one out; or, if other patients have the same names, give them "
+                "others in its manifest, and evaluate it again (the trainings are in the cache)"
+            )
+        return
+    if all(digests) and not same:
+        raise ValueError(
+            f"results of '{mine['path']}' must be of one data set, got two of that name, the "
+            f"second in '{path}': rename the folder of one, and evaluate it again"
+        )
+    if mine.get("classes") and theirs.get("classes") and mine["classes"] != theirs["classes"]:
+        raise ValueError(
+            f"draws of '{mine['path']}' must have the same classes, got {theirs['classes']} and "
+            f"{mine['classes']} in '{path}': combine them apart"
+        )
+    if results["settings"]["labels_per_class"] == other["settings"]["labels_per_class"]:
+        _check_draw(results, other, path)
+
+
+def _check_draw(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
+    """Refuse what is no other draw of the same method, with as many labels of one data set."""
+    name, draws = results["dataset"]["path"], [r["settings"]["draw"] for r in (other, results)]
+    if draws[0] == draws[1]:
+        raise ValueError(
+            f"each draw must occur once, got draw {draws[0]} with "
+            f"{results['settings']['labels_per_class']} labels per class of {name} twice, in "
+            f"'{path}'"
+        )
+    for key, before, now in compare_methods(other, results):
+        raise ValueError(
+            f"draws of '{name}' must have the same settings, got {key} {before} and {now} in "
+            f"'{path}': combine them apart"
+        )
+    answers = results["hits"].get("C", [])
+    wrong = sum(run.count("0") for run in answers)
+    same = results["test"] == other["test"] and answers == other["hits"].get("C")
+    if same and wrong >= CERTAIN:
+        raise ValueError(
+            f"draws must differ, got the same answers of arm C in draw {draws[0]} and in "
+            f"draw {draws[1]} of '{name}', in '{path}': labelled patches and seeds are the same, "
+            "and would count twice; leave one out"
+        )
+
+
+def compare_methods(one: Run, two: Run) -> Iterator[tuple[str, str, str]]:
+    """In what the methods of two results differ: key, and both values in words.
+
+    Options are compared key by key, and one that is not recorded differs from any value; the
+    hash of the rest of a config is that of a version of the program. Results of version 0.18 and
+    before have no options: what both record of settings and sampling is compared.
+    """
+    known = [_recorded(run) for run in (one, two)]
+    for key in (key for key in known[0] if key in known[1]):
+        if known[0][key] != known[1][key]:
+            yield key, repr(known[0][key]), repr(known[1][key])
+    told = [dict(run.get("options", {})) for run in (one, two)]
+    if not all(told):
+        return
+    versions = [run.get("versions", {}).get("monai-histodiff") for run in (one, two)]
+    for key in dict.fromkeys((*told[0], *told[1])):
+        if key.endswith(f"#{PARTS}") and versions[0] != versions[1]:
+            continue
+        values = [repr(own[key]) if key in own else "none" for own in told]
+        if values[0] != values[1]:
+            yield key, values[0], values[1]
+
+
+def _recorded(run: Run) -> dict[str, Any]:
+    """What results of any version record of their method."""
+    settings = {key: value for key, value in run["settings"].items() if key not in OF_A_DRAW}
+    sampled = run.get("sampling", {})
+    chosen = run.get("selection", {})
+    return {
+        **settings,
+        **{key: sampled[key] for key in OF_SAMPLING if key in sampled},
+        **{key: chosen[key] for key in ("target_precision",) if key in chosen},
+        "foreign": "foreign" in run,
+        "synthetic sets": [part.get("name") for part in run.get("foreign", {}).get("sets", ())],
+    }

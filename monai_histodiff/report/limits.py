@@ -1,0 +1,34 @@
+"""What combined evaluations do not say: why nothing is claimed, and in what runs may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["left_out", "limits"]
+
+
+def limits(runs: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sentences on what the differences do not say: which comparisons are not in all runs, why
+    nothing is claimed, and in what the runs may differ beside the draw.
+    """
+    runs = list(runs)
+    unmet = dict.fromkeys(why for row in found.values() for why in row["unmet"])
+    versions = {str(run.get("versions", {}).get("monai-histodiff", "?")) for run in runs}
+    sets = [[part.get("sha256") for part in r.get("foreign", {}).get("sets", ())] for r in runs]
+    said = [left_out(runs), *(f"Nothing is claimed. {why}" for why in unmet)]
+    if len(versions) > 1:
+        said.append(f"Runs of several versions of this program: {', '.join(sorted(versions))}.")
+    if len(runs) > 1 and not all(run.get("options") for run in runs):
+        said.append("Options are not recorded in all runs (before version 0.19), nor compared.")
+    if any(other != sets[0] for other in sets[1:]):
+        said.append("The synthetic sets of one name hold other pictures in other draws.")
+    return list(filter(None, said))
+
+
+def left_out(runs: Iterable[Mapping[str, Any]]) -> str:
+    """Which comparisons are not in all runs; empty if all are."""
+    runs = list(runs)
+    every = dict.fromkeys(name for run in runs for name in run["claims"])
+    lacking = [name for name in every if not all(name in run["claims"] for run in runs)]
+    return f"Not in every run, and so not combined: {', '.join(lacking)}." if lacking else ""

@@ -1,0 +1,244 @@
+"""Draws are draws of one method: what a run records of it, and what is refused, or told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigWorkflow
+from test_summary import another, run, write
+
+from monai_histodiff._version import __version__
+from monai_histodiff.bundle.option_docs import config_files
+from monai_histodiff.bundle.option_table import options_of
+from monai_histodiff.bundle.results import describe_versions
+from monai_histodiff.bundle.running import method_of
+from monai_histodiff.bundle.summary import main
+from monai_histodiff.evaluation.draws import combine, combine_sets
+from monai_histodiff.evaluation.results_files import read_results
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+OPTIONS = {"train#strength": 0.5, "train#parts": "ab", "evaluate#batch_size": 32}
+SETS = [{"name": "made", "sha256": "1"}]
+
+
+def draws(*changes: dict[str, Any], **first: Any) -> list[dict[str, Any]]:
+    """Draw 0, and one more with changes of what is recorded within each part."""
+    whole: dict[str, Any] = {
+        "options": OPTIONS,
+        "versions": {"monai-histodiff": "1"},
+        "sampling": {"strength": 0.5, "scale": 1.5},
+        "foreign": {"sets": SETS},
+        **first,
+    }
+    found = [{**run(), **whole}]
+    for i, change in enumerate(changes):
+        parts = {key: {**found[0][key], **part} for key, part in change.items()}
+        other = another({**found[-1], **{k: found[0][k] for k in whole}, **parts})
+        other["settings"] = {**other["settings"], "draw": i + 1}
+        found.append(other)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"options": {"train#strength": 1.0}}, "got train#strength 0.5 and 1.0 in"),
+        ({"options": {"train#guidance_scale": 2.0}}, "got train#guidance_scale none and 2.0 in"),
+        ({"options": {"train#parts": "cd"}}, "got train#parts 'ab' and 'cd' in"),
+        ({"sampling": {"strength": 1.0}}, "got strength 0.5 and 1.0 in"),
+        ({"selection": {"target_precision": 0.9}}, "got target_precision 0.75 and 0.9 in"),
+        ({"settings": {"quota": 9}}, "got quota 5 and 9 in"),
+        (
+            {"foreign": {"sets": [{"name": "other"}]}},
+            "got synthetic sets .'made'. and .'other'. in",
+        ),
+    ],
+)
+def test_another_method_is_no_draw(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    first = {
+        "selection": {"accepted": 7, "candidates": 60, "target_precision": 0.75},
+        "settings": {"labels_per_class": 25, "draw": 0, "quota": 5},
+    }
+    assert len(read_results(write(tmp_path, *draws({"sampling": {"scale": 3.0}}, **first)))) == 2
+    with pytest.raises(ValueError, match=f"must have the same settings, {told} .*apart"):
+        read_results(write(tmp_path, *draws(change, **first)))
+
+
+def test_results_without_options_are_combined_by_what_they_have(tmp_path: Path) -> None:
+    old = draws({}, {})
+    for results in old[1:]:
+        del results["options"]
+    read_results(write(tmp_path, *old))
+    del old[1]["sampling"]["strength"]
+    read_results(write(tmp_path, *old))
+
+
+def test_versions_and_sets_that_differ_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = {
+        "versions": {"monai-histodiff": "2"},
+        "options": {"train#parts": "cd"},
+        "foreign": {"sets": [{"name": "made", "sha256": "2"}]},
+    }
+    for number, changes in enumerate(({}, change)):
+        main([str(path) for path in write(tmp_path, *draws(changes, changes))])
+        told = capsys.readouterr().out
+        for sentence in ("Runs of several versions of this program: 1, 2.", "hold other pictures"):
+            assert (sentence in told) == bool(number)
+        assert "Options are not recorded" not in told
+
+
+def test_two_sets_share_no_test_groups(tmp_path: Path) -> None:
+    one, two = run(), run(dataset="copy.zip", site="b")
+    assert len(read_results(write(tmp_path, one, two))) == 2
+    two["test"]["groups"][7] = one["test"]["groups"][8]
+    with pytest.raises(ValueError, match=r"must have test groups of their own, got 1 in both of"):
+        read_results(write(tmp_path, one, two))
+
+
+def test_a_claim_for_new_draws_needs_three_of_them() -> None:
+    def word(*sets: int) -> str:
+        parts = [[run(i, dataset=str(n)) for i in range(count)] for n, count in enumerate(sets)]
+        found = combine(parts[0]) if len(parts) == 1 else combine_sets(parts)
+        assert found["G-C"]["low"] > 0 and bool(found["G-C"]["unmet"]) != (
+            found["G-C"]["claim"] == "helps"
+        )
+        return str(found["G-C"]["claim"])
+
+    assert [word(n) for n in (1, 2, 3)] == ["helps", "inconclusive", "helps"]
+    assert [word(*n) for n in ((2, 2), (1, 3), (1, 1), (2, 4, 3))] == [
+        *("helps", "inconclusive", "inconclusive", "helps"),
+    ]
+
+
+def test_a_claim_that_was_edited_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run(gain=0.0)
+    results["claims"]["G-C"]["claim"] = "helps"
+    main([str(path) for path in write(tmp_path, results)])
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| G-C")]
+    assert line.endswith("| inconclusive |")
+
+
+def test_a_run_without_a_comparison_is_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = another(run(1), claims={}, differences={}, arms={"C": run()["arms"]["C"]})
+    alone["hits"] = {"C": alone["hits"]["C"]}
+    main([str(path) for path in write(tmp_path, alone)])
+    assert "| C | classical |" in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    files = [str(path) for path in write(tmp_path, run(), alone)]
+    main([*files, "--html", str(page)])
+    assert "Not in every run, and so not combined: G-C, G-F." in capsys.readouterr().out
+    assert page.is_file()
+    with pytest.raises(SystemExit):
+        main([*files, "--html", files[0]])
+    assert "html must be another file than the results" in capsys.readouterr().err
+
+
+def _set(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(results: dict[str, Any]) -> None:
+        part = results
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set("shortfalls", to=None), "shortfalls of results must be a list of texts, got None"),
+        (_set("shortfalls", to="abc"), "shortfalls of results must be a list of texts, got 'abc'"),
+        (_set("test", "groups", to=[None] * 400), "test#groups of results must be a list of te"),
+        (_set("test", "labels", to=[True] * 400), "test#labels of results must be a list of who"),
+        (_set("hits", "C", to=[1, 2, 3]), "hits of results must be a list of texts for each arm"),
+        (_set("hits", to=[]), "hits of results must be a list of texts for each arm, got "),
+        (_set("claims", to=[]), "claims of results must be a mapping for each comparison"),
+        (_set("claims", "GC", to={}), "claims of results must be a mapping for each comparison"),
+        (_set("settings", "labels_per_class", to=[5]), "settings#labels_per_class of results mu"),
+        (_set("settings", "draw", to="1"), "settings#draw of results must be a whole number"),
+        (_set("dataset", "path", to=None), "dataset#path of results must be text, got None"),
+        (_set("versions", to=None), "versions of results must be a mapping, got None"),
+        (_set("selection", to={"accepted": None}), "selection#accepted of results must be a wh"),
+        (_set("differences", to={}), "differences must hold G-C, a claim, got none in"),
+        (_set("arms", "C", to=[]), "arms of results must be a list of numbers for each metric"),
+    ],
+)
+def test_results_of_another_shape_end_in_one_line(
+    change: Callable[[dict[str, Any]], None],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = json.loads(json.dumps(run()))
+    change(results)
+    with pytest.raises(SystemExit):
+        main([str(path) for path in write(tmp_path, results)])
+    assert told in capsys.readouterr().err
+
+
+def test_figures_that_there_are_not_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON has no NaN: the area under the curve of a class without patches is ``null``."""
+    results = json.loads(json.dumps(run()))
+    results["arms"]["C"]["auc"] = [None, None, None]
+    main([str(path) for path in write(tmp_path, results)])
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| C |")]
+    assert line.count("| – |") == 1
+
+
+def test_the_version_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install keeps the metadata of the checkout that it was made from."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.0")
+    assert describe_versions()["monai-histodiff"] == __version__
+
+
+def recorded(name: str, **overrides: Any) -> dict[str, Any]:
+    root = BUNDLES if name == "verdict" else BUNDLES / "histopathology_guidance"
+    given = {"bundle_root": str(root), "device": "cpu", "initialize": [FOUND[name]]}
+    files = config_files(BUNDLES, name)
+    workflow = ConfigWorkflow(files, logging_file=False, **{**given, **overrides})
+    return dict(workflow.initialize()[0])
+
+
+FOUND = {
+    name: f"$__import__('monai_histodiff.bundle.running').bundle.running.method_of('{name}')"
+    for name in ("train", "evaluate", "verdict")
+}
+TOLD = {
+    "train": {"batch_size": 9, "encodings": 2, "max_sources": 3, "pseudo_labels": False},
+    "evaluate": {"test_fraction": 0.2, "batch_size": 9, "classifier_steps": 5},
+    "verdict": {"test_fraction": 0.2, "synthetic_um_per_px": 2.0, "target_precision": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_every_option_of_the_method_is_recorded(name: str) -> None:
+    usual = recorded(name)
+    aside = {"seeds": [4, 5, 6], "draw": 7, "labels_per_class": 3, "output_dir": "elsewhere"}
+    if name == "train":
+        del aside["seeds"]
+    assert recorded(name, **aside, num_workers=2) == usual
+    for key, value in TOLD[name].items():
+        other = recorded(name, **{key: value})
+        assert other[f"{name}#{key}"] == value and usual[f"{name}#{key}"] != value
+        assert {k for k in usual if usual[k] != other[k]} == {f"{name}#{key}"}
+    assert {key.split("#")[1] for key in usual} - {*options_of(name)} <= {
+        *("parts", "model.pt", "encoder.pt")
+    }
+    other = recorded(name, **{"flip#prob": 0.25})
+    assert {k for k in usual if usual[k] != other[k]} == {f"{name}#parts"}
+
+
+def test_without_a_config_nothing_is_recorded() -> None:
+    assert method_of("train") == {}
