@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.bundle.option_table import check_values
-from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.tracking import check_tracking
-from monai_histodiff.bundle.verdict_folder import VerdictFolder
+from monai_histodiff.bundle.verdict_folder import OWN, VerdictFolder
 from monai_histodiff.classifiers.named_encoder import check_encoder_name
+from monai_histodiff.data.patch_files import MANIFEST
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.utils.weights import checked_device
 
@@ -26,6 +27,8 @@ __all__ = [
 
 PIXEL_BYTES = 3  # of a stored patch, at the most
 WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
+# what runs write into output_dir
+WRITTEN = {name.split("/")[0] for name in (*MADE, *OWN)} | {"cache", "tensorboard"}
 DATA = ("dataset_dir", "synthetic_dir", "second_dir")  # that a config reads
 STARTS = ("initial_weights", "autoencoder_weights")  # weights that a training reads
 # what bundle_root must hold, for the configs that stand on it
@@ -159,17 +162,18 @@ def check_pool(arms: Iterable[str], patches: int) -> None:
 
 
 def _check_apart(values: Mapping[str, Any]) -> None:
-    """That what is read lies apart from what is written: else a run could remove or overwrite what
-    it was given, or read back what it wrote.
+    """That a run cannot remove or overwrite what it was given, nor read back what it wrote: data
+    lie under no name that a run writes, and no run within class folders.
     """
     written = Path(values["output_dir"]).resolve()
     for key in (key for key in (*DATA, *STARTS) if values.get(key)):
         read = Path(values[key]).resolve()
-        inside = read.parent == written if key in STARTS else written in (read, *read.parents)
-        if inside or read in written.parents:
+        part = read.relative_to(written).parts[:1] if read.is_relative_to(written) else None
+        own = part is not None and (not part or part[0] in WRITTEN or key in STARTS)
+        if own or (read in written.parents and not (read / MANIFEST).is_file()):
             raise ValueError(
-                f"output_dir must lie apart from {key}, neither within the other, got "
-                f"'{values['output_dir']}' and '{values[key]}': choose another output_dir"
+                f"output_dir must lie apart from {key}, got '{values['output_dir']}' and "
+                f"'{values[key]}': move one of them"
             )
 
 

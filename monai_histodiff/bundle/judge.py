@@ -16,7 +16,7 @@ from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import rejudged
-from monai_histodiff.evaluation.results_files import check_kinds, read_results
+from monai_histodiff.evaluation.results_files import REMEDY, check_kinds, read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
 from monai_histodiff.report.values import p_value
 from monai_histodiff.utils.files import write_json
@@ -24,7 +24,6 @@ from monai_histodiff.utils.files import write_json
 __all__ = ["judge", "main"]
 
 COUNTS = "pictures accepted copies test_copies unlike taught expected usual".split()
-REMEDY = "run the evaluation again (nothing is trained again)"
 NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
 
 
@@ -78,7 +77,7 @@ def _results_of(run: str | os.PathLike[str]) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     results = read_json(path, NEEDED)
     sets = ["foreign#sets"] if "foreign" in results else []
-    check_kinds(results, path, (*NEEDED, "selection#accepted", *sets))
+    check_kinds(results, path, ("selection#accepted", *sets))
     return results
 
 
@@ -132,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = _results_of(args.run)
         before = _read(path)
         if args.output and Path(args.output).resolve() == path.resolve():
-            raise ValueError(f"output must be a new file, got '{args.output}', which is judged")
+            raise ValueError(
+                f"output must be another file than the one that is judged, got '{args.output}'"
+            )
         results = judge(args.run)
         if args.output:
             write_json(args.output, results)

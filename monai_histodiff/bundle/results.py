@@ -143,7 +143,7 @@ def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[s
     places = [(r.source, r.path) for r in patches.records]
     order = sorted(range(len(places)), key=places.__getitem__)  # a draw changes it, not the set
     return {
-        "path": Path(path).resolve().name,
+        "path": Path(os.path.abspath(path)).name,
         "sha256": patches.take(order).digest(),
         "classes": list(patches.classes),
         "demo": all(r.extra.get("synthetic") == "true" for r in patches.records),

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_histodiff.bundle.names import referred
 from monai_histodiff.bundle.option_table import options_of
-from monai_histodiff.bundle.options import DEVICE, PATH
+from monai_histodiff.bundle.options import DEVICE, PATH, Option
 from monai_histodiff.utils.files import file_sha256
 
 __all__ = ["method_of", "option_values", "running_config"]
@@ -61,22 +61,22 @@ def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     }:
         simple -= needy
         for key in sorted(key for key in needy if known[key].kind in (PATH, DEVICE)):
-            raise _unclear(key, config[key], "it refers to more than options")
+            raise _unclear(known[key], config[key], "it refers to more than options")
     found = {}
     for key in (key for key in known if key in simple):
         try:
             found[key] = parser.get_parsed_content(key)
         except Exception as error:  # an expression can raise anything
             cause = error.__cause__ or error
-            raise _unclear(key, config[key], f"{type(cause).__name__}: {cause}") from error
+            raise _unclear(known[key], config[key], f"{type(cause).__name__}: {cause}") from error
     return found
 
 
 def method_of(name: str) -> dict[str, Any]:
     """What tells the method of the running config from others, as plain values: every option but
-    those of the draw, the seeds, the arms, the machine and the places; hashes of the weights that
-    it starts from; and ``parts``, a hash of all of the config that is no option. Keys are
-    ``NAME#OPTION``. Empty where no config is running.
+    those of the draw, the seeds, the arms, the machine (but for bfloat16) and the places; hashes
+    of the weights that it starts from; and ``parts``, a hash of all of the config that is no
+    option. Keys are ``NAME#OPTION``. Empty where no config is running.
 
     Args:
         name: the config's, in the table of options.
@@ -106,8 +106,9 @@ def method_of(name: str) -> dict[str, Any]:
     return {f"{name}#{k}": v for k, v in sorted({**kept, **hashes, "parts": parts}.items())}
 
 
-def _unclear(key: str, value: Any, why: str) -> ValueError:
+def _unclear(option: Option, value: Any, why: str) -> ValueError:
+    path = f"; write a path as --{option.name} ./NAME" if option.kind is PATH else ""
     return ValueError(
-        f"{key} must be a value, or an expression of other options, got {value!r} ({why}): text "
-        f"that starts with $, @ or % is an expression to MONAI; write a path as --{key} ./NAME"
+        f"{option.name} must be a value, or an expression of other options, got {value!r} ({why}):"
+        f" text that starts with $, @ or % is an expression to MONAI{path}"
     )

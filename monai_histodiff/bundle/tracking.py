@@ -4,6 +4,7 @@ training writes its losses, so that both stand side by side there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def track_results(
             tracking_uri=mlflow_uri,
             iteration_log=False,
             experiment_name="monai_histodiff",
-            run_name=folder.root.resolve().name,
+            run_name=Path(os.path.abspath(folder.root)).name,
             experiment_param={**results.get("settings", {}), **said},
             artifacts=[str(folder.report)],
             close_on_complete=True,

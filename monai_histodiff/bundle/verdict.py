@@ -112,7 +112,7 @@ def judge_and_report(
     """
     features, size, judged = judge.features, judge.size, []
     for place, (path, pictures) in enumerate(sets.items()):
-        judged.append(judge(pictures, Path(path).resolve().name))
+        judged.append(judge(pictures, Path(os.path.abspath(path)).name))
         folder.keep(judged[-1], path, second=place == 1)
     first, train, labelled = judged[0], judge.train, judge.labelled
     trained = possible_arms(arms, judged)

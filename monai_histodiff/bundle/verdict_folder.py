@@ -21,7 +21,7 @@ BASE = ("path", "label", "split", "group")
 FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
 STAGE = "verdict"
 OWN = (
-    *("accepted", "accepted.csv", "judged.csv", "second", "tensorboard"),
+    *("accepted", "accepted.csv", "judged.csv", "second"),
     *("predictions.npz", "results.json", "report.html"),
 )
 

@@ -160,11 +160,12 @@ def _remedy(source: PatchSource, names: Sequence[Sequence[str]], split: int | No
     if not levels:
         return f"put them into folders that name their classes, or write a {MANIFEST}"
     whole = f"point at, or pack, '{names[0][0]}' itself, " if len(names[0]) == 1 else ""
-    options = zip(("--class_level", "--group_level"), levels, strict=False)
-    said = " ".join(f"{option} {level + 1}" for option, level in options)
+    which = " or ".join(str(level + 1) for level in levels)
     return (
-        f"{whole}say which level is what by 'histodiff-check {source.root} {said} --write NEW',"
-        f" which makes the set NEW of it (in Python: PatchSet.open), or write a {MANIFEST}"
+        f"{whole}say which level names the class, and which the patient or slide if one does, by"
+        f" 'histodiff-check {source.root} --class_level N --group_level N --write NEW' (N is"
+        f" {which}), which makes the set NEW of it (in Python: PatchSet.open), or write a"
+        f" {MANIFEST}"
     )
 
 

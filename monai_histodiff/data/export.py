@@ -81,7 +81,7 @@ def export_patches(
             f"names of classes must be of letters, digits, '-', '_' and blanks, got '{odd[0]}': "
             "rename it"
         )
-    _check_records(patches.records)
+    _check_records(patches.records, form)
     target = Path(path).expanduser()
     beside = target.with_suffix(".md") if form == "webdataset" else target
     for there in (target, beside):
@@ -114,9 +114,10 @@ def export_patches(
     return target
 
 
-def _check_records(records: Sequence[PatchRecord]) -> None:
+def _check_records(records: Sequence[PatchRecord], form: str) -> None:
     """Refuse records of which the export would not tell all."""
-    taken = {FILE, *COLUMNS} & {column for record in records for column in record.extra}
+    own = {*COLUMNS, *([FILE] if form == "huggingface" else [])}
+    taken = own & {column for record in records for column in record.extra}
     if taken:
         raise ValueError(
             f"a column must not have the name of one that the export writes, got"

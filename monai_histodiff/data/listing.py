@@ -69,7 +69,7 @@ def list_patches(
             f"class_level and group_level are for sets without a {MANIFEST}, got {class_level} and"
             f" {group_level} for '{sources[0].root}', which has one: leave them out"
         )
-    _refuse_lost_classes(sources, tops, found)
+    notes += _lost_classes(sources, tops, found)
     sizes = Counter(record.group for record, _ in found)
     grouped = [(record.group, where) for record, where in found if not _alone(record, sizes)]
     labels = [(record.label, where) for record, where in found if record.label]
@@ -115,22 +115,23 @@ def _titles(sources: Sequence[PatchSource]) -> list[str]:
     return titles
 
 
-def _refuse_lost_classes(
+def _lost_classes(
     sources: Sequence[PatchSource], tops: Mapping[int, str], found: Sequence[Found]
-) -> None:
-    """Zips that were made of folders of their own names may be one class each."""
+) -> list[str]:
+    """Sentences on zips that were made of folders of their own names, which may be one class."""
+    notes = []
     for i, top in tops.items():
         own, others = (
             {record.label for record, _ in found if (record.source == i) is inner} - {""}
             for inner in (True, False)
         )
         if others and not own & others:
-            raise ValueError(
-                f"it must be clear what the folder '{top}' at the top of '{sources[i].root}' is,"
-                f" got classes below it, such as '{min(own)}', that no other source has, such as"
-                f" '{min(others)}': give class_level 2 if these are the classes; if '{top}' is"
-                " one, class_level 1, and group_level 2 for the folders below it"
+            notes.append(
+                f"The folder '{top}' at the top of '{sources[i].root}' is taken for no class, but"
+                f" those below it, such as '{min(own)}', which no other source has: if '{top}' is"
+                " the class, write a manifest.csv, or pack the folders of all classes together."
             )
+    return notes
 
 
 def _refuse_torn_groups(found: Sequence[Found]) -> None:

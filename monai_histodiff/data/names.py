@@ -14,6 +14,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
 WHOLE = re.compile(r"0*(\d+)(\.0*)?")
 
 
@@ -65,7 +66,7 @@ def refuse_twins(kind: str, names: Iterable[tuple[str, str]]) -> None:
     """
     seen: dict[str, tuple[str, str]] = {}
     for name, where in names:
-        plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        plain = BLANKS.sub("", unicodedata.normalize("NFC", name).casefold())
         number = WHOLE.fullmatch(plain)
         first, there = seen.setdefault(number[1] if number else plain, (name, where))
         if first != name:

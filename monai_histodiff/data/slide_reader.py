@@ -199,7 +199,8 @@ def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
             ]:
                 raise ValueError(
                     f"slides must lie in a folder that is given, got {len(deeper)} deeper in"
-                    f" '{path}', such as '{deeper[0]}': give '{deeper[0].parent}', too, or the"
+                    f" '{path}', such as '{deeper[0]}': give '{deeper[0].parent}'"
+                    f" {'too' if files else 'in its place'}, and likewise the others, or the"
                     " slides that are meant one by one"
                 )
             if not files:

@@ -115,7 +115,7 @@ def _rows(
 ) -> dict[str, dict[str, Any]]:
     single = {name: _only(estimate) for name, estimate in found.items()}
     p = {name: float(estimate.p()) for name, estimate in single.items()}
-    few = few_draws([len(runs) for runs in sets])
+    few = _few_draws([len(runs) for runs in sets])
     adjusted, rows = holm(p), {}
     for name, estimate in single.items():
         unmet = [why for runs in sets for run in runs for why in _unmet(run, name)]
@@ -127,7 +127,7 @@ def _rows(
     return rows
 
 
-def few_draws(counts: Sequence[int]) -> list[str]:
+def _few_draws(counts: Sequence[int]) -> list[str]:
     """Why nothing may be claimed for new draws; one draw of one set is for that draw alone.
 
     Args:

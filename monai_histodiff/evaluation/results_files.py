@@ -8,7 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_kinds", "compare_methods", "read_results"]
+__all__ = ["REMEDY", "check_kinds", "read_results"]
+
+REMEDY = "run the evaluation again, its trainings are kept in the cache"
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
 # "critic_losses" is in results of 0.17 and before
@@ -119,10 +121,7 @@ def check_kinds(results: Run, path: str | os.PathLike[str], needed: Collection[s
         there = part is not KINDS
         if (there and not is_so(part)) or (not there and name in needed):
             got = (repr(part)[:60] if there else "none") + f" in '{path}'"
-            raise ValueError(
-                f"{name} of results must be {rule}, got {got}: run the evaluation again, its "
-                "trainings are kept in the cache"
-            )
+            raise ValueError(f"{name} of results must be {rule}, got {got}: {REMEDY}")
 
 
 def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]:
@@ -152,14 +151,10 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): "
-            "run the evaluation again, its trainings are kept in the cache"
+            f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): {REMEDY}"
         ) from None
     if missing := _missing(results):
-        raise ValueError(
-            f"results must hold {', '.join(missing)}, got none in '{path}': if an earlier "
-            "version wrote it, run evaluate.yaml again, its trainings are kept in the cache"
-        )
+        raise ValueError(f"results must hold {', '.join(missing)}, got none in '{path}': {REMEDY}")
     check_kinds(results, path)
     _check(results, path)
     return dict(results)
@@ -216,7 +211,9 @@ def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> Non
                 f"data sets must differ, got one under two names, {both}: its patients would "
                 "count twice; leave one out"
             )
-        if shared := {*results["test"]["groups"]} & {*other["test"]["groups"]}:
+        groups = [{*run["test"]["groups"]} for run in (results, other)]
+        shared = groups[0] & groups[1]
+        if 2 * len(shared) >= min(map(len, groups)):  # fewer may have one name by chance
             raise ValueError(
                 f"data sets must have test groups of their own, got {len(shared)} in both of "
                 f"{both}: leave one out; or, if other patients have the same names, give them "
@@ -246,7 +243,7 @@ def _check_draw(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
             f"{results['settings']['labels_per_class']} labels per class of {name} twice, in "
             f"'{path}'"
         )
-    for key, before, now in compare_methods(other, results):
+    for key, before, now in _compare_methods(other, results):
         raise ValueError(
             f"draws of '{name}' must have the same settings, got {key} {before} and {now} in "
             f"'{path}': combine them apart"
@@ -262,12 +259,13 @@ def _check_draw(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
         )
 
 
-def compare_methods(one: Run, two: Run) -> Iterator[tuple[str, str, str]]:
+def _compare_methods(one: Run, two: Run) -> Iterator[tuple[str, str, str]]:
     """In what the methods of two results differ: key, and both values in words.
 
-    Options are compared key by key, and one that is not recorded differs from any value; the
-    hash of the rest of a config is that of a version of the program. Results of version 0.18 and
-    before have no options: what both record of settings and sampling is compared.
+    Options are compared key by key, and one that is not recorded differs from any value; of two
+    versions of the program, those that both have, without the hash of the rest of a config.
+    Results of version 0.18 and before have no options: what both record of settings and sampling
+    is compared.
     """
     known = [_recorded(run) for run in (one, two)]
     for key in (key for key in known[0] if key in known[1]):
@@ -277,12 +275,13 @@ def compare_methods(one: Run, two: Run) -> Iterator[tuple[str, str, str]]:
     if not all(told):
         return
     versions = [run.get("versions", {}).get("monai-histodiff") for run in (one, two)]
-    for key in dict.fromkeys((*told[0], *told[1])):
-        if key.endswith(f"#{PARTS}") and versions[0] != versions[1]:
-            continue
-        values = [repr(own[key]) if key in own else "none" for own in told]
-        if values[0] != values[1]:
-            yield key, values[0], values[1]
+    keys = dict.fromkeys((*told[0], *told[1]))
+    if versions[0] != versions[1]:
+        keys = {k: None for k in keys if k in told[0] and k in told[1] and k[-6:] != f"#{PARTS}"}
+    for key in keys:
+        if not (key in told[0] and key in told[1] and told[0][key] == told[1][key]):
+            first, second = (repr(own[key]) if key in own else "none" for own in told)
+            yield key, first, second
 
 
 def _recorded(run: Run) -> dict[str, Any]:
@@ -295,5 +294,5 @@ def _recorded(run: Run) -> dict[str, Any]:
         **{key: sampled[key] for key in OF_SAMPLING if key in sampled},
         **{key: chosen[key] for key in ("target_precision",) if key in chosen},
         "foreign": "foreign" in run,
-        "synthetic sets": [part.get("name") for part in run.get("foreign", {}).get("sets", ())],
+        "synthetic sets": len(run.get("foreign", {}).get("sets", ())),
     }

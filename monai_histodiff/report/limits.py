@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["left_out", "limits"]
@@ -13,17 +13,23 @@ def limits(runs: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, A
     nothing is claimed, and in what the runs may differ beside the draw.
     """
     runs = list(runs)
-    unmet = dict.fromkeys(why for row in found.values() for why in row["unmet"])
+    every = dict.fromkeys(why for row in found.values() for why in row["unmet"])
+    unmet = {why: [name for name, row in found.items() if why in row["unmet"]] for why in every}
     versions = {str(run.get("versions", {}).get("monai-histodiff", "?")) for run in runs}
     sets = [[part.get("sha256") for part in r.get("foreign", {}).get("sets", ())] for r in runs]
-    said = [left_out(runs), *(f"Nothing is claimed. {why}" for why in unmet)]
+    said = [left_out(runs), *(_unclaimed(names, len(found), why) for why, names in unmet.items())]
     if len(versions) > 1:
         said.append(f"Runs of several versions of this program: {', '.join(sorted(versions))}.")
     if len(runs) > 1 and not all(run.get("options") for run in runs):
-        said.append("Options are not recorded in all runs (before version 0.19), nor compared.")
+        said.append("Options are not recorded in all runs, nor compared.")
     if any(other != sets[0] for other in sets[1:]):
-        said.append("The synthetic sets of one name hold other pictures in other draws.")
+        said.append("The synthetic sets hold other pictures in other draws.")
     return list(filter(None, said))
+
+
+def _unclaimed(names: Sequence[str], among: int, why: str) -> str:
+    what = "Nothing is claimed" + (f" of {', '.join(names)}" if len(names) < among else "")
+    return f"{what}. {why}"
 
 
 def left_out(runs: Iterable[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import set_track_meta
 
 from monai_histodiff.bundle import RunFolder, VerdictFolder
+from monai_histodiff.bundle.checks import _check_apart
 from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.option_docs import config_files
 from monai_histodiff.bundle.tracking import track_results
@@ -43,7 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-MINE = ("accepted/lung_n/0.png", "second/thesis.txt", "results.json", "tensorboard/notes.txt")
+MINE = ("accepted/lung_n/0.png", "second/thesis.txt", "results.json")
 
 
 @pytest.mark.parametrize("name", MINE)
@@ -100,22 +101,23 @@ def test_figures_replace_figures_alone(tmp_path: Path) -> None:
         ("verdict", {"synthetic_dir": "set", "output_dir": "set"}),
         ("verdict", {"synthetic_dir": "out/accepted", "output_dir": "out", "replace": True}),
         ("verdict", {"synthetic_dir": "set", "second_dir": "out/second", "output_dir": "out"}),
-        ("verdict", {"synthetic_dir": "set", "output_dir": "set/a/../b"}),
-        ("finetune", {"dataset_dir": "set", "output_dir": "set/new"}),
-        ("train", {"dataset_dir": "out/set", "output_dir": "out"}),
-        ("train", {"dataset_dir": "link", "output_dir": "set/new"}),
+        ("verdict", {"synthetic_dir": "classes", "output_dir": "classes/a/../b"}),
+        ("finetune", {"dataset_dir": "classes", "output_dir": "classes/new"}),
+        ("train", {"dataset_dir": "out/bank", "output_dir": "out"}),
+        ("train", {"dataset_dir": "link", "output_dir": "classes/new"}),
         ("evaluate", {"dataset_dir": "set", "output_dir": "set"}),
-        ("ldm train_encoder", {"dataset_dir": "set", "output_dir": "set/out"}),
+        ("ldm train_encoder", {"dataset_dir": "classes", "output_dir": "classes/out"}),
         ("ldm train_decoder", {"initial_weights": "out/model.pt", "output_dir": "out"}),
     ],
 )
 def test_what_is_read_lies_apart_from_what_is_written(
     name: str, places: dict[str, Any], write_patch_set: WritePatchSet, tmp_path: Path
 ) -> None:
-    for folder in ("set", "out/accepted", "out/second", "out/set"):
+    for folder in ("set", "classes", "out/accepted", "out/second", "out/bank"):
         write_patch_set(tmp_path / folder, per_class=1)
+    (tmp_path / "classes" / "manifest.csv").unlink()
     (tmp_path / "out/model.pt").touch()
-    (tmp_path / "link").symlink_to("set")
+    (tmp_path / "link").symlink_to("classes")
     before = files(tmp_path)
     line = refused(name, **places)
     assert (
@@ -128,9 +130,23 @@ def test_what_is_read_lies_apart_from_what_is_written(
 @pytest.mark.parametrize("key", ["dataset_dir", "output_dir"])
 def test_a_path_that_monai_would_compute_is_told(key: str, path: str) -> None:
     line = refused("train", **{key: path})
-    assert (
-        line.startswith(f"{key} must be ") and f"--{key} ./NAME" in line or "a path, got" in line
-    )
+    assert line.startswith(f"{key} must be ") and f"--{key} ./NAME" in line
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"dataset_dir": "set", "output_dir": "."},
+        {"dataset_dir": "set.zip", "output_dir": "."},
+        {"dataset_dir": "out/set.zip", "output_dir": "out"},
+        {"dataset_dir": "set", "output_dir": "set/out"},
+    ],
+)
+def test_places_that_nothing_endangers_are_taken(
+    places: dict[str, str], write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    write_patch_set(tmp_path / "set", per_class=1)
+    _check_apart(places)
 
 
 def test_a_path_with_an_at_sign_is_a_path() -> None:

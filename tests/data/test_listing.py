@@ -95,8 +95,8 @@ def test_deeper_folders_must_be_told_what_they_are(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", None, *DEEP)
     message = (
         r"one folder, which names its class, .* 1 .2 names.: 'ADC', 'NORM'; level 2 .3 names.:"
-        r" 'patient3', 'patient4', 'patient5'.*: say which level is what by"
-        r" 'histodiff-check .*set --class_level 1 --group_level 2 --write NEW'"
+        r" 'patient3', 'patient4', 'patient5'.*: say which level names the class, .* by"
+        r" 'histodiff-check .*set --class_level N --group_level N --write NEW' .N is 1 or 2."
     )
     with pytest.raises(ValueError, match=message):
         PatchSet.open(root)
@@ -584,7 +584,9 @@ def test_two_manifests_are_refused(tmp_path: Path) -> None:
 
 def test_one_folder_around_the_classes_is_named_with_its_remedy(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", None, "mine/A/1.png", "mine/B/1.png")
-    with pytest.raises(ValueError, match="point at, or pack, 'mine' itself, say which level is"):
+    with pytest.raises(
+        ValueError, match="point at, or pack, 'mine' itself, say which level names"
+    ):
         PatchSet.open(root)
     assert PatchSet.open(root / "mine").classes == ("A", "B")
 

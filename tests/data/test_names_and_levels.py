@@ -36,17 +36,19 @@ def test_a_zip_named_after_its_split_keeps_it(name: str, split: str, tmp_path: P
     assert found == [("A", "test"), ("B", "test"), ("A", split), ("B", split)]
 
 
-def test_zips_named_after_their_classes_are_not_guessed(tmp_path: Path) -> None:
+def test_zips_named_after_their_classes_are_told(tmp_path: Path) -> None:
     parts = [
         zip_of(tmp_path, "ADC", "p1/1.png", "p2/1.png"),
         zip_of(tmp_path, "NORM", "p3/1.png", "p4/1.png"),
     ]
-    message = (
-        "'ADC' at the top of '.*ADC.zip' is, got classes below it, such as 'p1', .* 'p3': give"
-    )
-    with pytest.raises(ValueError, match=message):
-        PatchSet.open(parts)
+    guessed = PatchSet.open(parts)
+    assert guessed.classes == ("p1", "p2", "p3", "p4")
+    for note, top, below in zip(guessed.notes, ("ADC", "NORM"), ("p1", "p3"), strict=False):
+        assert (
+            note.startswith(f"The folder '{top}' at the top of '") and f"such as '{below}'" in note
+        )
     patches = PatchSet.open(parts, class_level=1, group_level=2)
+    assert not [note for note in patches.notes if "at the top" in note]
     assert triples(patches) == [
         ("ADC", "", "p1"),
         ("ADC", "", "p2"),
@@ -64,7 +66,7 @@ def test_zips_with_a_folder_of_their_name_that_share_classes(tmp_path: Path) -> 
 
 def test_levels_are_counted_from_the_top_of_a_zip(tmp_path: Path) -> None:
     path = zip_of(tmp_path, "set", "ADC/p1/1.png", "NORM/p2/2.png")
-    with pytest.raises(ValueError, match="1 .1 names.: 'set'; .*--class_level 2 --group_level 3"):
+    with pytest.raises(ValueError, match="1 .1 names.: 'set'; .*--class_level N .*N is 2 or 3"):
         PatchSet.open(path)
     patches = PatchSet.open(path, class_level=2, group_level=3)
     assert triples(patches) == [("ADC", "", "p1"), ("NORM", "", "p2")]
@@ -125,9 +127,10 @@ def test_the_advice_can_be_followed(names: tuple[str, ...], tmp_path: Path) -> N
     root = folder_of(tmp_path / "set", None, *names)
     with pytest.raises(ValueError, match="--class_level") as refused:
         PatchSet.open(root)
-    advice = {k: int(n) for k, n in re.findall(r"--(\w+_level) (\d)", str(refused.value))}
-    patches = PatchSet.open(root, **advice)  # type: ignore[arg-type]
-    assert patches.classes == ("A", "B")
+    (said,) = re.findall(r"N is ([^)]*)", str(refused.value))
+    level, *group = [int(n) for n in said.split(" or ")]
+    patches = PatchSet.open(root, None, level, *group)
+    assert patches.classes == ("A", "B") and len(group) == ("p1" in names[0])
     recorded = {"train", "test"} & set("/".join(names).split("/"))
     assert {r.split for r in patches.records} == (recorded or {""})
 
@@ -176,14 +179,16 @@ def test_names_in_manifests_are_told_with_their_line(tmp_path: Path) -> None:
         PatchSet.open(root)
 
 
-@pytest.mark.parametrize("twins", [("1", "01"), ("1", "1.0"), ("07", "7."), ("\uff21", "A")])
+@pytest.mark.parametrize("twins", [("1", "01"), ("1", "1.0"), ("07", "7.")])
 def test_one_name_in_two_spellings_is_refused(twins: tuple[str, str], tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,{name},\n" for i, name in enumerate(twins))
     root = folder_of(tmp_path / "set", f"path,label,split\n{rows}", "0.png", "1.png")
     with pytest.raises(ValueError, match="two labels must differ by more than .*line 2 .*line 3"):
         PatchSet.open(root)
-    (root / "manifest.csv").write_text("path,label\n0.png,10\n1.png,1.10\n")
-    assert PatchSet.open(root).classes == ("1.10", "10")
+    for names in (("1.10", "10"), ("1 12", "11 2"), ("A2", "A\u00b2")):
+        rows = "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))
+        (root / "manifest.csv").write_text(f"path,label\n{rows}")
+        assert PatchSet.open(root).classes == names
 
 
 def test_words_for_nothing_are_told(tmp_path: Path) -> None:

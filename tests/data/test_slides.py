@@ -329,12 +329,15 @@ def test_slides_deeper_down_are_not_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     root = tmp_path / "in"
     with pytest.raises(
-        ValueError, match="got 2 deeper in '.*in', such as '.*b.svs': give '.*deep'"
+        ValueError, match="got 2 deeper in '.*in', such as '.*b.svs': give '.*deep' too, and"
     ):
         find_slides([root])
     with pytest.raises(ValueError, match="got 1 deeper in '.*in', such as '.*c.svs'"):
         find_slides([root, root / "deep"])
     assert set(find_slides([root, root / "deep", root / "deep" / "er" / "c.svs"])) == set("abc")
+    (root / "a.svs").unlink()
+    with pytest.raises(ValueError, match="such as '.*b.svs': give '.*deep' in its place, and"):
+        find_slides([root])
 
 
 # ------------------------------------------------------------------------------------------- MONAI
