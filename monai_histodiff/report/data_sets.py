@@ -65,7 +65,7 @@ def sets_to_html(
         for name in names
     ]
     lacking = left_out(run for place in places for run in place.runs)
-    lead = (HOW, MEAN, lacking, *(s for place in places for s in limits(place.runs, place.found)))
+    lead = (HOW, MEAN, lacking, *_limits(places))
     runs = sum(len(each) for by_labels, _ in sets.values() for each in by_labels.values())
     page = Page(
         f"Evaluations on {len(sets)} data sets",
@@ -84,6 +84,21 @@ def _places(sets: Mapping[str, tuple[Runs, Combined]], across: Combined) -> Iter
             yield _Place(PurePath(name).name, note, combined[labels], runs)
     for labels, found in across.items():
         yield _Place(f"Mean of {len(sets)} sets", f"{labels} labels per class", found, [])
+
+
+def _limits(places: Sequence[_Place]) -> list[str]:
+    """What the differences do not say, with the names of the lines that it is said of, if not all
+    data sets.
+    """
+    where: dict[str, list[str]] = {}
+    for place in places:
+        for sentence in limits(place.runs, place.found):
+            where.setdefault(sentence, []).append(place.name)
+    sets = {place.name for place in places if place.runs}
+    return [
+        sentence if sets <= {*names} else f"{', '.join(dict.fromkeys(names))}: {sentence}"
+        for sentence, names in where.items()
+    ]
 
 
 def _differences(name: str, places: Sequence[_Place], axis: Axis) -> Intervals:
