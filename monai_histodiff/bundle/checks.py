@@ -28,7 +28,7 @@ __all__ = [
 PIXEL_BYTES = 3  # of a stored patch, at the most
 WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
 # what runs write into output_dir
-WRITTEN = {name.split("/")[0] for name in (*MADE, *OWN)} | {"cache", "tensorboard"}
+WRITTEN = {(), *((name.split("/")[0],) for name in (*MADE, *OWN, "cache", "tensorboard"))}
 DATA = ("dataset_dir", "synthetic_dir", "second_dir")  # that a config reads
 STARTS = ("initial_weights", "autoencoder_weights")  # weights that a training reads
 # what bundle_root must hold, for the configs that stand on it
@@ -168,9 +168,10 @@ def _check_apart(values: Mapping[str, Any]) -> None:
     written = Path(values["output_dir"]).resolve()
     for key in (key for key in (*DATA, *STARTS) if values.get(key)):
         read = Path(values[key]).resolve()
-        part = read.relative_to(written).parts[:1] if read.is_relative_to(written) else None
-        own = part is not None and (not part or part[0] in WRITTEN or key in STARTS)
-        if own or (read in written.parents and not (read / MANIFEST).is_file()):
+        parts = read.relative_to(written).parts if read.is_relative_to(written) else None
+        made = parts is not None and (len(parts) == 1 if key in STARTS else parts[:1] in WRITTEN)
+        classes = "sources" not in values and not (read / MANIFEST).is_file()  # else it is a shelf
+        if made or (read in written.parents and classes):
             raise ValueError(
                 f"output_dir must lie apart from {key}, got '{values['output_dir']}' and "
                 f"'{values[key]}': move one of them"

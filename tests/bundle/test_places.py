@@ -106,7 +106,7 @@ def test_figures_replace_figures_alone(tmp_path: Path) -> None:
         ("train", {"dataset_dir": "out/bank", "output_dir": "out"}),
         ("train", {"dataset_dir": "link", "output_dir": "classes/new"}),
         ("evaluate", {"dataset_dir": "set", "output_dir": "set"}),
-        ("ldm train_encoder", {"dataset_dir": "classes", "output_dir": "classes/out"}),
+        ("ldm train_encoder", {"dataset_dir": "out", "output_dir": "out"}),
         ("ldm train_decoder", {"initial_weights": "out/model.pt", "output_dir": "out"}),
     ],
 )
@@ -140,10 +140,11 @@ def test_a_path_that_monai_would_compute_is_told(key: str, path: str) -> None:
         {"dataset_dir": "set.zip", "output_dir": "."},
         {"dataset_dir": "out/set.zip", "output_dir": "out"},
         {"dataset_dir": "set", "output_dir": "set/out"},
+        {"dataset_dir": "shelf", "sources": ["set"], "output_dir": "shelf/out"},
     ],
 )
 def test_places_that_nothing_endangers_are_taken(
-    places: dict[str, str], write_patch_set: WritePatchSet, tmp_path: Path
+    places: dict[str, Any], write_patch_set: WritePatchSet, tmp_path: Path
 ) -> None:
     write_patch_set(tmp_path / "set", per_class=1)
     _check_apart(places)
