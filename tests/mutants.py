@@ -59,7 +59,7 @@ MODULES = {
     "selection/critic": "selection/test_critic.py",
     "selection/copy_check": "selection/test_copy_check.py",
     "selection/foreign": "selection/test_foreign.py",
-    "selection/known_sources": "selection/test_known_sources.py",
+    "selection/sourcing": "selection/test_sourcing.py",
     "selection/pseudo_labels": "selection/test_pseudo_labels.py",
     "augmentation/live_bank": "augmentation/test_live_bank.py",
     "augmentation/refresher": "augmentation/test_live_bank.py",

@@ -264,6 +264,17 @@ def test_doors_give_what_they_promise() -> None:
             assert getattr(module, name) is getattr(import_module(source), name), f"{door}.{name}"
 
 
+def test_no_public_name_is_that_of_a_module_beside_it() -> None:
+    """``_target_`` would find the module: from Python 3.12 on ``pydoc.locate`` imports it first."""
+    for package in [PACKAGE, *(path for path in PACKAGE.iterdir() if path.is_dir())]:
+        files = package.glob("*.py")
+        modules = {path.stem for path in files} - {"__init__"}
+        if modules and (package / "__init__.py").is_file():
+            name = ".".join((NAME, *package.relative_to(PACKAGE).parts))
+            door = import_module(name)
+            assert not [m for m in modules if callable(getattr(door, m, None))], name
+
+
 def test_every_public_name_is_imported_when_asked_for_and_documented() -> None:
     lazy = {name for names in monai_histodiff.WINGS.values() for name in names}
     assert lazy == set(typed_names("")) - {"__version__"}

@@ -12,7 +12,7 @@ from monai_histodiff.bundle.option_table import check_values
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import OWN, VerdictFolder
-from monai_histodiff.classifiers.named_encoder import check_encoder_name
+from monai_histodiff.classifiers.encoder_names import check_encoder_name
 from monai_histodiff.data.patch_files import MANIFEST
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.utils.weights import checked_device

@@ -11,7 +11,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
-from monai_histodiff.classifiers.named_encoder import NamedEncoder
+from monai_histodiff.classifiers.encoder_names import NamedEncoder
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 
 __all__ = ["ProbeTraining"]

