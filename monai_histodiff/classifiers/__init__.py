@@ -8,12 +8,12 @@ from monai_histodiff.classifiers.discriminant import adapted_encoder as adapted_
 from monai_histodiff.classifiers.encoder import PatchEncoder as PatchEncoder
 from monai_histodiff.classifiers.encoder import bundle_features as bundle_features
 from monai_histodiff.classifiers.encoder import linear_probe as linear_probe
-from monai_histodiff.classifiers.fixmatch import BesideUnlabelled as BesideUnlabelled
-from monai_histodiff.classifiers.fixmatch import FixMatchTraining as FixMatchTraining
 from monai_histodiff.classifiers.encoder_names import EncoderStart as EncoderStart
 from monai_histodiff.classifiers.encoder_names import NamedEncoder as NamedEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder as named_encoder
 from monai_histodiff.classifiers.encoder_names import named_features as named_features
+from monai_histodiff.classifiers.fixmatch import BesideUnlabelled as BesideUnlabelled
+from monai_histodiff.classifiers.fixmatch import FixMatchTraining as FixMatchTraining
 from monai_histodiff.classifiers.probe import ProbeTraining as ProbeTraining
 from monai_histodiff.classifiers.propagation import PropagatedProbe as PropagatedProbe
 from monai_histodiff.classifiers.propagation import propagated_labels as propagated_labels
