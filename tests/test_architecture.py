@@ -265,7 +265,7 @@ def test_doors_give_what_they_promise() -> None:
 
 
 def test_no_public_name_is_that_of_a_module_beside_it() -> None:
-    """``_target_`` would find the module: from Python 3.12 on ``pydoc.locate`` imports it first."""
+    """``_target_`` would find the module: from Python 3.12 on ``pydoc`` imports it first."""
     for package in [PACKAGE, *(path for path in PACKAGE.iterdir() if path.is_dir())]:
         files = package.glob("*.py")
         modules = {path.stem for path in files} - {"__init__"}
