@@ -74,9 +74,8 @@ def check_names(
         ValueError: there is such a text.
     """
     known, names = {*own, *kept}, labels.names
-    telling = {name for name in labels.bank_names if not name.isdecimal()}
     for key, value in item.items():
-        if key not in known and value in telling and names[index] != value:
+        if key not in known and value in labels.telling and names[index] != value:
             raise ValueError(
                 f"the label is {index}, which stands for '{names[index]}', but '{key}' is "
                 f"'{value}': pass classes=, the names of your class indices in order; or, if "

@@ -26,7 +26,7 @@ class Labels:
 
     Attributes:
         names: by your index; empty where the bank has none.
-        bank_names: those of the bank, by its index.
+        telling: names of the bank that stand for a class wherever they are read: no numbers.
         to_bank: the bank's index, by yours.
 
     Raises:
@@ -35,7 +35,8 @@ class Labels:
     """
 
     def __init__(self, bank: Bank, classes: Sequence[str] | None = None) -> None:
-        known = self.bank_names = list(bank.classes)
+        known = list(bank.classes)
+        self.telling = frozenset(name for name in known if not name.isdecimal())
         if classes is None:
             odd = [(i, name) for i, name in enumerate(known) if name != str(i)]
             if odd and all(name.strip().isdecimal() for name in known):

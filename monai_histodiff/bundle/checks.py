@@ -170,8 +170,9 @@ def _check_apart(values: Mapping[str, Any]) -> None:
         read = Path(values[key]).resolve()
         parts = read.relative_to(written).parts if read.is_relative_to(written) else None
         made = parts is not None and (len(parts) == 1 if key in STARTS else parts[:1] in WRITTEN)
-        classes = "sources" not in values and not (read / MANIFEST).is_file()  # else it is a shelf
-        if made or (read in written.parents and classes):
+        # of a manifest, or of a folder that holds several sets, only what is named is read
+        by_folders = "sources" not in values and not (read / MANIFEST).is_file()
+        if made or (read in written.parents and by_folders):
             raise ValueError(
                 f"output_dir must lie apart from {key}, got '{values['output_dir']}' and "
                 f"'{values[key]}': move one of them"
