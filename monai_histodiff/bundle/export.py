@@ -19,10 +19,16 @@ def facts_of(results: Mapping[str, Any]) -> dict[str, str]:
     """What ``results.json`` of a run, or of a verdict on a foreign set, says for the card."""
     chosen, sets = results["selection"], results.get("foreign", {}).get("sets", ())
     settings = results.get("settings", {})
+    least = chosen.get("source_threshold", chosen["threshold"])
+    rule = (
+        f"at a confidence of at least {least:.2f} of a critic that was fitted on real patches only"
+        if chosen["threshold"]
+        else "of whose class no other was more probable to a critic that was fitted on real "
+        f"patches only. Unlabelled sources had a confidence of at least {least:.2f}"
+    )
     facts = {
-        "accepted": f"{chosen['accepted']} of {chosen['candidates']} candidates were accepted, at "
-        f"a confidence of at least {chosen['threshold']:.2f} of a critic that was fitted on real "
-        f"patches only; its precision there is {chosen['reached_precision']:.2f}.",
+        "accepted": f"{chosen['accepted']} of {chosen['candidates']} candidates were accepted, "
+        f"{rule}; its precision there is {chosen['reached_precision']:.2f}.",
         "verdict": str(results["verdict"]),
         "made_from": f"The critic, and the comparison, used {results['dataset']['path']} with "
         f"{settings.get('labels_per_class', '?')} labels per class.",

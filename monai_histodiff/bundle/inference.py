@@ -5,6 +5,7 @@ and onto disk.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -128,7 +129,8 @@ class PatchWriter:
         output_dir: receives ``samples/`` (PNG and manifest) and ``samples.png``.
         classes: class names, by label.
         critic: where given, judges each patch.
-        accepted_only: leave out patches below the critic's threshold.
+        accepted_only: leave out patches that the critic does not accept, see
+            :class:`~monai_histodiff.Selector`.
         sampler: what made the patches; variations of sources whose rows it knows are judged by
             what has not seen them.
         um_per_px: micrometres per pixel of the pictures that are written: they are resampled once
@@ -206,9 +208,12 @@ class PatchWriter:
         scores = torch.full((len(patches),), float("nan"), dtype=torch.float32)
         if self.critic is not None:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
-            scores = self.critic.probabilities(patches, origins).gather(1, labels[:, None])[:, 0]
-            keep = scores >= float(self.critic.threshold)
-            self._tell(int(keep.sum()), scores, float(self.critic.threshold))
+            found = self.critic.probabilities(patches, origins)
+            scores = found.gather(1, labels[:, None])[:, 0]
+            varied = self.sampler is not None and self.sampler.settings.strength < 1
+            least = found.amax(1) if varied else self.critic.threshold.cpu()
+            keep = scores >= least
+            self._tell(int(keep.sum()), scores, varied)
             if self.accepted_only:
                 patches, seeds, labels, scores = (
                     patches[keep],
@@ -247,15 +252,18 @@ class PatchWriter:
         )
         return resampled(patches, (height, width))
 
-    def _tell(self, kept: int, scores: Tensor, threshold: float) -> None:
+    def _tell(self, kept: int, scores: Tensor, varied: bool) -> None:
         """Print how many patches the critic accepts; where it is none, warn and say why."""
-        print(f"Accepted {kept} of {len(scores)} at threshold {threshold:.2f}.", flush=True)
+        threshold = math.nan if self.critic is None else float(self.critic.threshold)
+        rule = "of which no other class is more probable" if varied else f"at {threshold:.2f}"
+        print(f"Accepted {kept} of {len(scores)} {rule}.", flush=True)
         if kept == 0:
             scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
+            least = "made its class the most probable" if varied else f"reached {threshold:.2f}"
             logger.warning(
-                "no patch reached the critic's threshold, %.2f: the surest had %.2f. More --seeds "
-                "or another --guidance_scale%s may help; --accepted_only False keeps all",
-                threshold,
+                "no patch %s for the critic: the surest had %.2f. More --seeds or another "
+                "--guidance_scale%s may help; --accepted_only False keeps all",
+                least,
                 float(scores.max()),
                 scale,
             )

@@ -83,9 +83,17 @@ def _threshold(chosen: Mapping[str, Any]) -> str:
         if reached < aim
         else "cannot be checked"
     )
+    known = (
+        f"On held-out real patches, this threshold has a precision of {percent(reached)}; the "
+        f"target, {percent(aim)}, {met}."
+    )
+    if least or "source_threshold" not in chosen:
+        return f"A candidate needs a confidence of at least {percent(least)}. {known}"
+    sure = percent(float(finite(chosen["source_threshold"])[0]))
     return (
-        f"A candidate needs a confidence of at least {percent(least)}. On held-out real patches, "
-        f"this threshold has a precision of {percent(reached)}; the target, {percent(aim)}, {met}."
+        f"An unlabelled patch is a source of the class that the critic gives at least {sure}. "
+        f"{known} A variation of a source is accepted unless the critic finds another class more "
+        "probable."
     )
 
 

@@ -17,6 +17,7 @@ class Reason(str, Enum):
     accepted = "accepted"
     over_quota = "over quota"
     low_confidence = "low confidence"
+    other_class = "another class is more probable"
     near_copy = "near copy"
     test_copy = "copy of a test patch"
     duplicate = "duplicate of another"

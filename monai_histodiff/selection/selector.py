@@ -58,6 +58,7 @@ def select(
     nearest: Tensor,
     threshold: float,
     copy_threshold: float = 0.0,
+    most_probable: bool = False,
 ) -> Selection:
     """Keep the candidates whose intended class is confident and which are no copies.
 
@@ -68,6 +69,7 @@ def select(
         nearest: index of that patch, shape ``N``.
         threshold: lowest accepted probability of the intended class.
         copy_threshold: candidates nearer than this are rejected.
+        most_probable: candidates of which another class is more probable are rejected, too.
 
     Raises:
         ValueError: a threshold is not a number in its range, a label is not one of the classes, or
@@ -86,15 +88,19 @@ def select(
         raise ValueError(f"labels must lie from 0 to {last}, got {span}")
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     finite = probabilities.isfinite().all(1) & distance.isfinite()
+    beaten = most_probable & (probabilities > confidence[:, None]).any(1)
 
-    def reason(c: float, d: float, known: bool) -> Reason:
+    def reason(c: float, other: bool, d: float, known: bool) -> Reason:
         if not known:
             return Reason.not_finite
         if c < threshold:
             return Reason.low_confidence
+        if other:
+            return Reason.other_class
         return Reason.near_copy if d < copy_threshold else Reason.accepted
 
-    rows = zip(confidence.tolist(), distance.tolist(), finite.tolist(), strict=True)
+    found = (confidence, beaten, distance, finite)
+    rows = zip(*(part.tolist() for part in found), strict=True)
     reasons = [reason(*row) for row in rows]
     kept = [r is Reason.accepted for r in reasons]
     keep = torch.tensor(kept, dtype=torch.bool, device="cpu")
@@ -105,15 +111,20 @@ class Selector:
     """Candidates to a :class:`~monai_histodiff.selection.selector.Selection`: confident for the
     critic, and no copies.
 
+    A variation has the class of its source, which a label tells, or a critic that is sure of the
+    whole patch. It is accepted unless another class is more probable: were the critic to be as
+    sure of it, too, what it finds easy would be all that a classifier is shown.
+
     Args:
         critic: judges the candidates.
         real: real training patches, ``M x 3 x H x W``, uint8 or in [0, 1]: what must not be
             copied.
         groups: the group of each real patch, from which the copy threshold is calibrated.
-        threshold: lowest accepted confidence; the critic's own by default.
-        refuse_copies: reject what is nearer to a real patch than real patches of other groups are.
-            Variations of real patches (a sampler's ``strength`` below 1) are near their sources by
-            design, and are not refused for it.
+        threshold: lowest accepted confidence; by default the critic's own, and none for
+            variations.
+        variations: the candidates are variations of real patches (a sampler's ``strength`` below
+            1). They are near their sources by design, and are not refused for it; others are where
+            they are nearer to a real patch than real patches of other groups are.
 
     Raises:
         ValueError: a threshold or the critic's temperature is not a number in its range, or a real
@@ -126,9 +137,10 @@ class Selector:
         real: Tensor,
         groups: Sequence[str],
         threshold: float | None = None,
-        refuse_copies: bool = True,
+        variations: bool = False,
     ) -> None:
-        self.threshold = float(critic.threshold) if threshold is None else threshold
+        own = 0.0 if variations else float(critic.threshold)
+        self.threshold, self.variations = own if threshold is None else threshold, variations
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
         if not 0 < float(critic.temperature) < math.inf:
@@ -137,7 +149,7 @@ class Selector:
             )
         # once: patches are compared as thumbnails
         self.critic, self.real = critic, thumbnails(real)
-        self.gate = copy_gate(self.real, groups) if refuse_copies else CopyGate(0.0, 0, 0)
+        self.gate = CopyGate(0.0, 0, 0) if variations else copy_gate(self.real, groups)
         self.copy_threshold = self.gate.threshold
         if self.gate.twins:
             logger.warning(
@@ -158,13 +170,13 @@ class Selector:
             critic: judges the candidates.
             patches: all that must not be copied.
             size: height and width of their centre crops.
-            strength: of the sampler; below 1 candidates are variations, see ``refuse_copies``.
+            strength: of the sampler; below 1 candidates are variations.
 
         Raises:
             ValueError: as for the class, or a patch is smaller than ``size``.
         """
         own = patches.images(size)
-        return cls(critic, own, patches.groups, refuse_copies=strength == 1)
+        return cls(critic, own, patches.groups, variations=strength < 1)
 
     def __call__(
         self, patches: Tensor, labels: Sequence[int] | Tensor, origins: Tensor | None = None
@@ -180,15 +192,17 @@ class Selector:
         wanted = torch.as_tensor(labels, dtype=torch.long)
         distance, nearest = copy_distances(patches, self.real)
         probabilities = self.critic.probabilities(patches, origins)
-        return select(
-            probabilities, wanted, distance, nearest, self.threshold, self.copy_threshold
-        )
+        limits = (self.threshold, self.copy_threshold, self.variations)
+        return select(probabilities, wanted, distance, nearest, *limits)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The thresholds in force, and the real patches that the copy threshold rests on."""
+        """The thresholds in force, that of sources, and the real patches that the copy threshold
+        rests on.
+        """
         return {
             "threshold": self.threshold,
+            "source_threshold": float(self.critic.threshold),
             "copy_threshold": self.copy_threshold,
             "copy_twins": self.gate.twins,
             "copy_compared": self.gate.compared,

@@ -13,7 +13,7 @@ from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.critic import PatchCritic
-from monai_histodiff.selection.pseudo_labels import assumed_labels, sure_labels
+from monai_histodiff.selection.pseudo_labels import assumed_labels
 
 __all__ = ["known_sources"]
 
@@ -35,8 +35,8 @@ def known_sources(
     of, see :func:`~monai_histodiff.selection.assumed_labels`.
 
     An encoding shows a random part of its patch in other colours. Of an unlabelled patch it is a
-    source only where the critic is as sure of it, decoded, as of the patch. Where a class has more
-    than ``max_sources``, they are of as many patches as can be, of labelled ones first.
+    source unless the critic, shown it decoded, finds another class more probable. Where a class
+    has more than ``max_sources``, they are of as many patches as can be, of labelled ones first.
 
     Args:
         model: whose latents they are.
@@ -90,11 +90,10 @@ def _order(rows: Sequence[int], labelled: int, seed: int) -> list[int]:
 def _shown(
     model: LatentDiffusion, latents: Latents, critic: PatchCritic, size: int, batch_size: int = 64
 ) -> list[int]:
-    """The class that each latent, decoded, is surely of; -1 where the critic is not sure."""
+    """The class that is most probable of each latent, decoded."""
     found: list[int] = []
     for start in range(0, len(latents), batch_size):
         z = torch.stack([torch.as_tensor(v["image"]) for v in latents[start : start + batch_size]])
         patches = model.decode(z.to(model.latent_mean.device, torch.float32))
-        probabilities = critic.probabilities(centre_crop(patches, size))
-        found += sure_labels(probabilities, float(critic.threshold))[1].tolist()
+        found += critic.probabilities(centre_crop(patches, size)).argmax(1).tolist()
     return found

@@ -18,6 +18,7 @@ from monai_histodiff.classifiers.classifier import PatchClassifier, predict
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.folds import group_folds, torn_classes
+from monai_histodiff.selection.selector import select
 from monai_histodiff.utils.weights import save_weights
 
 
@@ -209,7 +210,7 @@ def test_a_variation_is_judged_by_the_member_that_has_not_seen_its_origin(
         member = critic.members[int(folds[origin])]
         truth = torch.softmax(predict(member, images[i : i + 1]) / critic.temperature, 1)[0]
         torch.testing.assert_close(found[i], truth)
-    outcome = Selector(critic, images, labelled.groups, refuse_copies=False)(
+    outcome = Selector(critic, images, labelled.groups, variations=True)(
         images, labelled.labels, origins
     )
     torch.testing.assert_close(
@@ -346,12 +347,38 @@ def test_copies_are_found_in_every_orientation(critic: PatchCritic, labelled: Pa
         turned / 255, labelled.labels[:8]
     )
     assert outcome.reasons == ["near copy"] * 8 and outcome.nearest.tolist() == list(range(8))
-    allowed = Selector(critic, real, labelled.groups, threshold=0.0, refuse_copies=False)(
+    allowed = Selector(critic, real, labelled.groups, variations=True)(
         turned / 255, labelled.labels[:8]
     )
     assert bool(allowed.keep.all()) and torch.equal(allowed.nearest, outcome.nearest), (
         "variations are judged by the critic alone"
     )
+
+
+def test_a_variation_is_refused_where_another_class_is_more_probable() -> None:
+    found = torch.tensor([[0.2, 0.45, 0.35], [0.4, 0.4, 0.2], [0.2, 0.45, 0.35], [0.1, 0.1, 0.8]])
+    labels, far = torch.tensor([1, 1, 2, 2]), torch.full((4,), 9.0)
+    nearest = torch.zeros(4, dtype=torch.long)
+
+    def reasons(threshold: float, most_probable: bool) -> list[str]:
+        chosen = select(found, labels, far, nearest, threshold, 0.0, most_probable)
+        assert chosen.keep.tolist() == [r == "accepted" for r in chosen.reasons]
+        return [str(reason) for reason in chosen.reasons]
+
+    other = "another class is more probable"
+    assert reasons(0.0, True) == ["accepted", "accepted", other, "accepted"]
+    assert reasons(0.5, True) == ["low confidence"] * 3 + ["accepted"]
+    assert reasons(0.3, False) == ["accepted"] * 4
+    assert reasons(0.42, False) == ["accepted", *["low confidence"] * 2, "accepted"]
+
+
+def test_variations_need_no_confidence_and_noise_needs_the_critics(
+    critic: PatchCritic, labelled: PatchSet
+) -> None:
+    for strength, least in ((0.99, 0.0), (1.0, float(critic.threshold))):
+        made = Selector.for_patches(critic, labelled, 32, strength)
+        assert made.threshold == least and made.variations == (strength < 1)
+        assert made.settings["source_threshold"] == float(critic.threshold)
 
 
 def test_selector_says_what_it_applies(critic: PatchCritic, labelled: PatchSet) -> None:
