@@ -782,7 +782,7 @@ def test_every_metric_has_its_interval(read: Read, results: dict[str, Any]) -> N
     rows = read(results).table("Changes in every metric")
     points = "+1.2−2.0 to +4.1"
     assert rows[0] == ["G against C", points, points, "+0.012−0.004 to +0.030"]
-    assert rows[1][3] == f"{DASH}{DASH} to {DASH}"
+    assert rows[1][3] == f"{DASH}no interval"
 
 
 def test_no_claim_is_promised_where_a_rule_is_not_met(read: Read, results: dict[str, Any]) -> None:
