@@ -18,6 +18,7 @@ from monai_histodiff.bundle.notes import (
     colour_note,
     data_notes,
     forecast_note,
+    left_out_note,
     result_notes,
     training_notes,
     views_note,
@@ -145,3 +146,8 @@ def test_what_is_foreseen_is_told_from_what_is_measured() -> None:
     assert forecast_note("A change.", {"G-C": {"detectable": math.nan}}) == before
     after = " What this run measured afterwards stands at the top."
     assert forecast_note("A change.", measured) == before + after
+
+
+def test_arms_that_are_left_out_are_named_with_the_reason() -> None:
+    assert left_out_note({}) == []
+    assert left_out_note({"S": "of one class"}) == ["Arm S was not trained: of one class."]

@@ -211,7 +211,7 @@ def test_a_verdict_on_others_pictures_refuses_before_any_work(
 ) -> None:
     demo = GUIDANCE / "data" / "demo.zip"
     if change.get("synthetic_dir") == "BROKEN":
-        broken = write_patch_set(tmp_path / "set", 2, side=128, classes=("normal", "tumour"))
+        broken = write_patch_set(tmp_path / "set", 2, side=128, classes=("lung_n", "lung_scc"))
         file = next(iter(broken.rglob("*.png")))
         file.write_bytes(file.read_bytes()[:-40])
         change = {"synthetic_dir": str(broken)}
