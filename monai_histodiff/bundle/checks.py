@@ -14,6 +14,7 @@ from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import OWN, VerdictFolder
 from monai_histodiff.classifiers.encoder_names import check_encoder_name
 from monai_histodiff.data.patch_files import MANIFEST
+from monai_histodiff.diffusion.parts import diffusers_hint
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.utils.weights import checked_device
 
@@ -224,7 +225,8 @@ def _check_models(config: str, values: Mapping[str, Any]) -> None:
         )
     for name, what in wanted.items():
         if not (root / name).is_file():
+            hint = diffusers_hint(root) or ": give --ldm_dir with the whole path"
             raise FileNotFoundError(
                 f"ldm_dir must be the bundle of a generator, such as histopathology_ldm, got no "
-                f"'{name}' in '{root}', {what}: give --ldm_dir with the whole path"
+                f"'{name}' in '{root}', {what}{hint}"
             )

@@ -12,8 +12,19 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.verdict import CLAIM
 
-__all__ = ["colour_note", "data_notes", "precision_note", "result_notes", "views_note"]
+__all__ = [
+    "data_notes",
+    "forecast_note",
+    "left_out_note",
+    "precision_note",
+    "result_notes",
+    "training_notes",
+]
 
+FEW_STEPS = (
+    250  # after so many, arm C was trained and G was not (docs/verdict.md): neither is told
+)
+ENOUGH_STEPS = 1000
 VIEWS = 10  # of each synthetic patch, below which an arm has not learned what it was given
 
 
@@ -73,6 +84,55 @@ def views_note(results: Mapping[str, Any]) -> str:
         "many times: with so few steps G has not learned yet what it was given, and more may turn "
         f"the answer (classifier_steps {math.ceil(VIEWS * accepted / shown)} or more)."
     )
+
+
+def steps_note(results: Mapping[str, Any]) -> str:
+    """A plain sentence where the classifiers took too few steps to compare arms by; otherwise
+    empty.
+
+    Args:
+        results: with ``arms`` and ``settings`` of the classifiers.
+    """
+    steps = results["settings"]["classifier_steps"]
+    if steps > FEW_STEPS or len(results["arms"]) < 2:
+        return ""
+    return (
+        f"The classifiers of all arms, C too, took {steps} steps, which is a quick look: at "
+        f"{FEW_STEPS} or fewer they are not trained to the end, those that see more pictures "
+        "least of all, and more steps may turn the answer (classifier_steps "
+        f"{ENOUGH_STEPS})."
+    )
+
+
+def training_notes(results: Mapping[str, Any]) -> list[str]:
+    """Plain sentences on classifiers that were trained too little, each thing once.
+
+    Args:
+        results: as for the three notes.
+    """
+    found = [note for note in (colour_note(results), views_note(results)) if note]
+    return found or [note for note in (steps_note(results),) if note]
+
+
+def forecast_note(sentence: str, claims: Mapping[str, Any]) -> str:
+    """The sentence of a forecast, told apart from what a run has measured of the same.
+
+    Args:
+        sentence: of :func:`~monai_histodiff.evaluation.power.foresee`.
+        claims: of the run, whose ``detectable`` is what it measured, if it did.
+    """
+    measured = any(math.isfinite(row.get("detectable", math.nan)) for row in claims.values())
+    rest = " What this run measured afterwards stands at the top." if measured else ""
+    return f"Foreseen before any training, from the test groups alone: {sentence}{rest}"
+
+
+def left_out_note(left_out: Mapping[str, str]) -> list[str]:
+    """Plain sentences on arms that were asked for and would have repeated arm G.
+
+    Args:
+        left_out: arms and why, of an :class:`~monai_histodiff.evaluation.Evaluation`.
+    """
+    return [f"Arm {arm} was not trained: {why}." for arm, why in left_out.items()]
 
 
 def result_notes(

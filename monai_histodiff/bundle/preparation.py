@@ -34,6 +34,7 @@ from monai_histodiff.bundle.running import option_values, running_config
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
+from monai_histodiff.selection.foreign_set import check_pictures
 
 __all__ = ["prepare"]
 
@@ -144,6 +145,8 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     """
     scale = values["synthetic_um_per_px"]
     sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size, scale)
+    for pictures in sets.values():
+        check_pictures(pictures)
     check_pool(values["arms"], len(task.pool))
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")

@@ -13,7 +13,13 @@ import torch
 from monai.transforms import Compose
 
 from monai_histodiff._version import __version__
-from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes, views_note
+from monai_histodiff.bundle.notes import (
+    data_notes,
+    forecast_note,
+    left_out_note,
+    result_notes,
+    training_notes,
+)
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -95,7 +101,9 @@ def run_and_report(
             None,
             [torn_note(evaluation.material.labelled, outcome["settings"].get("critic_folds", 0))],
         ),
-        *filter(None, [forecast, colour_note(results), views_note(results)]),
+        *([forecast_note(forecast, results["claims"])] if forecast else []),
+        *left_out_note(evaluation.left_out),
+        *training_notes(results),
         *find_leaks(patches.select("train"), evaluation.test).notes,
         *data_notes(patches, dataset_dir),
         *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),

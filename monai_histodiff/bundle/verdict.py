@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import colour_note, views_note
+from monai_histodiff.bundle.notes import left_out_note, training_notes
 from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -26,7 +26,7 @@ from monai_histodiff.bundle.verdict_words import headline, notes, warnings, with
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
-from monai_histodiff.evaluation.synthetic import class_fidelity
+from monai_histodiff.evaluation.synthetic import class_fidelity, overall_fidelity
 from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
 from monai_histodiff.selection.foreign import Judge, Judged
@@ -147,7 +147,7 @@ def judge_and_report(
     results["claims"] = withheld(results["claims"], figures)
     results["warnings"] = [w for part in figures for w in warnings(part, named)]
     told = notes(results, arms, trained, judge, judged)
-    results["notes"] = [*told, *filter(None, [colour_note(results), views_note(results)])]
+    results["notes"] = [*told, *left_out_note(evaluation.left_out), *training_notes(results)]
     write_predictions(folder.predictions, evaluation)
     results["files"] = describe_files(folder.root, [folder.predictions.name])
     write_json(folder.results, results)
@@ -196,7 +196,7 @@ def _fidelity(
     judged: Judged, judge: Judge, features: Callable[[Tensor], Tensor]
 ) -> dict[str, Any]:
     """What is told of a set: its counts, and the figures of each class, of the ``whole`` set and
-    of what is ``kept`` of it.
+    of what is ``kept`` of it; and those of all pictures ``overall``.
     """
     found = judged.candidates
     every = replace(found, reasons=[Reason.accepted] * len(found.labels))
@@ -210,4 +210,6 @@ def _fidelity(
                 "samples": int((part.accepted & (part.labels == k) & judged.known.copy).sum()),
                 "held_out": int(judge.unseen[judge.test.labels == k].sum()),
             }
-    return {**judged.counts(), "sha256": judged.pictures.digest(), **figures}
+    overall = overall_fidelity(every, judge.train, judge.test, features, judge.size)
+    told = {**judged.counts(), "sha256": judged.pictures.digest(), "overall": overall}
+    return {**told, **figures}

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_histodiff.bundle.notes import precision_note
+from monai_histodiff.bundle.notes import forecast_note, precision_note
+from monai_histodiff.bundle.verdict_rules import (
+    agreement,
+    beyond,
+    distance,
+    is_far,
+    lost_classes,
+    misfits,
+    usual_rate,
+)
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
@@ -14,7 +22,6 @@ from monai_histodiff.selection.foreign import Judge, Judged
 __all__ = ["headline", "notes", "reasons", "warnings", "withheld"]
 
 LEAK = "Leak"
-CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
 LIMITS = (
     "Leaks cannot be seen from outside. Whether the generator of these pictures was trained on "
     "patients of the test part is not to be seen from the pictures, unless it copied them: if it "
@@ -26,23 +33,6 @@ LIMITS = (
 )
 
 
-def _chance(low: int, high: int, total: int, rate: float) -> float:
-    """Probability of ``low`` to ``high`` of a total, each with the rate (binomial)."""
-    rate = min(max(rate, 0.01), 0.99)
-    whole, yes, no = math.lgamma(total + 1), math.log(rate), math.log1p(-rate)
-    return sum(
-        math.exp(
-            whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * yes + (total - k) * no
-        )
-        for k in range(low, high + 1)
-    )
-
-
-def _beyond(count: int, total: int, rate: float) -> bool:
-    """Whether chance gives so many of a total less often than :data:`CHANCE`."""
-    return _chance(count, total, total, rate) < CHANCE
-
-
 def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     """The claim, its word and its sentence, where they are not the comparison's own.
 
@@ -51,41 +41,33 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
         compared: the sentence of the comparison.
     """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
-    labels = f"the {_agreement(told)}"
+    labels = f"the {agreement(told)}"
     if not told["accepted"]:
         why = (
             f"{copies} of {pictures} pictures are copies of real training patches"
             if 2 * copies >= pictures
             else f"{told['unlike']} of {pictures} pictures are unlike all real training patches"
             if 2 * told["unlike"] >= pictures
+            else distance(told)
+            if is_far(told)
             else labels
         )
         sentence = f"None of the {pictures} pictures is worth keeping: {why}."
         return {"claim": "inconclusive", "word": "Nothing to keep", "verdict": sentence}
-    if _beyond(tested, pictures, _rate(told)):
+    if beyond(tested, pictures, usual_rate(told)):
         sentence = (
             f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
             "generator saw the test part, and nothing can be claimed."
         )
         return {"claim": "inconclusive", "word": LEAK, "verdict": sentence}
-    if _misfits(told):
-        kept = f"Of the {told['accepted']} of {pictures} pictures that are kept: {compared}"
-        return {"verdict": f"The labels do not fit: {labels}. {kept}"}
-    return {}
-
-
-def _agreement(told: Mapping[str, Any]) -> str:
-    """What the critic says of the labels, beside what it says of real ones."""
-    return (
-        f"critic gives their label to {told['taught']:.0%} of the pictures, and to "
-        f"{told['expected']:.0%} of real patches that it has not seen"
-    )
-
-
-def _misfits(told: Mapping[str, Any]) -> bool:
-    """Whether the critic gives the pictures their labels more rarely than chance lets it."""
-    right = round(told["pictures"] * told["taught"])
-    return _chance(0, right, told["pictures"], told["expected"]) < CHANCE
+    faults = []
+    if is_far(told):
+        faults.append(f"They do not look like your tissue: {distance(told)}.")
+    faults += [f"The labels do not fit: {labels}."] * misfits(told)
+    if not faults:
+        return {}
+    kept = f"Of the {told['accepted']} of {pictures} pictures that are kept: {compared}"
+    return {"verdict": " ".join([*faults, kept])}
 
 
 def withheld(
@@ -120,13 +102,6 @@ def reasons(claims: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(row["withheld"] for row in claims.values() if "withheld" in row))
 
 
-def _rate(told: Mapping[str, Any], usual: str = "usual") -> float:
-    """The share that chance gives, at the most, where real test patches have the ``usual`` one: of
-    copies, or of what is unlike.
-    """
-    return max(0.03, 2 * float(told[usual]))
-
-
 def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
     """What must not be overlooked in a set, each a word and a sentence.
 
@@ -137,7 +112,7 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
     """
     found: list[tuple[str, str]] = []
     total, of = told["pictures"], f" ({told['name']})" if named else ""
-    if _beyond(told["copies"], total, _rate(told)):
+    if beyond(told["copies"], total, usual_rate(told)):
         found.append(
             (
                 f"Memorised{of}.",
@@ -146,7 +121,7 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
                 "patches are. They are no new tissue, and may show patients.",
             )
         )
-    if _beyond(told["test_copies"], total, _rate(told)):
+    if beyond(told["test_copies"], total, usual_rate(told)):
         found.append(
             (
                 f"Leak{of}.",
@@ -156,14 +131,25 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
             )
         )
     found += _unlike(told, of)
-    if _misfits(told):
+    if 2 * told["soft"] >= total and beyond(told["soft"], total, usual_rate(told, "usual_soft")):
+        found.append(
+            (
+                f"Soft{of}.",
+                f"{told['soft']} of {total} pictures are softer than 99 in 100 of the real "
+                f"training patches; by the same rule {told['usual_soft']:.0%} of real test "
+                "patches are. They are enlarged or blurred, or fine detail was never learned.",
+            )
+        )
+    if lost := lost_classes(told):
+        found.append((f"Classes without accepted pictures{of}.", lost))
+    if misfits(told):
         found.append(
             (
                 f"Labels that do not fit{of}.",
-                f"The {_agreement(told)}: the labels are wrong, or the pictures do not show them.",
+                f"The {agreement(told)}: the labels are wrong, or the pictures do not show them.",
             )
         )
-    if _beyond(told["twins"], total, _rate(told)):
+    if beyond(told["twins"], total, usual_rate(told)):
         found.append(
             (
                 f"Repeated{of}.",
@@ -178,19 +164,22 @@ def _unlike(told: Mapping[str, Any], of: str) -> list[tuple[str, str]]:
     lie among the real patches of their class.
     """
     total, word = told["pictures"], f"Unlike tissue{of}."
-    if _beyond(told["unlike"], total, _rate(told, "usual_unlike")):
+    if beyond(told["unlike"], total, usual_rate(told, "usual_unlike")):
         sentence = (
             f"{told['unlike']} of {total} pictures are unlike all real training patches, in the "
             f"features of the encoder; by the same rule {told['usual_unlike']:.0%} of real test "
             "patches are. They are refused: look at them."
         )
         return [(word, sentence)]
+    if is_far(told):
+        sentence = f"{distance(told)}: look at them before anything is made of what they change."
+        return [(word, sentence[0].upper() + sentence[1:])]
     known = [v for v in told["whole"].values() if v.get("samples") and v.get("floor")]
     made, real = (
         sum(float(v[side]["precision"]) for v in known) / max(1, len(known))
         for side in ("samples", "floor")
     )
-    if made >= real / 2 or _misfits(told):  # among those of another class, maybe
+    if made >= real / 2 or misfits(told):  # among those of another class, maybe
         return []
     sentence = (
         f"In the features of the encoder {made:.0%} of the pictures lie among real test "
@@ -220,7 +209,8 @@ def notes(
     if left := [arm for arm in arms if arm not in trained]:
         found.append(f"Not trained, as nothing was accepted: arms {', '.join(left)}.")
     if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:
-        found.append(foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence)
+        foreseen = foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence
+        found.append(forecast_note(foreseen, results["claims"]))
     found += precision_note(float(judge.critic.precision), float(judge.critic.target_precision))
     if not judge.refuse_copies:
         found.append("Copies of training patches were not refused: refuse_copies is False.")

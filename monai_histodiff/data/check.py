@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from monai_histodiff.data.overlaps import joined, marks
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
+from monai_histodiff.data.pixels import centre_crop, sharpness, thumbnails, to_unit
 from monai_histodiff.data.sizes import MODEL, SMALLEST
 from monai_histodiff.data.twins import ACROSS, Twins, find_overlaps, find_twins
 from monai_histodiff.utils.progress import patient
@@ -157,18 +156,11 @@ def _is_mask(image: Tensor, contrast: float) -> bool:
 
 
 def _look(image: Tensor) -> tuple[float, float]:
-    """Standard deviation of the brightness, and detail of 1 pixel over detail of 2 pixels."""
+    """Standard deviation of the brightness, and sharpness."""
     height, width = (side // 4 * 4 for side in image.shape[1:])
-    level = to_unit(image).mean(0)[None, None, :height, :width]
-    if not level.numel():
-        return 0.0, 1.0
-    bands = []
-    contrast = float(level.std(correction=0))
-    for _ in range(2):
-        coarse = F.avg_pool2d(level, 2)
-        bands.append(float((level - F.interpolate(coarse, scale_factor=2)).square().mean().sqrt()))
-        level = coarse
-    return contrast, bands[0] / max(bands[1], 1e-4)
+    level = to_unit(image[:, :height, :width]).mean(0)
+    contrast = float(level.std(correction=0)) if level.numel() else 0.0
+    return contrast, float(sharpness(image[None]))
 
 
 def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str, str]:

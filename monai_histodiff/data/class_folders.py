@@ -80,7 +80,7 @@ def _in_folders(source: PatchSource) -> list[str]:
             else (f"put pictures into folders that name their classes, or write a {MANIFEST}")
         )
         raise ValueError(
-            f"dataset_dir must hold a {MANIFEST} or class folders with pictures"
+            f"{source.option} must hold a {MANIFEST} or class folders with pictures"
             f" ({', '.join(SUFFIXES)}), got '{source.root}' with {' and '.join(got)}: {remedy}"
         )
     return pictures

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
 from monai_histodiff.data.names import SPLITS, check_name, check_path, refuse_twins
@@ -214,6 +214,14 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
 def _file(source: PatchSource, row: TableRow, at: str) -> str:
     path = row.cells["path"]
     name = source.find(path)
+    if name is None and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive):
+        root = source.root.resolve()
+        inside = Path(path).is_relative_to(root) and source.find(str(Path(path).relative_to(root)))
+        shown = f", as '{inside}'" if inside else ", and keep the file below its folder"
+        raise ValueError(
+            f"a path must be relative to the manifest, got '{path}' at {at}: write it relative to "
+            f"the manifest{shown}"
+        )
     if name is None:
         alike = [n for n in source.names if n.casefold() == path.casefold()]
         hint = (

@@ -54,6 +54,7 @@ class PatchSource:
     Args:
         root: the folder or zip; ``~`` is the user's home.
         limits: of pixels and bytes of each file.
+        option: what errors call the folder or zip.
 
     Attributes:
         names: of all files, with ``/`` between folders, sorted.
@@ -68,11 +69,16 @@ class PatchSource:
             UTF-8 text.
     """
 
-    def __init__(self, root: str | os.PathLike[str], limits: Limits = LIMITS) -> None:
-        self.root, self.limits = Path(root).expanduser(), limits
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        limits: Limits = LIMITS,
+        option: str = "dataset_dir",
+    ) -> None:
+        self.root, self.limits, self.option = Path(root).expanduser(), limits, option
         self.headers: dict[str, tuple[int, int]] = {}
         if not self.root.exists():
-            raise FileNotFoundError(f"dataset_dir must exist, got '{root}'")
+            raise FileNotFoundError(f"{option} must exist, got '{root}'")
         self._zip: zipfile.ZipFile | None = None
         self._pid = -1
         if self.root.is_dir():
@@ -81,10 +87,14 @@ class PatchSource:
         elif zipfile.is_zipfile(self.root):
             self._entries, folders = zip_entries(self.root)
         else:
-            raise ValueError(
-                f"dataset_dir must be a folder or a zip, got '{root}':"
-                " if it is meant to be a zip, it is damaged or cut; copy it again"
+            picture = self.root.name.lower().endswith(SUFFIXES)
+            remedy = (
+                "give the folder that holds the folders of its classes, or a manifest"
+                if picture
+                else "if it is meant to be a zip, it is damaged or cut; copy it again"
             )
+            what = f"the picture '{root}'" if picture else f"'{root}'"
+            raise ValueError(f"{option} must be a folder or a zip, got {what}: {remedy}")
         self.names = sorted(n for n in self._entries if _visible(n))
         self.folders = sorted(n for n in folders if _visible(n))
         _check_text(self.root, (self.root.name, *self.folders, *self.names))

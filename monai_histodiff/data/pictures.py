@@ -27,7 +27,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 __all__ = ["LIMITS", "Limits", "decode_patch", "picture_size"]
 
@@ -129,8 +129,12 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, UnidentifiedImageError):  # whose text is an address in memory
+            why = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, whatever it is called"
         raise ValueError(
-            f"a patch must be a readable picture, got '{name}' ({type(error).__name__}: {error})"
+            f"a patch must be a readable picture, got '{name}' ({why}): copy or convert it again, "
+            "or leave it out"
         ) from error
 
 

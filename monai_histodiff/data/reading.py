@@ -23,6 +23,7 @@ __all__ = [
     "image_scale",
     "patch_hash",
     "scale_notes",
+    "size_words",
 ]
 
 ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
@@ -81,6 +82,14 @@ def image_scale(record: PatchRecord, um_per_px: float | None) -> float | None:
     return um_per_px
 
 
+def size_words(path: str, read: tuple[int, int], own: tuple[int, int]) -> str:
+    """A path, the height and width that its image is read at, and those of its file if they are
+    others.
+    """
+    file = "" if own == read else f" of a file of {own[0]} x {own[1]}"
+    return f"'{path}' ({read[0]} x {read[1]}{file})"
+
+
 @dataclass(frozen=True)
 class PatchReader:
     """Images of records.
@@ -117,8 +126,9 @@ class PatchReader:
 
     def image(self, record: PatchRecord) -> Tensor:
         """uint8 ``3 x H x W``, at the magnification, in memory of its own."""
-        limits = self.sources[record.source].limits
-        array = decode_patch(self.content(record), record.path, limits)
+        source = self.sources[record.source]
+        place = str(source.root / record.path)
+        array = decode_patch(self.content(record), place, source.limits)
         image = torch.from_numpy(array).permute(2, 0, 1)
         height, width = image.shape[1:]
         return resampled(image, self._scaled(record, height, width)).contiguous()
@@ -127,7 +137,8 @@ class PatchReader:
         """Height and width of the image, from the header of the file, which is read once."""
         source = self.sources[record.source]
         if (known := source.headers.get(record.path)) is None:
-            known = picture_size(self.content(record), record.path, source.limits)
+            place = str(source.root / record.path)
+            known = picture_size(self.content(record), place, source.limits)
             source.headers[record.path] = known
         return self._scaled(record, *known)
 
@@ -169,9 +180,13 @@ class PatchReader:
         small = [i for i, side in enumerate(sides) if side < size]
         if small:
             scale = "" if self.um_per_px is None else f" at {self.um_per_px:g} um per pixel"
+            first = records[small[0]]
+            told = size_words(
+                first.path, self.size(first), replace(self, um_per_px=None).size(first)
+            )
             raise ValueError(
                 f"patches must be at least {size} x {size}{scale}, got {len(small)} of"
-                f" {len(records)} that are smaller, such as '{records[small[0]].path}': set size"
+                f" {len(records)} that are smaller, such as {told}: set size"
                 f" to at most {min(sides)}, or leave them out"
             )
 

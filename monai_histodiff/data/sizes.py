@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.reading import size_words
 
 __all__ = [
     "LARGEST",
@@ -18,6 +19,7 @@ __all__ = [
     "open_part",
     "open_pool",
     "size_note",
+    "told_size",
 ]
 
 SMALLEST, USUAL, LARGEST = 96, 128, 512  # pixels at the model's scale
@@ -47,9 +49,17 @@ def crop_size(patches: PatchSet, size: int | None = None) -> int:
         raise ValueError(
             f"patches must be at least {chosen} x {chosen}{scale}, got {len(small)} of "
             f"{len(sides)} that are smaller, the smallest of {least}, such as "
-            f"'{patches.records[small[0]].path}': {remedy}"
+            f"{told_size(patches, small[0])}: {remedy}"
         )
     return chosen
+
+
+def told_size(patches: PatchSet, index: int) -> str:
+    """The path of a patch, the height and width that it is read at, and those of its file if they
+    are others, in words.
+    """
+    one = patches.take([index])
+    return size_words(one.records[0].path, one.sizes()[0], one.at(None).sizes()[0])
 
 
 def open_pool(

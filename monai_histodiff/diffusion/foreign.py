@@ -19,9 +19,16 @@ import torch
 from monai.networks.schedulers import DDPMScheduler, RFlowScheduler
 from torch import Tensor, nn
 
+from monai_histodiff.diffusion.parts import PIXELS
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 
-__all__ = ["ForeignAutoencoder", "ForeignDenoiser", "Noising", "read_scheduler", "side_step"]
+__all__ = [
+    "ForeignAutoencoder",
+    "ForeignDenoiser",
+    "Noising",
+    "read_scheduler",
+    "side_step",
+]
 
 PREDICTED = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
 DROPPED = 0.1  # share of the classes that a training leaves out
@@ -180,7 +187,9 @@ class ForeignDenoiser(nn.Module):
         )
         if taken != channels or given not in (channels, 2 * channels):  # twice: with variances
             rule = f"the denoiser must take and give the {channels} channels of the latents"
-            raise ValueError(f"{rule}, got one for {taken} and {given}")
+            remedy = "give the autoencoder that it was trained with"
+            remedy = PIXELS if taken == 3 else remedy
+            raise ValueError(f"{rule}, got one for {taken} and {given}: {remedy}")
         attends = bool(getattr(unet, "with_conditioning", "cross_attention_dim" in config))
         if attends != (context is not None):
             got = "none" if attends else "one for a network that attends to none"
@@ -189,10 +198,12 @@ class ForeignDenoiser(nn.Module):
         rows, learned = _table(unet) if context is None else (len(context), None)
         null_class = learned if null_class is None else null_class
         chosen = [k for k in range(rows) if k != null_class] if classes is None else list(classes)
+        chosen = [k if isinstance(k, str) else int(k) for k in chosen]
         named = chosen if null_class is None else [*chosen, null_class]
-        if wrong := [k for k in named if not 0 <= k < rows]:
+        if wrong := [k for k in named if not isinstance(k, int) or not 0 <= k < rows]:
             rule = f"classes must be rows of the {rows} embeddings that the network has"
-            raise ValueError(f"{rule}, got {wrong[0]}")
+            numbers = "give their numbers, in the order of the class names"
+            raise ValueError(f"{rule}, got {wrong[0]!r}: {numbers}")
         self.num_classes, self.null_class = len(chosen), null_class
         self.register_buffer("rows", torch.tensor(chosen, dtype=torch.long), persistent=False)
         self.register_buffer("context", None if context is None else context.detach().clone())

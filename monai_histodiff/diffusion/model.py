@@ -27,6 +27,7 @@ from monai_histodiff.diffusion.foreign import (
     read_scheduler,
     side_step,
 )
+from monai_histodiff.diffusion.parts import check_networks, files_of_bundle, scale_of_diffusers
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.global_state import float32_default
@@ -133,7 +134,7 @@ class LatentDiffusion(nn.Module):
             FileNotFoundError: the folder is not a bundle.
             ValueError: the weights cannot be read or do not fit the network.
         """
-        config, own = _files_of_bundle(bundle_dir, "configs/inference.json", "models/model.pt")
+        config, own = files_of_bundle(bundle_dir, "configs/inference.json", "models/model.pt")
         chosen = Path(weights) if weights is not None and Path(weights).is_file() else own
         return cls._configured(config, chosen, device)
 
@@ -148,7 +149,7 @@ class LatentDiffusion(nn.Module):
             FileNotFoundError: the folder is not a bundle, or has no student.
             ValueError: the weights cannot be read or do not fit the network.
         """
-        config, own = _files_of_bundle(bundle_dir, "configs/inference.json", "models/few_steps.pt")
+        config, own = files_of_bundle(bundle_dir, "configs/inference.json", "models/few_steps.pt")
         return cls._configured(config, own, device)
 
     @classmethod
@@ -196,6 +197,7 @@ class LatentDiffusion(nn.Module):
         """
         if not 0 < (scale := float(scale_factor)) < math.inf:
             raise ValueError(f"scale_factor must be positive and finite, got {scale}")
+        check_networks(autoencoder, unet)
         noising = read_scheduler(scheduler)
         coder = ForeignAutoencoder(autoencoder, patch_size, pixels)
         channels = coder.latent_channels
@@ -221,8 +223,7 @@ class LatentDiffusion(nn.Module):
         ``UNet2DConditionModel``; and a scheduler with the betas that it was trained with, or of
         flow matching. ``others`` and errors are those of :meth:`from_monai`.
         """
-        own = autoencoder.config
-        known = {"scale_factor": own["scaling_factor"], "shift": own.get("shift_factor") or 0.0}
+        known = scale_of_diffusers(autoencoder, unet)
         given = {**known, "patch_size": patch_size, "pixels": pixels, **others}
         return cls.from_monai(autoencoder, unet, scheduler, **given)
 
@@ -288,10 +289,3 @@ class LatentDiffusion(nn.Module):
         """
         t = noise.new_ones(len(noise), dtype=torch.float32)
         return self.decode(self.denoise(noise, t))
-
-
-def _files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Path]:
-    for name in names:
-        if not (Path(bundle_dir) / name).is_file():
-            raise FileNotFoundError(f"a bundle must hold '{name}', got none in '{bundle_dir}'")
-    return [Path(bundle_dir) / name for name in names]

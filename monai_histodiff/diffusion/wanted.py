@@ -40,7 +40,7 @@ class Wanted:
 
         Raises:
             ValueError: there is no seed, labels or exemplars differ in number from the seeds, or
-                labels are out of range.
+                labels are names or out of range.
         """
         own = [int(seed) for seed in seeds]
         if not own:
@@ -50,6 +50,11 @@ class Wanted:
             raise ValueError(f"each seed needs one exemplar, got {got}")
         if labels is None:
             return cls(own, None, exemplars)
+        if not isinstance(labels, Tensor) and (odd := [k for k in labels if isinstance(k, str)]):
+            raise ValueError(
+                f"labels must be class indices, whole numbers, got {odd[0]!r}: give its place "
+                "among the class names, as by patches.classes.index(...)"
+            )
         # A copy: an inference tensor could not be differentiated by.
         wanted = torch.as_tensor(labels, dtype=torch.long).clone()
         if not classes:

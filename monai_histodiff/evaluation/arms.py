@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,7 +21,7 @@ from monai_histodiff.evaluation.real_banks import (
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
 
-__all__ = ["ARMS", "COMPARISONS", "Arm", "Material"]
+__all__ = ["ARMS", "COMPARISONS", "Arm", "Material", "repeats_selected"]
 
 MIXING = 1.0  # share of the batches of arm D that are mixed
 
@@ -201,6 +201,29 @@ def _duplicated(material: Material, seed: int) -> SyntheticBank:
     chosen, whole = torch.cat(rows), whole_patches(labelled)
     sure = torch.ones(len(chosen), dtype=torch.float32)
     return real_bank(whole[chosen], labelled.labels[chosen], sure, material.classes)
+
+
+def repeats_selected(arms: Sequence[str], candidates: Candidates) -> dict[str, str]:
+    """Those of the arms that would show what arm G shows, and why, in words: ``S`` where the
+    accepted patches are of fewer than two classes, so that no label changes, ``F`` and ``H`` where
+    no candidate of these classes was rejected.
+
+    Args:
+        arms: that are asked for; without ``G`` among them ``F`` and ``H`` repeat none.
+        candidates: with their outcome.
+    """
+    kept = candidates.labels[candidates.accepted].unique()
+    found = {}
+    if "S" in arms and len(kept) < 2:
+        number = "one class" if len(kept) else "no class"
+        found["S"] = (
+            f"the accepted patches are of {number}: labels shuffled among them are the same labels"
+        )
+    every = bool(candidates.accepted[torch.isin(candidates.labels, kept)].all())
+    if "G" in arms and len(kept) and every:
+        why = "no candidate of the accepted classes was rejected: these are the same patches"
+        found |= {arm: why for arm in ("F", "H") if arm in arms}
+    return found
 
 
 ARMS: Mapping[str, Arm] = {

@@ -23,7 +23,7 @@ from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.fixmatch import BesideUnlabelled, FixMatchTraining
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material
+from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material, repeats_selected
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 from monai_histodiff.utils.cache import cached
@@ -110,6 +110,8 @@ class Evaluation:
             they depend on: an interrupted run resumes, and another arm or seed costs only itself.
 
     Attributes:
+        left_out: arms that are asked for and not trained, as they would repeat arm G, and why, see
+            :func:`~monai_histodiff.evaluation.arms.repeats_selected`.
         probabilities: after :meth:`run`, arm to test probabilities ``N x K``, one for each seed.
         seconds: likewise, what each training took (of a cached one: what it once took).
 
@@ -157,7 +159,9 @@ class Evaluation:
                 f" {sorted(sides)}: give the patch_size that they were made with"
             )
         self.material, self.test, self.recipe, self.cache_dir = material, test, recipe, cache_dir
-        self.arms, self.seeds = tuple(dict.fromkeys(arms)), tuple(int(s) for s in seeds)
+        self.left_out = repeats_selected(arms, material.candidates)
+        self.arms = tuple(a for a in dict.fromkeys(arms) if a not in self.left_out)
+        self.seeds = tuple(int(s) for s in seeds)
         self.probabilities: dict[str, list[np.ndarray]] = {}
         self.seconds: dict[str, list[float]] = {}
         self._banks: dict[str, SyntheticBank] = {}  # of arms whose bank every seed shares

@@ -18,9 +18,10 @@ from monai_histodiff.evaluation.feature_metrics import compare_features
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 
-__all__ = ["class_fidelity", "label_agreement"]
+__all__ = ["class_fidelity", "label_agreement", "overall_fidelity"]
 
 NEIGHBOURS = 5
+MOST = 1000  # pictures of a side that are looked at together
 
 
 def class_fidelity(
@@ -108,6 +109,51 @@ def class_fidelity(
             },
         }
     return found
+
+
+def overall_fidelity(
+    candidates: Candidates,
+    train: PatchSet,
+    test: PatchSet,
+    features: Callable[[Tensor], Tensor],
+    size: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Figures of all candidates together, whatever is their label: do they look like the real
+    test patches? Beside them, the floor: as many real training patches of the same labels.
+
+    Args:
+        candidates: the pictures.
+        train: real training patches.
+        test: patches of other groups, of which a thousand at the most are looked at.
+        features: as for :func:`class_fidelity`.
+        size: height and width of the patches.
+        seed: draws the patches of the larger side.
+
+    Returns:
+        ``samples`` and ``floor``, as those of a class, and ``compared``, the number of either.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(rows: Tensor, count: int) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)[:count]]
+
+    made, real = [], []
+    for k in range(len(train.classes)):
+        own, others = ((side.labels == k).nonzero()[:, 0] for side in (candidates, train))
+        count = min(len(own), len(others), MOST // len(train.classes))
+        made.append(some(own, count))
+        real.append(some(others, count))
+    rows, drawn = torch.cat(made), torch.cat(real)
+    tested = some(torch.arange(len(test)), MOST)
+    if min(len(rows), len(tested)) <= NEIGHBOURS:
+        return {"samples": None, "floor": None, "compared": 0}
+    unseen = features(recompressed(test.take(tested.tolist()).images(size)))
+    sides = (candidates.images[rows], train.take(drawn.tolist()).images(size))
+    samples, floor = (
+        compare_features(unseen, features(recompressed(side)), NEIGHBOURS) for side in sides
+    )
+    return {"samples": samples, "floor": floor, "compared": len(rows)}
 
 
 def label_agreement(

@@ -7,7 +7,7 @@ from typing import Any
 
 from monai_histodiff.report.blocks import Block, Fold, Side, Table, TableCell, Words
 from monai_histodiff.report.plots import Axis, Intervals, Reliability, Row, Strip
-from monai_histodiff.report.values import change_words, claim, finite, number, p_value
+from monai_histodiff.report.values import change_words, claim, finite, number, p_value, span
 
 __all__ = ["METRICS", "arms", "calibration", "change", "changes", "classes_table", "location"]
 
@@ -77,10 +77,7 @@ def changes(results: Mapping[str, Any]) -> list[Block]:
             *(
                 TableCell(
                     number(METRICS[m][1] * mean / 100, METRICS[m][2], sign=True),
-                    " to ".join(
-                        number(METRICS[m][1] * v / 100, METRICS[m][2], sign=True)
-                        for v in (low, high)
-                    ),
+                    span((METRICS[m][1] * v / 100 for v in (low, high)), METRICS[m][2]),
                 )
                 for m in known
                 for mean, low, high in [change(metrics, m)]
@@ -156,7 +153,7 @@ def arms(results: Mapping[str, Any]) -> list[Block]:
         rows.append([TableCell(name, note), *cells, seeds])
         mean, (low, high) = float(means[name].mean()), ends[name]
         told = f"{number(mean)} %"
-        told += f" ({number(low)} to {number(high)})" if name in known else ""
+        told += f" ({span((low, high), sign=False)})" if name in known else ""
         dot, bar = axis.dots([mean]), axis.bar(low, high)
         lines.append(Row(name, note, f"{name}: {told}", [told], dot, bar))
     caption = (

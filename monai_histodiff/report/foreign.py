@@ -10,10 +10,11 @@ import numpy as np
 
 from monai_histodiff.report.blocks import Block, Fact, Table, TableCell, Words
 from monai_histodiff.report.making import generator
-from monai_histodiff.report.values import finite, number, percent
+from monai_histodiff.report.values import finite, number, percent, span
 
 __all__ = ["foreign_facts", "foreign_sets"]
 
+MATRIX = 10  # classes, from which on not every pair is counted
 WHOLE = "The whole set, as it was given, beside real patches"
 
 
@@ -53,6 +54,7 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
         ["Copies of test patches", *_counts(sets, "test_copies")],
         ["Unlike all real training patches", *_counts(sets, "unlike")],
         ["Repeat another picture", *_counts(sets, "twins")],
+        ["Softer than 99 in 100 real patches", *_counts(sets, "soft")],
         ["Labels that the critic gives too", *(percent(told["taught"]) for told in sets)],
         ["KID, mean of the classes\n", *(_kid(told) for told in sets)],
         [
@@ -64,12 +66,16 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
     caption = "The set" if len(sets) == 1 else "The sets side by side"
     blocks: list[Block] = [Table(caption, heads, rows), *_generators(sets)]
     for told in sets:
+        blocks += _called(told)
         shown = generator(told.get("whole", {}), f"{WHOLE}: {told['name']}")
         blocks += shown[1:]
-    usual, expected, odd = (sets[0][key] for key in ("usual", "expected", "usual_unlike"))
+    usual, expected, odd, soft = (
+        sets[0].get(key) for key in ("usual", "expected", "usual_unlike", "usual_soft")
+    )
     words = (
         f"By the rule that finds copies, {percent(usual)} of the real test patches count as "
-        f"copies of training patches, and by that which finds what is unlike them {percent(odd)}. "
+        f"copies of training patches, by that which finds what is unlike them {percent(odd)}, "
+        f"and by that which finds what is soft {percent(soft)}. "
         "Of real patches that it has not seen, the critic gives their label to "
         f"{percent(expected)}."
     )
@@ -79,8 +85,32 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
 def _counts(sets: Sequence[Mapping[str, Any]], key: str) -> list[TableCell]:
     return [
         TableCell(number(told[key], 0), percent(told[key] / (told["pictures"] or math.nan)))
+        if key in told
+        else TableCell("not known")
         for told in sets
     ]
+
+
+def _called(told: Mapping[str, Any]) -> list[Block]:
+    """The labels that pictures were given, beside those that the critic gives them."""
+    shown = {name: row for name, row in told.get("classes", {}).items() if row["pictures"]}
+    if not shown:
+        return []
+    names = list(next(iter(shown.values()))["called"])
+    rows: list[list[TableCell | str]]
+    if len(names) <= MATRIX:
+        heads = ["Given label", *names]
+        rows = [[n, *(number(row["called"][k], 0) for k in names)] for n, row in shown.items()]
+    else:
+        heads, rows = ["Given label", "The same", "Most often besides"], []
+        for name, row in shown.items():
+            count, other = max((row["called"][k], k) for k in names if k != name)
+            besides = TableCell(other, number(count, 0)) if count else TableCell("none")
+            rows.append([name, number(row["called"][name], 0), besides])
+    for cells, row in zip(rows, shown.values(), strict=True):
+        cells += [number(row["pictures"], 0), number(row["accepted"], 0)]
+    caption = f"Given labels, and what the critic calls these pictures: {told['name']}"
+    return [Table(caption, [*heads, "Pictures", "Worth keeping"], rows)]
 
 
 def _kid(told: Mapping[str, Any]) -> TableCell:
@@ -100,10 +130,8 @@ def _change(differences: Mapping[str, Any], name: str) -> TableCell:
     if name not in differences:
         return TableCell("not tested")
     known = differences[name]["balanced_accuracy"]
-    mean, low, high = (
-        number(100 * float(finite(known[key])[0]), sign=True) for key in ("mean", "low", "high")
-    )
-    return TableCell(mean, f"{low} to {high}")
+    mean, low, high = (100 * float(finite(known[key])[0]) for key in ("mean", "low", "high"))
+    return TableCell(number(mean, sign=True), span((low, high)))
 
 
 def _generators(sets: Sequence[Mapping[str, Any]]) -> list[Block]:

@@ -25,7 +25,7 @@ from monai_histodiff.report.gallery import (
 )
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.making import dataset, generator, passed, selection
-from monai_histodiff.report.values import claim, finite, number, percent
+from monai_histodiff.report.values import claim, finite, number, percent, span
 
 __all__ = ["write_report"]
 
@@ -168,13 +168,15 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
     facts, chosen = [], results["selection"]
     values = change(results["differences"].get(primary, {}))
     if math.isfinite(values[0]):
-        mean, low, high = (number(value, sign=True) for value in values)
         arms = primary.replace("-", " against ", 1)
-        note = f"{low} to {high}, in balanced accuracy, {arms}"
-        facts.append(Fact("Change", f"{mean} points", note))
+        note = f"{span(values[1:])}, in balanced accuracy, {arms}"
+        facts.append(Fact("Change", f"{number(values[0], sign=True)} points", note))
     least = 100 * float(finite(results.get("claims", {}).get(primary, {}).get("detectable"))[0])
     if math.isfinite(least):
-        note = "so large must a true change be to be found four times in five"
+        note = (
+            "so large must a true change be to be found four times in five, by the "
+            "noise that this run measured"
+        )
         facts.append(Fact("This run could have seen", f"{number(least)} points", note))
     if "accepted" in chosen and "candidates" in chosen:
         told = f"{number(chosen['accepted'], 0)} of {number(chosen['candidates'], 0)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "number",
     "p_value",
     "percent",
+    "span",
 ]
 
 CLAIMS = ("helps", "hurts", "inconclusive")
@@ -81,10 +82,17 @@ def percent(share: Any, digits: int = 1) -> str:
     return f"{number(100 * float(finite(share).mean()), digits)}\u00a0%"
 
 
+def span(ends: Iterable[float], digits: int = 1, sign: bool = True) -> str:
+    """An interval as ``−2.0 to +4.1``, or that there is none, where an end is not known."""
+    both = [*ends]
+    if not all(map(math.isfinite, both)):
+        return "no interval"
+    return " to ".join(number(end, digits, sign) for end in both)
+
+
 def change_words(values: Sequence[float]) -> str:
     """Mean, low and high of a change as ``+1.2 (−2.0 to +4.1)``."""
-    mean, low, high = (number(value, sign=True) for value in values)
-    return f"{mean} ({low} to {high})"
+    return f"{number(values[0], sign=True)} ({span(values[1:])})"
 
 
 def claim(low: float, high: float, known: Mapping[str, Any] | None = None) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.pixels import recompressed, sharpness
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copy_check import Copies, CopyCheck
 from monai_histodiff.selection.critic import PatchCritic
@@ -22,6 +23,7 @@ from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck
 __all__ = ["Judge", "Judged"]
 
 REFERENCE = 4000  # training patches that likeness is measured to, at the most, drawn at random
+SOFTEST = 0.01  # share of the real training patches that are softer than what is called soft
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Judged:
             seen it.
         usual: share of the held-out real patches that count as copies by the same rule.
         usual_unlike: share of them that count as unlike.
+        called: the critic's first choice for each picture, ``N``.
+        soft: how many pictures are softer than 99 in 100 of the real training patches.
+        usual_soft: share of the held-out real patches that are.
     """
 
     name: str
@@ -57,6 +62,9 @@ class Judged:
     expected: float
     usual: float
     usual_unlike: float
+    called: Tensor
+    soft: int
+    usual_soft: float
 
     def nearest_path(self, row: int) -> str:
         """Path of the real training patch nearest to a picture."""
@@ -67,9 +75,25 @@ class Judged:
         labels = self.candidates.labels
         return {name: int((labels == k).sum()) for k, name in enumerate(self.train.classes)}
 
+    def by_class(self) -> dict[str, dict[str, Any]]:
+        """Of the pictures of each class of the real set, how many there are (``pictures``), are
+        kept (``accepted``) and are of which class to the critic (``called``).
+        """
+        found, names = self.candidates, self.train.classes
+        return {
+            name: {
+                "pictures": int(own.sum()),
+                "accepted": int((own & found.accepted).sum()),
+                "called": {n: int((own & (self.called == i)).sum()) for i, n in enumerate(names)},
+            }
+            for k, name in enumerate(names)
+            for own in (found.labels == k,)
+        }
+
     def counts(self) -> dict[str, Any]:
-        """``pictures``, ``accepted``, ``copies``, ``test_copies``, ``twins``; the shares; and by
-        ``generator``, where the manifest names some, ``pictures``, ``accepted`` and ``copies``.
+        """``pictures``, ``accepted``, ``copies``, ``test_copies``, ``twins``, ``soft``; the
+        shares; and by ``generator``, where the manifest names some, ``pictures``, ``accepted`` and
+        ``copies``; and ``classes``, see :meth:`by_class`.
         """
         kept, copied = self.candidates.accepted.tolist(), self.known.copy.tolist()
         names = [r.extra.get("generator", "") for r in self.pictures.records]
@@ -93,7 +117,10 @@ class Judged:
             "expected": self.expected,
             "usual": self.usual,
             "usual_unlike": self.usual_unlike,
+            "soft": self.soft,
+            "usual_soft": self.usual_soft,
             "generators": made if any(names) else {},
+            "classes": self.by_class(),
         }
 
 
@@ -115,6 +142,7 @@ class Judge:
     Attributes:
         features: the same, computed once for each patch.
         unseen: bool: which of the test patches count as copies of training patches.
+        softest: sharpness below which a picture is soft.
     """
 
     def __init__(
@@ -136,12 +164,21 @@ class Judge:
         self.usual = float(self.unseen.double().mean())
         drawn = np.random.default_rng(0).permutation(len(train))[:REFERENCE]
         known = train.take(sorted(drawn.tolist()))
-        self.tissue = TissueCheck(self.features(known.images(size)), known.groups)
-        odd = self.tissue(self.features(test.images(size)))
+        images, unseen = known.images(size), test.images(size)
+        self.tissue = TissueCheck(self.features(images), known.groups)
+        odd = self.tissue(self.features(unseen))
         self.usual_unlike = float(odd.double().mean())
+        self.softest = float(torch.quantile(sharpness(recompressed(images)), SOFTEST))
+        self.usual_soft = float(self.soft(unseen).double().mean())
         own = torch.arange(len(labelled))
         first = critic.probabilities(labelled.images(size), own).argmax(1)
         self.expected = float((first == labelled.labels).double().mean())
+
+    def soft(self, images: Tensor) -> Tensor:
+        """Which patches, uint8 ``N x 3 x H x W``, are softer than 99 in 100 of the real training
+        patches, once all have passed through JPEG: bool, shape ``N``.
+        """
+        return sharpness(recompressed(images)) < self.softest
 
     def __call__(self, pictures: PatchSet, name: str) -> Judged:
         """Judge a set that :func:`open_synthetic` opened; its pictures are read once more."""
@@ -184,7 +221,8 @@ class Judge:
             reasons,
             classes=self.labelled.classes,
         )
-        taught = float((probabilities.argmax(1) == labels).double().mean())
+        called = probabilities.argmax(1)
+        taught = float((called == labels).double().mean())
         return Judged(
             name,
             pictures,
@@ -198,6 +236,9 @@ class Judge:
             self.expected,
             self.usual,
             self.usual_unlike,
+            called,
+            int(self.soft(images).sum()),
+            self.usual_soft,
         )
 
     def probabilities(self, images: Tensor, pictures: PatchSet, known: Copies) -> Tensor:

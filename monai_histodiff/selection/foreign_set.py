@@ -5,13 +5,23 @@ real one.
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.listing import list_patches
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.data.sizes import told_size
+from monai_histodiff.data.tables import number
+from monai_histodiff.utils.progress import patient
 
-__all__ = ["open_synthetic"]
+__all__ = ["check_pictures", "open_synthetic"]
+
+ROW = re.compile(r"-?\d+")  # of an origin, in the manifest of our own candidates
 
 SHOWN = 4  # names in an error
 LARGEST = 2**63 - 1  # seed that a candidate can have
@@ -40,14 +50,21 @@ def open_synthetic(
 
     Raises:
         FileNotFoundError, PermissionError, ValueError: as :meth:`PatchSet.open`; or a picture has
-            no label, one that the real set does not know, a seed that is no whole number, is
-            smaller than ``size``, or is made from a test patch.
+            no label, one that the real set does not know, a seed that is no whole number, a
+            confidence beyond [0, 1], an origin that the real set does not have, is smaller than
+            ``size``, or is made from a test patch.
     """
     if not str(path) or not Path(path).expanduser().exists():
         raise FileNotFoundError(
             f"{option} must exist, got '{path}': give a folder or zip of synthetic pictures"
         )
-    found = _at_scale(PatchSet.open(path, um_per_px=um_per_px), real, um_per_px)
+    source = PatchSource(path, option=option)
+    listed, notes = list_patches([source])
+    records, more = _with_origins(listed, real, option)
+    classes = sorted({r.label for r in records} - {""})
+    found = PatchSet([source], records, classes, [*notes, *more])
+    found = found if um_per_px is None else found.filled(um_per_px)
+    found = _at_scale(found, real, um_per_px)
     if blind := [r.path for r in found.records if not r.label]:
         raise ValueError(
             f"every picture of {option} must have a label, got {len(blind)} of {len(found)} "
@@ -62,6 +79,7 @@ def open_synthetic(
         )
     for record in found.records:
         _check_seed(record, option)
+        _check_confidence(record, option)
     tested = {r.path for r in real.records if r.split == "test"} - {
         r.path for r in real.records if r.split != "test"
     }
@@ -70,14 +88,15 @@ def open_synthetic(
             f"pictures of {option} must not be made from test patches, got {len(leaked)} that "
             f"are, such as '{leaked[0].path}' of '{leaked[0].extra['origin']}': leave them out"
         )
-    small = [side for side in found.sizes() if min(side) < size]
-    if small:
-        least = min(map(min, small))
+    sides = [min(side) for side in found.sizes()]
+    if small := [side for side in sides if side < size]:
+        least = min(small)
         scale = "" if found.um_per_px is None else f" at {found.um_per_px:g} um per pixel"
         assumed = "".join(f" ({note})" for note in found.notes if ASSUMED in note)
         raise ValueError(
             f"pictures of {option} must be at least {size} x {size}{scale}, got {len(small)} of "
-            f"{len(found)} that are smaller, the smallest {least}{assumed}: give their "
+            f"{len(found)} that are smaller, the smallest {told_size(found, sides.index(least))}"
+            f"{assumed}: give their "
             "--synthetic_um_per_px if it is another, or a smaller --patch_size, or make them "
             "larger"
         )
@@ -98,6 +117,59 @@ def _at_scale(found: PatchSet, real: PatchSet, um_per_px: float | None) -> Patch
         "as the real patches are."
     )
     return found.filled(own, note).at(real.um_per_px)
+
+
+def check_pictures(found: PatchSet) -> None:
+    """Decode every picture of a set, before any work.
+
+    Raises:
+        ValueError: one cannot be read, or is no 8-bit RGB, grey or palette picture.
+    """
+    for _ in patient(found, "look at the pictures"):
+        pass
+
+
+def _with_origins(
+    records: Sequence[PatchRecord], real: PatchSet, option: str
+) -> tuple[list[PatchRecord], list[str]]:
+    """The records, once every origin is a path of the real set, as that has it, or a number, which
+    our own candidates have there: a note says that those are not read.
+    """
+    paths = {_plain(r.path): r.path for r in real.records}
+    rows, found = 0, []
+    for record in records:
+        told = record.extra.get("origin", "")
+        path = paths.get(_plain(told), "")
+        if told and not path and not ROW.fullmatch(told):
+            name = _plain(told).rpartition("/")[2]
+            near = [p for p in paths.values() if p.rpartition("/")[2] == name]
+            remedy = f"did you mean '{near[0]}'?" if near else "correct it, or leave it empty"
+            raise ValueError(
+                f"an origin in {option} must be the path of a patch of the real set, or empty, "
+                f"got '{told}' for '{record.path}', which is none: {remedy}"
+            )
+        rows += bool(told) and not path
+        found.append(replace(record, extra={**record.extra, "origin": path}) if path else record)
+    note = f"The origin of {rows} of {len(found)} synthetic pictures is a number, no path: unread."
+    return found, [note] * bool(rows)
+
+
+def _plain(path: str) -> str:
+    """A path with slashes, without a dot at its beginning, and of composed characters (NFC)."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).removeprefix("./")
+
+
+def _check_confidence(record: PatchRecord, option: str) -> None:
+    text = record.extra.get("confidence", "")
+    try:
+        good = text in ("", "nan") or 0 <= number(text) <= 1
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"a confidence in {option} must lie in [0, 1], or be empty, got '{text}' for "
+            f"'{record.path}': correct it, or call the column otherwise"
+        )
 
 
 def _check_seed(record: PatchRecord, option: str) -> None:

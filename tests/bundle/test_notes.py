@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,15 @@ from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.bundle.demo import write_demo
-from monai_histodiff.bundle.notes import colour_note, data_notes, result_notes, views_note
+from monai_histodiff.bundle.notes import (
+    colour_note,
+    data_notes,
+    forecast_note,
+    left_out_note,
+    result_notes,
+    training_notes,
+    views_note,
+)
 from monai_histodiff.evaluation.arms import Material
 
 
@@ -113,3 +123,31 @@ def test_too_few_views_of_the_synthetic_patches_are_told(
     assert views_note(results | {"arms": {"C": {}}}) == ""
     found = views_note(results | {"arms": {"C": {}, "G": {}}})
     assert told in found and bool(told) == ("classifier_steps 750 or more" in found)
+
+
+def test_a_quick_look_is_called_so_once() -> None:
+    def told(steps: int, accepted: int = 10, arms: Sequence[str] = "CG") -> list[str]:
+        settings: dict[str, float] = {"classifier_steps": steps, "classifier_batch_size": 32}
+        settings["synthetic_probability"] = 0.5
+        results = {"settings": settings, "selection": {"accepted": accepted}}
+        return training_notes({**results, "arms": {arm: {} for arm in arms}})
+
+    assert told(251) == [] == told(100, arms="C")
+    (note,) = told(100)
+    assert "took 100 steps, which is a quick look" in note and "classifier_steps 1000" in note
+    (note,) = told(100, 1200)
+    assert note.startswith("Arm G saw each"), "the plainer of two reasons"
+
+
+def test_what_is_foreseen_is_told_from_what_is_measured() -> None:
+    measured = {"G-C": {"detectable": 0.05}}
+    before = "Foreseen before any training, from the test groups alone: A change."
+    assert forecast_note("A change.", {}) == before
+    assert forecast_note("A change.", {"G-C": {"detectable": math.nan}}) == before
+    after = " What this run measured afterwards stands at the top."
+    assert forecast_note("A change.", measured) == before + after
+
+
+def test_arms_that_are_left_out_are_named_with_the_reason() -> None:
+    assert left_out_note({}) == []
+    assert left_out_note({"S": "of one class"}) == ["Arm S was not trained: of one class."]

@@ -194,6 +194,7 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
     ("change", "message"),
     [
         ({"synthetic_dir": ""}, "synthetic_dir must exist, got ''"),
+        ({"synthetic_dir": "BROKEN"}, "a patch must be a readable picture, got '"),
         ({"second_dir": "nowhere"}, "second_dir must exist, got 'nowhere'"),
         ({"synthetc_dir": "x"}, "got 'synthetc_dir': did you mean 'synthetic_dir'?"),
         ({"arms": ["C", "G0"]}, "arms must be a list of texts, of A, B, C"),
@@ -209,6 +210,11 @@ def test_a_verdict_on_others_pictures_refuses_before_any_work(
     change: dict[str, Any], message: str, write_patch_set: WritePatchSet, tmp_path: Path
 ) -> None:
     demo = GUIDANCE / "data" / "demo.zip"
+    if change.get("synthetic_dir") == "BROKEN":
+        broken = write_patch_set(tmp_path / "set", 2, side=128, classes=("lung_n", "lung_scc"))
+        file = next(iter(broken.rglob("*.png")))
+        file.write_bytes(file.read_bytes()[:-40])
+        change = {"synthetic_dir": str(broken)}
     given = {"dataset_dir": str(demo), "synthetic_dir": str(demo), "output_dir": "out", **change}
     assert message in refused("verdict", **given)
     assert not (tmp_path / "out").exists()

@@ -17,19 +17,14 @@ from conftest import CLASSES, DrawPatches, WritePatchSet
 from monai.bundle import ConfigParser, run
 from monai.data import set_track_meta
 from monai.transforms import Compose, Identityd, ScaleIntensityRanged
+from PIL import Image, ImageFilter
 
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.judge import judge as judge_anew
 from monai_histodiff.bundle.verdict import possible_arms
-from monai_histodiff.bundle.verdict_words import (
-    _beyond,
-    _chance,
-    headline,
-    reasons,
-    warnings,
-    withheld,
-)
+from monai_histodiff.bundle.verdict_rules import beyond, chance, is_far, lost_classes
+from monai_histodiff.bundle.verdict_words import headline, reasons, warnings, withheld
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic
@@ -180,6 +175,39 @@ def test_good_pictures_are_kept_and_listed(
     assert whole["numbers"]["accepted"] == 8 and whole["samples"]["kid"] is not None
 
 
+def test_labels_of_one_class_are_not_shuffled_and_the_page_says_what_was_kept(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    images, right = new_pictures(draw_patches)
+    swapped = {"blue": "blue", "pink": "violet", "violet": "pink"}
+    given = write(tmp_path / "set", images, [swapped[name] for name in right])
+    results, page = told(judge, real, tmp_path / "out", given, arms=["C", "F", "G", "S"])
+    kept = results["selection"]["per_class"]
+    assert [kept[name]["accepted"] > 0 for name in CLASSES] == [True, False, False]
+    assert "S" not in results["arms"] and "G-S" not in results["claims"]
+    (note,) = [note for note in results["notes"] if note.startswith("Arm S was not trained")]
+    assert "of one class: labels shuffled among them are the same labels" in note
+    assert "Classes without accepted pictures." in page and "0 of 8 pink" in page
+    rows = results["foreign"]["sets"][0]["classes"]
+    assert rows["pink"]["called"]["violet"] >= 6 and rows["pink"]["pictures"] == 8
+    assert "Given labels, and what the critic calls these pictures" in page
+    assert "no interval" in page and "– to –" not in page
+
+
+def test_pictures_without_fine_detail_are_told_of(
+    judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    images, labels = new_pictures(draw_patches)
+    soft = [np.array(Image.fromarray(a).filter(ImageFilter.GaussianBlur(1.5))) for a in images]
+    given = write(tmp_path / "set", soft, labels)
+    results, page = told(judge, real, tmp_path / "out", given, arms=["C"])
+    assert results["foreign"]["sets"][0]["soft"] == 24 and "Soft." in page
+    assert "24 of 24 pictures are softer than 99 in 100 of the real training patches" in page
+    good = write(tmp_path / "good", images, labels)
+    results, page = told(judge, real, tmp_path / "out2", good, arms=["C"])
+    assert results["foreign"]["sets"][0]["soft"] <= 4 and "Soft." not in page
+
+
 def test_two_sets_stand_side_by_side(
     judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
 ) -> None:
@@ -239,6 +267,7 @@ def test_pictures_that_are_no_tissue_are_told_of() -> None:
         counts = dict.fromkeys(("copies", "test_copies", "twins"), 0)
         shares = {"usual": 0.01, "usual_unlike": 0.01, "taught": taught, "expected": 0.9}
         part = {"name": "theirs", "pictures": 90, "unlike": unlike, **counts, **shares}
+        part |= {"soft": 0, "usual_soft": 0.01, "accepted": 0, "classes": {}}
         part["whole"] = {"a": whole, "b": {"samples": None, "floor": None}}
         return warnings(part, made < 0.2)
 
@@ -278,11 +307,69 @@ def test_labels_that_do_not_fit_are_the_first_that_is_told() -> None:
     assert headline({**told, "taught": 0.72}, "The comparison says no.") == {}
 
 
+def overall(precision: float, recall: float, compared: int = 90) -> dict[str, Any]:
+    """Counts of a set whose real patches have a precision of 0.8 and a recall of 0.9."""
+    real = {"precision": 0.8, "recall": 0.9, "kid": 21.46}
+    made = {"precision": precision, "recall": recall, "kid": 1716.18}
+    counts = {"pictures": compared, "accepted": 20, "copies": 0, "test_copies": 0, "unlike": 0}
+    told = {**counts, "usual": 0.01, "taught": 0.7, "expected": 0.75, "twins": 0}
+    return {**told, "overall": {"samples": made, "floor": real, "compared": compared}}
+
+
+def test_pictures_far_from_real_ones_are_called_so_first() -> None:
+    found = headline(overall(0.01, 0.0), "The comparison says no.")
+    assert set(found) == {"verdict"} and found["verdict"] == (
+        "They do not look like your tissue: in the features of the encoder 1% of the pictures lie "
+        "among real test patches, and 80% of as many real training patches do (KID 1,716, of real "
+        "ones 21.46). Of the 20 of 90 pictures that are kept: The comparison says no."
+    )
+    wrong = headline({**overall(0.01, 0.0), "taught": 0.1}, "No.")["verdict"]
+    assert "your tissue: " in wrong and " The labels do not fit: the critic" in wrong
+    nothing = headline({**overall(0.01, 0.0), "accepted": 0}, "No.")["verdict"]
+    assert nothing.startswith("None of the 90 pictures is worth keeping: in the features of the")
+
+
+@pytest.mark.parametrize(
+    ("told", "far"),
+    [
+        (overall(0.01, 0.0), True),
+        (overall(0.19, 0.2), True),
+        (overall(0.8, 0.9), False),  # real patches
+        (overall(0.42, 0.26), False),  # what our own generator makes of EBHI
+        (overall(0.1, 0.5), False),  # odd ones among good ones
+        (overall(0.8, 0.0), False),  # real, but all alike: told elsewhere
+        (overall(0.0, 0.0, 12), False),  # few pictures: it may be chance
+        (overall(0.0, 0.0, 16), True),
+        ({**overall(0.01, 0.0), "twins": 45}, False),  # one odd picture, again and again
+        ({**overall(0.01, 0.0), "overall": {"samples": None, "floor": None}}, False),
+        ({k: v for k, v in overall(0.01, 0.0).items() if k != "overall"}, False),  # older results
+    ],
+)
+def test_only_what_is_far_beyond_chance_is_called_unlike(told: dict[str, Any], far: bool) -> None:
+    assert is_far(told) == far
+    assert ("your tissue" in headline(told, "No.").get("verdict", "")) == far
+
+
+def test_classes_of_which_nothing_is_kept_are_named() -> None:
+    def told(*rows: tuple[int, int]) -> str:
+        names = ("a", "b", "c")
+        classes = {
+            n: {"pictures": p, "accepted": a} for n, (p, a) in zip(names, rows, strict=True)
+        }
+        return lost_classes({"accepted": sum(a for _, a in rows), "classes": classes})
+
+    assert told((40, 22), (40, 2), (0, 0)) == "" == told((40, 0), (40, 0), (40, 0))
+    assert told((40, 0), (40, 22), (40, 1)) == (
+        "Of the 23 pictures that are kept 22 are b. Of others hardly any is kept (0 of 40 a, 1 of "
+        "40 c): what is found here says nothing of them."
+    )
+
+
 def test_more_than_chance_is_told_by_the_binomial() -> None:
     exact = sum(math.comb(90, k) * 0.03**k * 0.97 ** (90 - k) for k in range(5, 91))
-    assert _chance(5, 90, 90, 0.03) == pytest.approx(exact, rel=1e-9) and 0.13 < exact < 0.15
-    assert _chance(0, 100_000, 100_000, 0.3) == pytest.approx(1, abs=1e-6), "no overflow"
-    assert not _beyond(0, 50, 0.03) and not _beyond(5, 90, 0.03) and _beyond(12, 90, 0.03)
+    assert chance(5, 90, 90, 0.03) == pytest.approx(exact, rel=1e-9) and 0.13 < exact < 0.15
+    assert chance(0, 100_000, 100_000, 0.3) == pytest.approx(1, abs=1e-6), "no overflow"
+    assert not beyond(0, 50, 0.03) and not beyond(5, 90, 0.03) and beyond(12, 90, 0.03)
 
 
 def test_arms_that_would_be_arm_c_are_left_out(

@@ -296,6 +296,17 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
         "names 'A.png', which is not there: there is 'a.png'",
     ),
     "cut in half": (f"{HEADER}\na.png,A,train,g\nb.p", ValueError, "got 1 at .* file cut"),
+    "absolute": (
+        f"{HEADER}\n/elsewhere/a.png,A,train,g\n",
+        ValueError,
+        "must be relative to the manifest, got '/elsewhere/a.png' at line 2 of .*: write it "
+        "relative to the manifest, and keep the file below its folder",
+    ),
+    "absolute on Windows": (
+        f"{HEADER}\nC:\\set\\a.png,A,train,g\n",
+        ValueError,
+        "must be relative to the manifest, got 'C:",
+    ),
     "outside": (f"{HEADER}\n../set/a.png,A,train,g\n", FileNotFoundError, "which is not there"),
     "duplicate": (
         f"{HEADER}\na.png,A,train,g\n./a.png,A,train,g\n",
@@ -519,12 +530,24 @@ def test_group_must_not_straddle_sources(tmp_path: Path) -> None:
         PatchSet.open([first, second])
 
 
+def test_a_whole_path_to_a_file_of_the_set_is_told_as_it_should_be(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png")
+    (root / "manifest.csv").write_text(f"path,label\n{root / 'A' / 'a.png'},A\n")
+    with pytest.raises(ValueError, match="write it relative to the manifest, as 'A/a.png'$"):
+        PatchSet.open(root)
+
+
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="dataset_dir must exist, got '.*none'"):
         PatchSet.open(tmp_path / "none")
     (tmp_path / "file.txt").write_text("no zip")
     with pytest.raises(ValueError, match="must be a folder or a zip, got '.*file.txt'"):
         PatchSet.open(tmp_path / "file.txt")
+    (tmp_path / "one.png").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match="got the picture '.*one.png': give the folder that holds"
+    ):
+        PatchSet.open(tmp_path / "one.png")
 
 
 @pytest.mark.parametrize(

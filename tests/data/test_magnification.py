@@ -114,8 +114,8 @@ def test_patches_too_small_at_the_scale_are_refused_with_the_remedy(tmp_path: Pa
     patches = one(tmp_path / "set", np.zeros((224, 224, 3), np.uint8), "0.5")
     assert patches.images(128).shape == (1, 3, 128, 128)
     message = (
-        "at least 128 x 128 at 1 um per pixel, got 1 of 1 that are smaller, such as 'a.png':"
-        " set size to at most 112"
+        r"at least 128 x 128 at 1 um per pixel, got 1 of 1 that are smaller, such as 'a.png' "
+        r"\(112 x 112 of a file of 224 x 224\): set size to at most 112"
     )
     with pytest.raises(ValueError, match=message):
         patches.at(1.0).images(128)

@@ -247,7 +247,7 @@ def test_centres_and_corners(tmp_path: Path) -> None:
 def test_patches_that_are_too_small_are_counted_and_named(tmp_path: Path) -> None:
     patches = of_sizes(tmp_path / "set", (8, 12), (12, 7), (6, 6), (9, 9))
     message = (
-        "patches must be at least 8 x 8, got 2 of 4 that are smaller, such as '1.png':"
+        r"patches must be at least 8 x 8, got 2 of 4 that are smaller, such as '1.png' \(12 x 7\):"
         " set size to at most 6, or leave them out"
     )
     for ask in (patches.images, patches.five_crops, patches.check_size):

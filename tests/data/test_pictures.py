@@ -214,7 +214,12 @@ BAD: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
         lambda p: nifti(np.zeros((5, 4, 3), np.uint8), "x.nii", p)[:380],
         "must be a readable picture",
     ),
-    "text": ("x.png", lambda _: b"no picture", "must be a readable picture, got 'x.png'"),
+    "text": (
+        "x.png",
+        lambda _: b"no picture",
+        r"must be a readable picture, got 'x.png' \(it is no PNG, JPEG, TIFF, BMP, WEBP or "
+        r"JPEG2000, whatever it is called\): copy or convert it again, or leave it out$",
+    ),
     "text as nifti": ("x.nii", lambda _: b"no picture", "must be a readable picture, got 'x.nii'"),
     "empty": ("x.jpg", lambda _: b"", "must be a readable picture, got 'x.jpg'"),
     "gif": ("x.png", lambda _: encoded(GREY, "GIF"), "must be a readable picture"),

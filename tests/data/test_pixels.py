@@ -14,6 +14,7 @@ from monai_histodiff.data.pixels import (
     centre_crop,
     five_crops,
     patch_grid,
+    sharpness,
     thumbnails,
     to_bytes,
     to_unit,
@@ -65,6 +66,20 @@ def test_a_grid_holds_the_patches_byte_for_byte() -> None:
     assert grid.shape == (19, 19, 3)
     assert (grid[1:9, 10:18] == to_bytes(patches)[1].permute(1, 2, 0).numpy()).all()
     assert (grid[10:18, 10:18] == 255).all(), "an empty place is white"
+
+
+def test_a_ramp_has_half_the_sharpness_and_blurring_takes_some_off() -> None:
+    ramp = torch.arange(32).float().view(1, 1, 1, 32).expand(1, 3, 32, 32) / 32
+    assert sharpness(ramp).tolist() == pytest.approx([0.5])
+    noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(noise, 3, 1, 1)
+    assert sharpness(noise).shape == (4,) and bool((sharpness(blurred) < sharpness(noise)).all())
+    assert torch.equal(sharpness(noise[1:2]), sharpness(noise)[1:2]), "each by itself"
+    assert sharpness(to_bytes(noise)).tolist() == pytest.approx(
+        sharpness(noise).tolist(), rel=0.01
+    )
+    assert sharpness(noise[..., :3, :]).tolist() == [1.0] * 4
+    assert sharpness(torch.zeros(1, 3, 8, 8)).tolist() == [0.0]
 
 
 def test_nobody_writes_bytes_or_centre_crops_by_hand() -> None:

@@ -350,11 +350,11 @@ def test_what_does_not_fit_is_refused_first() -> None:
     given: dict[str, Any] = {"scale_factor": 1.0, "patch_size": SIZE}
     wrong: list[tuple[str, Callable[[], Any]]] = [
         (
-            "must take and give the 4 channels of the latents, got one for 3 and 3",
+            "channels of the latents, got one for 3 and 3: a generator of pixels has no door here",
             lambda: LatentDiffusion.from_monai(kl, small, DDPMScheduler(), **given),
         ),
         (
-            "must take and give the 4 channels of the latents, got one for 4 and 1",
+            "channels of the latents, got one for 4 and 1: give the autoencoder that it was",
             lambda: ForeignDenoiser(Narrow(), 4, read_scheduler(DDPMScheduler())),
         ),
         (
@@ -380,6 +380,30 @@ def test_what_does_not_fit_is_refused_first() -> None:
         (
             "classes must be rows of the 3 embeddings .*, got 3",
             lambda: classes_of_three(null_class=3),
+        ),
+        (
+            "classes must be rows of the 3 embeddings .*, got 'ADC': give their numbers, in",
+            lambda: classes_of_three(classes=["ADC"]),
+        ),
+        (
+            "labels must be class indices, whole numbers, got 'ADC': give its place among the",
+            lambda: GuidedSampler(classes_of_three(), progress=False)(["ADC"], [0]),
+        ),
+        (
+            "autoencoder must be a network, .*, got None: a generator of pixels has no door here",
+            lambda: LatentDiffusion.from_diffusers(None, small, DDPMScheduler(), patch_size=SIZE),
+        ),
+        (
+            r"autoencoder must be a network, .*, got 'my/vae': load it first, as by diffusers\.",
+            lambda: LatentDiffusion.from_diffusers("my/vae", small, None, patch_size=SIZE),
+        ),
+        (
+            r"unet must be a network, .*, got 'my/unet': load .*UNet2DModel.from_pretrained\(",
+            lambda: LatentDiffusion.from_monai(kl, "my/unet", None, **given),  # type: ignore[arg-type]
+        ),
+        (
+            "of diffusers must tell its scaling_factor, got AutoencoderKL without: give .*from_mo",
+            lambda: LatentDiffusion.from_diffusers(kl, unet, DDPMScheduler(), patch_size=SIZE),
         ),
         (
             "classes must be rows of the 3 embeddings .*, got -1",
@@ -421,6 +445,15 @@ def test_what_does_not_fit_is_refused_first() -> None:
     for message, call in wrong:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_folder_of_diffusers_is_told_from_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"must hold 'configs/inference.json', got.*'$"):
+        LatentDiffusion.from_bundle(tmp_path)
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="but parts of diffusers: load them and give them"):
+        LatentDiffusion.from_bundle(tmp_path)
 
 
 class Narrow(nn.Module):

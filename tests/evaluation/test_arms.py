@@ -13,6 +13,7 @@ from monai_histodiff.evaluation.arms import (
     ARMS,
     COMPARISONS,
     Material,
+    repeats_selected,
 )
 from monai_histodiff.evaluation.real_banks import pseudo_labels, true_labels
 
@@ -75,6 +76,31 @@ def test_classes_with_unequal_numbers_of_accepted_patches(candidates: Candidates
         assert [bank.count(k) for k in range(3)] == [4, 0, 1], arm
     low = arm_bank("H", uneven, CLASSES)
     assert low.confidence[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.8])
+
+
+def test_arms_that_would_repeat_the_selected_patches_are_known(candidates: Candidates) -> None:
+    def kept(*numbers: int) -> Candidates:
+        """The first so many of six candidates of each class are accepted."""
+        reasons = [r for n in numbers for r in ["accepted"] * n + ["low confidence"] * (6 - n)]
+        return replace(candidates, reasons=reasons)
+
+    arms = ("C", "F", "G", "H", "S")
+    assert repeats_selected(arms, candidates) == {} == repeats_selected(arms, kept(6, 3, 0))
+    one = kept(0, 4, 0)
+    assert list(repeats_selected(arms, one)) == ["S"]
+    assert "of one class: labels shuffled" in repeats_selected(arms, one)["S"]
+    shuffled, selected = (arm_bank(arm, one, CLASSES, 3).seeds[1] for arm in "SG")
+    assert sorted(shuffled.tolist()) == sorted(selected.tolist()), "they do repeat it"
+    assert "of no class" in repeats_selected(arms, kept(0, 0, 0))["S"]
+    every = kept(6, 6, 0)
+    assert list(repeats_selected(arms, every)) == ["F", "H"]
+    for arm in "FH":
+        again = arm_bank(arm, every, CLASSES, 3)
+        for k in range(3):
+            theirs = arm_bank("G", every, CLASSES).seeds[k].tolist()
+            assert sorted(again.seeds[k].tolist()) == sorted(theirs), arm
+    assert repeats_selected(("C", "F"), every) == {}, "there is no arm G to repeat"
+    assert list(repeats_selected(arms, kept(6, 0, 0))) == ["S", "F", "H"]
 
 
 def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(

@@ -185,6 +185,19 @@ def test_overlapping_groups_are_refused(
         evaluation(parts, candidates, pool=parts[2])
 
 
+def test_an_arm_that_would_repeat_the_selected_patches_is_not_trained(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    kept = ["accepted"] * 3 + ["low confidence"] * 15
+    one = replace(candidates, reasons=kept)
+    found = evaluation(parts, one, arms=["C", "G", "S"], seeds=[0])
+    assert found.arms == ("C", "G") and list(found.left_out) == ["S"]
+    found.run()
+    results = found.results()
+    assert list(results["arms"]) == ["C", "G"] and list(results["claims"]) == ["G-C"]
+    assert evaluation(parts, candidates, arms=["C", "G", "S"]).left_out == {}
+
+
 def test_all_arms_run_pair_by_seed_and_are_reproducible(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> None:

@@ -8,7 +8,7 @@ from conftest import CLASSES, DrawPatches, WritePatchSet
 from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.data.pixels import recompressed, to_unit
 from monai_histodiff.evaluation.feature_metrics import compare_features
-from monai_histodiff.evaluation.synthetic import class_fidelity
+from monai_histodiff.evaluation.synthetic import class_fidelity, overall_fidelity
 
 Parts = tuple[PatchSet, PatchSet, PatchSet]
 
@@ -73,6 +73,30 @@ def test_samples_like_real_ones_reach_the_floor_and_others_do_not(
         assert bad[name]["floor"] == good[name]["floor"], (
             "the floor does not depend on the samples"
         )
+
+
+def test_all_pictures_together_are_judged_whatever_their_labels(
+    parts: Parts, draw_patches: DrawPatches
+) -> None:
+    train, _, test = parts
+    good, relabelled = (
+        overall_fidelity(drawn(draw_patches, shift), train, test, thumbnails, 32)
+        for shift in (0, 1)
+    )
+    assert good["compared"] == relabelled["compared"] == 24 and good["floor"]["precision"] > 0.4
+    assert relabelled["floor"] == good["floor"]
+    assert relabelled["samples"] == pytest.approx(good["samples"], abs=1e-6)
+    assert good["samples"]["precision"] > 0.4 and good["samples"]["recall"] > 0.4
+    black = samples(torch.zeros(24, 3, 32, 32, dtype=torch.uint8), good_labels(), [True] * 24)
+    far = overall_fidelity(black, train, test, thumbnails, 32)["samples"]
+    assert far["precision"] == far["recall"] == 0
+    few = samples(black.images[:5], torch.zeros(5, dtype=torch.long), [True] * 5)
+    nothing = {"samples": None, "floor": None, "compared": 0}
+    assert overall_fidelity(few, train, test, thumbnails, 32) == nothing
+
+
+def good_labels() -> torch.Tensor:
+    return torch.arange(3).repeat_interleave(8)
 
 
 def test_the_floor_is_real_training_patches_of_the_class(

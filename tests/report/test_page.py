@@ -14,6 +14,8 @@ import pytest
 from pages import Page
 
 from monai_histodiff.report import page as report_page
+from monai_histodiff.report.blocks import TableCell
+from monai_histodiff.report.foreign import _called
 from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
 
@@ -782,7 +784,7 @@ def test_every_metric_has_its_interval(read: Read, results: dict[str, Any]) -> N
     rows = read(results).table("Changes in every metric")
     points = "+1.2−2.0 to +4.1"
     assert rows[0] == ["G against C", points, points, "+0.012−0.004 to +0.030"]
-    assert rows[1][3] == f"{DASH}{DASH} to {DASH}"
+    assert rows[1][3] == f"{DASH}no interval"
 
 
 def test_no_claim_is_promised_where_a_rule_is_not_met(read: Read, results: dict[str, Any]) -> None:
@@ -790,3 +792,24 @@ def test_no_claim_is_promised_where_a_rule_is_not_met(read: Read, results: dict[
     results["shortfalls"] = ["A claim needs at least 3 seeds, got 1."]
     assert "may be claimed" not in read(results).text
     assert "nothing is claimed here: see the sentence at the top" in read(results).text
+
+
+def test_given_labels_stand_beside_those_of_the_critic() -> None:
+    def table(names: str, **called: dict[str, int]) -> Any:
+        rows = {
+            n: {"pictures": 0, "accepted": 0, "called": dict.fromkeys(names, 0)} for n in names
+        }
+        for name, counts in called.items():
+            of = {**rows[name]["called"], **counts}
+            rows[name] = {"pictures": sum(counts.values()), "accepted": 1, "called": of}
+        return _called({"name": "theirs", "classes": rows})
+
+    (found,) = table("abc", a={"a": 3, "c": 7}, b={"b": 2})
+    assert list(found.heads) == ["Given label", *"abc", "Pictures", "Worth keeping"]
+    assert found.rows == [["a", "3", "0", "7", "10", "1"], ["b", "0", "2", "0", "2", "1"]]
+    (found,) = table("abcdefghijk", a={"a": 3, "c": 7}, b={"b": 2})
+    heads = ["Given label", "The same", "Most often besides", "Pictures", "Worth keeping"]
+    assert list(found.heads) == heads
+    (first, second), (_, other) = found.rows[0][1:3], found.rows[1][1:3]
+    assert first == "3" and second == TableCell("c", "7") and other == TableCell("none")
+    assert _called({"name": "of an earlier version"}) == [] == table("ab")

@@ -55,7 +55,8 @@ def test_numbers(value: object, settings: dict[str, object], text: str) -> None:
 
 def test_shares_and_changes() -> None:
     assert percent(0.1234) == "12.3\u00a0%" and percent(math.nan, 0) == "–\u00a0%"
-    assert change_words([1.24, -2, math.nan]) == "+1.2 (−2.0 to –)"
+    assert change_words([1.24, -2, math.nan]) == "+1.2 (no interval)"
+    assert change_words([1.24, -2, 3]) == "+1.2 (−2.0 to +3.0)"
 
 
 def test_a_claim_needs_its_corrected_p_value() -> None:

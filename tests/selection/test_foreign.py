@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, DrawPatches, WritePatchSet
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from monai_histodiff import PatchCritic, PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import resampled
 from monai_histodiff.selection.foreign import Judge, Judged
-from monai_histodiff.selection.foreign_set import open_synthetic
+from monai_histodiff.selection.foreign_set import check_pictures, open_synthetic
 from monai_histodiff.selection.reasons import Reason
 
 COLOURS = torch.tensor([[90, 110, 200], [230, 150, 190], [130, 60, 150]]) / 255.0
@@ -106,7 +107,8 @@ def test_pictures_too_small_at_the_scale_name_what_was_assumed(
     folder = made(tmp_path / "s", [np.zeros((32, 32, 3), np.uint8)], [CLASSES[0]])
     with pytest.raises(
         ValueError,
-        match=r"32 x 32 at 1 um.*smallest 16 \(1 of 1 synthetic .*at 0.5 um .*synthetic_um",
+        match=r"32 x 32 at 1 um.*smallest '0.png' \(16 x 16 of a file of 32 x 32\) \(1 of 1 "
+        r"synthetic .*at 0.5 um .*synthetic_um",
     ):
         open_synthetic(folder, fine, 32)
 
@@ -258,6 +260,15 @@ def test_variations_are_judged_by_a_member_that_has_not_seen_their_source(
         (["blue", "pink"], {"seed": "-1"}, 32, "a seed in synthetic_dir must be a whole number"),
         (["blue", "pink"], {"seed": "1.5"}, 32, "got '1.5' for '0.png'"),
         (["blue", "pink"], {}, 64, "must be at least 64 x 64, got 2 of 2 that are smaller"),
+        (["blue", "pink"], {"confidence": "1.7"}, 32, r"must lie in \[0, 1\], .*, got '1.7' for"),
+        (["blue", "pink"], {"confidence": "high"}, 32, "got 'high' for '0.png': correct it, or"),
+        (
+            ["blue", "pink"],
+            {"origin": "x.jpg"},
+            32,
+            "got 'x.jpg' for '0.png', which is none: corr",
+        ),
+        (["blue", "pink"], {"origin": "a/0-0.png"}, 32, "did you mean 'blue/0-0.png'"),
         (["blue", "pink"], {"origin": "TEST"}, 32, "must not be made from test patches, got 2"),
     ],
 )
@@ -277,7 +288,67 @@ def test_a_bad_set_is_refused(
         open_synthetic(folder, real, size)
 
 
-def test_a_missing_set_is_told_by_its_option(real: PatchSet) -> None:
+def test_what_is_no_set_is_told_by_its_option(real: PatchSet, tmp_path: Path) -> None:
     for path in ("", "nowhere"):
         with pytest.raises(FileNotFoundError, match="second_dir must exist, got"):
             open_synthetic(path, real, 32, "second_dir")
+    (tmp_path / "one.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="second_dir must be a folder or a zip, got the picture"):
+        open_synthetic(tmp_path / "one.png", real, 32, "second_dir")
+    (tmp_path / "flat").mkdir()
+    for held in ("0 other files", "1 pictures that lie in no folder"):
+        with pytest.raises(ValueError, match=f"synthetic_dir must hold a manifest.*{held}"):
+            open_synthetic(tmp_path / "flat", real, 32)
+        (tmp_path / "flat" / "one.png").write_bytes(b"")
+
+
+def test_origins_are_paths_of_the_real_set(
+    real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    path = real.select("train").records[0].path
+    told = [{"origin": o} for o in (path, f"./{path}", path.replace("/", "\\"), "", "12", "-1")]
+    folder = made(tmp_path / "s", list(draw_patches(0, 6)), ["blue"] * 6, told)
+    found = open_synthetic(folder, real, 32)
+    assert [r.extra["origin"] for r in found.records] == [path] * 3 + ["", "12", "-1"]
+    assert "The origin of 2 of 6 synthetic pictures is a number, no path: unread." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-40]),
+            "must be a readable picture, got",
+        ),
+        (
+            lambda file: Image.fromarray(np.zeros((32, 32), np.uint16)).save(file),
+            "must have 8 bits per channel, got 16-bit",
+        ),
+    ],
+)
+def test_pictures_that_cannot_be_read_are_found_before_work(
+    spoil: Any, message: str, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    folder = made(tmp_path / "s", list(draw_patches(0, 3)), ["blue"] * 3)
+    check_pictures(open_synthetic(folder, real, 32))
+    spoil(folder / "1.png")
+    with pytest.raises(ValueError, match=f"{message}.*{tmp_path}.*1.png"):
+        check_pictures(open_synthetic(folder, real, 32))
+
+
+@pytest.mark.parametrize("given", ["blurred", "sharp", "real"])
+def test_softer_pictures_than_real_ones_are_counted(
+    given: str, judge: Judge, real: PatchSet, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    images = [image for k in range(3) for image in draw_patches(k, 8, seed=77)]
+    labels = [name for name in CLASSES for _ in range(8)]
+    if given == "blurred":
+        images = [
+            np.array(Image.fromarray(a).filter(ImageFilter.GaussianBlur(1.5))) for a in images
+        ]
+    if given == "real":
+        test = real.select("test")
+        images, labels = arrays(test), [r.label for r in test.records]
+    found = judged(judge, real, tmp_path / "s", images, labels)
+    assert found.soft == 24 if given == "blurred" else found.soft <= 3
+    assert found.usual_soft <= 0.13 and found.counts()["soft"] == found.soft

@@ -1,0 +1,99 @@
+"""What counts are told of on the page on synthetic sets: each rule, and its words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "agreement",
+    "beyond",
+    "chance",
+    "distance",
+    "is_far",
+    "lost_classes",
+    "misfits",
+    "usual_rate",
+]
+
+CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
+FAR = 0.25  # of precision and recall of real patches, below which pictures do not look real
+FEW = 0.05  # share of the pictures of a class that is almost none
+
+
+def chance(low: int, high: int, total: int, rate: float) -> float:
+    """Probability of ``low`` to ``high`` of a total, each with the rate (binomial)."""
+    rate = min(max(rate, 0.01), 0.99)
+    whole, yes, no = math.lgamma(total + 1), math.log(rate), math.log1p(-rate)
+    return sum(
+        math.exp(
+            whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * yes + (total - k) * no
+        )
+        for k in range(low, high + 1)
+    )
+
+
+def beyond(count: int, total: int, rate: float) -> bool:
+    """Whether chance gives so many of a total less often than :data:`CHANCE`."""
+    return chance(count, total, total, rate) < CHANCE
+
+
+def usual_rate(told: Mapping[str, Any], usual: str = "usual") -> float:
+    """The share that chance gives, at the most, where real test patches have the ``usual`` one: of
+    copies, or of what is unlike.
+    """
+    return max(0.03, 2 * float(told[usual]))
+
+
+def agreement(told: Mapping[str, Any]) -> str:
+    """What the critic says of the labels, beside what it says of real ones."""
+    return (
+        f"critic gives their label to {told['taught']:.0%} of the pictures, and to "
+        f"{told['expected']:.0%} of real patches that it has not seen"
+    )
+
+
+def misfits(told: Mapping[str, Any]) -> bool:
+    """Whether the critic gives the pictures their labels more rarely than chance lets it."""
+    right = round(told["pictures"] * told["taught"])
+    return chance(0, right, told["pictures"], told["expected"]) < CHANCE
+
+
+def is_far(told: Mapping[str, Any]) -> bool:
+    """Whether pictures, taken together, are far from the real test patches, beside as many real
+    training patches: precision and recall are at most a quarter of theirs, and that the precision
+    is half of theirs is refuted, so that few pictures do not alarm. Nor does a set that repeats
+    itself, whose pictures are no independent evidence.
+    """
+    found = told.get("overall") or {}  # of no verdict before version 0.20
+    made, real = found.get("samples"), found.get("floor")
+    if not made or not real or 2 * told["twins"] >= told["pictures"]:
+        return False
+    inside = round(found["compared"] * made["precision"])
+    unlikely = chance(0, inside, found["compared"], real["precision"] / 2) < CHANCE
+    return unlikely and all(made[key] <= FAR * real[key] for key in ("precision", "recall"))
+
+
+def distance(told: Mapping[str, Any]) -> str:
+    """How far pictures are from real test patches, beside real training patches."""
+    made, real = (told["overall"][side] for side in ("samples", "floor"))
+    return (
+        f"in the features of the encoder {made['precision']:.0%} of the pictures lie among real "
+        f"test patches, and {real['precision']:.0%} of as many real training patches do (KID "
+        f"{made['kid']:,.4g}, of real ones {real['kid']:,.4g})"
+    )
+
+
+def lost_classes(told: Mapping[str, Any]) -> str:
+    """A sentence where some classes kept nothing, or almost nothing, and others did not."""
+    shown = {name: row for name, row in told["classes"].items() if row["pictures"]}
+    lost = {n: r for n, r in shown.items() if r["accepted"] < FEW * r["pictures"]}
+    if not lost or not told["accepted"]:
+        return ""
+    most = ", ".join(f"{row['accepted']} are {n}" for n, row in shown.items() if n not in lost)
+    gone = ", ".join(f"{row['accepted']} of {row['pictures']} {n}" for n, row in lost.items())
+    return (
+        f"Of the {told['accepted']} pictures that are kept {most or 'few are of any class'}. Of "
+        f"others hardly any is kept ({gone}): what is found here says nothing of them."
+    )

@@ -1,0 +1,87 @@
+"""What a generator is put together from: networks, and the files of a bundle; and what is told
+where something else is given.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+__all__ = [
+    "PIXELS",
+    "check_networks",
+    "diffusers_hint",
+    "files_of_bundle",
+    "scale_of_diffusers",
+]
+
+PIXELS = (
+    "a generator of pixels has no door here; what it made can be judged all the same "
+    "(bundles/verdict.json)"
+)
+
+
+def check_networks(autoencoder: Any, unet: Any) -> None:
+    """Refuse what is no network: the path of one, or none.
+
+    Raises:
+        ValueError: one of the two is none.
+    """
+    for name, part in (("autoencoder", autoencoder), ("unet", unet)):
+        if isinstance(part, nn.Module):
+            continue
+        remedy = (
+            PIXELS
+            if part is None and name == "autoencoder"
+            else f"load it first, as by diffusers.AutoencoderKL.from_pretrained({str(part)!r})"
+            if name == "autoencoder"
+            else f"load it first, as by diffusers.UNet2DModel.from_pretrained({str(part)!r})"
+        )
+        got = repr(part) if part is None or isinstance(part, (str, Path)) else type(part).__name__
+        raise ValueError(f"{name} must be a network, a torch.nn.Module, got {got}: {remedy}")
+
+
+def scale_of_diffusers(autoencoder: Any, unet: Any) -> dict[str, float]:
+    """``scale_factor`` and ``shift`` that an autoencoder of diffusers knows.
+
+    Raises:
+        ValueError: one of the two is no network, or the autoencoder tells no scale.
+    """
+    check_networks(autoencoder, unet)
+    own = getattr(autoencoder, "config", {})
+    if "scaling_factor" not in own:
+        raise ValueError(
+            "an autoencoder of diffusers must tell its scaling_factor, got "
+            f"{type(autoencoder).__name__} without: give LatentDiffusion.from_monai its "
+            "scale_factor and pixels=(-1, 1)"
+        )
+    return {"scale_factor": own["scaling_factor"], "shift": own.get("shift_factor") or 0.0}
+
+
+def diffusers_hint(folder: str | os.PathLike[str]) -> str:
+    """A remedy for a folder that is no bundle but what diffusers has saved; otherwise empty."""
+    root = Path(folder)
+    if (root / "model_index.json").is_file() or any(root.glob("*/diffusion_pytorch_model*")):
+        return (
+            ", but parts of diffusers: load them and give them to LatentDiffusion.from_diffusers, "
+            "or make a bundle of them (docs/generators.md)"
+        )
+    return ""
+
+
+def files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Path]:
+    """Paths of files of a bundle.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    for name in names:
+        if not (Path(bundle_dir) / name).is_file():
+            hint = diffusers_hint(bundle_dir)
+            raise FileNotFoundError(
+                f"a bundle must hold '{name}', got none in '{bundle_dir}'{hint}"
+            )
+    return [Path(bundle_dir) / name for name in names]
