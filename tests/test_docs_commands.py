@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -66,8 +67,7 @@ def check_bundle_export(words: list[str], folder: Path) -> None:
 
 
 def check_script(words: list[str], _: Path, capsys: Any) -> None:
-    import tomllib
-
+    tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, function = scripts[words[0]].split(":")
     with pytest.raises(SystemExit):

@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import PIL
 import pytest
 from making import deep_png, encoded, gradient, nifti
 from PIL import EpsImagePlugin, Image
@@ -90,8 +91,13 @@ READ: dict[str, Callable[[Path], bytes]] = {
     "rgba32.nii": lambda p: rgb24(p, "rgba32.nii", "RGBA"),
     "a jpeg named.png": lambda _: encoded(TRUTH, "JPEG", quality=98, subsampling=0),
     "opaque.png": lambda _: encoded(COLOUR.convert("RGBA"), "PNG"),
+    "packed ycbcr.tif": lambda _: encoded(
+        COLOUR.convert("YCbCr"), "TIFF", compression="tiff_adobe_deflate"
+    ),
     "ycbcr.tif": lambda _: encoded(COLOUR.convert("YCbCr"), "TIFF"),
 }
+if int(PIL.__version__.partition(".")[0]) < 13:  # which cannot read what it writes there
+    del READ["ycbcr.tif"]
 
 
 @pytest.mark.parametrize("name", READ)
@@ -99,7 +105,7 @@ def test_every_format_decodes_to_the_same_picture(name: str, tmp_path: Path) -> 
     content = READ[name](tmp_path)
     found = decode_patch(content, name)
     assert found.dtype == np.uint8 and found.shape == (24, 40, 3) and found.flags.owndata
-    lossy = "jp" in name.replace("jp2", "") or name == "ycbcr.tif"
+    lossy = "jp" in name.replace("jp2", "") or "ycbcr" in name
     assert np.abs(found.astype(int) - TRUTH).max() <= (4 if lossy else 0)
     assert picture_size(content, name) == (24, 40)
 

@@ -6,6 +6,7 @@ import ast
 import fnmatch
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_names_of_curves_never_overlap_and_stay_near() -> None:
 
 
 def test_templates_and_style_are_shipped() -> None:
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = settings["tool"]["setuptools"]["package-data"]["monai_histodiff"]
     report = Path(html.__file__).parent
