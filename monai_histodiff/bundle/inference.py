@@ -5,7 +5,6 @@ and onto disk.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -24,6 +23,7 @@ from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.evaluation.generator import reconstruct
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.selector import select
 
 __all__ = [
     "PatchWriter",
@@ -209,11 +209,14 @@ class PatchWriter:
         if self.critic is not None:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
             found = self.critic.probabilities(patches, origins)
-            scores = found.gather(1, labels[:, None])[:, 0]
             varied = self.sampler is not None and self.sampler.settings.strength < 1
-            least = found.amax(1) if varied else self.critic.threshold.cpu()
-            keep = scores >= least
-            self._tell(int(keep.sum()), scores, varied)
+            threshold, far = (
+                0.0 if varied else float(self.critic.threshold),
+                torch.zeros(len(found)),
+            )
+            chosen = select(found, labels, far, far, threshold, most_probable=varied)
+            scores, keep = chosen.confidence, chosen.keep
+            self._tell(int(keep.sum()), scores, threshold)
             if self.accepted_only:
                 patches, seeds, labels, scores = (
                     patches[keep],
@@ -252,14 +255,19 @@ class PatchWriter:
         )
         return resampled(patches, (height, width))
 
-    def _tell(self, kept: int, scores: Tensor, varied: bool) -> None:
-        """Print how many patches the critic accepts; where it is none, warn and say why."""
-        threshold = math.nan if self.critic is None else float(self.critic.threshold)
-        rule = "of which no other class is more probable" if varied else f"at {threshold:.2f}"
+    def _tell(self, kept: int, scores: Tensor, threshold: float) -> None:
+        """Print how many patches the critic accepts; where it is none, warn and say why.
+
+        Args:
+            kept: how many.
+            scores: of each patch.
+            threshold: 0 of variations, of which no other class may be more probable.
+        """
+        rule = f"at threshold {threshold:.2f}" if threshold else "whose class is most probable"
         print(f"Accepted {kept} of {len(scores)} {rule}.", flush=True)
         if kept == 0:
             scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
-            least = "made its class the most probable" if varied else f"reached {threshold:.2f}"
+            least = f"reached {threshold:.2f}" if threshold else "made its class the most probable"
             logger.warning(
                 "no patch %s for the critic: the surest had %.2f. More --seeds or another "
                 "--guidance_scale%s may help; --accepted_only False keeps all",

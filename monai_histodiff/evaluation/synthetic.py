@@ -66,9 +66,6 @@ def class_fidelity(
     def load(patches: PatchSet) -> Tensor:
         return recompressed(patches.images(size))
 
-    def some(x: Tensor, count: int) -> Tensor:
-        return x[torch.randperm(len(x), generator=generator)[:count]]
-
     known, unseen = load(labelled), load(test)
     usual, real = copy_distances(unseen, known)[0], features(unseen)
     twins = flag_copies(usual, usual, percentile, FLOOR)
@@ -95,7 +92,7 @@ def class_fidelity(
             **{
                 side: None
                 if x is None
-                else compare_features(own, features(some(x, n)), NEIGHBOURS)
+                else compare_features(own, features(_some(x, n, generator)), NEIGHBOURS)
                 for side, x in sides.items()
             },
             "copies": {
@@ -135,17 +132,14 @@ def overall_fidelity(
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def some(rows: Tensor, count: int) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=generator)[:count]]
-
     made, real = [], []
     for k in range(len(train.classes)):
         own, others = ((side.labels == k).nonzero()[:, 0] for side in (candidates, train))
         count = min(len(own), len(others), MOST // len(train.classes))
-        made.append(some(own, count))
-        real.append(some(others, count))
+        made.append(_some(own, count, generator))
+        real.append(_some(others, count, generator))
     rows, drawn = torch.cat(made), torch.cat(real)
-    tested = some(torch.arange(len(test)), MOST)
+    tested = _some(torch.arange(len(test)), MOST, generator)
     if min(len(rows), len(tested)) <= NEIGHBOURS:
         return {"samples": None, "floor": None, "compared": 0}
     unseen = features(recompressed(test.take(tested.tolist()).images(size)))
@@ -154,6 +148,11 @@ def overall_fidelity(
         compare_features(unseen, features(recompressed(side)), NEIGHBOURS) for side in sides
     )
     return {"samples": samples, "floor": floor, "compared": len(rows)}
+
+
+def _some(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """So many rows at random, or all."""
+    return x[torch.randperm(len(x), generator=generator)[:count]]
 
 
 def label_agreement(
