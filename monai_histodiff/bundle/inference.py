@@ -210,10 +210,8 @@ class PatchWriter:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
             found = self.critic.probabilities(patches, origins)
             varied = self.sampler is not None and self.sampler.settings.strength < 1
-            threshold, far = (
-                0.0 if varied else float(self.critic.threshold),
-                torch.zeros(len(found)),
-            )
+            threshold = 0.0 if varied else float(self.critic.threshold)
+            far = torch.zeros_like(found[:, 0])
             chosen = select(found, labels, far, far, threshold, most_probable=varied)
             scores, keep = chosen.confidence, chosen.keep
             self._tell(int(keep.sum()), scores, threshold)
