@@ -57,7 +57,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "strength",
         NUMBER,
-        "candidates are variations of labelled patches, noised to this time in (0, 1] and drawn "
+        "candidates are variations of real patches, noised to this time in (0, 1] and drawn "
         "anew; 1 draws them from pure noise",
         (FINETUNE, *GUIDANCE),
         **INNER,

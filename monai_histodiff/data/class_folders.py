@@ -6,9 +6,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from monai_histodiff.data.names import SPLITS
 from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import SUFFIXES
+from monai_histodiff.data.splits import SPLITS
 
 __all__ = ["read_folders", "top_folder"]
 

@@ -32,6 +32,7 @@ from PIL import Image
 from monai_histodiff.data.patch_files import COLUMNS, SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.reading import image_scale
+from monai_histodiff.data.splits import refuse_partial_split
 from monai_histodiff.utils.files import whole_file
 
 __all__ = ["FORMATS", "card", "export_patches"]
@@ -123,12 +124,7 @@ def _check_records(records: Sequence[PatchRecord], form: str) -> None:
             f"a column must not have the name of one that the export writes, got"
             f" '{min(taken)}': rename it in the manifest"
         )
-    blank = sum(not record.split for record in records)
-    if 0 < blank < len(records):
-        raise ValueError(
-            f"a split must be recorded for every patch or for none, got {blank} of {len(records)}"
-            " without: record theirs, or leave them out"
-        )
+    refuse_partial_split([(record.path, record.split) for record in records], "patch")
 
 
 def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
-from monai_histodiff.data.names import SPLITS, check_name, check_path, refuse_twins
+from monai_histodiff.data.names import check_name, check_path, refuse_twins
 from monai_histodiff.data.patch_files import (
     COLUMNS,
     MANIFEST,
@@ -22,6 +22,7 @@ from monai_histodiff.data.patch_files import (
     PatchRecord,
     PatchSource,
 )
+from monai_histodiff.data.splits import SPLITS, read_split, refuse_torn_groups
 from monai_histodiff.data.tables import TableRow, likely_columns, number, read_table
 
 __all__ = ["list_patches"]
@@ -79,7 +80,7 @@ def list_patches(
         refuse_twins(kind, names)
     for record, _ in found:
         check_path(record.path, f"in '{sources[record.source].root}'")
-    _refuse_torn_groups(found)
+    refuse_torn_groups((record.group, record.split) for record, _ in found)
     return [record for record, _ in found], notes + _assumed(sources, found, len(grouped))
 
 
@@ -132,17 +133,6 @@ def _lost_classes(
                 " the class, write a manifest.csv, or pack the folders of all classes together."
             )
     return notes
-
-
-def _refuse_torn_groups(found: Sequence[Found]) -> None:
-    sides = defaultdict(set)
-    for record, _ in found:
-        sides[record.group].add(record.split)
-    if torn := sorted(group for group, splits in sides.items() if len(splits) > 1):
-        raise ValueError(
-            f"a group must lie in one split only, got {len(torn)} that straddle, such as"
-            f" '{torn[0]}'"
-        )
 
 
 def _alone(record: PatchRecord, sizes: Mapping[str, int]) -> bool:
@@ -234,11 +224,7 @@ def _file(source: PatchSource, row: TableRow, at: str) -> str:
 
 
 def _record(row: TableRow, name: str, at: str) -> Found:
-    split = row.cells.get("split", "")
-    if split and split.lower() not in SPLITS:
-        raise ValueError(
-            f"split must be 'train', 'val', 'test' or empty, got '{split}' for '{name}' ({at})"
-        )
+    split = read_split(row.cells.get("split", ""), name, at)
     label, group = (
         unicodedata.normalize("NFC", row.cells.get(column, "")) for column in ("label", "group")
     )
@@ -250,7 +236,7 @@ def _record(row: TableRow, name: str, at: str) -> Found:
             f"{SCALE} must be a number above 0, such as 0.5, or empty, got"
             f" '{extra[SCALE]}' for '{name}' ({at})"
         )
-    return PatchRecord(name, label, SPLITS.get(split.lower(), ""), group, extra), at
+    return PatchRecord(name, label, split, group, extra), at
 
 
 def _positive(text: str) -> bool:

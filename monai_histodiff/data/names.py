@@ -1,4 +1,4 @@
-"""Names: what a class, a group or a part of the split may be called, and when two are one."""
+"""Names: what a class, a group or a path may be called, and when two are one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["SPLITS", "check_name", "check_path", "refuse_twins"]
+__all__ = ["check_name", "check_path", "refuse_twins"]
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
 WHOLE = re.compile(r"0*(\d+)(\.0*)?")
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_histodiff.data.names import SPLITS, check_name, refuse_twins
+from monai_histodiff.data.names import check_name, refuse_twins
+from monai_histodiff.data.splits import read_split, refuse_partial_split, refuse_torn_groups
 from monai_histodiff.data.tables import read_table
 
 __all__ = ["SlideRow", "read_slide_table", "slide_rows"]
@@ -49,12 +50,7 @@ def read_slide_table(path: str | os.PathLike[str]) -> dict[str, SlideRow]:
             raise ValueError(
                 f"a table must list each slide once, got '{slide}' again in {at}: take one away"
             )
-        if split and split.lower() not in SPLITS:
-            raise ValueError(
-                f"split must be 'train', 'val', 'test' or empty, got '{split}' for '{slide}' in"
-                f" {at}"
-            )
-        rows[slide] = SlideRow(group, label, SPLITS.get(split.lower(), ""))
+        rows[slide] = SlideRow(group, label, read_split(split, slide, at))
     return rows
 
 
@@ -116,17 +112,6 @@ def slide_rows(
             check_name(kind, name, where)
         if kind != "slide":
             refuse_twins(kind, found)
-    splits: dict[str, str] = {}
-    for row in rows.values():
-        if splits.setdefault(row.group, row.split) != row.split:
-            raise ValueError(
-                f"a group must lie in one split only, got '{row.group}' in '{splits[row.group]}' "
-                f"and '{row.split}'"
-            )
-    blank = [name for name, row in rows.items() if not row.split]
-    if 0 < len(blank) < len(rows):
-        raise ValueError(
-            f"a split must be recorded for every slide or for none, got none for {len(blank)} of"
-            f" {len(rows)}, such as '{blank[0]}': record theirs"
-        )
+    refuse_torn_groups((row.group, row.split) for row in rows.values())
+    refuse_partial_split([(name, row.split) for name, row in rows.items()], "slide")
     return rows

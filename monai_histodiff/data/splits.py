@@ -1,0 +1,69 @@
+"""The split: its parts and what they may be called, and what a recorded one must keep to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+__all__ = ["SPLITS", "read_split", "refuse_partial_split", "refuse_torn_groups"]
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def read_split(text: str, name: str, where: str) -> str:
+    """The part of the split that a cell tells: ``train``, ``val``, ``test``, or empty.
+
+    Args:
+        text: the cell.
+        name: of the patch or slide, for the message.
+        where: its place, for the message.
+
+    Raises:
+        ValueError: the cell tells something else.
+    """
+    if text and text.lower() not in SPLITS:
+        raise ValueError(
+            f"split must be 'train', 'val', 'test' or empty, got '{text}' for '{name}' ({where})"
+        )
+    return SPLITS.get(text.lower(), "")
+
+
+def refuse_torn_groups(found: Iterable[tuple[str, str]]) -> None:
+    """Refuse a group of which one part of the split would know the other.
+
+    Args:
+        found: group and part of the split, of each patch or slide.
+
+    Raises:
+        ValueError: a group lies in several parts.
+    """
+    sides: dict[str, set[str]] = defaultdict(set)
+    for group, split in found:
+        sides[group].add(split)
+    if torn := sorted(group for group, splits in sides.items() if len(splits) > 1):
+        raise ValueError(
+            f"a group must lie in one split only, got {len(torn)} that straddle, such as"
+            f" '{torn[0]}' in {' and '.join(sorted(map(repr, sides[torn[0]])))}: record one for it"
+        )
+
+
+def refuse_partial_split(found: Sequence[tuple[str, str]], kind: str) -> None:
+    """Refuse a split that is recorded for some alone: the others would get lost, or lie anywhere.
+
+    Args:
+        found: name and part of the split, of each patch or slide.
+        kind: what they are, for the message.
+
+    Raises:
+        ValueError: some have none.
+    """
+    blank = [name for name, split in found if not split]
+    if 0 < len(blank) < len(found):
+        raise ValueError(
+            f"a split must be recorded for every {kind} or for none, got {len(blank)} of "
+            f"{len(found)} without, such as '{blank[0]}': record theirs, or leave them out"
+        )
