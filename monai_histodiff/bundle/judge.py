@@ -18,6 +18,7 @@ from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import rejudged
 from monai_histodiff.evaluation.results_files import REMEDY, check_kinds, read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
+from monai_histodiff.report.summary import difference_words
 from monai_histodiff.report.values import p_value
 from monai_histodiff.utils.files import write_json
 
@@ -143,9 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("(from which answers were right: other metrics than balanced accuracy are as then)")
     for name, row in results["claims"].items():
         found = results["differences"][name]["balanced_accuracy"]
-        mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
-        told = f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), p {p_value(row['p_holm'])}"
-        print(f"{name}: {told}: {row['claim']}")
+        print(f"{name}: {difference_words(found)}, p {p_value(row['p_holm'])}: {row['claim']}")
 
 
 if __name__ == "__main__":

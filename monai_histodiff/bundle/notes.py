@@ -11,6 +11,7 @@ from monai_histodiff._version import __version__
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.verdict import CLAIM
+from monai_histodiff.report.summary import difference_words
 
 __all__ = [
     "data_notes",
@@ -157,12 +158,12 @@ def result_notes(
         "The threshold is calibrated on held-out real patches; " + _carried_over(agreement),
     ]
     if (ceiling := differences.get("R-C")) is not None and evaluation.material.pool is not None:
-        mean, low, high = (100 * ceiling[CLAIM][key] for key in ("mean", "low", "high"))
         left = int((evaluation.material.pool.labels >= 0).sum())
         notes.append(
             f"The ceiling: the {left} training patches that were not drawn as labelled, with "
-            f"their true labels, change balanced accuracy by {mean:+.1f} points (95 % interval "
-            f"{low:+.1f} to {high:+.1f}). Synthetic patches can hardly bring more."
+            "their true labels, change balanced accuracy by "
+            f"{difference_words(ceiling[CLAIM])} points (95 % interval). Synthetic patches can "
+            "hardly bring more."
         )
     if (made_by := outcome.get("version", __version__)) != __version__:
         notes.append(

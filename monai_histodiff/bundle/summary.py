@@ -19,7 +19,7 @@ from monai_histodiff.evaluation.draws import (
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.report.data_sets import sets_to_html
 from monai_histodiff.report.limits import limits
-from monai_histodiff.report.summary import to_html, to_markdown
+from monai_histodiff.report.summary import difference_words, to_html, to_markdown
 from monai_histodiff.report.values import p_value
 
 
@@ -86,9 +86,8 @@ def _across_sets(names: Sequence[str], combined: Mapping[str, Mapping[str, Any]]
         lines += ["| difference | balanced accuracy, points (95 %) | p | p, corrected | claim |"]
         lines += ["|---|---|---|---|---|"]
         for name, row in found.items():
-            mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("mean", "low", "high"))
-            told = f"{mean} ({low} to {high}) | {p_value(row['p'])} | {p_value(row['p_holm'])}"
-            lines.append(f"| {name} | {told} | {row['claim']} |")
+            p, holm = p_value(row["p"]), p_value(row["p_holm"])
+            lines.append(f"| {name} | {difference_words(row)} | {p} | {holm} | {row['claim']} |")
         for sentence in limits([], found):
             lines += ["", sentence]
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from monai_histodiff.report.making import passed
 from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
 from monai_histodiff.report.values import change_words, markdown, number, p_value
 
-__all__ = ["to_html", "to_markdown"]
+__all__ = ["to_html", "to_markdown", "difference_words"]
 
 METRIC = "balanced_accuracy"
 MAIN = "G-C"
@@ -74,7 +74,9 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         ]
         for name, row in combined[labels].items():
             p, holm = p_value(row["p"]), p_value(row["p_holm"])
-            lines.append(f"| {markdown(name)} | {told(row)} | {p} | {holm} | {row['claim']} |")
+            lines.append(
+                f"| {markdown(name)} | {difference_words(row)} | {p} | {holm} | {row['claim']} |"
+            )
         for sentence in limits(runs, combined[labels]):
             lines += ["", markdown(sentence)]
     return "\n".join(lines) + "\n"
@@ -126,7 +128,7 @@ def verdict_over(rows: Mapping[str, Mapping[str, Any]], of: str = "") -> Verdict
     claims = {labels: row["claim"] for labels, row in rows.items()}
     same = set(claims.values())
     each = [
-        f"with {labels} labels per class by {told(row)} points"
+        f"with {labels} labels per class by {difference_words(row)} points"
         + ("" if len(same) == 1 else f": {claims[labels]}")
         for labels, row in rows.items()
     ]
@@ -151,7 +153,7 @@ def _differences(name: str, by_labels: Runs, combined: Combined) -> Intervals:
 
 def interval_row(name: str, note: str, place: str, row: Mapping[str, Any], axis: Axis) -> Row:
     """A line of an interval plot that shows a difference; ``place`` says whose to a listener."""
-    (mean, low, high), words = points(row), told(row)
+    (mean, low, high), words = points(row), difference_words(row)
     return Row(
         name=name,
         note=note,
@@ -268,7 +270,10 @@ def points(row: Mapping[str, Any]) -> list[float]:
     return change({METRIC: row})
 
 
-def told(row: Mapping[str, Any]) -> str:
+def difference_words(row: Mapping[str, Any]) -> str:
+    """Mean and interval of a difference, fractions, in points: ``+1.2 (−2.0 to +4.1)``, or that no
+    interval is known.
+    """
     return change_words(points(row))
 
 

@@ -44,6 +44,7 @@ from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.evaluation.denoising import denoising_error
 from monai_histodiff.evaluation.feature_metrics import compare_features, frechet_distance
+from monai_histodiff.report.summary import difference_words
 from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.weights import load_weights, save_weights
 
@@ -230,14 +231,17 @@ def test_finetune_writes_everything_it_promises(finetuned: Path) -> None:
         np.subtract(results["arms"]["G"]["accuracy"], results["arms"]["C"]["accuracy"])
     )
     assert results["differences"]["G-C"]["accuracy"]["mean"] == pytest.approx(paired)
-    room = 100 * results["differences"]["R-C"]["balanced_accuracy"]["mean"]
+    room = results["differences"]["R-C"]["balanced_accuracy"]
     left = sum(results["dataset"]["counts"]["train"].values()) - 12
     notes = [
         note
         for note in results["notes"]
         if note.startswith(f"The ceiling: the {left} training patches")
     ]
-    assert len(notes) == 1 and f"change balanced accuracy by {room:+.1f} points" in notes[0]
+    assert (
+        len(notes) == 1
+        and f"change balanced accuracy by {difference_words(room)} points" in notes[0]
+    )
     assert results["dataset"]["counts"]["labelled"] == {"pink": 6, "violet": 6}
     assert results["dataset"]["demo"] is False
     selection = results["selection"]

@@ -447,6 +447,17 @@ def test_several_data_sets_are_printed_one_by_one_and_together(
     assert "## 5 labels" in last and "## 25" not in last and "| G-C | +7.5 (" in last
 
 
+def test_an_interval_that_is_not_known_is_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [run(0, 5), run(0, 5, gain=0.1, dataset="b.zip", site="b")]
+    for results in both:
+        results["test"]["groups"] = [results["test"]["groups"][0]] * 400
+    main([str(path) for path in write(tmp_path, *both)])
+    text = capsys.readouterr().out
+    assert text.count("| G-C | ") == 3 and text.count("(no interval)") == 6 and "nan" not in text
+
+
 def test_a_missing_file_ends_the_command_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -331,7 +331,8 @@ def test_groups_are_checked_before_any_slide_is_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got both: leave one out"):
         slide_rows(slides, {}, "A")
     with pytest.raises(
-        ValueError, match="a group must lie in one split only, .* such as 'x' in 'test' and 'train'"
+        ValueError,
+        match="a group must lie in one split only, .* such as 'x' in 'test' and 'train'",
     ):
         slide_rows(slides, {"A": SlideRow("x", split="train"), "B": SlideRow("x", split="test")})
 
