@@ -14,6 +14,7 @@ from monai_histodiff.evaluation.verdict import CLAIM
 from monai_histodiff.report.summary import difference_words
 
 __all__ = [
+    "critic_note",
     "data_notes",
     "forecast_note",
     "left_out_note",
@@ -64,6 +65,23 @@ def colour_note(results: Mapping[str, Any]) -> str:
         f"Arm C reaches {reached:.0%} of balanced accuracy, and the {best} alone "
         f"{floors[best]:.0%}: its classifier was trained too little (classifier_steps), or sees "
         "no more than the stain. What changes it says little of a classifier that works."
+    )
+
+
+def critic_note(results: Mapping[str, Any]) -> str:
+    """A plain sentence where the critic itself does as well as arm G; otherwise empty.
+
+    Args:
+        results: with ``arms``, and ``critic`` where there is one.
+    """
+    runs = results["arms"].get("G", {}).get(CLAIM, [])
+    alone = results.get("critic", {}).get(CLAIM)
+    if not runs or alone is None or alone < (reached := sum(runs) / len(runs)):
+        return ""
+    return (
+        f"The critic itself reaches {alone:.1%} of balanced accuracy on the test patches, and arm "
+        f"G, which learns from what it selected, {reached:.1%}: where you can use the critic, you "
+        "need no synthetic patches."
     )
 
 

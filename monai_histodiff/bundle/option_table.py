@@ -162,7 +162,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "critic_views", WHOLE, "augmented views of each patch, for the critic", (TRAIN,), low=1
     ),
-    Option("critic_folds", WHOLE, "members of the critic", (TRAIN, EVALUATE, INFERENCE), low=2),
+    Option("critic_folds", WHOLE, "members of the critic", (TRAIN,), low=2),
     Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, *UNETS), low=1),
     Option("adaptation_encodings", WHOLE, "the same, for the adaptation", (TRAIN,), low=1),
     # ------------------------------------------------------------------------- sampling

@@ -186,7 +186,7 @@ def evaluation_steps(
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
     shown = len(values["seeds"]) * sum(BESIDE if ARMS[arm].unlabelled else 1.0 for arm in arms)
     cost = (shown * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
-    cost += tested * (READING + count * FIVE_CROPS * PREDICTION)
+    cost += tested * (READING + FIVE_CROPS * (count * PREDICTION + FEATURES))
     cost *= (size / PROBE_SIZE) ** 2
     text = f"train {count} classifiers ({fitting} steps each)"
     return [Step("evaluate", text, cost, STAGE + REPORT)]

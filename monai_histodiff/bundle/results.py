@@ -14,6 +14,7 @@ from monai.transforms import Compose
 
 from monai_histodiff._version import __version__
 from monai_histodiff.bundle.notes import (
+    critic_note,
     data_notes,
     forecast_note,
     left_out_note,
@@ -104,6 +105,7 @@ def run_and_report(
         *([forecast_note(forecast, results["claims"])] if forecast else []),
         *left_out_note(evaluation.left_out),
         *training_notes(results),
+        *filter(None, [critic_note(results)]),
         *find_leaks(patches.select("train"), evaluation.test).notes,
         *data_notes(patches, dataset_dir),
         *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),

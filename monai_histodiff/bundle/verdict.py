@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import left_out_note, training_notes
+from monai_histodiff.bundle.notes import critic_note, left_out_note, training_notes
 from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -147,7 +147,8 @@ def judge_and_report(
     results["claims"] = withheld(results["claims"], figures)
     results["warnings"] = [w for part in figures for w in warnings(part, named)]
     told = notes(results, arms, trained, judge, judged)
-    results["notes"] = [*told, *left_out_note(evaluation.left_out), *training_notes(results)]
+    told += [*left_out_note(evaluation.left_out), *training_notes(results)]
+    results["notes"] = [*told, *filter(None, [critic_note(results)])]
     write_predictions(folder.predictions, evaluation)
     results["files"] = describe_files(folder.root, [folder.predictions.name])
     write_json(folder.results, results)

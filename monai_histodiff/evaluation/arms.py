@@ -36,7 +36,8 @@ class Material:
         size: height and width that the classifier sees.
         pool: training patches that were not drawn as labelled (arms E, M, P and R). Only R reads
             their labels: it is the ceiling, not a method.
-        critic: pseudo-labels the pool, at its threshold (arm E).
+        critic: pseudo-labels the pool, at its threshold (arm E); its own answers to the test
+            patches stand beside the arms.
         published: candidates of the published method, with their outcome (arm G0).
         second: candidates of a second generator, with their outcome (arm G2).
         features: patches ``N x 3 x size x size``, uint8 or in [0, 1], to features ``N x D``

@@ -25,7 +25,9 @@ from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material, repeats_selected
 from monai_histodiff.evaluation.baselines import colour_floors
+from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
+from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.utils.cache import cached
 from monai_histodiff.utils.fingerprint import fingerprint
 from monai_histodiff.utils.global_state import untracked
@@ -114,6 +116,7 @@ class Evaluation:
             :func:`~monai_histodiff.evaluation.arms.repeats_selected`.
         probabilities: after :meth:`run`, arm to test probabilities ``N x K``, one for each seed.
         seconds: likewise, what each training took (of a cached one: what it once took).
+        critic: likewise, what the material's critic gives them, ``N x K``, if there is one.
 
     Raises:
         ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, one
@@ -164,6 +167,7 @@ class Evaluation:
         self.seeds = tuple(int(s) for s in seeds)
         self.probabilities: dict[str, list[np.ndarray]] = {}
         self.seconds: dict[str, list[float]] = {}
+        self.critic: np.ndarray | None = None
         self._banks: dict[str, SyntheticBank] = {}  # of arms whose bank every seed shares
         # Hashed before they are used: random transforms keep the outcome of their last draw.
         self._augmentation = {
@@ -194,19 +198,23 @@ class Evaluation:
                 found = cached(self.cache_dir, name, compute)
                 self.probabilities.setdefault(arm, []).append(found["probabilities"])
                 self.seconds.setdefault(arm, []).append(float(found["seconds"]))
+        if (critic := self.material.critic) is not None:
+            name = f"critic-{fingerprint(data, critic.state_dict())[:40]}"
+            found = cached(self.cache_dir, name, lambda: {"probabilities": _told(critic, test)})
+            self.critic = found["probabilities"]
         return self.probabilities
 
     def results(self, comparisons: Sequence[str] = COMPARISONS) -> dict[str, Any]:
-        """Metrics of every arm and seed, differences with intervals, claims, recall, floors and
-        the verdict, as plain values.
+        """Metrics of every arm and seed, of colour alone and of the critic, differences with
+        intervals, claims, recall and the verdict, as plain values.
 
         The claims are the ``comparisons`` whose arms were run, in balanced accuracy; their
         p-values are corrected for one another by Holm's method.
         """
-        accepted = int(self.material.candidates.accepted.sum())
+        accepted, labels = int(self.material.candidates.accepted.sum()), self.test.labels.numpy()
         found = compare_arms(
             self.probabilities,
-            self.test.labels.numpy(),
+            labels,
             [pseudonym(group) for group in self.test.groups],
             self.material.classes,
             comparisons,
@@ -215,16 +223,13 @@ class Evaluation:
         size, parts = self.material.size, (self.material.labelled, self.test)
         train, test = (part.images(size) for part in parts)
         claim, sentence = last_word(found["claims"], accepted)
+        if self.critic is not None:
+            found["critic"] = classification_metrics(self.critic, labels)
+        known = (train, self.material.labelled.labels, test, self.test.labels)
         return {
             **found,
             "arm_names": {arm: ARMS[arm].words for arm in self.probabilities},
-            "floors": colour_floors(
-                train,
-                self.material.labelled.labels,
-                test,
-                self.test.labels,
-                len(self.material.classes),
-            ),
+            "floors": colour_floors(*known, len(self.material.classes)),
             "seeds": list(self.seeds),
             "claim": claim,
             "verdict": sentence,
@@ -272,6 +277,10 @@ class Evaluation:
         labels = torch.tensor([int(view["label"]) for view in views])
         probe = linear_probe(train, labels, penalty=0.1, scaling="common")
         return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
+
+
+def _told(critic: PatchCritic, test: Tensor) -> np.ndarray:
+    return torch.stack([critic.probabilities(v) for v in test]).mean(0).double().numpy()
 
 
 def _timed(

@@ -39,6 +39,8 @@ NOT_CLAIMED = (
     "The corrected p-values are Holm’s, over all comparisons of this page. Whatever they are, "
     "nothing is claimed here: see the sentence at the top."
 )
+CRITIC = "the critic"
+AS_IT_IS = "what labels and selects, as it is"
 RELIABILITY = (
     "To the right: the confidence of the classifier. Upwards: how often it was right. The area of "
     "a dot: how many test patches. On the diagonal, the confidence can be believed; below it, the "
@@ -123,11 +125,18 @@ def _change_row(
     )
 
 
+def baselines(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Metrics of what is no arm: of colour alone, and of the critic."""
+    critic = results.get("critic")
+    return {**results.get("floors", {}), **({CRITIC: critic} if critic else {})}
+
+
 def arms(results: Mapping[str, Any]) -> list[Block]:
     """The balanced accuracy of all arms and baselines as a plot, and all metrics as a table."""
-    names, baselines = results.get("arm_names", {}), results.get("floors", {})
+    names = {**dict.fromkeys(baselines(results), "baseline to beat"), CRITIC: AS_IT_IS}
+    names |= results.get("arm_names", {})
     known, count = results.get("intervals", {}), len(results["seeds"])
-    if not (every := {**results["arms"], **baselines}):
+    if not (every := {**results["arms"], **baselines(results)}):
         return []
     metrics = [key for key in METRICS if any(key in arm for arm in every.values())]
     means = {name: 100 * finite(arm.get("balanced_accuracy")) for name, arm in every.items()}
@@ -142,7 +151,7 @@ def arms(results: Mapping[str, Any]) -> list[Block]:
     strips = Axis.over(v for values in means.values() for v in values)
     rows, lines = [], []
     for name, arm in every.items():
-        note = names.get(name, "baseline to beat" if name in baselines else "")
+        note = names.get(name, "")
         label = f"balanced accuracy of each seed: {', '.join(map(number, means[name]))} %"
         cells = [
             TableCell(number(factor * finite(arm.get(key)), digits))

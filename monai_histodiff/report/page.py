@@ -190,6 +190,6 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
         facts.append(Fact("Test patches", number(sum(test.values()), 0), note))
     if seeds := results["seeds"]:
         count = len(results["arms"])
-        note = f"{count} arms × {len(seeds)} seeds"
+        note = f"{count} arm{'s' * (count > 1)} × {len(seeds)} seed{'s' * (len(seeds) > 1)}"
         facts.append(Fact("Trainings", number(len(seeds) * count, 0), note))
     return facts

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict, share
-from monai_histodiff.report.comparisons import change
+from monai_histodiff.report.comparisons import baselines, change
 from monai_histodiff.report.html import write_page
 from monai_histodiff.report.limits import limits
 from monai_histodiff.report.making import passed
@@ -63,8 +63,8 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
         for arm, words in arms_of(runs).items():
             cells = _scores_in_words({m: scores_of(runs, arm, m) for m in COLUMNS})
             lines.append(f"| {markdown(arm)} | {markdown(words)} | {' | '.join(cells)} |")
-        for name in runs[0].get("floors", {}):
-            floors = [run.get("floors", {}).get(name, {}) for run in runs]
+        for name in {name: None for run in runs for name in baselines(run)}:
+            floors = [baselines(run).get(name, {}) for run in runs]
             cells = _scores_in_words({m: [f[m] for f in floors if m in f] for m in COLUMNS})
             lines.append(f"| | {markdown(name)} | {' | '.join(cells)} |")
         lines += [

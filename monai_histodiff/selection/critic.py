@@ -148,7 +148,6 @@ class PatchCritic(nn.Module):
         path: str | os.PathLike[str],
         network: Callable[..., nn.Module],
         num_classes: int,
-        members: int = 3,
     ) -> PatchCritic:
         """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
 
@@ -156,13 +155,12 @@ class PatchCritic(nn.Module):
             path: the file.
             network: makes a member.
             num_classes: number of classes.
-            members: members of the ensemble.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file cannot be read, is damaged, or belongs to another architecture.
         """
-        return cls._restored(read_state(path), path, network, num_classes, members)
+        return cls._restored(read_state(path), path, network, num_classes)
 
     @classmethod
     def _restored(
@@ -171,10 +169,10 @@ class PatchCritic(nn.Module):
         path: str | os.PathLike[str],
         network: Callable[..., nn.Module],
         num_classes: int,
-        members: int,
     ) -> PatchCritic:
+        members = {name.split(".")[1] for name in state if name.startswith("members.")}
         with float32_default():
-            made = [network(num_classes=num_classes) for _ in range(members)]
+            made = [network(num_classes=num_classes) for _ in members]
         critic = cls(made, num_classes)
         critic.folds = state.get("folds")
         load_fitting(critic, state, path)
@@ -192,7 +190,6 @@ class PatchCritic(nn.Module):
         path: str | os.PathLike[str],
         encoder: str | os.PathLike[str],
         num_classes: int,
-        members: int = 3,
         device: str | torch.device = "cpu",
     ) -> PatchCritic:
         """Read a critic written by :meth:`save` whose members are
@@ -202,7 +199,6 @@ class PatchCritic(nn.Module):
             path: the file.
             encoder: a bundle, or a name, see :func:`~monai_histodiff.classifiers.named_encoder`.
             num_classes: number of classes.
-            members: members of the ensemble.
             device: where to put it.
 
         Raises:
@@ -214,7 +210,7 @@ class PatchCritic(nn.Module):
             empty = nn.Linear(layer.shape[1], layer.shape[0], device=device).requires_grad_(False)
             made = made.with_discriminant(empty)
         network = ProbeTraining(made).network
-        return cls._restored(state, path, network, num_classes, members)
+        return cls._restored(state, path, network, num_classes)
 
 
 def fit_critic(

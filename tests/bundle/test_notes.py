@@ -16,6 +16,7 @@ from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.bundle.demo import write_demo
 from monai_histodiff.bundle.notes import (
     colour_note,
+    critic_note,
     data_notes,
     forecast_note,
     left_out_note,
@@ -106,6 +107,17 @@ def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
     assert told(0.5, 0.52) == "" and colour_note({"arms": {}}) == ""
     assert told(0.48, 0.5).startswith("Arm C reaches 49% of balanced accuracy, and the colour")
     assert "alone 50%: its classifier was trained too little" in told(0.4, 0.6)
+
+
+def test_a_critic_that_does_as_well_as_arm_g_is_told_of() -> None:
+    def told(alone: float, *runs: float) -> str:
+        arms = {"C": {"balanced_accuracy": [0.1]}, "G": {"balanced_accuracy": runs}}
+        return critic_note({"arms": arms, "critic": {"balanced_accuracy": alone}})
+
+    assert told(0.5, 0.5, 0.52) == "" and told(0.5) == ""
+    assert critic_note({"arms": {"G": {"balanced_accuracy": [0.1]}}}) == ""
+    assert told(0.5, 0.5, 0.5).startswith("The critic itself reaches 50.0% of balanced accuracy")
+    assert "arm G, which learns from what it selected, 41.5%: where" in told(0.5, 0.41, 0.42)
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,9 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     (step,) = evaluation_steps(verdict)
     assert step.text == "train 6 classifiers (80 steps each)" and step.seconds
     (tested,) = evaluation_steps(verdict, 100)
-    assert tested.cost - step.cost == pytest.approx(100 * (plan.READING + 30 * plan.PREDICTION))
+    assert tested.cost - step.cost == pytest.approx(
+        100 * (plan.READING + 30 * plan.PREDICTION + 5 * plan.FEATURES)
+    )
 
 
 def test_one_thread_is_recommended_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:

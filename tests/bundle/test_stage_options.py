@@ -43,7 +43,7 @@ def refused(name: str, **overrides: Any) -> str:
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("output_dir", "elsewhere"), ("critic_folds", 4), ("test_fraction", 0.2), ("draw", 3)],
+    [("output_dir", "elsewhere"), ("test_fraction", 0.2), ("draw", 3)],
 )
 def test_stages_of_one_run_agree(stage: str, key: str, value: Any) -> None:
     line = refused("finetune", **{f"{stage}#{key}": value})

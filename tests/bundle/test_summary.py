@@ -184,7 +184,11 @@ def test_markdown_has_every_label_count_arm_and_difference(tmp_path: Path) -> No
     assert (
         text.count("| G | selected | 57.0\u00a0±\u00a0") == 3
         and text.count("| | mean colour | 25.0") == 3
+        and "the critic" not in text
     )
+    first = min(results, key=lambda found: found["settings"]["labels_per_class"] != 5)
+    first["critic"] = dict.fromkeys(first["arms"]["C"], 0.4)
+    assert to_markdown(results).count("| | the critic | 40.0 |") == 1
     assert "| G-C | +5.0 (" in text and "Accepted candidates, by draw: 7 of 60, 7 of 60." in text
     for block in text.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]

@@ -523,6 +523,41 @@ def test_larger_patches_are_judged_by_five_crops(
     )
 
 
+@pytest.mark.parametrize("size", [32, 24])
+def test_the_critic_itself_is_measured_as_the_arms_are(
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    size: int,
+    tmp_path: Path,
+) -> None:
+    """Over the same crops, once for each state of it: another temperature is another critic."""
+    cut = candidates.images[..., :size, :size].contiguous()
+    given = {
+        "candidates": Candidates(**{**candidates.__dict__, "images": cut}),
+        "crop": RandSpatialCropd("image", (size, size), random_size=False),
+        "critic": PatchCritic([Judge()], 3),
+        "size": size,
+    }
+    options: dict[str, Any] = {"arms": ["C", "G"], "seeds": [0], "cache_dir": tmp_path}
+    run = evaluation(parts, **given, **options)
+    assert run.critic is None
+    run.run()
+    expected = given["critic"].of_patches(parts[2], size)
+    np.testing.assert_allclose(run.critic, expected, atol=1e-4)
+    told = run.results()["critic"]
+    right = (expected.argmax(1) == parts[2].labels).double().mean()
+    assert told["accuracy"] == pytest.approx(float(right)) == 1.0
+    assert set(told) == set(run.results()["floors"]["mean colour"])
+    given["critic"].temperature.fill_(30.0)
+    again = evaluation(parts, **given, **options)
+    again.run()
+    np.testing.assert_allclose(again.critic, given["critic"].of_patches(parts[2], size), atol=1e-4)
+    assert np.abs(again.critic - run.critic).max() > 0.01
+    without = evaluation(parts, **{**given, "critic": None}, **options)
+    without.run()
+    assert without.critic is None and "critic" not in without.results()
+
+
 def test_classes_that_differ_in_colour_are_learned_and_shuffled_labels_hurt(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> None:

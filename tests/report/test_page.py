@@ -333,6 +333,10 @@ def test_arms_table(read: Read, results: dict[str, Any]) -> None:
         "",
     ]
     assert rows[4][:4] == ["mean colourbaseline to beat", "38.0", "40.0", DASH]
+    results["critic"] = {"accuracy": 0.61, "balanced_accuracy": 0.6}
+    rows = read(results).table("Mean ± standard deviation over 3 seeds")
+    told = ["the criticwhat labels and selects, as it is", "60.0", "61.0", DASH]
+    assert len(rows) == 6 and rows[5][:4] == told
     label = "balanced accuracy of each seed: 57.0, 58.0, 59.0 %"
     assert label in [plot.get("aria-label") for plot in read().all("svg")]
 

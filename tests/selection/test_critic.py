@@ -286,7 +286,7 @@ def test_what_no_member_has_seen_is_judged_by_all(critic: PatchCritic, labelled:
 
 def test_critic_survives_saving(critic: PatchCritic, labelled: PatchSet, tmp_path: Path) -> None:
     critic.save(tmp_path / "critic.pt")
-    twin = PatchCritic.load(tmp_path / "critic.pt", small, 3, members=3)
+    twin = PatchCritic.load(tmp_path / "critic.pt", small, 3)
     torch.testing.assert_close(
         twin.probabilities(labelled.images()),
         critic.probabilities(labelled.images()),
@@ -300,7 +300,7 @@ def test_critic_survives_saving(critic: PatchCritic, labelled: PatchSet, tmp_pat
     judged = (each.probabilities(labelled.images(), origins) for each in (critic, twin))
     torch.testing.assert_close(*judged, atol=0.02, rtol=0)
     with pytest.raises(ValueError, match="weights must fit the network"):
-        PatchCritic.load(tmp_path / "critic.pt", small, 3, members=2)
+        PatchCritic.load(tmp_path / "critic.pt", small, 2)
     with pytest.raises(FileNotFoundError, match="weights must exist"):
         PatchCritic.load(tmp_path / "none.pt", small, 3)
 
@@ -311,7 +311,7 @@ def test_a_critic_without_folds_judges_no_variations(
     """As the files of earlier versions: they load, and all else works."""
     state = {name: value for name, value in critic.state_dict().items() if name != "folds"}
     save_weights(tmp_path / "old.pt", state)
-    old = PatchCritic.load(tmp_path / "old.pt", small, 3, members=3)
+    old = PatchCritic.load(tmp_path / "old.pt", small, 3)
     assert old.folds is None and old.probabilities(labelled.images()[:2]).shape == (2, 3)
     with pytest.raises(
         ValueError, match="the critic must know its folds \\(fit_critic tells them\\), got none"
