@@ -95,8 +95,8 @@ def prepare(name: str) -> RunPlan:
     if not steps:
         return RunPlan([])
     first, last = (stages[s] if name == "finetune" else values for s in STAGES)
-    seeds, folds = len(last.get("seeds", ())), first["critic_folds"]
-    notes = () if task is None else task.notes(seeds, folds)
+    seeds = len(last.get("seeds", ()))
+    notes = () if task is None else task.notes(seeds, first["critic_folds"])
     speed = measure_speed(values["device"], bool(first["bfloat16"]))
     plan = RunPlan(steps, *speed, notes)
     plan.announce()
