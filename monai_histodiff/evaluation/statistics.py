@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.special import ndtr
 
 from monai_histodiff.evaluation.clusters import Layout
 from monai_histodiff.evaluation.student import t_quantile, t_tail
@@ -127,10 +129,16 @@ def _spread(scores: Array, influences: Array) -> tuple[Array, Array]:
 def _sum(
     mean: Array, group: Array, free: Array | float, runs: Array, mixed: Array, f: Array | float
 ) -> Estimate:
-    """The estimate of a mean, from the variance of groups, of runs, and of what both hold."""
+    """The estimate of a mean, from the variance of groups, of runs, and of what both hold.
+
+    What runs add is not taken to be below 0, so that its noise counts by the chance that it lies
+    above: an interval does not jump where the estimate passes 0.
+    """
     extra = np.maximum(runs - mixed, 0)
-    noise = np.where(extra > 0, runs**2 / (f + 2) + mixed**2 / (f * free + 2), 0)
+    noise = runs**2 / (f + 2) + mixed**2 / (f * free + 2)
     with np.errstate(invalid="ignore", divide="ignore"):
+        above = ndtr(torch.from_numpy(np.asarray((runs - mixed) / np.sqrt(2 * noise)))).numpy()
+        noise = np.where(noise > 0, above * noise, 0)
         whole = (group + extra) ** 2 / (group**2 / (free + 2) + noise) - 2
     return Estimate(mean, group, extra, np.maximum(np.nan_to_num(whole, nan=1.0), 1))
 

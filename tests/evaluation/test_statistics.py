@@ -12,6 +12,7 @@ from monai_histodiff.evaluation.metrics import METRICS, classification_metrics, 
 from monai_histodiff.evaluation.statistics import (
     Draw,
     Estimate,
+    _sum,
     balanced_estimate,
     combined,
     holm,
@@ -160,6 +161,25 @@ def test_degrees_of_freedom_by_hand() -> None:
     one, two = np.array(2.0), np.array(1.0)
     assert satterthwaite((one, 4)) == pytest.approx(4)
     assert satterthwaite((one, 4), (two, 10)) == pytest.approx(9 / (4 / 6 + 1 / 12) - 2)
+
+
+def test_an_interval_does_not_jump_where_runs_add_nothing() -> None:
+    """Their variance, less that of single patches, is not taken to be below 0; what is known of it
+    counts by the chance that it lies above: half of it at 0.
+    """
+    group, free, mixed, f = np.full(401, 1.0), 12.0, np.full(401, 2.0), 4.0
+    runs = np.concatenate([[1e-9], np.linspace(1.9, 2.1, 399), [200.0]])
+    found = _sum(np.zeros(401), group, free, runs, mixed, f)
+    assert np.abs(np.diff(found.freedom[1:-1])).max() < 0.05 and found.run_variance[1] == 0
+    noise = runs**2 / (f + 2) + mixed**2 / (f * free + 2)
+    whole = (group + found.run_variance) ** 2
+    half = whole / (group**2 / (free + 2) + noise / 2) - 2
+    assert found.freedom[200] == pytest.approx(max(1, half[200])) and runs[200] == 2
+    every = whole / (group**2 / (free + 2) + noise) - 2
+    assert every[-1] < found.freedom[-1] < 1.1 * every[-1]
+    assert 9 < found.freedom[0] < 12, "far below 0 the groups' own, nearly"
+    nothing = _sum(group, group, free, 0 * runs, 0 * runs, f)
+    assert nothing.freedom == pytest.approx(np.full(401, free))
 
 
 def test_the_mean_of_data_sets() -> None:
