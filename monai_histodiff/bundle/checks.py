@@ -16,6 +16,7 @@ from monai_histodiff.classifiers.encoder_names import check_encoder_name
 from monai_histodiff.data.patch_files import MANIFEST
 from monai_histodiff.diffusion.parts import diffusers_hint
 from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.selection.selector import CENTROIDS
 from monai_histodiff.utils.weights import checked_device
 
 __all__ = [
@@ -135,17 +136,21 @@ def check_arms(values: Mapping[str, Any]) -> None:
 
     Raises:
         FileNotFoundError: one is missing.
+        ValueError: what arm G0 is to show was made by another method.
     """
     arms, encoder = values["arms"], Path(values["ldm_dir"]) / "models" / "encoder.pt"
     if "J" in arms and not encoder.is_file():
         raise FileNotFoundError(
             f"arm J needs the patch encoder of the LDM bundle, got no '{encoder}': leave J out"
         )
-    if "G0" in arms and not RunFolder(values["published_dir"]).outcome.is_file():
-        raise FileNotFoundError(
-            f"arm G0 needs a run of published.yaml in published_dir, got none in "
-            f"'{values['published_dir']}': make one (docs/verdict.md), or leave G0 out"
-        )
+    if "G0" in arms:
+        published = RunFolder(values["published_dir"])
+        needs = "arm G0 needs a run of published.yaml in published_dir, got"
+        rest = f"in '{published.root}': make one (docs/verdict.md), or leave G0 out"
+        if not published.outcome.is_file():
+            raise FileNotFoundError(f"{needs} none {rest}")
+        if published.read_outcome()["selection"].get("rule") != CENTROIDS:
+            raise ValueError(f"{needs} one of another method {rest}")
 
 
 def check_pool(arms: Iterable[str], patches: int) -> None:

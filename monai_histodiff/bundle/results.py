@@ -47,6 +47,7 @@ def run_and_report(
     output_dir: str | os.PathLike[str],
     generator_metrics: bool = False,
     further_steps: int = 0,
+    published: RunFolder | None = None,
 ) -> Path:
     """Run an evaluation and write ``predictions.npz``, ``results.json`` and ``report.html`` into
     the folder of its candidates.
@@ -61,6 +62,8 @@ def run_and_report(
             :func:`~monai_histodiff.evaluation.synthetic.class_fidelity`.
         further_steps: of a further classifier, by the recipe of the others, for
             :func:`~monai_histodiff.evaluation.synthetic.label_agreement`; 0: none.
+        published: the run whose candidates arm G0 shows, if there is that arm: its options are
+            told beside those of this one.
 
     Returns:
         The path of the report.
@@ -92,6 +95,13 @@ def run_and_report(
     }
     if outcome.get("options"):  # not of runs that version 0.18 and before have made
         results["options"] = {**outcome["options"], **method_of("evaluate")}
+    shown = []
+    if published is not None:
+        other = published.read_outcome()
+        counts = [other["selection"][name] for name in ("accepted", "candidates")]
+        shown = ["Arm G0 shows {} of {} candidates of the published method.".format(*counts)]
+        own = {f"published {key}": value for key, value in other.get("options", {}).items()}
+        results["options"] = {**results.get("options", {}), **own}
     if further_steps:
         further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
@@ -104,6 +114,7 @@ def run_and_report(
         ),
         *([forecast_note(forecast, results["claims"])] if forecast else []),
         *left_out_note(evaluation.left_out),
+        *shown,
         *training_notes(results),
         *filter(None, [critic_note(results)]),
         *find_leaks(patches.select("train"), evaluation.test).notes,

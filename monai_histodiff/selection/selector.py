@@ -23,7 +23,9 @@ from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
 
-__all__ = ["CentroidSelector", "Selection", "Selector", "select"]
+__all__ = ["CENTROIDS", "CentroidSelector", "Selection", "Selector", "select"]
+
+CENTROIDS = "nearest centroid"  # the published rule, as a run tells it
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +274,7 @@ class CentroidSelector:
     @property
     def settings(self) -> dict[str, Any]:
         """The rule in force."""
-        return {"rule": "nearest centroid"}
+        return {"rule": CENTROIDS}
 
     @torch.no_grad()
     def _features(self, patches: Tensor, batch_size: int = 64) -> Tensor:

@@ -28,11 +28,13 @@ from monai_histodiff import (
     Candidates,
     GuidedSampler,
     LatentDiffusion,
+    PatchClassifier,
     PatchCritic,
     PatchEncoder,
     PatchSet,
     SyntheticBank,
 )
+from monai_histodiff.bundle.made import critic_of
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.stages import run_stage
@@ -185,6 +187,16 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     assert new == {"G0-0-", "G0-1-"} and list(after["arms"]) == ["C", "G", "G0"]
     assert {arm: after["arms"][arm] for arm in "CG"} == {arm: before["arms"][arm] for arm in "CG"}
     assert set(after["generator"]) == {"pink", "violet"} and "G-G0" in after["claims"]
+    shown = "Arm G0 shows {accepted} of {candidates} candidates".format(**about["selection"])
+    assert any(note.startswith(shown) for note in after["notes"])
+    options = after["options"]
+    modes = [options[f"{whose}train#guidance_mode"] for whose in ("", "published ")]
+    assert modes == ["noisy", "clean"] and "critic" in after
+    with pytest.raises(SystemExit, match="published.yaml in published_dir, got one of another"):
+        run_stage(**settings, replace=True, published_dir=str(out))
+    own = RunFolder(out / "published")
+    critic = critic_of(own.critic, LDM, 2)
+    assert len(critic.members) == 3 and isinstance(critic.members[0], PatchClassifier)
     start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
     run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
     started = json.loads((out / "results.json").read_text())
