@@ -131,14 +131,16 @@ def _sum(
 ) -> Estimate:
     """The estimate of a mean, from the variance of groups, of runs, and of what both hold.
 
-    What runs add is not taken to be below 0, so that its noise counts by the chance that it lies
-    above: an interval does not jump where the estimate passes 0.
+    What runs add is not taken to be below 0. Its noise counts by how surely it lies above, beside
+    the chance alone that :math:`V_R` and :math:`V_{GR}` differ: so an interval does not jump where
+    the estimate passes 0.
     """
     extra = np.maximum(runs - mixed, 0)
     noise = runs**2 / (f + 2) + mixed**2 / (f * free + 2)
+    alone = mixed * np.sqrt(2 / (f + 2) + 2 / (f * free + 2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        above = ndtr(torch.from_numpy(np.asarray((runs - mixed) / np.sqrt(2 * noise)))).numpy()
-        noise = np.where(noise > 0, above * noise, 0)
+        surely = ndtr(torch.from_numpy(np.asarray((runs - mixed) / alone, dtype=np.float64)))
+        noise = np.where(noise > 0, surely.numpy() * noise, 0)
         whole = (group + extra) ** 2 / (group**2 / (free + 2) + noise) - 2
     return Estimate(mean, group, extra, np.maximum(np.nan_to_num(whole, nan=1.0), 1))
 
