@@ -37,6 +37,7 @@ STAGE = "train"  # that makes a run
 MODELS = tuple(f"models/{name}.pt" for name in ("model", "critic", "generator", "sources"))
 # what the training stage writes, the outcome last
 MADE = ("candidates", "bank", "split.csv", *MODELS)
+JUDGED = ("predictions.npz", "results.json", "report.html")  # what the evaluation writes
 logger = logging.getLogger(__name__)
 
 
@@ -66,8 +67,7 @@ class RunFolder:
         self.record = self.root / "run.json"
         self.split = self.root / "split.csv"
         self.outcome = self.root / "outcome.json"
-        self.predictions = self.root / "predictions.npz"
-        self.results, self.report = self.root / "results.json", self.root / "report.html"
+        self.predictions, self.results, self.report = (self.root / name for name in JUDGED)
         self.candidates, self.bank = self.root / "candidates", self.root / "bank"
         self.cache, self.models = self.root / "cache", self.root / "models"
         self.guide, self.critic, self.generator, self.sources = (self.root / m for m in MODELS)
@@ -109,29 +109,29 @@ class RunFolder:
                 f"{' and '.join(found)}{half}: add --replace True (nothing is trained again)"
             )
 
-    def claim(self, stage: str = STAGE) -> str:
+    def claim(self, stage: str = STAGE, replace: bool = False) -> str:
         """Claim the folder for this process, until :meth:`release` or its end.
 
         The training stage starts with a folder of its own: what an unfinished run left is
         removed, down to drafts, but for the cache, whose files tell what they depend on. The
-        evaluation keeps everything but drafts.
+        evaluation removes drafts, and the results that it is to ``replace``, and nothing else.
 
         Returns:
             The run's identity, which all that it writes repeats.
 
         Raises:
-            FileExistsError: another process works there, or, for the training stage, it holds a
-                run already.
+            FileExistsError: as :meth:`check_new`, or :meth:`check_unevaluated`.
         """
         if stage == STAGE:
             self.check_new()
-            run = uuid.uuid4().hex
+            run, own = uuid.uuid4().hex, MADE
         else:
-            run = str(self.read_outcome()["run"])
+            self.check_unevaluated(replace)
+            run, own = str(self.read_outcome()["run"]), JUDGED
         claim = Claim(self.record)
         before = claim.content
         claim.take({"run": run, "stage": stage, "version": __version__})
-        left = [name for name in MADE if stage == STAGE and (self.root / name).exists()]
+        left = [name for name in own if (self.root / name).exists()]
         folders = [*self.root.glob(".candidates-*"), *self.root.glob(".bank-*")]
         for path in (*(self.root / name for name in left), *folders):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ class RunFolder:
         drafts = [*folders, *(draft for found in swept for draft in found)]
         if left or drafts:
             logger.warning(
-                "removed from '%s' what the unfinished run of %s left: %s",
+                "removed from '%s' what the run of %s left: %s",
                 self.root,
                 before.get("started", "an unknown time"),
                 ", ".join([*left, *([f"{len(drafts)} drafts"] if drafts else [])]),

@@ -16,11 +16,12 @@ from monai_histodiff.evaluation.draws import (
     combine,
     combine_sets,
 )
+from monai_histodiff.evaluation.methods import differing
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.report.data_sets import sets_to_html
-from monai_histodiff.report.limits import limits
+from monai_histodiff.report.limits import beside, limits
 from monai_histodiff.report.summary import difference_words, to_html, to_markdown
-from monai_histodiff.report.values import p_value
+from monai_histodiff.report.values import markdown, p_value
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,16 +52,18 @@ def _tell(sets: Mapping[str, list[Any]], html: str | None) -> None:
         for name, by_count in counted.items()
     }
     for name, by_count in counted.items():
-        print(to_markdown(by_count, combined[name]), end="")
+        print(to_markdown(by_count, combined[name], differing(sets[name])), end="")
+    every = [run for runs in sets.values() for run in runs]
+    apart = differing(every)
     if len(sets) == 1:
         if html:
-            to_html(by_count, combined[name], html)
+            to_html(by_count, combined[name], apart, html)
         return
     shared = [n for n in next(iter(counted.values())) if all(n in c for c in counted.values())]
     across = {n: combine_sets([by_count[n] for by_count in counted.values()]) for n in shared}
-    print(_across_sets(list(sets), across), end="")
+    print(_across_sets(len(sets), across, beside(every, apart)), end="")
     if html:
-        sets_to_html({n: (counted[n], combined[n]) for n in sets}, across, html)
+        sets_to_html({n: (counted[n], combined[n]) for n in sets}, across, apart, html)
 
 
 def _speak_utf8() -> None:
@@ -72,14 +75,19 @@ def _speak_utf8() -> None:
             sys.stdout.reconfigure(encoding="utf-8")
 
 
-def _across_sets(names: Sequence[str], combined: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown of the mean differences over data sets, for each label count that all have."""
+def _across_sets(
+    count: int, combined: Mapping[str, Mapping[str, Any]], said: Sequence[str]
+) -> str:
+    """Markdown of the mean differences over data sets, for each label count that all have, below
+    what is said of all runs.
+    """
     lines = [
         "",
-        f"# {len(names)} data sets",
+        f"# {count} data sets",
         "",
         "Mean over the data sets above; the interval is for new test groups, trainings and draws "
         "of them, not for other data sets.",
+        *(line for sentence in said for line in ("", markdown(sentence))),
     ]
     for labels, found in combined.items():
         lines += ["", f"## {labels} labels per class", ""]
@@ -89,7 +97,7 @@ def _across_sets(names: Sequence[str], combined: Mapping[str, Mapping[str, Any]]
             p, holm = p_value(row["p"]), p_value(row["p_holm"])
             lines.append(f"| {name} | {difference_words(row)} | {p} | {holm} | {row['claim']} |")
         for sentence in limits([], found):
-            lines += ["", sentence]
+            lines += ["", markdown(sentence)]
     return "\n".join(lines) + "\n"
 
 

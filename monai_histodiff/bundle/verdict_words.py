@@ -42,10 +42,18 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
     labels = f"the {agreement(told)}"
+    if beyond(tested, pictures, usual_rate(told)):
+        sentence = (
+            f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
+            "generator saw the test part, and nothing can be claimed."
+        )
+        return {"claim": "inconclusive", "word": LEAK, "verdict": sentence}
     if not told["accepted"]:
         why = (
             f"{copies} of {pictures} pictures are copies of real training patches"
             if 2 * copies >= pictures
+            else f"{tested} of {pictures} pictures are copies of test patches"
+            if 2 * tested >= pictures
             else f"{told['unlike']} of {pictures} pictures are unlike all real training patches"
             if 2 * told["unlike"] >= pictures
             else distance(told)
@@ -54,12 +62,6 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
         )
         sentence = f"None of the {pictures} pictures is worth keeping: {why}."
         return {"claim": "inconclusive", "word": "Nothing to keep", "verdict": sentence}
-    if beyond(tested, pictures, usual_rate(told)):
-        sentence = (
-            f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
-            "generator saw the test part, and nothing can be claimed."
-        )
-        return {"claim": "inconclusive", "word": LEAK, "verdict": sentence}
     faults = []
     if is_far(told):
         faults.append(f"They do not look like your tissue: {distance(told)}.")

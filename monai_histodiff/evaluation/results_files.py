@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from monai_histodiff.evaluation.methods import compare_methods
 
 __all__ = ["REMEDY", "check_kinds", "read_results"]
 
 REMEDY = "run the evaluation again, its trainings are kept in the cache"
 
 KEYS = ("arms", "claims", "differences", "dataset", "settings", "hits", "test", "shortfalls")
-# "critic_losses" is in results of 0.17 and before
-OF_A_DRAW = ("draw", "critic_losses", "pseudo_labelled", "unlabelled_patches")
-# what version 0.18 and before record of the sampling, but for what a draw decides
-OF_SAMPLING = (
-    *("steps", "solver", "eta", "stop", "mode", "interval", "cap", "temperature", "autoguidance"),
-    *("strength", "exemplar_scale", "exemplar_mix", "exemplar_noise", "class_scale"),
-)
-PARTS = "parts"  # a hash of all of a config that is no option
 CERTAIN = 5  # wrong answers in common from which on equal answers are no coincidence
 WITHIN = {"settings": ("labels_per_class", "draw"), "dataset": ("path",), "test": ()}
 Run = Mapping[str, Any]
@@ -83,6 +77,15 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "test#labels": ("a list of whole numbers", lambda v: not _mapping(v) and _all(_whole, v)),
     "test#groups": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
+    "floors": (
+        "a number for each metric of each floor",
+        lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_number, m), v),
+    ),
+    "critic": ("a number for each metric", lambda v: _mapping(v) and _all(_number, v)),
+    "dataset#counts": (
+        "a whole number for each class of each part",
+        lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_whole, m), v),
+    ),
     "foreign": ("a mapping", _mapping),
     "foreign#sets": (
         "a list of mappings",
@@ -130,8 +133,9 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: none is given, one is no JSON, lacks what is combined here or contradicts
-            itself, a draw occurs twice (also under two numbers), draws are of other methods or
-            classes, two data sets have one name or one has two, or two share test groups.
+            itself, a draw occurs twice (also under two numbers, or as all patches that train),
+            draws are of other methods or classes, results answer two questions, two data sets have
+            one name or one has two, or two share test groups.
     """
     if not paths:
         raise ValueError("at least one results.json is needed, got none")
@@ -201,6 +205,12 @@ def _check(results: Run, path: str | os.PathLike[str]) -> None:
 
 def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
     """Refuse results that are not another draw, or another data set, beside these."""
+    asked = ["verdict.json" if "foreign" in run else "evaluate.yaml" for run in (other, results)]
+    if asked[0] != asked[1]:
+        raise ValueError(
+            f"results must answer one question, got those of {asked[0]} and of {asked[1]}, the "
+            f"second in '{path}': combine them apart"
+        )
     mine, theirs = (run["dataset"] for run in (results, other))
     digests = [data.get("sha256") for data in (mine, theirs)]  # before 0.11 it is not known
     same = all(digests) and digests[0] == digests[1]
@@ -243,15 +253,20 @@ def _check_draw(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
             f"{results['settings']['labels_per_class']} labels per class of {name} twice, in "
             f"'{path}'"
         )
-    for key, before, now in _compare_methods(other, results):
+    for key, before, now in compare_methods(other, results):
         raise ValueError(
             f"draws of '{name}' must have the same settings, got {key} {before} and {now} in "
             f"'{path}': combine them apart"
         )
-    answers = results["hits"].get("C", [])
-    wrong = sum(run.count("0") for run in answers)
-    same = results["test"] == other["test"] and answers == other["hits"].get("C")
-    if same and wrong >= CERTAIN:
+    if results["test"] != other["test"]:
+        return
+    if (number := _all_labelled(results)) and number == _all_labelled(other):
+        raise ValueError(
+            f"draws must be of other labelled patches, got all {number} that train in draw "
+            f"{draws[0]} and in draw {draws[1]} of '{name}', in '{path}': leave one out, and give "
+            "the other more seeds"
+        )
+    if _repeats(results, other):
         raise ValueError(
             f"draws must differ, got the same answers of arm C in draw {draws[0]} and in "
             f"draw {draws[1]} of '{name}', in '{path}': labelled patches and seeds are the same, "
@@ -259,40 +274,25 @@ def _check_draw(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
         )
 
 
-def _compare_methods(one: Run, two: Run) -> Iterator[tuple[str, str, str]]:
-    """In what the methods of two results differ: key, and both values in words.
-
-    Options are compared key by key, and one that is not recorded differs from any value; of two
-    versions of the program, those that both have, without the hash of the rest of a config.
-    Results of version 0.18 and before have no options: what both record of settings and sampling
-    is compared.
+def _all_labelled(run: Run) -> int:
+    """Number of the labelled patches where these are all that train; 0 where they are drawn, or
+    that is not recorded.
     """
-    known = [_recorded(run) for run in (one, two)]
-    for key in (key for key in known[0] if key in known[1]):
-        if known[0][key] != known[1][key]:
-            yield key, repr(known[0][key]), repr(known[1][key])
-    told = [dict(run.get("options", {})) for run in (one, two)]
-    if not all(told):
-        return
-    versions = [run.get("versions", {}).get("monai-histodiff") for run in (one, two)]
-    keys = dict.fromkeys((*told[0], *told[1]))
-    if versions[0] != versions[1]:
-        keys = {k: None for k in keys if k in told[0] and k in told[1] and k[-6:] != f"#{PARTS}"}
-    for key in keys:
-        if not (key in told[0] and key in told[1] and told[0][key] == told[1][key]):
-            first, second = (repr(own[key]) if key in own else "none" for own in told)
-            yield key, first, second
+    counts = run["dataset"].get("counts") or {}
+    labelled = counts.get("labelled")
+    return sum(labelled.values()) if labelled and labelled == counts.get("train") else 0
 
 
-def _recorded(run: Run) -> dict[str, Any]:
-    """What results of any version record of their method."""
-    settings = {key: value for key, value in run["settings"].items() if key not in OF_A_DRAW}
-    sampled = run.get("sampling", {})
-    chosen = run.get("selection", {})
-    return {
-        **settings,
-        **{key: sampled[key] for key in OF_SAMPLING if key in sampled},
-        **{key: chosen[key] for key in ("target_precision",) if key in chosen},
-        "foreign": "foreign" in run,
-        "synthetic sets": len(run.get("foreign", {}).get("sets", ())),
-    }
+def _repeats(one: Run, two: Run) -> bool:
+    """Whether a training of arm C, of whichever seed, is in both results: its answers are, wrong
+    ones among them. Classifiers that have learned nothing, or all, may answer alike: that these
+    are others is seen from their calibration errors.
+    """
+    answers = [{*run["hits"].get("C", [])} for run in (one, two)]
+    wrong = sum(run.count("0") for run in answers[0] & answers[1])
+    errors = [
+        {number and round(number, 3) for number in run["arms"].get("C", {}).get("ece", [])}
+        for run in (one, two)
+    ]
+    apart = all(errors) and not errors[0] & errors[1]
+    return wrong >= CERTAIN and not apart

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict
 from monai_histodiff.report.html import write_page
-from monai_histodiff.report.limits import left_out, limits
+from monai_histodiff.report.limits import beside, left_out, limits
 from monai_histodiff.report.plots import Axis, Intervals
 from monai_histodiff.report.summary import (
     HOW,
     MAIN,
     METRIC,
     Combined,
+    Differing,
     Runs,
     arms_of,
     draws_of,
@@ -47,6 +48,7 @@ class _Place(NamedTuple):
 def sets_to_html(
     sets: Mapping[str, tuple[Runs, Combined]],
     across: Combined,
+    differing: Differing,
     path: str | os.PathLike[str],
 ) -> Path:
     """Write a page: the sentence, each difference over the data sets, and the arms.
@@ -54,6 +56,7 @@ def sets_to_html(
     Args:
         sets: of each data set, by name, its runs and their differences, each by label count.
         across: mean differences over the data sets, of the label counts that all have.
+        differing: what of the method is not the same in all runs, and its values.
         path: the page.
     """
     places = list(_places(sets, across))
@@ -64,13 +67,12 @@ def sets_to_html(
         Section(name.replace("-", " against ", 1), [_differences(name, places, axis)])
         for name in names
     ]
-    lacking = left_out(run for place in places for run in place.runs)
-    lead = (HOW, MEAN, lacking, *_limits(places))
-    runs = sum(len(each) for by_labels, _ in sets.values() for each in by_labels.values())
+    runs = [run for place in places for run in place.runs]
+    lead = (HOW, MEAN, *beside(runs, differing), left_out(runs), *_limits(places))
     page = Page(
         f"Evaluations on {len(sets)} data sets",
         [*sections, Section("Every arm", [_table(places)])],
-        origin=f"{runs} runs",
+        origin=f"{len(runs)} runs",
         verdict=_verdict(across),
         lead=" ".join(dict.fromkeys(filter(None, lead))),
     )

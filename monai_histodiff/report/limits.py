@@ -1,30 +1,46 @@
-"""What combined evaluations do not say: why nothing is claimed, and in what runs may differ."""
+"""What combined evaluations do not say: why nothing is claimed, and in what runs differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["left_out", "limits"]
+__all__ = ["beside", "left_out", "limits"]
 
 
 def limits(runs: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences on what the differences do not say: which comparisons are not in all runs, why
-    nothing is claimed, and in what the runs may differ beside the draw.
+    """Sentences on what the differences do not say: which comparisons are not in all runs, and why
+    nothing is claimed.
     """
-    runs = list(runs)
     every = dict.fromkeys(why for row in found.values() for why in row["unmet"])
     unmet = {why: [name for name, row in found.items() if why in row["unmet"]] for why in every}
+    said = [left_out(runs), *(_unclaimed(names, len(found), why) for why, names in unmet.items())]
+    return list(filter(None, said))
+
+
+def beside(runs: Sequence[Mapping[str, Any]], differing: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences on what is not the same in all runs that stand beside one another.
+
+    Args:
+        runs: of all draws, label counts and data sets.
+        differing: what of their method is not the same, and its values, in words.
+    """
     versions = {str(run.get("versions", {}).get("monai-histodiff", "?")) for run in runs}
     sets = [[part.get("sha256") for part in r.get("foreign", {}).get("sets", ())] for r in runs]
-    said = [left_out(runs), *(_unclaimed(names, len(found), why) for why, names in unmet.items())]
+    said = []
+    if differing:
+        each = "; ".join(f"{key} {' or '.join(values)}" for key, values in differing.items())
+        said.append(
+            f"The runs are not of one method ({each}): what changes with the labels, or from one "
+            "data set to another, may come of that."
+        )
     if len(versions) > 1:
         said.append(f"Runs of several versions of this program: {', '.join(sorted(versions))}.")
     if len(runs) > 1 and not all(run.get("options") for run in runs):
         said.append("Options are not recorded in all runs, nor compared.")
     if any(other != sets[0] for other in sets[1:]):
-        said.append("The synthetic sets hold other pictures in other draws.")
-    return list(filter(None, said))
+        said.append("The synthetic sets hold other pictures in other runs.")
+    return said
 
 
 def _unclaimed(names: Sequence[str], among: int, why: str) -> str:

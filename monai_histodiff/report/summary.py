@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict, share
 from monai_histodiff.report.comparisons import baselines, change
 from monai_histodiff.report.html import write_page
-from monai_histodiff.report.limits import limits
+from monai_histodiff.report.limits import beside, limits
 from monai_histodiff.report.making import passed
 from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
 from monai_histodiff.report.values import change_words, markdown, number, p_value
@@ -23,6 +23,7 @@ METRIC = "balanced_accuracy"
 MAIN = "G-C"
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 Combined = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Differing = Mapping[str, Sequence[str]]
 COLUMNS = {  # metric: (name, factor, decimals)
     "balanced_accuracy": ("balanced accuracy, %", 100, 1),
     "accuracy": ("accuracy, %", 100, 1),
@@ -41,15 +42,18 @@ CHANGES = (
 )
 
 
-def to_markdown(by_labels: Runs, combined: Combined) -> str:
+def to_markdown(by_labels: Runs, combined: Combined, differing: Differing) -> str:
     """Tables of all arms and of all differences, for each label count; the baselines and what was
     accepted with them. Foreign text is escaped.
 
     Args:
         by_labels: the runs of each label count.
         combined: their differences, combined over draws.
+        differing: what of their method is not the same at all label counts, and its values.
     """
     lines = [f"# {markdown(_data_set(by_labels))}", "", HOW]
+    for sentence in beside(_every(by_labels), differing):
+        lines += ["", markdown(sentence)]
     for labels, runs in by_labels.items():
         lines += ["", f"## {markdown(_title(labels, runs))}", ""]
         chosen = [run["selection"] for run in runs if "selection" in run]
@@ -65,7 +69,7 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
             lines.append(f"| {markdown(arm)} | {markdown(words)} | {' | '.join(cells)} |")
         for name in {name: None for run in runs for name in baselines(run)}:
             floors = [baselines(run).get(name, {}) for run in runs]
-            cells = _scores_in_words({m: [f[m] for f in floors if m in f] for m in COLUMNS})
+            cells = _scores_in_words({m: [f.get(m) for f in floors] for m in COLUMNS})
             lines.append(f"| | {markdown(name)} | {' | '.join(cells)} |")
         lines += [
             "",
@@ -82,11 +86,13 @@ def to_markdown(by_labels: Runs, combined: Combined) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -> Path:
+def to_html(
+    by_labels: Runs, combined: Combined, differing: Differing, path: str | os.PathLike[str]
+) -> Path:
     """Write a page: the sentence, each difference over the label counts, the arms, and each run;
     arguments as in :func:`to_markdown`.
     """
-    every = [run for runs in by_labels.values() for run in runs]
+    every = _every(by_labels)
     names = dict.fromkeys(name for found in combined.values() for name in found)
     sections = [
         Section(name.replace("-", " against ", 1), [_differences(name, by_labels, combined)])
@@ -96,16 +102,13 @@ def to_html(by_labels: Runs, combined: Combined, path: str | os.PathLike[str]) -
         Section("Every arm", [*_curves(by_labels), _table(by_labels)]),
         Section("Every run", [_runs(by_labels)]),
     ]
+    said = [s for k, runs in by_labels.items() for s in limits(runs, combined[k])]
     page = Page(
         f"Evaluations on {_data_set(by_labels)}",
         sections,
         origin=f"{len(every)} run{'s' if len(every) > 1 else ''}",
         verdict=_verdict(combined),
-        lead=" ".join(
-            dict.fromkeys(
-                [HOW, *(s for k, runs in by_labels.items() for s in limits(runs, combined[k]))]
-            )
-        ),
+        lead=" ".join(dict.fromkeys((HOW, *beside(every, differing), *said))),
     )
     return write_page(path, page)
 
@@ -167,7 +170,7 @@ def interval_row(name: str, note: str, place: str, row: Mapping[str, Any], axis:
 
 def _curves(by_labels: Runs) -> Iterator[Curves]:
     if len(by_labels) > 1:
-        arms = arms_of([run for runs in by_labels.values() for run in runs])
+        arms = arms_of(_every(by_labels))
         scores = {a: [_mean(runs, a) for runs in by_labels.values()] for a in arms}
         ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
         caption = (
@@ -179,7 +182,7 @@ def _curves(by_labels: Runs) -> Iterator[Curves]:
 
 
 def _table(by_labels: Runs) -> Table:
-    arms = arms_of([run for runs in by_labels.values() for run in runs])
+    arms = arms_of(_every(by_labels))
     rows: list[list[TableCell | str]] = [
         [
             TableCell(arm, words),
@@ -229,16 +232,27 @@ def _accepted(chosen: Mapping[str, Any]) -> str:
 
 def scores_of(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[float]:
     """The known ones of all seeds."""
-    every = (value for run in runs for value in run["arms"].get(arm, {}).get(metric, []))
-    return [value for value in every if value is not None]
+    return _known(value for run in runs for value in run["arms"].get(arm, {}).get(metric, []))
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    """JSON has no NaN: a figure that there is not is ``null``."""
+    return [value for value in values if value is not None]
+
+
+def _every(by_labels: Runs) -> list[Mapping[str, Any]]:
+    return [run for runs in by_labels.values() for run in runs]
 
 
 def _mean(runs: Sequence[Mapping[str, Any]], arm: str) -> float:
     return 100 * float(np.mean(scores_of(runs, arm, METRIC) or np.nan))
 
 
-def _scores_in_words(scores: Mapping[str, Sequence[float]]) -> list[str]:
-    return [number([f * v for v in scores[m]], digits) for m, (_, f, digits) in COLUMNS.items()]
+def _scores_in_words(scores: Mapping[str, Sequence[float | None]]) -> list[str]:
+    return [
+        number([factor * value for value in _known(scores[metric])], digits)
+        for metric, (_, factor, digits) in COLUMNS.items()
+    ]
 
 
 def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -112,7 +112,7 @@ def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_two_data_sets_of_one_name_are_not_draws_of_one(tmp_path: Path) -> None:
     results = finished(tmp_path)
-    others = {**results["hits"], "C": results["hits"]["C"][::-1]}
+    others = {**results["hits"], "C": [hits[2:] + hits[:2] for hits in results["hits"]["C"]]}
     second = {**results, "settings": {"labels_per_class": 5, "draw": 1}, "hits": others}
     paths = [tmp_path / "results.json", tmp_path / "second.json"]
     paths[1].write_text(json.dumps(second))

@@ -116,6 +116,88 @@ def test_versions_and_sets_that_differ_are_told(
         assert "Options are not recorded" not in told
 
 
+@pytest.mark.parametrize("options", [True, False], ids=["options", "older"])
+@pytest.mark.parametrize("change", [{"labels": 10}, {"dataset": "b", "site": "b"}])
+def test_methods_that_stand_side_by_side_are_told_and_what_the_data_decide_is_not(
+    change: dict[str, Any], options: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = run(), run(**change)
+    one["sampling"], other["sampling"] = {"strength": 0.5}, {"strength": 1.0}
+    for results, size in ((one, 96), (other, 128)):
+        results["settings"] = {**results["settings"], "patch_size": size}
+        if options:
+            strength = results["sampling"]["strength"]
+            results["options"] = {**OPTIONS, "train#patch_size": size, "train#strength": strength}
+    page = tmp_path / "page.html"
+    told = f"not of one method ({'train#' if options else ''}strength 0.5 or 1.0): what changes"
+    for method in (True, False):
+        if not method:
+            other |= {key: one[key] for key in ("sampling", *(["options"] * options))}
+        main([*map(str, write(tmp_path, one, other)), "--html", str(page)])
+        for text in (capsys.readouterr().out, page.read_text(encoding="utf-8")):
+            assert text.count(told) == method == text.count("not of one method")
+            assert ("Options are not recorded in all" in text) != options
+
+
+def test_versions_of_several_sets_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = run(), run(dataset="b", site="b")
+    one["versions"], other["versions"] = {"monai-histodiff": "1"}, {"monai-histodiff": "<2>"}
+    main([str(path) for path in write(tmp_path, one, other)])
+    told = "Runs of several versions of this program: 1, &lt;2&gt;."
+    assert capsys.readouterr().out.count(told) == 1
+
+
+@pytest.mark.parametrize("change", [{"labels": 10}, {"dataset": "b", "site": "b"}, {"draw": 1}])
+def test_results_answer_one_question(change: dict[str, Any], tmp_path: Path) -> None:
+    made = another({**run(**change), "foreign": {"sets": SETS}})
+    told = "of evaluate.yaml and of verdict.json, the second in .*1.json': combine them apart"
+    with pytest.raises(ValueError, match=told):
+        read_results(write(tmp_path, run(), made))
+
+
+def _trained(draw: int, *numbers: int) -> dict[str, Any]:
+    """Results of trainings of these numbers, each with answers and an error of its own."""
+    results = run(draw, seeds=1)
+    for arm, (hits,) in results["hits"].items():
+        results["hits"][arm] = [hits[4 * n :] + hits[: 4 * n] for n in numbers]
+    errors = {"ece": [0.1 + 0.01 * n for n in numbers]}
+    results["arms"] = {arm: {**metrics, **errors} for arm, metrics in results["arms"].items()}
+    return results
+
+
+@pytest.mark.parametrize("second", [(2, 1, 0), (1,), (0, 1, 2, 3), (7, 8, 2)])
+def test_a_training_that_is_in_two_draws_is_found(second: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must differ, got the same answers of arm C in draw 0"):
+        read_results(write(tmp_path, _trained(0, 0, 1, 2), _trained(1, *second)))
+
+
+def test_classifiers_that_answer_alike_may_be_others(tmp_path: Path) -> None:
+    one, other = _trained(0, 0, 1, 2), _trained(1, 3, 4, 5)
+    assert len(read_results(write(tmp_path, one, other))) == 2
+    other["hits"] = one["hits"]
+    assert len(read_results(write(tmp_path, one, other))) == 2, "their errors are not the same"
+    for error in (0.11, 0.1104, None):
+        one["arms"]["C"]["ece"][0] = other["arms"]["C"]["ece"][2] = error
+        with pytest.raises(ValueError, match="must differ, got the same answers of arm C"):
+            read_results(write(tmp_path, one, other))
+
+
+def test_where_all_patches_are_labelled_nothing_is_drawn(tmp_path: Path) -> None:
+    one, other = run(0, "all"), another(run(1, "all"))
+    for results in (one, other):
+        own = {"train": {"a": 30, "b": 20}, "labelled": {"a": 30, "b": 20}}
+        results["dataset"] = {**results["dataset"], "counts": own}
+    with pytest.raises(ValueError, match="of other labelled patches, got all 50 that train in dr"):
+        read_results(write(tmp_path, one, other))
+    other["dataset"]["counts"] = {**other["dataset"]["counts"], "labelled": {"a": 20, "b": 20}}
+    assert len(read_results(write(tmp_path, one, other))) == 2
+    other["dataset"]["counts"] = one["dataset"]["counts"]
+    other["test"] = {**other["test"], "groups": [g + "b" for g in other["test"]["groups"]]}
+    assert len(read_results(write(tmp_path, one, other))) == 2, "the split was drawn"
+
+
 def test_two_sets_share_no_test_groups(tmp_path: Path) -> None:
     one, two = run(), run(dataset="copy.zip", site="b")
     assert len(read_results(write(tmp_path, one, two))) == 2
@@ -197,6 +279,9 @@ def _set(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("versions", to=None), "versions of results must be a mapping, got None"),
         (_set("selection", to={"accepted": None}), "selection#accepted of results must be a wh"),
         (_set("differences", to={}), "differences must hold G-C, a claim, got none in"),
+        (_set("floors", to={"mean": 0.5}), "floors of results must be a number for each metric o"),
+        (_set("critic", to={"auc": "x"}), "critic of results must be a number for each metric, "),
+        (_set("dataset", "counts", to={"train": 5}), "dataset#counts of results must be a whole"),
         (_set("arms", "C", to=[]), "arms of results must be a list of numbers for each metric"),
     ],
 )
@@ -219,9 +304,14 @@ def test_figures_that_there_are_not_are_left_out(
     """JSON has no NaN: the area under the curve of a class without patches is ``null``."""
     results = json.loads(json.dumps(run()))
     results["arms"]["C"]["auc"] = [None, None, None]
-    main([str(path) for path in write(tmp_path, results)])
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| C |")]
-    assert line.count("| – |") == 1
+    results["critic"] = {**results["floors"]["mean colour"], "auc": None}
+    results["floors"]["mean colour"]["auc"] = None
+    page = tmp_path / "page.html"
+    main([*map(str, write(tmp_path, results)), "--html", str(page)])
+    lines = capsys.readouterr().out.splitlines()
+    for row in ("| C |", "| | mean colour |", "| | the critic |"):
+        (line,) = [line for line in lines if line.startswith(row)]
+        assert line.count("| – |") == 1 and page.is_file()
 
 
 def test_the_version_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
     (root / ".candidates-abc").mkdir()
     with caplog.at_level(logging.WARNING):
         run = folder.claim()
-    assert "what the unfinished run of" in caplog.text and "models/generator.pt" in caplog.text
+    assert "what the run of" in caplog.text and "models/generator.pt" in caplog.text
     assert not any(path.exists() for path in (*leftovers, root / ".candidates-abc"))
     assert (folder.cache / "kept.npz").exists() and (root / "mine.txt").exists()
     record = json.loads(folder.record.read_text())
@@ -157,6 +157,23 @@ def test_results_are_replaced_when_asked_for(done: RunFolder) -> None:
     with pytest.raises(FileExistsError, match="holds results.json and report.html: add --replace"):
         done.check_unevaluated()
     done.check_unevaluated(replace=True)
+
+
+def test_an_evaluation_that_replaces_begins_without_the_old_results(done: RunFolder) -> None:
+    """Else one that is stopped before its page would leave the old page beside new numbers."""
+    outputs = [done.predictions, done.results, done.report]
+    kept = [done.cache / "C-0.npz", done.root / "tensorboard" / "events", done.root / "mine.txt"]
+    for path in (*outputs, *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("old")
+    with pytest.raises(FileExistsError, match="which holds results.json and report.html: add"):
+        done.claim("evaluate")
+    assert all(path.read_text() == "old" for path in (*outputs, *kept))
+    done.claim("evaluate", replace=True)
+    assert not any(path.exists() for path in outputs)
+    assert all(path.read_text() == "old" for path in kept)
+    done.check_files()
+    done.release()
 
 
 # -------------------------------------------------------------------------------------- provenance

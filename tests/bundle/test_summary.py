@@ -25,14 +25,14 @@ from monai_histodiff.report import summary as rendering
 def to_markdown(results: list[dict[str, Any]]) -> str:
     by_labels = by_label_count(results)
     return rendering.to_markdown(
-        by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}
+        by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}, {}
     )
 
 
 def to_html(results: list[dict[str, Any]], path: Path) -> Path:
     by_labels = by_label_count(results)
     return rendering.to_html(
-        by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}, path
+        by_labels, {labels: combine(runs) for labels, runs in by_labels.items()}, {}, path
     )
 
 
@@ -404,7 +404,7 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
         ),
         (
             [run(), {**another(run(1)), "foreign": {}}],
-            "must have the same settings, got foreign False and True in",
+            "must answer one question, got those of evaluate.yaml and of verdict.json, the second",
         ),
         (
             [{**run(), "test": {**run()["test"], "labels": [-1, 1] * 200}}],

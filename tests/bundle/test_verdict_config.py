@@ -241,6 +241,24 @@ def test_copies_of_test_patches_void_the_claim(
     assert {row["claim"] for row in results["claims"].values()} == {"inconclusive"}
 
 
+@pytest.mark.parametrize(
+    ("pictures", "leaked", "word", "sentence"),
+    [
+        (50, 50, "Leak", "Not tested: 50 of 50 pictures are copies of test patches. Their gen"),
+        (50, 20, "Leak", "Not tested: 20 of 50 pictures are copies of test patches. Their gen"),
+        (2, 2, "Nothing to keep", "keeping: 2 of 2 pictures are copies of test patches."),
+        (50, 0, "Nothing to keep", "keeping: the critic gives their label to 96% of the pict"),
+    ],
+)
+def test_of_a_leak_that_leaves_nothing_the_leak_is_told(
+    pictures: int, leaked: int, word: str, sentence: str
+) -> None:
+    told = {"pictures": pictures, "accepted": 0, "copies": 0, "test_copies": leaked, "unlike": 0}
+    found = headline({**told, "usual": 0.02, "taught": 0.96, "expected": 0.97, "twins": 0}, "No.")
+    assert found["word"] == word and found["claim"] == "inconclusive"
+    assert sentence in found["verdict"]
+
+
 def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
     def part(test_copies: int) -> Any:
         told = {"pictures": 90, "copies": 0, "test_copies": test_copies, "accepted": 50}
