@@ -68,7 +68,16 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
 
     Returns:
         Counts, pairs of paths, and notes.
+
+    Raises:
+        ValueError: a side is empty: nothing would be compared.
     """
+    for side, part in (("train", train), ("test", test)):
+        if not len(part):
+            raise ValueError(
+                f"{side} must hold at least one patch, got none: give both parts of a set whose"
+                " split is recorded, or drawn by with_split()"
+            )
     known, small, there = _described(train)
     unseen, views, here = _described(test)
     places = {digest: i for i, digest in reversed(list(enumerate(known)))}

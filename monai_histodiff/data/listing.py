@@ -224,7 +224,7 @@ def _file(source: PatchSource, row: TableRow, at: str) -> str:
 
 
 def _record(row: TableRow, name: str, at: str) -> Found:
-    split = read_split(row.cells.get("split", ""), name, at)
+    split = read_split(row.cells.get("split", ""), f"'{name}' ({at})")
     label, group = (
         unicodedata.normalize("NFC", row.cells.get(column, "")) for column in ("label", "group")
     )
