@@ -89,8 +89,7 @@ class PatchSet(Sequence):
         Raises:
             FileNotFoundError: the path, or a file that the manifest names, does not exist.
             PermissionError: a folder or file may not be read.
-            ValueError: a rule of the manifest, the folders or the zip is broken; the message
-                names it, the place and the remedy.
+            ValueError: a rule of the manifest, the folders or the zip is broken.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         if not paths:
@@ -147,6 +146,10 @@ class PatchSet(Sequence):
         """The group of each patch."""
         return [r.group for r in self.records]
 
+    def names(self) -> list[str]:
+        """What to call each patch: its path, with its source where several have that path."""
+        return self._reader.names(self.records)
+
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of files, of what is recorded of each, and of their scale."""
         return self._reader.digest(self.records)
@@ -176,8 +179,7 @@ class PatchSet(Sequence):
         """All patches as one uint8 tensor ``N x 3 x H x W``, cropped one by one as they are read.
 
         Args:
-            size: height and width of the centre crops; ``None`` keeps whole patches, which must
-                then be of one size.
+            size: side of the centre crops; ``None``: whole patches, which must be of one size.
 
         Raises:
             ValueError: the set is empty, or patches differ in size or are smaller than ``size``.
@@ -256,8 +258,7 @@ class PatchSet(Sequence):
         """Two group-disjoint sets, the second with about ``fraction`` of each class.
 
         Raises:
-            ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups,
-                or shares them all with classes that would be left with none.
+            ValueError: ``fraction`` is not between 0 and 1, or a class has too few groups.
         """
         taken = draw_groups(self.records, fraction, seed)
         sides = ([r for r in self.records if (r.group in taken) == out] for out in (False, True))
@@ -283,8 +284,7 @@ class PatchSet(Sequence):
             seed: seed of the draw.
 
         Raises:
-            ValueError: fewer than two classes are present, the number is below 1, or a class has
-                too few patches, or none, such as one that occurs in the test part only.
+            ValueError: there are fewer than two classes, or too few patches of one, or none asked.
         """
         return self.take(draw_few(self.records, self.classes, labels_per_class, seed))
 
