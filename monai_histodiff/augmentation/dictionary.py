@@ -84,10 +84,23 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
                 "an item has one patch, to which its label and its record belong, got keys "
                 f"{list(self.keys)}"
             )
-        RandomizableTransform.__init__(self, 1.0)
         self.augment = SyntheticAugment(bank, prob, balance, full_prob_at, classes, um_per_px)
+        RandomizableTransform.__init__(self, prob)
         self.label_key, self.weight_key = label_key, weight_key
         self.soft_label_key, self.keep_keys = soft_label_key, ensure_tuple(keep_keys)
+
+    @property
+    def prob(self) -> float:
+        """Probability of a replacement; what is set holds from the next draw on.
+
+        Raises:
+            ValueError: what is set is not in [0, 1].
+        """
+        return self.augment.prob
+
+    @prob.setter
+    def prob(self, prob: float) -> None:
+        self.augment.prob = prob
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None

@@ -8,7 +8,7 @@ import os
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from monai_histodiff.augmentation.labels import Labels
+from monai_histodiff.augmentation.labels import Labels, same_type
 from monai_histodiff.augmentation.patches import SYNTHETIC
 
 __all__ = ["RECORD", "check_item", "check_names", "retell"]
@@ -99,4 +99,4 @@ def retell(
     for key, value in item.items():
         if key not in known:
             is_class = bool(names) and value == names[0]
-            item[key] = type(value)(names[1] if is_class else SYNTHETIC)
+            item[key] = same_type(value, names[1] if is_class else SYNTHETIC)

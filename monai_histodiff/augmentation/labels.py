@@ -101,7 +101,7 @@ class Labels:
         tensor.
         """
         if isinstance(label, str):
-            return type(label)(self.names[index])
+            return same_type(label, self.names[index])
         if isinstance(label, Tensor):
             return torch.full_like(label, index)
         return np.full_like(label, index) if isinstance(label, np.ndarray) else type(label)(index)
@@ -121,6 +121,16 @@ class Labels:
             f"the label under '{key}' must be a class index from 0 to {len(self) - 1}{names}, "
             f"got {got}: {remedy}"
         )
+
+
+def same_type(text: Any, new: str) -> Any:
+    """A new text in the type of another; plain text in place of an ``Enum`` that does not have
+    it.
+    """
+    try:
+        return type(text)(new)
+    except ValueError:
+        return new
 
 
 def even_weights(counts: Sequence[int], prob: float) -> list[float]:

@@ -19,7 +19,7 @@ from monai_histodiff.augmentation.items import RECORD
 from monai_histodiff.augmentation.labels import Labels
 from monai_histodiff.augmentation.patches import Scale, check_patch, check_values, in_place_of
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
-from monai_histodiff.utils.processes import candidate_seed, process_rank
+from monai_histodiff.utils.processes import candidate_seed, is_distributed, process_rank
 
 __all__ = ["NO_ORIGINAL", "SyntheticAugment", "float32"]
 
@@ -80,10 +80,9 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         classes: Sequence[str] | None = None,
         um_per_px: float | None = None,
     ) -> None:
-        if not 0 <= prob <= 1:
-            raise ValueError(f"prob must lie in [0, 1], got {prob}")
         if not full_prob_at >= 1:
             raise ValueError(f"full_prob_at must be at least 1, got {full_prob_at}")
+        self.prob = prob
         super().__init__(prob)
         self.bank: Bank = (
             SyntheticBank.load(bank) if isinstance(bank, (str, os.PathLike)) else bank
@@ -96,6 +95,32 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             self._check_balance(self.balance)
         self._last: Draw = (None, np.zeros(2))
         self._process = os.getpid()
+        self._seed: int | None = None
+        self._rank = 0  # that the seed was mixed with
+        self._parent_rank: int | None = None  # of the process that this one was given it by
+
+    @property
+    def prob(self) -> float:
+        """Probability of a replacement; what is set holds from the next draw on.
+
+        Raises:
+            ValueError: what is set is not in [0, 1].
+        """
+        return self._prob
+
+    @prob.setter
+    def prob(self, prob: float) -> None:
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob must lie in [0, 1], got {prob}: give a probability")
+        self._prob = prob
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The rank goes along: a spawned worker belongs to no process group."""
+        return {**super().__getstate__(), "_parent_rank": self._own_rank()}
+
+    def _own_rank(self) -> int:
+        given = self._parent_rank if get_worker_info() and not is_distributed() else None
+        return process_rank() if given is None else given
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyntheticAugment:
         """A copy with its own random state, where one is set, which shares the bank."""
@@ -113,7 +138,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
     def _draw(self, own: int) -> Draw:
         """Threads share the transform: what one has drawn does not go by way of ``self``."""
-        self._seed_plain_worker()
+        self._seed_anew()
         act, class_draw, scale_draw, patch_draw, *corner = self.R.rand(
             6 if self.scale.crops else 4
         )
@@ -156,20 +181,22 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> SyntheticAugment:
-        rank = process_rank()
+        rank = self._own_rank()
         super().set_random_state(
             candidate_seed(seed, rank) if seed is not None and rank else seed, state
         )
-        self._process = os.getpid()
+        self._process, self._seed, self._rank = os.getpid(), seed, rank
         return self
 
-    def _seed_plain_worker(self) -> None:
+    def _seed_anew(self) -> None:
         """Workers of a plain torch loader all inherit one random state: give each its own (MONAI's
-        loader seeds its own).
+        loader seeds its own). A process that joined a group since is given that of its rank.
         """
         info = get_worker_info()
         if info is not None and self._process != os.getpid():
             self.set_random_state(seed=info.seed % 2**32)
+        elif self._seed is not None and self._rank != self._own_rank():
+            self.set_random_state(seed=self._seed)
 
     def __call__(
         self, img: Tensor, label: Any, randomize: bool = True, keys: Sequence[Any] = ()

@@ -167,22 +167,22 @@ def page_values(
 ) -> dict[str, Any]:
     """The values of the page, for :func:`~monai_histodiff.report.findings.write_findings`."""
     heads, rows = _classes(found)
-    index = {r.path: i for i, r in enumerate(patches.records)}
+    index = {name: i for i, name in enumerate(patches.names())}
 
-    def shown(paths: Iterable[str]) -> list[dict[str, Any]]:
-        rows = [(path, patches.records[index[path]]) for path in list(paths)[:SHOWN]]
+    def shown(names: Iterable[str]) -> list[dict[str, Any]]:
+        rows = [(name, patches.records[index[name]]) for name in list(names)[:SHOWN]]
         return [
             {
-                "image": _picture(patches, index[path]),
-                "alt": f"{path}, of {record.group}",
+                "image": _picture(patches, index[name]),
+                "alt": f"{name}, of {record.group}",
                 "caption": f"{record.label or 'no label'}, {record.group}",
             }
-            for path, record in rows
+            for name, record in rows
         ]
 
     twins = [
         {
-            "images": [_picture(patches, index[path]) for path in (twin.first, twin.second)],
+            "images": [_picture(patches, index[side]) for side in (twin.first, twin.second)],
             "alt": f"{twin.first} beside {twin.second}",
             "caption": f"across {twin.across}, "
             + ("shifted" if math.isnan(twin.distance) else f"distance {twin.distance:.2f}"),
@@ -216,14 +216,14 @@ def page_values(
 
 
 def _spread(patches: PatchSet, label: str) -> list[str]:
-    """Paths of a class, one of each group first."""
+    """Names of the patches of a class, one of each group first."""
     seen: dict[str, int] = {}
     turns = []
-    for i, r in enumerate(patches.records):
+    for i, (r, name) in enumerate(zip(patches.records, patches.names(), strict=True)):
         if r.label == label:
             seen[r.group] = seen.get(r.group, 0) + 1
-            turns.append((seen[r.group], i, r.path))
-    return [path for _, _, path in sorted(turns)]
+            turns.append((seen[r.group], i, name))
+    return [name for _, _, name in sorted(turns)]
 
 
 def _picture(patches: PatchSet, i: int) -> NDArray[np.uint8]:

@@ -9,10 +9,14 @@ from typing import Any
 
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.provenance import read_json
+from monai_histodiff.data.bank_files import ABOUT as BANK
 from monai_histodiff.data.export import FORMATS, export_patches
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.selection.candidates import ABOUT as CANDIDATES
 
 __all__ = ["facts_of", "main"]
+
+SEALED = (BANK, CANDIDATES)  # which name the classes by their index
 
 
 def facts_of(results: Mapping[str, Any]) -> dict[str, str]:
@@ -71,12 +75,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         beside = Path(args.patches).resolve().parent / "results.json"
         path = Path(args.results) if args.results else beside
         facts: dict[str, str] = {}
+        classes: list[str] = []
         if args.results or path.is_file():
-            facts = facts_of(read_json(path, ("selection", "verdict", "dataset", "versions")))
+            results = read_json(path, ("selection", "verdict", "dataset", "versions"))
+            facts, classes = facts_of(results), results["dataset"].get("classes", [])
         given = {key: getattr(args, key) for key in ("licence", "title", "made_by")}
         facts |= {key: value for key, value in given.items() if value}
         patches = PatchSet.open(args.patches)
-        written = export_patches(patches, args.target, args.format, facts)
+        for sealed in (Path(args.patches).expanduser() / name for name in SEALED):
+            if sealed.is_file():
+                classes = read_json(sealed, ("classes",))["classes"]
+        written = export_patches(patches, args.target, args.format, facts, classes)
     print(f"{len(patches)} patches as {args.format}: {written}")
 
 

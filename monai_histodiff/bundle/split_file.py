@@ -62,8 +62,11 @@ def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet
             f"test groups must be new to the candidates, got {len(leaked)} they were made with, "
             f"such as '{min(leaked)}': give the data of that run"
         )
-    made_with = {(row["path"], row["label"]) for row in rows if row["role"] == "labelled"}
-    if other := sorted({(r.path, r.label) for r in labelled.records} ^ made_with):
+    own = [row for row in rows if row["role"] == "labelled"]
+    made_with = {(row["path"], row["label"], row.get(HASH, "")) for row in own}
+    hashes = labelled.file_hashes() if all(row.get(HASH) for row in own) else [""] * len(labelled)
+    given = {(r.path, r.label, h) for r, h in zip(labelled.records, hashes, strict=True)}
+    if other := sorted(given ^ made_with):
         raise ValueError(
             f"labelled patches must be those of the candidates, got {len(other)} that differ, such"
             f" as '{other[0][0]}': give the data, labels_per_class and draw of that run"
@@ -91,8 +94,11 @@ def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
         logger.warning("'%s' has no hashes: changed pictures go unnoticed", path)
         hashes = [""] * len(there)
     named = zip((r.path for r in there.records), hashes, strict=True)
-    places = {key: i for i, key in enumerate(named)}
-    found = [places.get((row["path"], row[HASH] if hashed else "")) for row in rows]
+    places: dict[tuple[str, str], list[int]] = {}  # some where sources share them
+    for i, key in reversed(list(enumerate(named))):
+        places.setdefault(key, []).append(i)
+    keys = ((row["path"], row[HASH] if hashed else "") for row in rows)
+    found = [places[key].pop() if places.get(key) else None for key in keys]
     if lost := [row["path"] for row, place in zip(rows, found, strict=True) if place is None]:
         raise ValueError(
             f"dataset_dir must hold the patches that the candidates were made with, as they were, "

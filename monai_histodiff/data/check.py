@@ -48,9 +48,9 @@ class Findings:
             exact ones first.
         overlaps: pairs across the split, or, without one, across groups, that are no copies, but
             show some of the same tissue, shifted.
-        blank: paths of patches with nothing to see.
-        blurred: paths of patches without fine detail.
-        masks: paths of pictures of so few colours that they are no patches.
+        blank: names, by :meth:`PatchSet.names`, of patches with nothing to see.
+        blurred: of patches without fine detail.
+        masks: of pictures of so few colours that they are no patches.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
         rarest: the name of that class; empty where there is none.
         problems: what to look at before work, in words, the worst first.
@@ -104,7 +104,7 @@ def check(
         drawn.append(_is_mask(image, contrast))
         plain.append(contrast < BLANK and not drawn[-1])
         soft.append(contrast >= BLANK and sharpness < BLURRED)
-    records = patches.records
+    records, names = patches.records, patches.names()
     classes: dict[str, Counter[str]] = {name: Counter() for name in patches.classes}
     members: dict[str, defaultdict[str, set[str]]] = {
         name: defaultdict(set) for name in patches.classes
@@ -128,9 +128,10 @@ def check(
         dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
         twins,
         find_overlaps(patches, joined(places), twins),
-        tuple(r.path for r, bad in zip(records, plain, strict=True) if bad),
-        tuple(r.path for r, bad in zip(records, soft, strict=True) if bad),
-        tuple(r.path for r, bad in zip(records, drawn, strict=True) if bad),
+        *(
+            tuple(name for name, bad in zip(names, found, strict=True) if bad)
+            for found in (plain, soft, drawn)
+        ),
         most,
         rarest,
         (),

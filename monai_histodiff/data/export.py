@@ -10,19 +10,21 @@
 * ``webdataset``: one tar file of ``NAME.png``, ``NAME.cls`` (index of the class) and ``NAME.json``
   (all that is known of it) for each patch, one after another.
 
-``um_per_px`` is that of the picture as it is written.
+``um_per_px`` is that of the picture as it is written. The index of a class is that of the bank or
+of the candidates that the patches are of, and stands on the card.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import shutil
 import tarfile
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,15 +44,22 @@ FOLDERS = {  # of each part of the split
     "imagefolder": {"": "", "train": "train", "val": "val", "test": "test"},
     "huggingface": {"": "train", "train": "train", "val": "validation", "test": "test"},
 }
+SEALED = ("index", "seed", "confidence", "sha256")  # columns of banks and candidates
 FORMATS = ("imagefolder", "webdataset", "huggingface")
 UNSAFE = re.compile(r"[^\w\- ]")  # what the name of a folder may not hold
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+logger = logging.getLogger(__name__)
 
 
 def export_patches(
-    patches: PatchSet, path: str | os.PathLike[str], form: str, facts: Mapping[str, Any]
+    patches: PatchSet,
+    path: str | os.PathLike[str],
+    form: str,
+    facts: Mapping[str, Any],
+    classes: Sequence[str] = (),
 ) -> Path:
-    """Write all patches, as PNG, with a card: all of it, or nothing.
+    """Write all patches, as PNG, with a card: all of it, or nothing. A warning, and the card, tell
+    where torchvision would number the classes of an ``imagefolder`` otherwise.
 
     Args:
         patches: labelled patches, such as the accepted ones.
@@ -58,6 +67,8 @@ def export_patches(
             card is written as ``NAME.md``.
         form: one of :data:`FORMATS`.
         facts: for :func:`card`.
+        classes: names, by class index; by default those of the manifest of a bank or of
+            candidates (column ``index``), else the set's.
 
     Returns:
         The path.
@@ -66,7 +77,8 @@ def export_patches(
         FileExistsError: it, or its card, is there already.
         ValueError: the form is unknown, the set is empty, a patch has no label, a split is
             recorded for some patches only, a column has the name of one of the form's, the name
-            of a class cannot be one of a folder, or the path does not end as the form needs it.
+            of a class cannot be one of a folder, a class has no index or two, or the path does
+            not end as the form needs it.
     """
     if form not in FORMATS:
         raise ValueError(f"a form must be one of {', '.join(FORMATS)}, got '{form}'")
@@ -93,11 +105,14 @@ def export_patches(
     if (form == "webdataset") != (target.suffix == ".tar"):
         wanted = "a file that ends in .tar" if form == "webdataset" else "a folder"
         raise ValueError(f"the path of a {form} must be {wanted}, got '{path}': rename it")
-    text = card(patches, facts)
+    index, text = _indices(patches, classes), card(patches, facts, classes)
+    if form == "imagefolder" and (note := _renumbered(patches, index)):
+        logger.warning(note)
+        text += f"\n## Indices\n\n{note}\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "webdataset":
         with whole_file(target) as draft:
-            _write_shard(draft, patches)
+            _write_shard(draft, patches, index)
             beside.write_text(text, encoding="utf-8")
         return target
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -127,7 +142,42 @@ def _check_records(records: Sequence[PatchRecord], form: str) -> None:
     refuse_partial_split([(record.path, record.split) for record in records], "patch")
 
 
-def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:
+def _indices(patches: PatchSet, classes: Sequence[str]) -> dict[str, int]:
+    """The index of each class, by its name, in their order."""
+    sealed = (r for r in patches.records if r.extra.keys() >= set(SEALED))
+    recorded = {(r.label, int(r.extra[SEALED[0]])) for r in sealed}
+    if recorded and not classes:
+        found = dict(sorted(recorded, key=lambda pair: pair[1]))
+    else:
+        found = {name: i for i, name in enumerate(classes or patches.classes)}
+    wrong = sorted(recorded - found.items())
+    if wrong or len(set(found.values())) < len(found):
+        raise ValueError(
+            f"a class must have one index of its own, got {wrong or found}: export the bank as it"
+            " was saved"
+        )
+    if lost := sorted({r.label for r in patches.records} - found.keys()):
+        raise ValueError(
+            f"every class must have an index, got none for '{lost[0]}' among {list(found)}: give"
+            " the names, or the results, that belong to these patches"
+        )
+    return found
+
+
+def _renumbered(patches: PatchSet, index: Mapping[str, int]) -> str:
+    """A sentence on a part of the split whose folders torchvision would number otherwise."""
+    for part in sorted({r.split for r in patches.records}):
+        names = sorted({r.label for r in patches.records if r.split == part})
+        if other := [name for i, name in enumerate(names) if index[name] != i]:
+            return (
+                f"torchvision numbers the folders of each part anew, and gives '{other[0]}' the"
+                f" index {names.index(other[0])}{f' in {part!r}' if part else ''}, which is"
+                f" {index[other[0]]} here: map them by the table, or export a webdataset."
+            )
+    return ""
+
+
+def card(patches: PatchSet, facts: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
     """The card: Markdown with YAML front matter.
 
     Args:
@@ -135,9 +185,11 @@ def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:
         facts: what is known, in this order: ``title``, ``licence`` (an identifier such as
             ``cc-by-4.0``), ``made_by``, ``made_from``, and ``accepted``, ``copies``, ``verdict``,
             as sentences. What is not given is said not to be known.
+        classes: names, by class index; see :func:`export_patches`.
 
     Raises:
-        ValueError: a fact is unknown, or the licence is no identifier.
+        ValueError: a fact is unknown, the licence is no identifier, or a class has no index or
+            two.
     """
     known = ("title", "licence", "made_by", "made_from", "accepted", "copies", "verdict")
     if unknown := sorted(set(facts) - set(known)):
@@ -150,7 +202,10 @@ def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:
             "spdx.org/licenses; 'other' if there is none"
         )
     title = plain.get("title", "Synthetic histopathology patches")
-    counts = "\n".join(f"| {name} | {n} |" for name, n in patches.counts().items())
+    counts = Counter(r.label for r in patches.records)
+    table = "\n".join(
+        f"| {name} | {counts[name]} | {i} |" for name, i in _indices(patches, classes).items()
+    )
     said = {
         "What made them": "made_by",
         "From which data": "made_from",
@@ -168,8 +223,8 @@ def card(patches: PatchSet, facts: Mapping[str, Any]) -> str:
     )
     return (
         f"{front}\n# {title}\n\nThese patches are synthetic: they show no patient's tissue, and "
-        f"are no evidence of what tissue looks like. Not for diagnosis.\n\n| class | patches |\n"
-        f"|---|---|\n{counts}\n\n{parts}\n"
+        f"are no evidence of what tissue looks like. Not for diagnosis.\n\n"
+        f"| class | patches | index |\n|---|---|---|\n{table}\n\n{parts}\n"
     )
 
 
@@ -217,16 +272,16 @@ def _write_tables(draft: Path, tables: Mapping[str, Sequence[Mapping[str, str]]]
         (draft / folder / "metadata.jsonl").write_text(text, encoding="utf-8")
 
 
-def _write_shard(path: Path, patches: PatchSet) -> None:
+def _write_shard(path: Path, patches: PatchSet, index: Mapping[str, int]) -> None:
     with tarfile.open(path, "w") as shard:
-        for name, content in _members(patches):
+        for name, content in _members(patches, index):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o644
             shard.addfile(member, io.BytesIO(content))
 
 
-def _members(patches: PatchSet) -> Iterator[tuple[str, bytes]]:
+def _members(patches: PatchSet, index: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     for i, (name, record) in enumerate(zip(_names(patches.records), patches.records, strict=True)):
         yield f"{name}.png", _png(patches, i)
-        yield f"{name}.cls", str(patches.classes.index(record.label)).encode()
+        yield f"{name}.cls", str(index[record.label]).encode()
         yield f"{name}.json", json.dumps(_described(patches, i)).encode()

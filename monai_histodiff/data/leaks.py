@@ -29,7 +29,7 @@ class Leaks:
             may be, by :func:`~monai_histodiff.data.duplicates.near_pairs`.
         overlap: how many further ones show some of the tissue of a training patch, shifted, by
             :func:`~monai_histodiff.data.overlaps.overlapping`: tiles that overlap.
-        pairs: ``(test path, training path)`` of each.
+        pairs: ``(test patch, training patch)`` of each, by :meth:`PatchSet.names`.
     """
 
     patches: int
@@ -68,7 +68,16 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
 
     Returns:
         Counts, pairs of paths, and notes.
+
+    Raises:
+        ValueError: a side is empty: nothing would be compared.
     """
+    for side, part in (("train", train), ("test", test)):
+        if not len(part):
+            raise ValueError(
+                f"{side} must hold at least one patch, got none: give both parts of a set whose"
+                " split is recorded, or drawn by with_split()"
+            )
     known, small, there = _described(train)
     unseen, views, here = _described(test)
     places = {digest: i for i, digest in reversed(list(enumerate(known)))}
@@ -77,8 +86,9 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
     near = {j: i for j, i in _near(small, views).items() if j not in exact}
     found = {**exact, **near}
     shifted = {j: i for i, j in reversed(sorted(overlapping(there, here))) if j not in found}
+    known_names, unseen_names = train.names(), test.names()
     pairs = [
-        (test.records[j].path, train.records[i].path)
+        (unseen_names[j], known_names[i])
         for part in (exact, near, dict(sorted(shifted.items())))
         for j, i in part.items()
     ]

@@ -151,6 +151,11 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
             f"Labels are taken for names of classes, also {', '.join(map(repr, odd))}: leave them"
             " empty where there is none."
         )
+    if odd := sorted({r.group for r, _ in found if r.group.casefold() in MISSING}):
+        notes.append(
+            f"Groups are taken for names of patients, also {', '.join(map(repr, odd))}: if that"
+            " stands for none, name the patient of each patch."
+        )
     stems = {source.root.name.removesuffix(".zip").lower() for source in sources}
     told = {SPLITS[stem] for stem in stems if stem in SPLITS}
     if len(told) > 1 and not any(record.split for record, _ in found):
@@ -224,7 +229,7 @@ def _file(source: PatchSource, row: TableRow, at: str) -> str:
 
 
 def _record(row: TableRow, name: str, at: str) -> Found:
-    split = read_split(row.cells.get("split", ""), name, at)
+    split = read_split(row.cells.get("split", ""), f"'{name}' ({at})")
     label, group = (
         unicodedata.normalize("NFC", row.cells.get(column, "")) for column in ("label", "group")
     )

@@ -10,7 +10,8 @@ from typing import Any
 __all__ = ["check_name", "check_path", "refuse_twins"]
 
 BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
-WHOLE = re.compile(r"0*(\d+)(\.0*)?")
+ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")  # before a number, but none of its decimals
+DECIMAL = re.compile(r"(\d+)\.(\d*?)0*")
 
 
 def check_name(kind: str, name: Any, where: str = "") -> None:
@@ -57,13 +58,16 @@ def refuse_twins(kind: str, names: Iterable[tuple[str, str]]) -> None:
         names: pairs of a name and its place.
 
     Raises:
-        ValueError: two differ only by case, by blanks, or by zeros around a whole number.
+        ValueError: two differ only by case, by blanks, by zeros before a number (``P1``, ``P01``),
+            or, where the name is a number, by zeros after it (``1.5``, ``1.50``).
     """
     seen: dict[str, tuple[str, str]] = {}
     for name, where in names:
         plain = BLANKS.sub("", unicodedata.normalize("NFC", name).casefold())
-        number = WHOLE.fullmatch(plain)
-        first, there = seen.setdefault(number[1] if number else plain, (name, where))
+        plain = ZEROS.sub("", plain)
+        if number := DECIMAL.fullmatch(plain):
+            plain = ".".join(filter(None, number.groups()))
+        first, there = seen.setdefault(plain, (name, where))
         if first != name:
             raise ValueError(
                 f"two {kind}s must differ by more than case, blanks, or zeros around a number,"

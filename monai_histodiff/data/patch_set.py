@@ -7,9 +7,8 @@ A :class:`PatchSet` is a folder, or a zip, of RGB patches with a ``manifest.csv`
 
 ``label`` is empty for unlabelled patches, ``split`` is ``train``, ``val``, ``test`` or empty,
 ``group`` names the patient, slide or source tile: the unit that must never be on both sides of a
-split, and ``um_per_px`` is the magnification. Further columns are kept as they are. Without a
-manifest, folders name the classes, and above them the split. :mod:`~monai_histodiff.data.listing`
-has the rules of manifests and folders, :mod:`~monai_histodiff.data.pictures` those of pictures.
+split, and ``um_per_px`` is the magnification. Further columns are kept as they are. The rules of
+manifests, and of class folders without one, are those of :mod:`~monai_histodiff.data.listing`.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_histodiff.data.choosing import chosen_rows, select_records
 from monai_histodiff.data.draws import draw_few, draw_groups, draw_split
 from monai_histodiff.data.listing import list_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
@@ -89,8 +89,7 @@ class PatchSet(Sequence):
         Raises:
             FileNotFoundError: the path, or a file that the manifest names, does not exist.
             PermissionError: a folder or file may not be read.
-            ValueError: a rule of the manifest, the folders or the zip is broken; the message
-                names it, the place and the remedy.
+            ValueError: a rule of the manifest, the folders or the zip is broken.
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         if not paths:
@@ -147,6 +146,10 @@ class PatchSet(Sequence):
         """The group of each patch."""
         return [r.group for r in self.records]
 
+    def names(self) -> list[str]:
+        """What to call each patch: its path, with its source where several have that path."""
+        return self._reader.names(self.records)
+
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of files, of what is recorded of each, and of their scale."""
         return self._reader.digest(self.records)
@@ -176,8 +179,7 @@ class PatchSet(Sequence):
         """All patches as one uint8 tensor ``N x 3 x H x W``, cropped one by one as they are read.
 
         Args:
-            size: height and width of the centre crops; ``None`` keeps whole patches, which must
-                then be of one size.
+            size: side of the centre crops; ``None``: whole patches, which must be of one size.
 
         Raises:
             ValueError: the set is empty, or patches differ in size or are smaller than ``size``.
@@ -207,13 +209,20 @@ class PatchSet(Sequence):
         return crops.transpose(0, 1)
 
     def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
-        """The patches of one split, or of one class, or of both."""
-        found = (r for r in self.records if split in (None, r.split))
-        return self._with([r for r in found if label in (None, r.label)])
+        """The patches of one split, or of one class, or of both; of none where it is ``""``.
 
-    def take(self, indices: Iterable[int]) -> PatchSet:
-        """The patches at these indices, in their order."""
-        return self._with([self.records[i] for i in indices])
+        Raises:
+            ValueError: there is no such split, or the set has no such class.
+        """
+        return self._with(select_records(self.records, self.classes, split, label))
+
+    def take(self, chosen: Iterable[int] | Iterable[bool]) -> PatchSet:
+        """The patches at these indices, in their order, or where a bool mask is true.
+
+        Raises:
+            ValueError: the mask is not as long as the set, or an index is no whole number.
+        """
+        return self._with([self.records[i] for i in chosen_rows(chosen, len(self))])
 
     def with_labels(self) -> PatchSet:
         """The patches that have a label."""
@@ -235,9 +244,7 @@ class PatchSet(Sequence):
         return own == theirs
 
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
-        """This set, in its order, and up to ``count`` further patches of ``other``, drawn from the
-        same sources, as in :meth:`without`, at random.
-        """
+        """This set, and up to ``count`` patches of ``other`` at random, as in :meth:`without`."""
         rest = other.without(self).records
         chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
         return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
@@ -248,12 +255,10 @@ class PatchSet(Sequence):
         return torch.tensor([sizes[g] ** -power for g in self.groups], dtype=torch.double)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[PatchSet, PatchSet]:
-        """Two group-disjoint sets, the second with about ``fraction`` of the patches of each
-        class.
+        """Two group-disjoint sets, the second with about ``fraction`` of each class.
 
         Raises:
-            ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups,
-                or shares them all with classes that would be left with none.
+            ValueError: ``fraction`` is not between 0 and 1, or a class has too few groups.
         """
         taken = draw_groups(self.records, fraction, seed)
         sides = ([r for r in self.records if (r.group in taken) == out] for out in (False, True))
@@ -261,9 +266,7 @@ class PatchSet(Sequence):
 
     def with_split(self, fraction: float = 0.3, seed: int = 0) -> PatchSet:
         """This set as it is where a split is recorded; otherwise with ``fraction`` of each class
-        held out as ``test``.
-
-        Groups are drawn by their labelled patches; unlabelled ones go where their group goes.
+        held out as ``test``: groups are drawn by labelled patches, unlabelled ones go along.
 
         Raises:
             ValueError: a split is recorded for some patches only, or without a test part; see
@@ -277,13 +280,11 @@ class PatchSet(Sequence):
         as possible.
 
         Args:
-            labels_per_class: number of patches of each class; ``"5%"`` is that share of each
-                class, rounded up; ``"all"`` keeps all labelled ones.
+            labels_per_class: patches of each class; ``"5%"``: that share, rounded up; ``"all"``.
             seed: seed of the draw.
 
         Raises:
-            ValueError: fewer than two classes are present, the number is below 1, or a class has
-                too few patches, or none, such as one that occurs in the test part only.
+            ValueError: there are fewer than two classes, or too few patches of one, or none asked.
         """
         return self.take(draw_few(self.records, self.classes, labels_per_class, seed))
 

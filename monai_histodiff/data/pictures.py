@@ -28,6 +28,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 __all__ = ["LIMITS", "Limits", "decode_patch", "picture_size"]
 
@@ -38,7 +39,9 @@ SUFFIXES = (
     *NIFTI,
 )
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
-BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # TIFF tags
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how they begin; the last two are large ones
+WIDTH, LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 262, 277, 339
+GREY = (0, 1)  # of PHOTOMETRIC
 UNSIGNED = (1, 4)  # of SAMPLE_FORMAT; 4 is undefined
 # JPEG 2000: start and the marker of the sizes, and the end, whose bytes no packet can hold
 CODESTREAM, CODESTREAM_END = b"\xff\x4f\xff\x51", b"\xff\xd9"
@@ -93,10 +96,7 @@ def decode_patch(content: bytes, name: str, limits: Limits = LIMITS) -> NDArray[
             _check_whole(picture.format, content)
             depth = _depth(picture, content)
         if depth != "8-bit":
-            raise ValueError(
-                f"a patch must have 8 bits per channel, got {depth} {picture.mode} in '{name}':"
-                " scale it to 8 bits by a rule that suits the scanner"
-            )
+            _refuse_depth(f"{depth} {picture.mode}", name)
         if picture.mode not in MODES:
             raise ValueError(
                 f"a patch must be RGB, grey or a palette, got {picture.mode} in '{name}': convert"
@@ -121,6 +121,8 @@ def picture_size(content: bytes, name: str, limits: Limits = LIMITS) -> tuple[in
         _check(header, name, limits)
         return int(header.get_data_shape()[1]), int(header.get_data_shape()[0])
     with _open(content, name, limits) as picture:
+        if picture.format == "TIFF":  # whose width and height Pillow may have turned
+            return int(picture.tag_v2[LENGTH]), int(picture.tag_v2[WIDTH])
         return picture.height, picture.width
 
 
@@ -138,18 +140,51 @@ def _readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _open(content: bytes, name: str, limits: Limits) -> Image.Image:
-    """The picture, its header read."""
+def _open(content: bytes, name: str, limits: Limits) -> Any:
+    """The picture, its header read. Orientation is not applied: Pillow does that for TIFF alone,
+    when a picture has been loaded.
+    """
     try:
         with _readable(name):
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+            picture: Any = Image.open(io.BytesIO(content), formats=FORMATS)
+            if picture.format == "TIFF":
+                picture.load_end = lambda: None
     except ValueError as error:
         if isinstance(error.__cause__, Image.DecompressionBombError):
             _refuse(f"{limits.pixels:,} pixels", str(error.__cause__), name)
+        if content[:4] in TIFFS:
+            _refuse_tiff(content, name)
         raise
     if picture.width * picture.height > limits.pixels:
         _refuse(f"{limits.pixels:,} pixels", f"{picture.width} x {picture.height}", name)
     return picture
+
+
+def _refuse_tiff(content: bytes, name: str) -> None:
+    """Say what a TIFF is that Pillow has no mode for, where its tags tell."""
+    try:
+        tags = ImageFileDirectory_v2(content[: 16 if b"+" in content[:4] else 8])
+        stream = io.BytesIO(content)
+        stream.seek(tags.next)
+        tags.load(stream)
+        depth, channels = _tiff_depth(tags), int(tags.get(CHANNELS, 1))
+        colours = tags.get(PHOTOMETRIC)
+    except Exception:  # damaged: told as any other
+        return
+    if depth != "8-bit":
+        _refuse_depth(f"{depth} in {channels} channels", name)
+    if colours in GREY and channels > 2:
+        raise ValueError(
+            f"a patch must be RGB, grey or a palette, got {channels} channels that the TIFF calls"
+            f" grey (minisblack) in '{name}': save them as RGB, photometric='rgb'"
+        )
+
+
+def _refuse_depth(found: str, name: str) -> None:
+    raise ValueError(
+        f"a patch must have 8 bits per channel, got {found} in '{name}': scale it to 8 bits by a"
+        " rule that suits the scanner"
+    )
 
 
 def _check_whole(kind: str | None, content: bytes) -> None:
@@ -177,18 +212,22 @@ def _refuse(limit: str, found: str, name: str) -> None:
 
 def _depth(picture: Any, content: bytes) -> str:
     """Bits of a channel, from the file's own tags: decoders cut to 8 in silence."""
-    bits, kind = 8, "-bit"
+    bits = 8
     if picture.format == "TIFF":
-        most = _largest(picture.tag_v2.get(BITS_PER_SAMPLE, 1))
-        odd = _largest(picture.tag_v2.get(SAMPLE_FORMAT, 1)) not in UNSIGNED
-        bits, kind = max(most, 8), "-bit signed or floating-point" if odd else "-bit"
-    elif picture.format == "PNG":
+        return _tiff_depth(picture.tag_v2)
+    if picture.format == "PNG":
         bits = max(content[24], 8)
     elif picture.format == "JPEG2000":
         sizes = content[content.find(CODESTREAM) + 40 :]
         channels = int.from_bytes(sizes[:2], "big")
         bits = max([8, *((depth & 0x7F) + 1 for depth in sizes[2 : 2 + 3 * channels : 3])])
-    return f"{bits}{kind}"
+    return f"{bits}-bit"
+
+
+def _tiff_depth(tags: Any) -> str:
+    odd = _largest(tags.get(SAMPLE_FORMAT, 1)) not in UNSIGNED
+    bits = max(_largest(tags.get(BITS_PER_SAMPLE, 1)), 8)
+    return f"{bits}-bit{' signed or floating-point' if odd else ''}"
 
 
 def _largest(tag: int | tuple[int, ...]) -> int:

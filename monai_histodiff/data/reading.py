@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -116,6 +117,14 @@ class PatchReader:
                 " open them as one set, PatchSet.open([first, second])"
             )
 
+    def names(self, records: Sequence[PatchRecord]) -> list[str]:
+        """What to call each: its path, or, where several sources have that, the whole place."""
+        known = Counter(path for source in self.sources for path in source.pictures)
+        return [
+            str(self.sources[r.source].root / r.path) if known[r.path] > 1 else r.path
+            for r in records
+        ]
+
     def content(self, record: PatchRecord) -> bytes:
         """The bytes of its file."""
         return self.sources[record.source].read(record.path)
@@ -216,8 +225,8 @@ class PatchReader:
             if part.shape != out.shape[1:]:
                 first, here = tuple(out.shape[-2:]), tuple(part.shape[-2:])
                 raise ValueError(
-                    f"all patches must have one size, got {first} in '{records[0].path}' and"
-                    f" {here} in '{record.path}': give a size to crop to"
+                    f"all patches must have one size, got {first} in '{self.names(records)[0]}'"
+                    f" and {here} in '{self.names([record])[0]}': give a size to crop to"
                 )
             out[i] = part
         return out

@@ -59,7 +59,7 @@ def told_size(patches: PatchSet, index: int) -> str:
     are others, in words.
     """
     one = patches.take([index])
-    return size_words(one.records[0].path, one.sizes()[0], one.at(None).sizes()[0])
+    return size_words(one.names()[0], one.sizes()[0], one.at(None).sizes()[0])
 
 
 def open_pool(

@@ -50,7 +50,7 @@ def read_slide_table(path: str | os.PathLike[str]) -> dict[str, SlideRow]:
             raise ValueError(
                 f"a table must list each slide once, got '{slide}' again in {at}: take one away"
             )
-        rows[slide] = SlideRow(group, label, read_split(split, slide, at))
+        rows[slide] = SlideRow(group, label, read_split(split, f"'{slide}' ({at})"))
     return rows
 
 

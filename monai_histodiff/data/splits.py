@@ -14,20 +14,20 @@ SPLITS = {
 }
 
 
-def read_split(text: str, name: str, where: str) -> str:
-    """The part of the split that a cell tells: ``train``, ``val``, ``test``, or empty.
+def read_split(text: str, where: str = "") -> str:
+    """The part of the split that a text tells: ``train``, ``val``, ``test``, or empty.
 
     Args:
-        text: the cell.
-        name: of the patch or slide, for the message.
-        where: its place, for the message.
+        text: such as ``train``, ``Training`` or ``validation``.
+        where: name and place of the patch or slide, for the message.
 
     Raises:
-        ValueError: the cell tells something else.
+        ValueError: it tells something else.
     """
     if text and text.lower() not in SPLITS:
+        place = f" for {where}" if where else ""
         raise ValueError(
-            f"split must be 'train', 'val', 'test' or empty, got '{text}' for '{name}' ({where})"
+            f"split must be 'train', 'val', 'test' or empty, got '{text}'{place}: name one of them"
         )
     return SPLITS.get(text.lower(), "")
 

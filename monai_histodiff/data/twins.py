@@ -20,7 +20,7 @@ ACROSS = ("splits", "groups", "one group")  # what a pair lies across, the worst
 
 @dataclass(frozen=True)
 class Twins:
-    """Two patches of which one is a copy of the other, by their paths.
+    """Two patches of which one is a copy of the other, by :meth:`PatchSet.names`.
 
     ``distance`` is 0 for equal pixels, and otherwise that of
     :func:`~monai_histodiff.data.duplicates.near_pairs`, NaN for those that overlap; ``across`` is
@@ -50,7 +50,8 @@ def find_twins(
     near = near_pairs(small[kept])
     for i, j, distance in zip(kept[near.first], kept[near.second], near.distance, strict=True):
         pairs[int(i), int(j)] = max(float(distance), 1e-9)
-    found = [_pair(patches, i, j, distance) for (i, j), distance in pairs.items()]
+    names = patches.names()
+    found = [_pair(patches, names, i, j, distance) for (i, j), distance in pairs.items()]
     return tuple(sorted(found, key=lambda t: (ACROSS.index(t.across), t.distance, t.first)))
 
 
@@ -64,12 +65,13 @@ def find_overlaps(patches: PatchSet, places: Marks, twins: Sequence[Twins]) -> t
     if bool(split.any()) and not bool(split.all()):
         sides = places.of(~split), places.of(split)
     pairs = (sorted(pair) for pair in overlapping(*sides))
-    found = [_pair(patches, i, j, math.nan) for i, j in pairs]
+    names = patches.names()
+    found = [_pair(patches, names, i, j, math.nan) for i, j in pairs]
     rest = (t for t in found if t.across != ACROSS[-1] and (t.first, t.second) not in known)
     return tuple(sorted(rest, key=lambda t: (ACROSS.index(t.across), t.first, t.second)))
 
 
-def _pair(patches: PatchSet, i: int, j: int, distance: float) -> Twins:
+def _pair(patches: PatchSet, names: Sequence[str], i: int, j: int, distance: float) -> Twins:
     a, b = patches.records[i], patches.records[j]
     across = ACROSS[0] if a.split != b.split else ACROSS[1] if a.group != b.group else ACROSS[2]
-    return Twins(a.path, b.path, distance, across, (a.label, b.label))
+    return Twins(names[i], names[j], distance, across, (a.label, b.label))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.data.bank import SyntheticBank
+from monai_histodiff.data.choosing import chosen_rows
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import MAX_BYTES, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import SealedRow
@@ -187,8 +188,11 @@ class Candidates:
     ) -> SyntheticBank:
         """The bank of the chosen candidates (bool mask or indices). A confidence that is not
         finite counts as 0.
+
+        Raises:
+            ValueError: the mask is not as long as the candidates are many.
         """
-        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        index = torch.tensor(chosen_rows(chosen, len(self.labels)), dtype=torch.int64)
         rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
         confidence = self.confidence.nan_to_num(0, 0, 0)
         images, score, seeds = (

@@ -246,10 +246,15 @@ class Judge:
         copy, is judged by the member that has not seen that patch.
         """
         rows = {r.path: i for i, r in enumerate(self.labelled.records)}
-        copied = [self.train.records[i].path for i in known.nearest.tolist()]
+        places = {(r.source, r.path): i for i, r in enumerate(self.labelled.records)}
+        nearest = [self.train.records[i] for i in known.nearest.tolist()]
+        copied = [
+            places.get((r.source, r.path), -1) if copy else -1
+            for r, copy in zip(nearest, known.copy.tolist(), strict=True)
+        ]
         origins = [
-            rows.get(r.extra.get("origin") or (path if copy else ""), -1)
-            for r, path, copy in zip(pictures.records, copied, known.copy.tolist(), strict=True)
+            rows.get(told, -1) if (told := r.extra.get("origin")) else row
+            for r, row in zip(pictures.records, copied, strict=True)
         ]
         origin = torch.tensor(origins, dtype=torch.long)
         found = self.critic.probabilities(images)

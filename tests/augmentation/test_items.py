@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from PIL import Image
 from monai_histodiff import PatchSet, SyntheticAugment, SyntheticAugmentd, SyntheticBank
 
 SIDE = 8
+
+
+class Part(str, enum.Enum):
+    train = "train"
+    a = "a"
 
 
 @pytest.fixture
@@ -67,6 +73,13 @@ def test_what_else_belongs_to_the_real_patch_is_refused(
         transform(bank, prob)(item)
     assert transform(bank, prob, keep_keys="mask")(item)["mask"] is value
     assert "mask" not in Compose([DeleteItemsd("mask"), transform(bank, prob)])(item)
+
+
+def test_members_of_an_enum_become_plain_text(bank: SyntheticBank) -> None:
+    item = transform(bank, balance=[0, 1])(real(label=Part.a, split=Part.train, name=Part.a))
+    assert (item["label"], item["split"], item["name"]) == ("b", "synthetic", "b")
+    kept = transform(bank)(real(label=Part.a))
+    assert kept["label"] is Part.a
 
 
 @pytest.mark.parametrize("key", ["synthetic", "synthetic_confidence", "synthetic_seed", "w", "s"])

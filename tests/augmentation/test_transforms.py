@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from PIL import Image
 
 import monai_histodiff
 from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank, even_weights
+from monai_histodiff.augmentation import transforms
+from monai_histodiff.utils import processes
 
 SIDE = 8
 
@@ -324,6 +328,65 @@ def test_ranks_with_one_seed_draw_differently(
             monkeypatch.setenv("RANK", rank)
         drawn[rank] = values(SyntheticAugmentd("image", bank, prob=0.5).set_random_state(0))
     assert drawn[""] == drawn["0"] and drawn["0"] != drawn["1"] != drawn["2"] != drawn["0"]
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, rank: int | None) -> None:
+    """This process has a rank in a process group; ``None``: there is no group."""
+    for module in (processes, transforms):
+        monkeypatch.setattr(module, "is_distributed", lambda: rank is not None)
+    monkeypatch.setattr(processes.idist, "get_rank", lambda: rank or 0)
+
+
+def test_what_was_seeded_before_the_process_group_draws_by_its_rank(
+    bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for rank in (None, 0, 1, 2):
+        joined(monkeypatch, None)
+        early = SyntheticAugmentd("image", bank, prob=0.5).set_random_state(0)
+        joined(monkeypatch, rank)
+        drawn.append(values(early))
+        assert drawn[-1] == values(SyntheticAugmentd("image", bank, prob=0.5).set_random_state(0))
+    assert drawn[0] == drawn[1] and len(set(map(repr, drawn))) == 3
+
+
+def test_a_spawned_worker_draws_by_the_rank_of_its_parent(
+    bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is pickled in a process of a group, and belongs to none itself."""
+    drawn = []
+    for rank in (0, 1, 2):
+        joined(monkeypatch, None)
+        transform = SyntheticAugmentd("image", bank, prob=0.5)  # before there is a group
+        joined(monkeypatch, rank)
+        sent = pickle.dumps(transform)
+        expected = values(transform.set_random_state(7))
+        with monkeypatch.context() as worker:
+            joined(worker, None)
+            worker.setattr(transforms, "get_worker_info", lambda: SimpleNamespace(seed=7))
+            drawn.append(values(pickle.loads(sent).set_random_state(7)))
+        assert drawn[-1] == expected
+    assert len(set(map(repr, drawn))) == 3
+
+
+@pytest.mark.parametrize("kind", [SyntheticAugment, SyntheticAugmentd])
+def test_prob_is_what_is_drawn_by(kind: Any, bank: SyntheticBank) -> None:
+    keys = ("image",) if kind is SyntheticAugmentd else ()
+    transform = kind(*keys, bank, prob=0.25, full_prob_at=1)
+    assert transform.prob == 0.25
+
+    def replaced() -> set[bool]:
+        if keys:
+            return {transform(real(0))["synthetic"] for _ in range(20)}
+        return {transform.replaced(real(0)["image"], 0)[2]["synthetic"] for _ in range(20)}
+
+    for prob in (0, 1):
+        transform.prob = prob
+        assert transform.prob == prob and replaced() == {bool(prob)}
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"prob must lie in \[0, 1\], got .*: give"):
+            transform.prob = wrong
+    assert transform.prob == 1
 
 
 def test_an_empty_bank_changes_nothing() -> None:

@@ -27,6 +27,28 @@ def dataset(draw_patches: Callable[..., np.ndarray], tmp_path: Path) -> Path:
     return write_patches(tmp_path / "mine", items)
 
 
+def test_the_page_shows_the_patch_of_the_source_that_is_told(
+    draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        pictures = draw_patches(name == "two", 4)
+        if name == "one":
+            pictures[0] = 200
+        items = [
+            (PatchRecord(f"{i}.png", "ab"[i % 2], "", f"{name}{i}"), picture)
+            for i, picture in enumerate(pictures)
+        ]
+        write_patches(tmp_path / name, items)
+    patches = PatchSet.open([tmp_path / "one", tmp_path / "two"])
+    found = check(patches)
+    assert found.blank == (str(tmp_path / "one" / "0.png"),)
+    sections = {s["title"]: s for s in page_values("both", patches, found, {})["sections"]}
+    (blank,) = sections["Blank"]["pictures"]
+    assert blank["image"].std() == 0 and len(sections["a"]["pictures"]) == 4
+    shown = {picture["image"].tobytes() for picture in sections["a"]["pictures"]}
+    assert len(shown) == 4, "each patch of both sources, none twice"
+
+
 def test_colour_alone_tells_classes_that_differ_in_colour_and_no_others(
     dataset: Path, draw_patches: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:

@@ -48,6 +48,29 @@ def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
     assert found.most_labels == 6
 
 
+def test_sources_that_share_file_names_are_not_mixed_up(tmp_path: Path) -> None:
+    """A copy in one hospital hides no overlap between files of the same names in another."""
+    pictures = tissue(5, 160).permute(0, 2, 3, 1).numpy()
+    a, b, c, d, _ = (np.ascontiguousarray(p) for p in pictures)
+    sides = {
+        "one": [a[:96, :96], a[:96, :96], c[:96, :96]],
+        "two": [b[:96, :96], b[24:120, 16:112], d[:96, :96]],
+    }
+    for name, parts in sides.items():
+        items = [
+            (PatchRecord(f"{i}.png", "NT"[i == 2], "", f"{name}{i}"), np.ascontiguousarray(part))
+            for i, part in enumerate(parts)
+        ]
+        write_patches(tmp_path / name, items)
+    patches = PatchSet.open([tmp_path / "one", tmp_path / "two"])
+    found = check(patches)
+    one, two = ([str(tmp_path / n / f"{i}.png") for i in range(2)] for n in ("one", "two"))
+    assert [[t.first, t.second] for t in found.twins] == [one]
+    assert [[t.first, t.second] for t in found.overlaps] == [two]
+    assert any(f"'{one[0]}' and '{one[1]}'" in problem for problem in found.problems)
+    assert patches.names()[:2] == one and PatchSet.open(tmp_path / "one").names()[0] == "0.png"
+
+
 def test_copies_are_told_by_how_far_they_reach(tmp_path: Path) -> None:
     content = rows()
     picture = {path: picture for path, *_, picture in content}

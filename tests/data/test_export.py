@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import CLASSES, WritePatchSet
 from making import folder_of
 from PIL import Image
 
-from monai_histodiff import PatchSet
+from monai_histodiff import PatchSet, SyntheticBank
 from monai_histodiff.bundle.export import facts_of, main
 from monai_histodiff.data.export import card, export_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource
@@ -141,6 +142,50 @@ def test_the_scale_is_that_of_the_picture(parts: PatchSet, tmp_path: Path) -> No
     scales = [json.loads(found[f"{i:06d}.json"])["um_per_px"] for i in range(4)]
     widths = [Image.open(io.BytesIO(found[f"{i:06d}.png"])).width for i in range(4)]
     assert scales == ["1", "0.97", "", "1.0"] and widths == [4, 8, 8, 8]
+
+
+def indices(path: Path) -> list[int]:
+    with tarfile.open(path) as shard:
+        return [int(shard.extractfile(m).read()) for m in shard if m.name.endswith("cls")]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("names", [("normal", "polyp", "tumour"), ()])
+def test_indices_are_those_of_the_bank(names: tuple[str, ...], tmp_path: Path) -> None:
+    """A class of which nothing was accepted counts, and so does 10, which is sorted before 2."""
+    held = {2: 1, 10: 1} if not names else {0: 1, 1: 0, 2: 1}
+    images = {k: torch.zeros(n, 3, 8, 8, dtype=torch.uint8) for k, n in held.items()}
+    SyntheticBank(images, classes=names).save(tmp_path / "bank")
+    main([str(tmp_path / "bank"), str(tmp_path / "x.tar"), "--format", "webdataset"])
+    assert indices(tmp_path / "x.tar") == [k for k, n in held.items() if n]
+    text = (tmp_path / "x.md").read_text()
+    assert all(f"| {names[k] if names else k} | {n} | {k} |" in text for k, n in held.items())
+    part = PatchSet.open(PatchSet.open(tmp_path / "bank").take([1]).write(tmp_path / "part"))
+    export_patches(part, tmp_path / "y.tar", "webdataset", {})
+    assert indices(tmp_path / "y.tar") == [max(held)], "of the bank's own manifest"
+    with pytest.raises(ValueError, match="a class must have one index of its own, got"):
+        export_patches(part, tmp_path / "z.tar", "webdataset", {}, part.classes)
+
+
+def test_indices_are_those_of_the_results(parts: PatchSet, tmp_path: Path) -> None:
+    kept = parts.take([1]).write(tmp_path / "accepted").parent
+    dataset = {"path": "real.zip", "classes": ["A", "B"]}
+    (kept / "results.json").write_text(json.dumps({**RESULTS, "dataset": dataset}))
+    main([str(kept / "accepted"), str(tmp_path / "x.tar"), "--format", "webdataset"])
+    assert indices(tmp_path / "x.tar") == [1]
+    with pytest.raises(ValueError, match="every class must have an index, got none for 'B'"):
+        export_patches(parts, tmp_path / "y.tar", "webdataset", {}, ["A"])
+
+
+def test_folders_that_torchvision_numbers_otherwise_are_told(
+    parts: PatchSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = export_patches(parts, tmp_path / "out", "imagefolder", {})
+    told = "gives 'B' the index 0 in 'test', which is 1 here"  # of 'test' there is B alone
+    assert told in caplog.text and told in (root / "CARD.md").read_text()
+    caplog.clear()
+    export_patches(parts.select("train"), tmp_path / "train", "imagefolder", {})
+    export_patches(parts, tmp_path / "hub", "huggingface", {})
+    assert not caplog.text, "names are told there"
 
 
 @pytest.mark.parametrize("name", ["file_name", "label", "group"])

@@ -85,6 +85,8 @@ def test_blank_patches_are_alike_by_nature(across: Callable) -> None:
     assert "of 3 test patches 1 (1 of them blank) are exact copies" in found.notes[0]
 
 
-def test_nothing_to_compare(across: Callable) -> None:
+def test_an_empty_side_is_an_error_and_no_clean_split(across: Callable) -> None:
     train, test = across([tissue(0)], [tissue(0)])
-    assert find_leaks(train[:0], test).exact == 0 == find_leaks(train, test[:0]).patches
+    for side, parts in (("train", (train[:0], test)), ("test", (train, test[:0]))):
+        with pytest.raises(ValueError, match=f"{side} must hold at least one patch, got none"):
+            find_leaks(*parts)

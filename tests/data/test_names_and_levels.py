@@ -12,6 +12,7 @@ from making import HEADER, folder_of, zipped
 
 from monai_histodiff import PatchSet, SyntheticBank
 
+SIDES = ("train", "test")
 GROUPS = "No group is recorded for"
 
 
@@ -185,7 +186,14 @@ def test_one_name_in_two_spellings_is_refused(twins: tuple[str, str], tmp_path: 
     root = folder_of(tmp_path / "set", f"path,label,split\n{rows}", "0.png", "1.png")
     with pytest.raises(ValueError, match="two labels must differ by more than .*line 2 .*line 3"):
         PatchSet.open(root)
-    for names in (("1.10", "10"), ("1 12", "11 2"), ("A2", "A\u00b2")):
+    for names in (
+        ("1.10", "10"),
+        ("1.05", "1.5"),
+        ("v1.1", "v1.10"),
+        ("P10", "P100"),
+        ("1 12", "11 2"),
+        ("A2", "A\u00b2"),
+    ):
         rows = "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))
         (root / "manifest.csv").write_text(f"path,label\n{rows}")
         assert PatchSet.open(root).classes == names
@@ -198,6 +206,23 @@ def test_words_for_nothing_are_told(tmp_path: Path) -> None:
         .notes[0]
         .startswith("Labels are taken for names of classes, also 'nan': leave")
     )
+    rows = "path,label,group\na.png,A,NaN\nb.png,B,p\n"
+    (note,) = PatchSet.open(folder_of(tmp_path / "groups", rows, "a.png", "b.png")).notes
+    assert note.startswith("Groups are taken for names of patients, also 'NaN': if")
+
+
+@pytest.mark.parametrize(
+    "names", [("P1", "P01"), ("patient_7", "Patient_007"), ("1.5", "1.50"), ("a 2-3", "a02-03")]
+)
+def test_groups_that_differ_by_zeros_are_one_mistyped(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    rows = "".join(
+        f"{i}.png,A,{s},{n}\n" for i, (s, n) in enumerate(zip(SIDES, names, strict=True))
+    )
+    root = folder_of(tmp_path / "set", f"path,label,split,group\n{rows}", "0.png", "1.png")
+    with pytest.raises(ValueError, match="two groups must differ by more than .*line 2 .*line 3"):
+        PatchSet.open(root)
 
 
 # ------------------------------------------------------------------------------------- groups

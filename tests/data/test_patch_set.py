@@ -285,6 +285,30 @@ def test_memory_grows_with_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert most <= 2 and crops.untyped_storage().nbytes() == 9 * 3 * 8 * 8
 
 
+def test_parts_go_by_the_names_that_manifests_take() -> None:
+    rows = [replace(r, split="train") for r in records({"A": [2] * 3, "B": [2] * 3})]
+    patches = PatchSet([], rows, "AB")
+    assert len(patches.select("Training")) == 12 and not patches.select("validation")
+    assert not patches.select(label="") and not patches[:6].select(label="B")
+    with pytest.raises(ValueError, match="split must be .* got 'tests': name one of them"):
+        patches.select("tests")
+    with pytest.raises(ValueError, match="one of the classes .* got 'a': name one of them"):
+        patches.select(label="a")
+
+
+def test_a_mask_takes_the_patches_where_it_is_true() -> None:
+    patches = PatchSet([], records({"A": [1] * 3, "B": [1] * 3}), "AB")
+    mask = patches.labels == 1
+    for chosen in (mask, mask.numpy(), mask.tolist(), mask.nonzero()[:, 0], range(3, 6)):
+        assert paths(patches.take(chosen)) == paths(patches.select(label="B"))
+    assert not patches.take([]) and paths(patches.take([4, 1])) == paths(patches)[4:0:-3]
+    for wrong in (mask[:5], torch.ones(0, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="one value for each of the 6 rows, got shape"):
+            patches.take(wrong)
+    with pytest.raises(ValueError, match="a list of whole numbers, got float32"):
+        patches.take(mask.float())
+
+
 def test_a_class_of_the_test_part_alone_is_refused() -> None:
     rows = [replace(r, split="train") for r in records({"A": [2] * 3, "B": [2] * 3})]
     rows.append(PatchRecord("C/1.png", "C", "test", "c"))

@@ -298,3 +298,36 @@ def test_the_limit_is_the_user_s_to_set() -> None:
         decode_patch(content, "x.png", Limits(pixels=24 * 40 - 1))
     with pytest.raises(ValueError, match="limits must be at least 1"):
         Limits(pixels=0)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_orientation_is_applied_to_no_format(turn: int) -> None:
+    wide = np.ascontiguousarray(gradient()[:3])
+    exif = Image.Exif()
+    exif[274] = turn
+    files = {
+        name: encoded(wide, kind, **options)
+        for name, kind, options in (
+            ("x.tif", "TIFF", {"tiffinfo": {274: turn}}),
+            ("packed.tif", "TIFF", {"tiffinfo": {274: turn}, "compression": "tiff_lzw"}),
+            ("x.png", "PNG", {"exif": exif}),
+        )
+    }
+    for name, content in files.items():
+        assert np.array_equal(decode_patch(content, name), wide)
+        assert picture_size(content, name) == wide.shape[:2]
+
+
+def test_a_tiff_that_pillow_cannot_open_is_told_for_what_it_is() -> None:
+    scaled = tiff(32, planar=False, kind=3, values=TRUTH / 255)
+    told = "got 32-bit signed or floating-point in 3 channels in 'x.tif': scale it to 8 bits"
+    with pytest.raises(ValueError, match=told):
+        decode_patch(scaled, "x.tif")
+    colours = struct.pack("<HHIH", 262, 3, 1, 2)  # tag, type, count, value: RGB
+    plain = tiff(8, planar=False)
+    assert plain.count(colours) == 1
+    grey = plain.replace(colours, struct.pack("<HHIH", 262, 3, 1, 1))
+    with pytest.raises(ValueError, match=r"got 3 channels that the TIFF calls grey.*as RGB"):
+        decode_patch(grey, "x.tif")
+    with pytest.raises(ValueError, match="must be a readable picture"):
+        decode_patch(grey[:60], "x.tif")

@@ -1,0 +1,54 @@
+"""Parts of a set: by indices or a mask, and by split and class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.splits import read_split
+
+__all__ = ["chosen_rows", "select_records"]
+
+
+def chosen_rows(chosen: Iterable[int] | Iterable[bool], count: int) -> list[int]:
+    """The indices that are meant.
+
+    Args:
+        chosen: indices, in their order, or a bool mask.
+        count: of the rows that there are.
+
+    Raises:
+        ValueError: a mask has another length than ``count``, or an index is no whole number.
+    """
+    values = chosen.cpu().numpy() if isinstance(chosen, Tensor) else chosen
+    found = values if isinstance(values, np.ndarray) else np.array(list(values))
+    if found.dtype == bool and found.shape != (count,):
+        raise ValueError(
+            f"a mask must have one value for each of the {count} rows, got shape {found.shape}:"
+            " make it from this very set"
+        )
+    if found.size and (found.dtype.kind not in "iub" or found.ndim != 1):
+        raise ValueError(
+            f"indices must be a list of whole numbers, got {found.dtype} of shape {found.shape}:"
+            " give indices or a bool mask"
+        )
+    return (found.nonzero()[0] if found.dtype == bool else found).tolist()
+
+
+def select_records(
+    records: Sequence[PatchRecord], classes: Sequence[str], split: str | None, label: str | None
+) -> list[PatchRecord]:
+    """The records of a split and of a class; ``None``: of all, ``""``: those that have none.
+
+    Raises:
+        ValueError: there is no such split or class.
+    """
+    if label and label not in classes:
+        raise ValueError(
+            f"label must be one of the classes {list(classes)}, got '{label}': name one of them"
+        )
+    part = None if split is None else read_split(split)
+    return [r for r in records if part in (None, r.split) and label in (None, r.label)]
