@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from monai_histodiff.bundle.errors import plain_errors
+from monai_histodiff.data.slide_files import find_slides
 from monai_histodiff.data.slide_groups import read_slide_table
-from monai_histodiff.data.slide_reader import READERS, find_slides
+from monai_histodiff.data.slide_reader import READERS
 from monai_histodiff.data.slide_tiles import FORMATS, TileSettings, cut_slides
 
 __all__ = ["main"]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.data.patch_files import COLUMNS, MANIFEST, SCALE
+from monai_histodiff.data.slide_files import slide_bytes, slide_sha256
 from monai_histodiff.data.slide_groups import SlideRow
-from monai_histodiff.data.slide_reader import slide_bytes
 from monai_histodiff.data.tables import read_table, write_table
 from monai_histodiff.utils.files import whole_file
 
@@ -45,6 +45,8 @@ class SlideReport:
 
     ``found`` places of the grid = ``kept`` + ``background`` (too little tissue) + ``beyond`` (more
     than ``per_slide``). ``bytes``: of the file; 0: not known (versions before 0.13).
+    ``sha256``: see :func:`~monai_histodiff.data.slide_files.slide_sha256`; empty: not known
+    (before 0.21).
     """
 
     slide: str
@@ -55,6 +57,7 @@ class SlideReport:
     beyond: int = 0
     error: str = ""
     bytes: int = 0
+    sha256: str = ""
 
     def __str__(self) -> str:
         if self.error:
@@ -128,11 +131,13 @@ def refuse_other_slide(root: Path, file: Path, report: SlideReport) -> None:
             f"a slide's name must mean one file, got '{file}' where '{root}' has tiles of "
             f"'{report.file}': rename it"
         )
-    if report.bytes and (size := slide_bytes(file)) not in (0, report.bytes):
+    size, content = slide_bytes(file), slide_sha256(file)
+    other = content != report.sha256 if report.sha256 else report.bytes not in (0, size)
+    if content and other:
         raise ValueError(
             f"a slide must be what its tiles are cut from, got '{file}' of {size} bytes, and tiles"
-            f" of {report.bytes}: remove '{root / TILES / report.slide}', and it is cut anew, or"
-            " give a new folder"
+            f" of another of {report.bytes}: remove '{root / TILES / report.slide}', and it is"
+            " cut anew, or give a new folder"
         )
 
 

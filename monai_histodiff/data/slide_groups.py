@@ -4,6 +4,7 @@ or itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from monai_histodiff.data.tables import read_table
 __all__ = ["SlideRow", "read_slide_table", "slide_rows"]
 
 COLUMNS = ("slide", "group", "label", "split")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def slide_rows(
     group_pattern: str | None = None,
     recorded: Mapping[str, SlideRow] | None = None,
 ) -> dict[str, SlideRow]:
-    """Group, label and split of each slide, before any of them is opened.
+    """Group, label and split of each slide, before any of them is opened. A warning counts the
+    rows of the table of which there is no slide.
 
     Args:
         slides: files by slide name.
@@ -99,6 +102,14 @@ def slide_rows(
                     f" group_pattern, and group '{known.group}', label '{known.label}' and split"
                     f" '{known.split}' recorded for '{name}': give it again, or a new folder"
                 )
+    called = {key for name, file in slides.items() for key in (name, file.name)}
+    if lost := [key for key in table or () if key not in called]:
+        logger.warning(
+            "%d of %d rows of the table name a slide that is not there, such as '%s': not used.",
+            len(lost),
+            len(table or ()),
+            lost[0],
+        )
     names = {
         "slide": [(name, f"'{slides[name]}'") for name in rows],
         "group": [(row.group, f"slide '{name}'") for name, row in rows.items()],

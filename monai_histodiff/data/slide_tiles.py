@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from monai_histodiff.data.patch_files import OVERVIEW
+from monai_histodiff.data.slide_files import slide_bytes, slide_sha256
 from monai_histodiff.data.slide_folder import (
     SETTINGS,
     TILES,
@@ -30,7 +31,7 @@ from monai_histodiff.data.slide_folder import (
     write_reports,
 )
 from monai_histodiff.data.slide_groups import SlideRow, slide_rows
-from monai_histodiff.data.slide_reader import READERS, open_slide, slide_bytes
+from monai_histodiff.data.slide_reader import READERS, open_slide
 from monai_histodiff.data.slides import cut, plan_tiles
 from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.folders import whole_folder
@@ -102,7 +103,7 @@ def cut_slides(
     done again.
 
     Args:
-        slides: files by slide name (:func:`~monai_histodiff.data.slide_reader.find_slides`).
+        slides: files by slide name (:func:`~monai_histodiff.data.slide_files.find_slides`).
         folder: the patch set; a new folder, or that of an earlier call with the same settings.
         settings: see :class:`TileSettings`.
         table: group, label and split of slides
@@ -182,7 +183,8 @@ def _cut_one(
             options = settings.um_per_px, settings.size
             plan = plan_tiles(slide, *options, settings.tissue, settings.per_slide, settings.seed)
             counts = plan.found, len(plan.tiles), plan.background, plan.beyond
-            report = SlideReport(name, str(file), *counts, bytes=slide_bytes(file))
+            known = slide_bytes(file), slide_sha256(file)
+            report = SlideReport(name, str(file), *counts, "", *known)
             if not plan.tiles:
                 return replace(report, error=f"no tissue in any of {plan.found} places")
             with whole_folder(root / TILES / name) as draft:

@@ -17,9 +17,10 @@ from slides_painted import disc, write_slide
 from monai_histodiff import PatchSet
 from monai_histodiff.bundle.tiles import main
 from monai_histodiff.data import slide_tiles
+from monai_histodiff.data.slide_files import find_slides, slide_sha256
 from monai_histodiff.data.slide_folder import SlideReport
 from monai_histodiff.data.slide_groups import SlideRow, read_slide_table, slide_rows
-from monai_histodiff.data.slide_reader import find_slides, open_slide
+from monai_histodiff.data.slide_reader import open_slide
 from monai_histodiff.data.slide_tiles import TileSettings, cut_slides
 from monai_histodiff.data.slides import View
 
@@ -383,7 +384,7 @@ def test_tiles_of_a_slide_that_has_changed_are_not_taken_for_its_own(tmp_path: P
     assert cut_slides({"P1": file}, tmp_path / "out", settings, progress=False) == [report]
     write_slide(file, disc(1200, 960, 200)[0])
     with pytest.raises(
-        ValueError, match="must be what its tiles are cut from, got .* and tiles of"
+        ValueError, match="must be what its tiles are cut from, got .* and tiles of another"
     ):
         cut_slides({"P1": file}, tmp_path / "out", settings, progress=False)
     shutil.rmtree(tmp_path / "out/tiles/P1")
@@ -467,3 +468,60 @@ def test_tables_of_tiles_hold_no_formulas_and_read_back(tmp_path: Path) -> None:
             cells = [c for row in table(tmp_path / "out" / name) for c in row.values()]
             assert any(c.startswith("'=") for c in cells), name
             assert not any(c.startswith(("=", "@", "-")) for c in cells), name
+
+
+def test_a_slide_of_as_many_bytes_is_another(tmp_path: Path) -> None:
+    picture, file = disc(1200, 960, 300)[0], tmp_path / "P1.tif"
+    write_slide(file, picture, compression=None)
+    (report,) = cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
+    write_slide(file, picture[:, ::-1].copy(), compression=None)
+    assert file.stat().st_size == report.bytes
+    with pytest.raises(ValueError, match="must be what its tiles are cut from, .* remove '.*P1'"):
+        cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
+    told = tmp_path / "out/tiles/P1/report.json"  # an earlier version knew the size alone
+    told.write_text(json.dumps({k: v for k, v in vars(report).items() if k != "sha256"}))
+    (old,) = cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
+    assert old.bytes == report.bytes and not old.sha256
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (("s/a.dcm", "s/b.dcm"), "s/notes.txt"),
+        (("a.mrxs", "a/Data0.dat"), "b/Data0.dat"),
+        (("a.vms", "a-1.jpg"), "b-1.jpg"),
+    ],
+)
+def test_a_slide_is_known_by_all_its_files(
+    names: tuple[str, str], other: str, tmp_path: Path
+) -> None:
+    for name in (*names, other):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("ImageFile=a-1.jpg")
+    file, second = (tmp_path / name for name in names)
+    first = slide_sha256(file)
+    (tmp_path / other).write_text("no part of it")
+    assert slide_sha256(file) == first
+    second.write_text("another")
+    assert slide_sha256(file) != first and slide_sha256(tmp_path / "gone.svs") == ""
+
+
+def test_of_a_large_file_the_ends_and_blocks_between_are_looked_at(tmp_path: Path) -> None:
+    file, size = tmp_path / "a.svs", 2**22
+    found = set()
+    for place in (None, 0, size // 31 * 7, size - 1):
+        with open(file, "wb") as stream:
+            stream.truncate(size)
+            if place is not None:
+                stream.seek(place)
+                stream.write(b"x")
+        found.add(slide_sha256(file))
+    assert len(found) == 4
+
+
+def test_rows_of_a_table_without_a_slide_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"A.svs": SlideRow("x"), "B": SlideRow("y"), "C": SlideRow("z")}
+    slide_rows({"A": tmp_path / "A.svs"}, rows)
+    assert "2 of 3 rows of the table name a slide that is not there, such as 'B'" in caplog.text
