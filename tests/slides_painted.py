@@ -34,7 +34,7 @@ def write_slide(
     picture: Picture,
     um: float | None = 0.5,
     factors: tuple[int, ...] = (1, 4, 16),
-    compression: str = "deflate",
+    compression: str | None = "deflate",
 ) -> Path:
     """A tiled pyramid: an Aperio file for ``.svs``, an OME-TIFF for ``.ome.tif``, or else a plain
     TIFF with its resolution.

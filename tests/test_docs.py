@@ -12,7 +12,7 @@ from PIL import Image
 from slides_painted import disc, write_slide
 
 from monai_histodiff import PatchSet, SyntheticBank
-from monai_histodiff.data.slide_reader import find_slides
+from monai_histodiff.data.slide_files import find_slides
 from monai_histodiff.data.slide_tiles import TileSettings, cut_slides
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from monai_histodiff.bundle.errors import plain_errors
-from monai_histodiff.data.slide_groups import read_slide_table, slide_rows
-from monai_histodiff.data.slide_reader import READERS, find_slides
+from monai_histodiff.data.slide_files import find_slides
+from monai_histodiff.data.slide_groups import read_slide_table
+from monai_histodiff.data.slide_reader import READERS
 from monai_histodiff.data.slide_tiles import FORMATS, TileSettings, cut_slides
 
 __all__ = ["main"]
@@ -52,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with plain_errors(parser):
         slides = find_slides(args.slides)
         table = read_slide_table(args.table) if args.table else None
-        rows = slide_rows(slides, table, args.group_pattern)
         names = ("um_per_px", "size", "tissue", "per_slide", "seed", "slide_um_per_px", "format")
         settings = TileSettings(**{name: getattr(args, name) for name in names})
         readers = (args.reader,) if args.reader else READERS
-        reports = cut_slides(slides, args.output, settings, rows, args.workers, readers)
+        reports = cut_slides(
+            slides, args.output, settings, table, args.group_pattern, args.workers, readers
+        )
     failed = [report for report in reports if report.error]
     for report in reports:
         print(report)

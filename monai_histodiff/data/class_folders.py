@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
+from monai_histodiff.data.names import count_endings
 from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import SUFFIXES
 from monai_histodiff.data.splits import SPLITS
@@ -73,7 +73,7 @@ def _in_folders(source: PatchSource) -> list[str]:
         other = [n for n in source.names if n not in source.pictures]
         got = [f"{loose} pictures that lie in no folder"] * bool(loose)
         got += [f"one folder, '{pictures[0].split('/')[0]}'"] if pictures else []
-        got += [f"{len(other)} other files{_endings(other)}"] * bool(other or not got)
+        got += [f"{len(other)} other files{count_endings(other)}"] * bool(other or not got)
         remedy = (
             f"call '{tables[0]}' {MANIFEST} if it lists them"
             if tables
@@ -94,20 +94,14 @@ def _tell_ignored(source: PatchSource, pictures: Sequence[str], notes: list[str]
             inside = [n for n in source.names if n.startswith(f"{folder}/")]
             raise ValueError(
                 f"a folder must hold pictures ({', '.join(SUFFIXES)}), got {len(inside)} other"
-                f" files{_endings(inside)} and no picture in '{source.root / folder}':"
+                f" files{count_endings(inside)} and no picture in '{source.root / folder}':"
                 " convert them, or take the folder away"
             )
     if other := sorted(set(source.names) - set(pictures)):
         notes.append(
-            f"{len(other)} files of '{source.root}'{_endings(other)} are no pictures in class"
+            f"{len(other)} files of '{source.root}'{count_endings(other)} are no pictures in class"
             " folders: not used."
         )
-
-
-def _endings(names: Sequence[str]) -> str:
-    counts = Counter(f".{n.rsplit('.', 1)[-1]}" if "." in n else "no ending" for n in names)
-    listed = ", ".join(f"{ending} {count}" for ending, count in counts.most_common())
-    return f" ({listed})" if listed else ""
 
 
 def _levels(

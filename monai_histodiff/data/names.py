@@ -1,13 +1,14 @@
-"""Names: what a class, a group or a path may be called, and when two are one."""
+"""Names: what a class, a group or a path may be called, when two are one, and endings."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["check_name", "check_path", "refuse_twins"]
+__all__ = ["check_name", "check_path", "count_endings", "refuse_twins"]
 
 BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
 ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")  # before a number, but none of its decimals
@@ -74,3 +75,10 @@ def refuse_twins(kind: str, names: Iterable[tuple[str, str]]) -> None:
                 f" got {first!r} ({there}) and {name!r} ({where}): write them alike, or tell them"
                 " apart clearly"
             )
+
+
+def count_endings(names: Sequence[str]) -> str:
+    """How many files have which ending, in brackets after a blank; empty where there is none."""
+    counts = Counter(f".{n.rsplit('.', 1)[-1]}" if "." in n else "no ending" for n in names)
+    listed = ", ".join(f"{ending} {count}" for ending, count in counts.most_common())
+    return f" ({listed})" if listed else ""

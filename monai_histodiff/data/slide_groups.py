@@ -4,10 +4,11 @@ or itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monai_histodiff.data.names import check_name, refuse_twins
@@ -17,6 +18,7 @@ from monai_histodiff.data.tables import read_table
 __all__ = ["SlideRow", "read_slide_table", "slide_rows"]
 
 COLUMNS = ("slide", "group", "label", "split")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,25 @@ def slide_rows(
     slides: Mapping[str, Path],
     table: Mapping[str, SlideRow] | None = None,
     group_pattern: str | None = None,
+    recorded: Mapping[str, SlideRow] | None = None,
 ) -> dict[str, SlideRow]:
-    """Group, label and split of each slide, before any of them is opened.
+    """Group, label and split of each slide, before any of them is opened. A warning counts the
+    rows of the table of which there is no slide.
 
     Args:
         slides: files by slide name.
         table: rows by slide name or file name.
         group_pattern: a regular expression to search each name for; its first bracket, or all of
             it, is the group.
+        recorded: what was known of slides before. A table corrects what it lists, a pattern the
+            groups; the rest stays.
 
     Returns: A row for each slide; without ``table`` and ``group_pattern`` each slide is its own
-    group.
+        group.
 
     Raises:
-        ValueError: both are given, a slide is in neither, or in the table twice, a rule of names
+        ValueError: both are given, or none where a slide has been recorded with more than a group
+            of its own, a slide is in neither, or in the table twice, a rule of names
             (:mod:`~monai_histodiff.data.names`) is broken, a group is in several splits, or a
             split is recorded for some slides only.
     """
@@ -81,27 +88,28 @@ def slide_rows(
         )
     rows: dict[str, SlideRow] = {}
     for name, file in slides.items():
+        known = (recorded or {}).get(name)
         if table is not None:
-            listed = [known for known in dict.fromkeys((name, file.name)) if known in table]
-            if not listed:
-                raise ValueError(
-                    f"the table must list every slide, got none named '{name}': add a row"
-                )
-            if len(listed) > 1:
-                raise ValueError(
-                    f"the table must list each slide once, got '{name}' and '{file.name}', which"
-                    " are one: take one away"
-                )
-            rows[name] = table[listed[0]]
+            rows[name] = _listed(name, file, table, known)
+        elif group_pattern is not None:
+            group = _matched(name, group_pattern)
+            rows[name] = replace(known, group=group) if known else SlideRow(group)
         else:
-            match = re.search(group_pattern or ".+", name)
-            group = match and (match[1] if match.re.groups else match[0])
-            if not group:
+            rows[name] = SlideRow(name)
+            if known and known != rows[name]:
                 raise ValueError(
-                    f"group_pattern must match every slide's name, got none in '{name}' for "
-                    f"'{group_pattern}'"
+                    "group, label and split of a slide must not get lost, got neither table nor"
+                    f" group_pattern, and group '{known.group}', label '{known.label}' and split"
+                    f" '{known.split}' recorded for '{name}': give it again, or a new folder"
                 )
-            rows[name] = SlideRow(group)
+    called = {key for name, file in slides.items() for key in (name, file.name)}
+    if lost := [key for key in table or () if key not in called]:
+        logger.warning(
+            "%d of %d rows of the table name a slide that is not there, such as '%s': not used.",
+            len(lost),
+            len(table or ()),
+            lost[0],
+        )
     names = {
         "slide": [(name, f"'{slides[name]}'") for name in rows],
         "group": [(row.group, f"slide '{name}'") for name, row in rows.items()],
@@ -115,3 +123,28 @@ def slide_rows(
     refuse_torn_groups((row.group, row.split) for row in rows.values())
     refuse_partial_split([(name, row.split) for name, row in rows.items()], "slide")
     return rows
+
+
+def _listed(
+    name: str, file: Path, table: Mapping[str, SlideRow], known: SlideRow | None
+) -> SlideRow:
+    listed = [key for key in dict.fromkeys((name, file.name)) if key in table]
+    if len(listed) > 1:
+        raise ValueError(
+            f"the table must list each slide once, got '{name}' and '{file.name}', which are one:"
+            " take one away"
+        )
+    if not listed and known is None:
+        raise ValueError(f"the table must list every slide, got none named '{name}': add a row")
+    return table[listed[0]] if listed else known or SlideRow(name)
+
+
+def _matched(name: str, group_pattern: str) -> str:
+    match = re.search(group_pattern, name)
+    group = match and (match[1] if match.re.groups else match[0])
+    if not group:
+        raise ValueError(
+            f"group_pattern must match every slide's name, got none in '{name}' for"
+            f" '{group_pattern}'"
+        )
+    return str(group)

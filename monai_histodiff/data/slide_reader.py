@@ -18,14 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "slide_bytes"]
+from monai_histodiff.data.slide_files import OME
+
+__all__ = ["Slide", "open_slide"]
 
 READERS = ("openslide", "tiffslide")
-OME = (".ome.tif", ".ome.tiff", ".ome.btf")
-SLIDE_SUFFIXES = (
-    *(".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"),
-    *(".svslide", ".czi", ".dcm"),
-)
 SPACINGS = (0.05, 20.0)  # micrometres per pixel that a microscope's scan can have
 MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
@@ -169,71 +166,3 @@ def open_slide(
     raise ImportError(
         f"slides need a reader, got none of {missing}: pip install 'monai-histodiff[slides]'"
     )
-
-
-def find_slides(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Slides by name, from files and from folders that hold some.
-
-    The name of a slide is its file's without the ending. A folder of ``.dcm`` files is one slide,
-    of the folder's name.
-
-    Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: a folder holds no slide, or some in folders of its own, or two slides have one
-            name.
-    """
-    found: dict[str, Path] = {}
-    given = [Path(p).expanduser() for p in paths]
-    named = {path.resolve() for path in given}
-    for path in given:
-        if not path.exists():
-            raise FileNotFoundError(f"a slide must exist, got '{path}'")
-        files = [path]
-        if path.is_dir():
-            shown = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-            files = [f for f in shown if f.name.lower().endswith(SLIDE_SUFFIXES)]
-            dicom = [f for f in files if f.suffix.lower() == ".dcm"]
-            files = [f for f in files if f not in dicom[1:]]
-            if deeper := [
-                f for f in _deeper(path) if not named & {f.resolve(), f.parent.resolve()}
-            ]:
-                raise ValueError(
-                    f"slides must lie in a folder that is given, got {len(deeper)} deeper in"
-                    f" '{path}', such as '{deeper[0]}': give '{deeper[0].parent}'"
-                    f" {'too' if files else 'in its place'}, and likewise the others, or the"
-                    " slides that are meant one by one"
-                )
-            if not files:
-                raise ValueError(
-                    f"a folder must hold slides ({', '.join(SLIDE_SUFFIXES)}), got none in "
-                    f"'{path}'"
-                )
-        for file in files:
-            name = path.name if file.suffix.lower() == ".dcm" and path.is_dir() else file.name
-            lower = name.lower()
-            ending = next((e for e in (*OME, *SLIDE_SUFFIXES) if lower.endswith(e)), "")
-            name = name[: len(name) - len(ending)]
-            if name in found and found[name].resolve() != file.resolve():
-                raise ValueError(
-                    f"slides must have different names, got '{found[name]}' and '{file}': rename "
-                    "one"
-                )
-            found[name] = file
-    return dict(sorted(found.items()))
-
-
-def _deeper(folder: Path) -> list[Path]:
-    """Slides in the folders of a folder, at any depth; those of hidden ones are not looked for."""
-    return [
-        file
-        for file in sorted(folder.glob("*/**/*"))
-        if file.name.lower().endswith(SLIDE_SUFFIXES)
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
-
-
-def slide_bytes(file: Path) -> int:
-    """Bytes of a slide, of a folder those of its files; 0 where it is gone."""
-    files = file.iterdir() if file.is_dir() else [file]
-    return sum(part.stat().st_size for part in files if part.exists())

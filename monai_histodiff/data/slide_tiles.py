@@ -1,19 +1,10 @@
 """Many slides into one patch set: in parallel, resumable, with a word on every slide.
 
-The folder that :func:`cut_slides` writes::
-
-    manifest.csv     all tiles: path,label,split,group,um_per_px,slide,x,y
-    slides.csv       each slide: slide,file,found,kept,background,beyond,error
-    settings.json    what the tiles were cut with
-    tiles/<slide>/   its tiles, with tiles.csv and overview.jpg: complete, or not there
-
-``x`` and ``y`` are the tile's corner in pixels of the slide's finest level.
+:mod:`~monai_histodiff.data.slide_folder` says what lies in the folder.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,15 +17,27 @@ from PIL import Image
 from tqdm import tqdm
 
 from monai_histodiff.data.patch_files import OVERVIEW
+from monai_histodiff.data.slide_files import slide_bytes, slide_sha256
+from monai_histodiff.data.slide_folder import (
+    SETTINGS,
+    TILES,
+    SlideReport,
+    cut_before,
+    read_rows,
+    refuse_other_slide,
+    refuse_other_tiles,
+    write_manifest,
+    write_places,
+    write_reports,
+)
 from monai_histodiff.data.slide_groups import SlideRow, slide_rows
-from monai_histodiff.data.slide_reader import READERS, open_slide, slide_bytes
+from monai_histodiff.data.slide_reader import READERS, open_slide
 from monai_histodiff.data.slides import cut, plan_tiles
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.folders import whole_folder
 
-__all__ = ["SlideReport", "TileSettings", "cut_slides"]
+__all__ = ["TileSettings", "cut_slides"]
 
-MANIFEST, SLIDES, SETTINGS, TILES = "manifest.csv", "slides.csv", "settings.json", "tiles"
 FORMATS = ("png", "jpg")
 LONGEST = 2000  # side of the picture of a slide, in pixels
 
@@ -86,37 +89,12 @@ class TileSettings:
                 raise ValueError(f"{rule}, got {value}")
 
 
-@dataclass(frozen=True)
-class SlideReport:
-    """What became of one slide. ``error`` is empty where it was cut.
-
-    ``found`` places of the grid = ``kept`` + ``background`` (too little tissue) + ``beyond`` (more
-    than ``per_slide``). ``bytes``: of the file; 0: not known (versions before 0.13).
-    """
-
-    slide: str
-    file: str
-    found: int = 0
-    kept: int = 0
-    background: int = 0
-    beyond: int = 0
-    error: str = ""
-    bytes: int = 0
-
-    def __str__(self) -> str:
-        if self.error:
-            return f"{self.slide}: FAILED: {self.error}"
-        return (
-            f"{self.slide}: {self.kept} tiles kept of {self.found} found "
-            f"({self.background} background, {self.beyond} beyond per_slide)"
-        )
-
-
 def cut_slides(
     slides: Mapping[str, Path],
     folder: str | os.PathLike[str],
     settings: TileSettings | None = None,
-    rows: Mapping[str, SlideRow] | None = None,
+    table: Mapping[str, SlideRow] | None = None,
+    group_pattern: str | None = None,
     workers: int = 1,
     readers: Sequence[str] = READERS,
     progress: bool = True,
@@ -125,12 +103,14 @@ def cut_slides(
     done again.
 
     Args:
-        slides: files by slide name (:func:`~monai_histodiff.data.slide_reader.find_slides`).
+        slides: files by slide name (:func:`~monai_histodiff.data.slide_files.find_slides`).
         folder: the patch set; a new folder, or that of an earlier call with the same settings.
         settings: see :class:`TileSettings`.
-        rows: group, label and split of each slide
-            (:func:`~monai_histodiff.data.slide_groups.slide_rows`). They may differ from an
-            earlier call's.
+        table: group, label and split of slides
+            (:func:`~monai_histodiff.data.slide_groups.read_slide_table`).
+        group_pattern: or a pattern that finds the group in a slide's name
+            (:func:`~monai_histodiff.data.slide_groups.slide_rows`). Table and pattern hold for
+            slides of earlier calls, too; once one is given, each later call needs one.
         workers: processes, each with one slide at a time.
         readers: see :func:`~monai_histodiff.data.slide_reader.open_slide`.
         progress: show a bar.
@@ -138,17 +118,24 @@ def cut_slides(
     Returns: A report for each slide, in order; one without tiles says why.
 
     Raises:
-        ValueError: the folder holds tiles cut with other settings, or ``workers`` is below 1.
+        ValueError: the folder holds tiles cut with other settings or of other slides, ``workers``
+            is below 1, or a rule of :func:`~monai_histodiff.data.slide_groups.slide_rows` is
+            broken.
     """
     settings, root = settings or TileSettings(), Path(folder)
-    rows = rows or slide_rows(slides)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    _claim(root, settings)
-    _write_manifest(root, settings, rows)
-    reports = {
-        name: report for name, file in slides.items() if (report := _done(root, name, file))
-    }
+    pattern = "" if group_pattern is None else f"--group_pattern '{group_pattern}'"
+    mine = {**asdict(settings), "groups": pattern if table is None else "--table"}
+    refuse_other_tiles(root, mine)
+    done = cut_before(root)
+    files = {**{name: Path(report.file) for name, report in done.items()}, **slides}
+    rows = slide_rows(files, table, group_pattern, read_rows(root))
+    reports = {name: done[name] for name in slides if name in done}
+    for name, report in reports.items():
+        refuse_other_slide(root, slides[name], report)
+    write_json(root / SETTINGS, mine)
+    write_manifest(root, settings.um_per_px, rows)
     jobs = [
         (name, file, root, settings, tuple(readers))
         for name, file in slides.items()
@@ -158,38 +145,10 @@ def cut_slides(
         for report in _run(jobs, workers):
             reports[report.slide] = report
             bar.update()
-    _write_manifest(root, settings, rows)
+    write_manifest(root, settings.um_per_px, rows)
     ordered = [reports[name] for name in slides]
-    others = [row for row in _rows(root / SLIDES) if row["slide"] not in reports]
-    with whole_file(root / SLIDES) as draft:
-        _write_rows(
-            draft, [*others, *map(asdict, ordered)], list(SlideReport.__dataclass_fields__)
-        )
+    write_reports(root, ordered)
     return ordered
-
-
-def _claim(root: Path, settings: TileSettings) -> None:
-    """Write the settings into a new folder, or see that an old one has the same (or had no
-    ``slide_um_per_px``).
-    """
-    path, mine = root / SETTINGS, asdict(settings)
-    if path.is_file():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        free = {"slide_um_per_px"} - {key for key, value in theirs.items() if value is not None}
-        if differ := sorted(
-            key for key in mine if theirs.get(key) != mine[key] and key not in free
-        ):
-            told = ", ".join(f"{key} {theirs.get(key)} and not {mine[key]}" for key in differ)
-            raise ValueError(
-                f"tiles of one folder must be cut alike, got {told} in '{root}': give a new folder"
-            )
-    elif root.exists() and any(root.iterdir()):
-        raise ValueError(
-            f"tiles must go into a new folder, or one of theirs, got '{root}', which holds other "
-            "files"
-        )
-    with whole_file(path) as draft:
-        draft.write_text(json.dumps(mine, indent=1), encoding="utf-8")
 
 
 def _run(
@@ -224,7 +183,8 @@ def _cut_one(
             options = settings.um_per_px, settings.size
             plan = plan_tiles(slide, *options, settings.tissue, settings.per_slide, settings.seed)
             counts = plan.found, len(plan.tiles), plan.background, plan.beyond
-            report = SlideReport(name, str(file), *counts, bytes=slide_bytes(file))
+            known = slide_bytes(file), slide_sha256(file)
+            report = SlideReport(name, str(file), *counts, "", *known)
             if not plan.tiles:
                 return replace(report, error=f"no tissue in any of {plan.found} places")
             with whole_folder(root / TILES / name) as draft:
@@ -233,8 +193,7 @@ def _cut_one(
                     path = f"{name}_{tile.left}_{tile.top}.{settings.format}"
                     Image.fromarray(picture).save(draft / path, quality=92, subsampling=0)
                     lines.append({"path": path, "x": tile.left, "y": tile.top})
-                _write_rows(draft / "tiles.csv", lines, ["path", "x", "y"])
-                (draft / "report.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+                write_places(draft, report, lines)
                 small = Image.fromarray(plan.picture)
                 small.thumbnail((LONGEST, LONGEST))
                 small.save(draft / OVERVIEW, quality=85)
@@ -246,55 +205,3 @@ def _cut_one(
         told = str(error) if isinstance(error, (ValueError, ImportError)) else ""
         told = told or f"a slide must be readable, got {kind} in '{file}'"
         return SlideReport(name, str(file), error=told)
-
-
-def _done(root: Path, name: str, file: Path) -> SlideReport | None:
-    """The report of a slide that is done, or nothing."""
-    path = root / TILES / name / "report.json"
-    if not path.is_file():
-        return None
-    report = SlideReport(**json.loads(path.read_text(encoding="utf-8")))
-    if Path(report.file).name != file.name:
-        raise ValueError(
-            f"a slide's name must mean one file, got '{file}' where '{root}' has tiles of "
-            f"'{report.file}': rename it"
-        )
-    if report.bytes and (size := slide_bytes(file)) not in (0, report.bytes):
-        raise ValueError(
-            f"a slide must be what its tiles are cut from, got '{file}' of {size} bytes, and tiles"
-            f" of {report.bytes}: remove '{path.parent}', and it is cut anew, or give a new folder"
-        )
-    return report
-
-
-def _write_manifest(root: Path, settings: TileSettings, rows: Mapping[str, SlideRow]) -> None:
-    """The manifest of all slides that are done; those of an earlier call that this one does not
-    name keep their lines.
-    """
-    lines: list[Mapping[str, object]] = [
-        row for row in _rows(root / MANIFEST) if row["slide"] not in rows
-    ]
-    for name, row in rows.items():
-        known = {"label": row.label, "split": row.split, "group": row.group}
-        for tile in _rows(root / TILES / name / "tiles.csv"):
-            at = {"um_per_px": settings.um_per_px, "slide": name, "x": tile["x"], "y": tile["y"]}
-            lines.append({"path": f"{TILES}/{name}/{tile['path']}", **known, **at})
-    with whole_file(root / MANIFEST) as draft:
-        _write_rows(
-            draft, lines, ["path", "label", "split", "group", "um_per_px", "slide", "x", "y"]
-        )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table, or none where it is not there."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _write_rows(path: Path, lines: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(lines)

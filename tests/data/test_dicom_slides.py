@@ -9,7 +9,8 @@ import pytest
 from dicom_painted import write_dicom
 from slides_painted import disc, ramp, write_slide
 
-from monai_histodiff.data.slide_reader import find_slides, open_slide
+from monai_histodiff.data.slide_files import find_slides
+from monai_histodiff.data.slide_reader import open_slide
 from monai_histodiff.data.slides import cut, plan_tiles
 
 openslide = pytest.importorskip("openslide")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from slides_painted import disc, write_slide
 from monai_histodiff import PatchSet
 from monai_histodiff.bundle.tiles import main
 from monai_histodiff.data import slide_tiles
+from monai_histodiff.data.slide_files import find_slides, slide_sha256
+from monai_histodiff.data.slide_folder import SlideReport
 from monai_histodiff.data.slide_groups import SlideRow, read_slide_table, slide_rows
-from monai_histodiff.data.slide_reader import find_slides, open_slide
-from monai_histodiff.data.slide_tiles import SlideReport, TileSettings, cut_slides
+from monai_histodiff.data.slide_reader import open_slide
+from monai_histodiff.data.slide_tiles import TileSettings, cut_slides
 from monai_histodiff.data.slides import View
 
 pytest.importorskip("openslide")
@@ -90,7 +93,7 @@ def test_a_slide_that_is_done_is_not_cut_again(slides: dict[str, Path], tmp_path
         {"P2-a": slides["P2-a"]},
         tmp_path / "out",
         SMALL,
-        {"P2-a": SlideRow("p2", "tumour", "test")},
+        {"P2-a": SlideRow("p2", "tumour")},
         progress=False,
     )
     assert again == later[2:]
@@ -98,7 +101,7 @@ def test_a_slide_that_is_done_is_not_cut_again(slides: dict[str, Path], tmp_path
     assert {(r.group, r.label, r.split) for r in patches.records} == {
         ("P1-a", "", ""),
         ("P1-b", "", ""),
-        ("p2", "tumour", "test"),
+        ("p2", "tumour", ""),
     }
     assert [row["slide"] for row in table(tmp_path / "out" / "slides.csv")] == [
         "P1-a",
@@ -381,9 +384,144 @@ def test_tiles_of_a_slide_that_has_changed_are_not_taken_for_its_own(tmp_path: P
     assert cut_slides({"P1": file}, tmp_path / "out", settings, progress=False) == [report]
     write_slide(file, disc(1200, 960, 200)[0])
     with pytest.raises(
-        ValueError, match="must be what its tiles are cut from, got .* and tiles of"
+        ValueError, match="must be what its tiles are cut from, got .* and tiles of another"
     ):
         cut_slides({"P1": file}, tmp_path / "out", settings, progress=False)
     shutil.rmtree(tmp_path / "out/tiles/P1")
     (again,) = cut_slides({"P1": file}, tmp_path / "out", settings, progress=False)
     assert again.kept < report.kept
+
+
+def rows_of(folder: Path) -> set[SlideRow]:
+    return {SlideRow(r.group, r.label, r.split) for r in PatchSet.open(folder).records}
+
+
+def test_options_that_are_forgotten_wipe_nothing(
+    slides: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "out", "slide,group,label,split\nP1-a,P1,T,train\nP1-b,P1,T,train\n"
+    (tmp_path / "table.csv").write_text(whole + "P2-a,P2,N,test\n", encoding="utf-8")
+    (tmp_path / "better.csv").write_text(whole.replace(",T,", ",X,"), encoding="utf-8")
+    arguments = [str(tmp_path / "in"), str(out), "--size", "32", "--per_slide", "6"]
+    main([*arguments, "--table", str(tmp_path / "table.csv")])
+    found = rows_of(out)
+    assert found == {SlideRow("P1", "T", "train"), SlideRow("P2", "N", "test")}
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(
+        f"a table or a pattern where they did before, got none, and --table in '{out}': give it"
+        " again, or a new folder\n"
+    )
+    assert rows_of(out) == found
+    main([*arguments, "--group_pattern", r"(P\d)"])  # says nothing of labels and split: they stay
+    assert rows_of(out) == found
+    one = [str(slides["P1-a"]), *arguments[1:]]  # a table holds for slides that are not given, too
+    main([*one, "--table", str(tmp_path / "better.csv")])
+    assert rows_of(out) == {SlideRow("P1", "X", "train"), SlideRow("P2", "N", "test")}
+
+
+def test_a_folder_of_an_earlier_version_keeps_its_rows_too(
+    slides: dict[str, Path], tmp_path: Path
+) -> None:
+    out, first = tmp_path / "out", {"P1-a": slides["P1-a"]}
+    cut_slides(first, out, SMALL, group_pattern=r"P\d", progress=False)
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings.pop("groups") == r"--group_pattern 'P\d'"
+    (out / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        ValueError, match="not get lost, .* group 'P1', label '' and split '' recorded for 'P1-a'"
+    ):
+        cut_slides(slides, out, SMALL, progress=False)
+
+
+def test_one_patient_has_one_group_and_all_slides_a_split(
+    slides: dict[str, Path], tmp_path: Path
+) -> None:
+    out, first = tmp_path / "out", {"P1-a": slides["P1-a"]}
+    cut_slides(first, out, SMALL, progress=False)
+    cut_slides({"P1-b": slides["P1-b"]}, out, SMALL, None, r"P\d", progress=False)
+    assert rows_of(out) == {SlideRow("P1")}
+    last = {"P2-a": slides["P2-a"]}
+    with pytest.raises(ValueError, match="for every slide or for none, got 2 of 3 without"):
+        cut_slides(last, out, SMALL, {"P2-a": SlideRow("P2", "", "test")}, progress=False)
+    with pytest.raises(ValueError, match="two groups must .* 'P1' .* and 'p1'"):
+        cut_slides(last, out, SMALL, {"P2-a": SlideRow("p1")}, progress=False)
+
+
+def test_what_a_killed_call_has_cut_is_in_the_set_of_the_next(
+    slides: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    cut_slides({"P1-a": slides["P1-a"]}, out, SMALL, progress=False)
+    (out / "manifest.csv").unlink()  # written last
+    cut_slides({"P2-a": slides["P2-a"]}, out, SMALL, progress=False)
+    assert rows_of(out) == {SlideRow("P1-a"), SlideRow("P2-a")}
+
+
+def test_tables_of_tiles_hold_no_formulas_and_read_back(tmp_path: Path) -> None:
+    file = write_slide(tmp_path / "=1+1.svs", disc(1200, 960, 300)[0])
+    known = {"=1+1": SlideRow("@SUM(A1)", "-HER2")}
+    for _ in range(2):  # the second reads what the first wrote
+        cut_slides({"=1+1": file}, tmp_path / "out", SMALL, known, progress=False)
+        assert rows_of(tmp_path / "out") == set(known.values())
+        for name in ("manifest.csv", "slides.csv", "tiles/=1+1/tiles.csv"):
+            cells = [c for row in table(tmp_path / "out" / name) for c in row.values()]
+            assert any(c.startswith("'=") for c in cells), name
+            assert not any(c.startswith(("=", "@", "-")) for c in cells), name
+
+
+def test_a_slide_of_as_many_bytes_is_another(tmp_path: Path) -> None:
+    picture, file = disc(1200, 960, 300)[0], tmp_path / "P1.tif"
+    write_slide(file, picture, compression=None)
+    (report,) = cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
+    write_slide(file, picture[:, ::-1].copy(), compression=None)
+    assert file.stat().st_size == report.bytes
+    with pytest.raises(ValueError, match="must be what its tiles are cut from, .* remove '.*P1'"):
+        cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
+    told = tmp_path / "out/tiles/P1/report.json"  # an earlier version knew the size alone
+    told.write_text(json.dumps({k: v for k, v in vars(report).items() if k != "sha256"}))
+    (old,) = cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
+    assert old.bytes == report.bytes and not old.sha256
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (("s/a.dcm", "s/b.dcm"), "s/notes.txt"),
+        (("a.mrxs", "a/Data0.dat"), "b/Data0.dat"),
+        (("a.vms", "a-1.jpg"), "b-1.jpg"),
+    ],
+)
+def test_a_slide_is_known_by_all_its_files(
+    names: tuple[str, str], other: str, tmp_path: Path
+) -> None:
+    for name in (*names, other):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("ImageFile=a-1.jpg")
+    file, second = (tmp_path / name for name in names)
+    first = slide_sha256(file)
+    (tmp_path / other).write_text("no part of it")
+    assert slide_sha256(file) == first
+    second.write_text("another")
+    assert slide_sha256(file) != first and slide_sha256(tmp_path / "gone.svs") == ""
+
+
+def test_of_a_large_file_the_ends_and_blocks_between_are_looked_at(tmp_path: Path) -> None:
+    file, size = tmp_path / "a.svs", 2**22
+    found = set()
+    for place in (None, 0, size // 31 * 7, size - 1):
+        with open(file, "wb") as stream:
+            stream.truncate(size)
+            if place is not None:
+                stream.seek(place)
+                stream.write(b"x")
+        found.add(slide_sha256(file))
+    assert len(found) == 4
+
+
+def test_rows_of_a_table_without_a_slide_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"A.svs": SlideRow("x"), "B": SlideRow("y"), "C": SlideRow("z")}
+    slide_rows({"A": tmp_path / "A.svs"}, rows)
+    assert "2 of 3 rows of the table name a slide that is not there, such as 'B'" in caplog.text

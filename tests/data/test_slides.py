@@ -11,7 +11,8 @@ import pytest
 from monai.data import PatchWSIDataset
 from slides_painted import Picture, disc, ramp, shrunk, write_slide
 
-from monai_histodiff.data.slide_reader import find_slides, open_slide
+from monai_histodiff.data.slide_files import find_slides
+from monai_histodiff.data.slide_reader import open_slide
 from monai_histodiff.data.slides import View, cut, overview, plan_tiles, tissue_mask
 
 pytest.importorskip("openslide")
@@ -321,6 +322,18 @@ def test_slides_are_found_in_files_and_folders(tmp_path: Path) -> None:
         ValueError, match="must have different names, got '.*one.svs' and '.*one.tif': rename one"
     ):
         find_slides([tmp_path / "in", tmp_path / "one.tif"])
+
+
+def test_files_that_are_not_read_as_slides_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("b.qptiff", "c.qptiff", "d.vsi", ".hidden"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"3 other files \(.qptiff 2, .vsi 1\): convert them"):
+        find_slides([tmp_path])
+    (tmp_path / "a.svs").touch()
+    assert list(find_slides([tmp_path])) == ["a"]
+    assert f"3 files of '{tmp_path}' (.qptiff 2, .vsi 1) are not read as slides" in caplog.text
 
 
 def test_slides_deeper_down_are_not_passed_over(tmp_path: Path) -> None:
