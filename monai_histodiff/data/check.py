@@ -128,10 +128,9 @@ def check(
         dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
         twins,
         find_overlaps(patches, joined(places), twins),
-        *(
-            tuple(name for name, bad in zip(names, found, strict=True) if bad)
-            for found in (plain, soft, drawn)
-        ),
+        tuple(name for name, bad in zip(names, plain, strict=True) if bad),
+        tuple(name for name, bad in zip(names, soft, strict=True) if bad),
+        tuple(name for name, bad in zip(names, drawn, strict=True) if bad),
         most,
         rarest,
         (),

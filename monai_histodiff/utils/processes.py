@@ -36,12 +36,12 @@ def process_rank() -> int:
     """Rank of this process: that of its process group, else the one that the launcher put into
     ``RANK``, else 0.
     """
-    return idist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
+    return distributed.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
 
 
 def first_rank() -> bool:
     """Whether this process is the first of its process group, or belongs to none."""
-    return not is_distributed() or idist.get_rank() == 0
+    return not is_distributed() or distributed.get_rank() == 0
 
 
 def barrier() -> None:

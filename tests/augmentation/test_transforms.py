@@ -334,7 +334,7 @@ def joined(monkeypatch: pytest.MonkeyPatch, rank: int | None) -> None:
     """This process has a rank in a process group; ``None``: there is no group."""
     for module in (processes, transforms):
         monkeypatch.setattr(module, "is_distributed", lambda: rank is not None)
-    monkeypatch.setattr(processes.idist, "get_rank", lambda: rank or 0)
+    monkeypatch.setattr(processes.distributed, "get_rank", lambda: rank or 0)
 
 
 def test_what_was_seeded_before_the_process_group_draws_by_its_rank(

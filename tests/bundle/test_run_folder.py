@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
@@ -22,6 +23,7 @@ from monai_histodiff.bundle.made import chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task
+from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.sources import Sources
 
@@ -346,6 +348,24 @@ def test_a_test_group_that_was_seen_is_refused(parts: Parts, tmp_path: Path) -> 
             match=f"must be new to the candidates, got 1 they were made with, such as '{name}'",
         ):
             folder.check_split(labelled, torn)
+
+
+def test_sources_that_share_file_names_are_told_apart_in_the_list(tmp_path: Path) -> None:
+    for k, name in enumerate(("one", "two")):
+        items = [
+            (PatchRecord(f"{i}.png", "AB"[i % 2], "", f"{name}{i}"), np.full((8, 8, 3), 9 * k + i))
+            for i in range(3)
+        ]
+        write_patches(tmp_path / name, [(r, p.astype(np.uint8)) for r, p in items])
+    patches = PatchSet.open([tmp_path / "one", tmp_path / "two"])
+    one, two, test = patches.take([0, 1]), patches.take([3, 4]), patches.take([5])
+    folder = RunFolder(tmp_path / "run")
+    folder.root.mkdir(exist_ok=True)
+    folder.write_split(patches.take([0, 1, 3, 4]), one, test)
+    folder.check_split(one, test)
+    assert folder.known(patches).records == patches.take([0, 1, 3, 4]).records
+    with pytest.raises(ValueError, match="must be those of the candidates, got 4 that differ"):
+        folder.check_split(two, test)
 
 
 def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> None:
