@@ -60,13 +60,15 @@ def refuse_twins(kind: str, names: Iterable[tuple[str, str]]) -> None:
 
     Raises:
         ValueError: two differ only by case, by blanks, by zeros before a number (``P1``, ``P01``),
-            or, where the name is a number, by zeros after it (``1.5``, ``1.50``).
+            or, where the name is a number, by zeros after it (``1``, ``1.0``; of labels ``1.5``,
+            ``1.50`` too).
     """
     seen: dict[str, tuple[str, str]] = {}
     for name, where in names:
         plain = BLANKS.sub("", unicodedata.normalize("NFC", name).casefold())
         plain = ZEROS.sub("", plain)
-        if number := DECIMAL.fullmatch(plain):
+        number = DECIMAL.fullmatch(plain)
+        if number and (kind == "label" or not number[2]):  # a group may be the tenth of 1: 1.10
             plain = ".".join(filter(None, number.groups()))
         first, there = seen.setdefault(plain, (name, where))
         if first != name:

@@ -212,7 +212,7 @@ def test_words_for_nothing_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("P1", "P01"), ("patient_7", "Patient_007"), ("1.5", "1.50"), ("a 2-3", "a02-03")]
+    "names", [("P1", "P01"), ("patient_7", "Patient_007"), ("1", "1.0"), ("a 2-3", "a02-03")]
 )
 def test_groups_that_differ_by_zeros_are_one_mistyped(
     names: tuple[str, str], tmp_path: Path
@@ -223,6 +223,14 @@ def test_groups_that_differ_by_zeros_are_one_mistyped(
     root = folder_of(tmp_path / "set", f"path,label,split,group\n{rows}", "0.png", "1.png")
     with pytest.raises(ValueError, match="two groups must differ by more than .*line 2 .*line 3"):
         PatchSet.open(root)
+
+
+def test_a_group_may_be_the_tenth_where_a_label_is_a_number(tmp_path: Path) -> None:
+    rows = "path,label,group\n0.png,A,1.1\n1.png,A,1.10\n"
+    assert PatchSet.open(folder_of(tmp_path / "set", rows, "0.png", "1.png")).groups[1] == "1.10"
+    rows = "path,label\n0.png,1.5\n1.png,1.50\n"
+    with pytest.raises(ValueError, match="two labels must differ by more than .* zeros"):
+        PatchSet.open(folder_of(tmp_path / "labels", rows, "0.png", "1.png"))
 
 
 # ------------------------------------------------------------------------------------- groups
