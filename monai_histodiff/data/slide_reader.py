@@ -156,7 +156,7 @@ def open_slide(
         blind = True
         slide.close()
     if blind:
-        why = f" ({'; '.join(failed)})" if failed else ""
+        why = f" ({'; '.join(failed)})" if failed and ome else ""
         raise ValueError(
             f"a slide must state its micrometres per pixel, {SPACINGS[0]} to {SPACINGS[1]:g}, "
             f"got none in '{path}'{why}: "
