@@ -80,7 +80,14 @@ def list_patches(
         refuse_twins(kind, names)
     for record, _ in found:
         check_path(record.path, f"in '{sources[record.source].root}'")
-    refuse_torn_groups((record.group, record.split) for record, _ in found)
+    shared = _shared_groups(sources, found)
+    refuse_torn_groups(((record.group, record.split) for record, _ in found), shared)
+    for where, count in Counter(shared.values()).items():
+        group = next(group for group, there in shared.items() if there == where)
+        notes.append(
+            f"{where} have {count} groups of one name, such as '{group}': each is taken for one"
+            " patient. If they are not, rename those of one source."
+        )
     return [record for record, _ in found], notes + _assumed(sources, found, len(grouped))
 
 
@@ -141,6 +148,18 @@ def _alone(record: PatchRecord, sizes: Mapping[str, int]) -> bool:
     """
     file = unicodedata.normalize("NFC", record.path).rpartition("/")[2]
     return sizes[record.group] == 1 and record.group.rpartition("/")[2] == file
+
+
+def _shared_groups(sources: Sequence[PatchSource], found: Sequence[Found]) -> dict[str, str]:
+    """The sources, in words, of each group that several of them have."""
+    where: dict[str, set[int]] = {}
+    for record, _ in found:
+        where.setdefault(record.group, set()).add(record.source)
+    return {
+        group: " and ".join(f"'{sources[i].root}'" for i in sorted(own))
+        for group, own in sorted(where.items())
+        if len(own) > 1
+    }
 
 
 def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: int) -> list[str]:

@@ -1,9 +1,10 @@
 """Patch sets of our own that are checked when they are read back: beside the manifest lies a JSON
 file with their number, size and SHA-256.
 
-The manifest holds the SHA-256 of each picture, the JSON file that of all rows: a picture or a row
-that was changed, cut or lost since is an error that names the file. This guards against accidents,
-not against someone who writes new hashes.
+The manifest holds the SHA-256 of each picture, the JSON file that of all rows, and of its own
+values but ``um_per_px``, which may be written by hand: a picture, row or value that was changed,
+cut or lost since is an error that names the file. This guards against accidents, not against
+someone who writes new hashes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, write_patches
+from monai_histodiff.data.patch_files import MANIFEST, SCALE, PatchRecord, write_patches
 from monai_histodiff.data.strict_table import REMEDY, SealedRow, read_rows, read_text
 
 __all__ = ["MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
@@ -79,6 +80,7 @@ def write_sealed(
         "patches": len(written),
         "size": None if size is None else list(size),
         "sha256": _digest([record for record, _ in written]),
+        "values": _digest_values(about),
     }
     text = json.dumps({**about, "seal": seal}, indent=1)
     return write_patches(folder, written, {name: text})
@@ -128,6 +130,11 @@ def read_sealed(
                 f"'{root / MANIFEST}' must be as it was written, got rows that differ from the "
                 f"SHA-256 in '{name}': {REMEDY}"
             )
+        if seal.get("values", known := _digest_values(about)) != known:
+            raise ValueError(
+                f"'{root / name}' must be as it was written, but for {SCALE}, got values of"
+                f" another SHA-256: {REMEDY}"
+            )
         size = seal["size"] and tuple(seal["size"])
     else:
         logger.warning(
@@ -158,6 +165,12 @@ def _digest(records: Sequence[PatchRecord]) -> str:
         row = [r.path, r.label, r.split, r.group, sorted(r.extra.items())]
         found.update(json.dumps(row).encode() + b"\n")
     return found.hexdigest()
+
+
+def _digest_values(about: Mapping[str, Any]) -> str:
+    """Of the values as JSON gives them back; versions before 0.21 sealed none."""
+    values = json.loads(json.dumps({k: v for k, v in about.items() if k not in ("seal", SCALE)}))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: Path, needs: Sequence[str]) -> dict[str, Any]:

@@ -128,11 +128,13 @@ def open_slide(
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: no reader is installed.
-        ValueError: no reader can read it, or it has no spacing.
+        ValueError: no reader can read it, it has no spacing, or is a TIFF whose pixels are not
+            8-bit RGB, RGBA or grey.
     """
     file = Path(path)
     if not file.exists():
         raise FileNotFoundError(f"a slide must exist, got '{path}'")
+    _refuse_odd_pixels(file)
     missing, failed, blind = [], [], False
     ome = file.name.lower().endswith(OME)
     for reader in sorted(readers, key=lambda r: r != "tiffslide") if ome else readers:
@@ -154,9 +156,10 @@ def open_slide(
         blind = True
         slide.close()
     if blind:
+        why = f" ({'; '.join(failed)})" if failed and ome else ""
         raise ValueError(
             f"a slide must state its micrometres per pixel, {SPACINGS[0]} to {SPACINGS[1]:g}, "
-            f"got none in '{path}': "
+            f"got none in '{path}'{why}: "
             "give --slide_um_per_px (about 0.25 for a scan at 40x, 0.5 at 20x)"
         )
     if failed:
@@ -166,3 +169,24 @@ def open_slide(
     raise ImportError(
         f"slides need a reader, got none of {missing}: pip install 'monai-histodiff[slides]'"
     )
+
+
+def _refuse_odd_pixels(file: Path) -> None:
+    """Refuse a TIFF of which readers would cut the bits, or take one channel for the picture."""
+    try:
+        with importlib.import_module("tifffile").TiffFile(file) as tiff:
+            page, channels = tiff.pages[0], int(tiff.pages[0].samplesperpixel)
+            bits, planar = int(page.bitspersample), channels > 1 and page.planarconfig == 2
+            if tiff.is_ome:
+                first = tiff.series[0]
+                sizes = zip(first.axes, first.shape, strict=True)
+                channels = math.prod(size for axis, size in sizes if axis not in "YX")
+                planar = planar or channels > page.samplesperpixel
+    except Exception:  # no TIFF, a damaged one, or nobody to look: for the readers to tell
+        return
+    if bits != 8 or channels not in (1, 3, 4) or (planar and tiff.is_ome):
+        raise ValueError(
+            "a slide must have 8-bit RGB, RGBA or grey pixels, which lie together, got"
+            f" {channels} channels of {bits} bits{', one after another,' if planar else ''} in"
+            f" '{file}': convert it to 8-bit RGB"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["SPLITS", "read_split", "refuse_partial_split", "refuse_torn_groups"]
 
@@ -32,11 +32,14 @@ def read_split(text: str, where: str = "") -> str:
     return SPLITS.get(text.lower(), "")
 
 
-def refuse_torn_groups(found: Iterable[tuple[str, str]]) -> None:
+def refuse_torn_groups(
+    found: Iterable[tuple[str, str]], shared: Mapping[str, str] | None = None
+) -> None:
     """Refuse a group of which one part of the split would know the other.
 
     Args:
         found: group and part of the split, of each patch or slide.
+        shared: the sources of groups that several have, for the message.
 
     Raises:
         ValueError: a group lies in several parts.
@@ -45,9 +48,12 @@ def refuse_torn_groups(found: Iterable[tuple[str, str]]) -> None:
     for group, split in found:
         sides[group].add(split)
     if torn := sorted(group for group, splits in sides.items() if len(splits) > 1):
+        own, where = "record one for it", (shared or {}).get(torn[0])
+        other = f"{where} have this name: if it is one patient, {own}; if not, rename it in one"
         raise ValueError(
             f"a group must lie in one split only, got {len(torn)} that straddle, such as"
-            f" '{torn[0]}' in {' and '.join(sorted(map(repr, sides[torn[0]])))}: record one for it"
+            f" '{torn[0]}' in {' and '.join(sorted(map(repr, sides[torn[0]])))}:"
+            f" {other if where else own}"
         )
 
 

@@ -10,9 +10,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from making import HEADER, folder_of, gradient, zipped
+from PIL import Image
 
 from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -633,3 +635,25 @@ def test_numbers_of_our_own_tables_too(tmp_path: Path) -> None:
     for read in (row.whole, lambda name: row.real(name, 0, 99)):
         with pytest.raises(ValueError, match="seed must be a .*number, got '1_0' in line 2"):
             read("seed")
+
+
+def test_groups_of_one_name_in_two_sources_are_told(tmp_path: Path) -> None:
+    for source, parts in (("a", ("", "train")), ("b", ("", "test")), ("c", ("", "train"))):
+        for kind, split in zip(("plain", "split"), parts, strict=True):
+            groups = ("3", "4") if source == "c" else ("1", "2")
+            rows = "".join(f"{g}.png,A,{g},{split}\n" for g in groups)
+            folder = tmp_path / kind / source
+            folder.mkdir(parents=True)
+            (folder / "manifest.csv").write_text(f"path,label,group,split\n{rows}")
+            for group in groups:
+                Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / f"{group}.png")
+    plain, torn = ([tmp_path / kind / source for source in "abc"] for kind in ("plain", "split"))
+    told = f"'{plain[0]}' and '{plain[1]}' have 2 groups of one name, such as '1': each is taken"
+    assert [note for note in PatchSet.open(plain).notes if note.startswith(told)]
+    assert not [note for note in PatchSet.open(plain[1:]).notes if "one name" in note]
+    with pytest.raises(
+        ValueError,
+        match=r"'1' in 'test' and 'train': '.*a' and '.*b' have this name: if it is one patient,"
+        " record one for it; if not, rename it in one",
+    ):
+        PatchSet.open(torn)

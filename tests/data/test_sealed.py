@@ -130,13 +130,48 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
     ("bank", edit_json("bank.json", seal=...), FileNotFoundError, "must hold the seal"),
     ("bank", edit_json("bank.json", seal={"patches": 5}), ValueError, "must tell patches, size"),
     ("bank", edit_json("bank.json", indices=...), ValueError, r"entries .*, got no \['indices'\]"),
-    ("bank", edit_json("bank.json", indices=[0, 1]), ValueError, r"one of the 'indices' \[0, 1\]"),
-    ("bank", edit_json("bank.json", indices=[0, 1, 3]), ValueError, "whole numbers up to 2"),
-    ("bank", edit_json("bank.json", indices=[0, 1, 1]), ValueError, "list of distinct classes"),
-    ("bank", edit_json("bank.json", indices=[0, 1, 2.0]), ValueError, "whole numbers up to 2"),
-    ("bank", edit_json("bank.json", classes=["a", "c", "b"]), ValueError, "the name of index 1"),
-    ("bank", edit_json("bank.json", classes=["a", "b", "b"]), ValueError, "must be distinct"),
-    ("bank", edit_json("bank.json", classes="abc"), ValueError, "classes must be a list"),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", indices=[0, 1])),
+        ValueError,
+        r"one of the 'indices' \[0, 1\]",
+    ),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", indices=[0, 1, 3])),
+        ValueError,
+        "whole numbers up to 2",
+    ),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", indices=[0, 1, 1])),
+        ValueError,
+        "list of distinct classes",
+    ),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", indices=[0, 1, 2.0])),
+        ValueError,
+        "whole numbers up to 2",
+    ),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", classes=["a", "c", "b"])),
+        ValueError,
+        "the name of index 1",
+    ),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", classes=["a", "b", "b"])),
+        ValueError,
+        "must be distinct",
+    ),
+    (
+        "bank",
+        unsealed(edit_json("bank.json", classes="abc")),
+        ValueError,
+        "classes must be a list",
+    ),
     ("bank", edit_json("bank.json", um_per_px=-1), ValueError, "um_per_px must be a positive"),
     ("bank", write("bank.json", lambda b: b[: len(b) // 2]), ValueError, "must be whole JSON"),
     ("bank", write("bank.json", lambda b: b"[]"), ValueError, "must have the entries"),
@@ -265,3 +300,25 @@ def test_everything_is_named_a_dtype_and_a_device(written: Path) -> None:
     assert made.distance.dtype == again.confidence[1].dtype == torch.float32
     assert patch.image.device.type == accepted.device.type == made.labels.device.type == "cpu"
     assert torch.equal(again.images[1], noise(4)[:1]) and int(accepted.sum()) == 1
+
+
+@pytest.mark.parametrize("kind", ["bank", "candidates"])
+def test_values_are_sealed_but_for_the_scale(kind: str, copy: Path) -> None:
+    name = f"{kind}.json"
+    about = json.loads((copy / kind / name).read_text())
+    edit_json(name, um_per_px=0.5)(copy / kind)  # in other white space, too
+    load(copy / kind)
+    value = {"provenance": {"seed": 3}} if kind == "bank" else {"seconds": 1.0}
+    edit_json(name, **value)(copy / kind)
+    with pytest.raises(ValueError, match=f"{name}' must be as it was written, .* (copy|make)"):
+        load(copy / kind)
+    about["seal"].pop("values")  # of an earlier version
+    edit_json(name, seal=about["seal"])(copy / kind)
+    load(copy / kind)
+
+
+def test_provenance_of_any_plain_kind_is_read_back(tmp_path: Path) -> None:
+    told = {"seed": 1, "by": {1: 0.1, 2: float("inf")}, "both": (1, 2)}
+    SyntheticBank({0: noise(1)}, provenance=told).save(tmp_path / "bank")
+    found = SyntheticBank.load(tmp_path / "bank").provenance
+    assert found == {"seed": 1, "by": {"1": 0.1, "2": float("inf")}, "both": [1, 2]}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from monai.data import PatchWSIDataset
 from slides_painted import Picture, disc, ramp, shrunk, write_slide
 
@@ -280,6 +281,38 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         open_slide(tmp_path / "text.svs")
     with pytest.raises(FileNotFoundError, match="a slide must exist, got"):
         open_slide(tmp_path / "none.svs")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "axes", "options", "told"),
+    [
+        ((256, 256, 3), np.uint16, "YXS", {"photometric": "rgb"}, "3 channels of 16 bits in"),
+        ((5, 256, 256), np.uint8, "CYX", {"photometric": "minisblack"}, "5 channels of 8 bits, "),
+        (
+            (3, 256, 256),
+            np.uint8,
+            "SYX",
+            {"photometric": "rgb", "planarconfig": "separate"},
+            "3 channels of 8 bits, one after another, in",
+        ),
+    ],
+)
+@pytest.mark.parametrize("spacing", [None, 0.5])
+def test_pixels_that_readers_would_mistake_are_refused(
+    shape: tuple[int, ...],
+    kind: type,
+    axes: str,
+    options: dict[str, str],
+    told: str,
+    spacing: float | None,
+    tmp_path: Path,
+) -> None:
+    size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm"}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as stream:
+        picture, known = np.zeros(shape, kind), {"axes": axes, **size}
+        stream.write(picture, tile=(128, 128), metadata=known, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"{told}.*a.ome.tif': convert it to 8-bit RGB"):
+        open_slide(tmp_path / "a.ome.tif", spacing)
 
 
 def test_a_missing_reader_is_no_matter_and_two_are(
