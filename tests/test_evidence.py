@@ -1,0 +1,67 @@
+"""The figures of ``docs/evidence.md`` are those of the runs that lie beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monai_histodiff.evaluation.draws import combine, combine_sets
+from monai_histodiff.evaluation.results_files import read_results
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "evidence.md").read_text(encoding="utf-8")
+SETS = {
+    "EBHI": "colorectal_ebhi_192",
+    "crc9": "crc9_nct_224",
+    "crc5 regions": "crc5r",
+    "lung, own archive": "lung",
+}
+
+
+def rows(name: str) -> list[list[str]]:
+    """Of the table of five labels: those of a data set, and its row "all"."""
+    every = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in PAGE.splitlines()]
+    return [cells for cells in every if len(cells) == 7 and cells[0] == name]
+
+
+def files(name: str) -> dict[int, Path]:
+    return {
+        int(path.stem.rpartition("-")[2]): path
+        for path in sorted((DOCS / "evidence").glob(f"{SETS[name]}-5-*.json"))
+    }
+
+
+def told(row: Any) -> str:
+    mean, low, high = (f"{100 * row[key]:+.1f}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_run_is_in_the_table_as_it_was(name: str) -> None:
+    table, scores = rows(name), []
+    assert [row[1] for row in table] == [*map(str, sorted(files(name))), "all"]
+    for (draw, path), row in zip(sorted(files(name).items()), table, strict=False):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert found["settings"]["draw"] == draw and found["seeds"] == [0, 1, 2]
+        assert found["settings"]["labels_per_class"] == 5
+        means = [100 * np.mean(found["arms"][arm]["balanced_accuracy"]) for arm in "CG"]
+        scores.append(means)
+        assert row[2:4] == [f"{mean:.1f}" for mean in means]
+        assert row[4] == told(found["differences"]["G-C"]["balanced_accuracy"])
+        assert row[5] == "{accepted:,} of {candidates:,}".format(**found["selection"])
+    assert table[-1][2:4] == [f"{mean:.1f}" for mean in np.mean(scores, 0)]
+    combined = combine(read_results([*files(name).values()]))["G-C"]
+    assert table[-1][4] == told(combined)
+
+
+def test_the_sentence_and_the_claim_are_what_the_statistics_say() -> None:
+    found = [read_results([*files(name).values()]) for name in SETS]
+    mean = combine_sets(found)["G-C"]
+    figures = re.search(r"Mean over the four sets: ([^,]+), p ([\d.]+)", PAGE)
+    assert figures and figures[1] == told(mean) and float(figures[2]) == round(mean["p"], 3)
+    assert told(mean).split(" ")[0] in PAGE.split("\n\n")[1]
