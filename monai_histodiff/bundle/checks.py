@@ -14,8 +14,10 @@ from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import OWN, VerdictFolder
 from monai_histodiff.classifiers.encoder_names import check_encoder_name
 from monai_histodiff.data.patch_files import MANIFEST
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.parts import diffusers_hint
 from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.evaluation.synthetic import further_counts
 from monai_histodiff.selection.selector import CENTROIDS
 from monai_histodiff.utils.weights import checked_device
 
@@ -153,18 +155,27 @@ def check_arms(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{needs} one of another method {rest}")
 
 
-def check_pool(arms: Iterable[str], patches: int) -> None:
-    """Check that there are training patches beside the labelled ones, where an arm needs them.
+def check_pool(arms: Iterable[str], pool: PatchSet, further_steps: int = 0) -> None:
+    """Check that there are training patches beside the labelled ones, with labels where these are
+    read, for the arms and the further classifier.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or of a class none.
     """
-    for arm in arms:
-        if "pool" in ARMS[arm].needs and not patches:
+    for needs, arm in ((ARMS[arm].needs, arm) for arm in arms):
+        if "pool" in needs and not len(pool):
             raise ValueError(
                 f"arm {arm} needs training patches that are not labelled ones, got none: give "
                 f"--labels_per_class a number, or leave {arm} out"
             )
+        if "labels_of_pool" in needs and not len(pool.with_labels()):
+            raise ValueError(
+                f"arm {arm} needs labels of training patches that are not labelled ones, got none "
+                f"on {len(pool)} patches: give --labels_per_class a smaller number, or leave "
+                f"{arm} out"
+            )
+    if further_steps:
+        further_counts(pool)
 
 
 def _check_apart(values: Mapping[str, Any]) -> None:

@@ -76,10 +76,13 @@ def prepare(name: str) -> RunPlan:
             check_places(stage, own, home)
         _check_alike(stages)
         task = check_task(stages["train"])
-        check_arms(stages["evaluate"])
-        check_pool(stages["evaluate"]["arms"], len(task.pool))
+        judged = stages["evaluate"]
+        check_arms(judged)
+        check_pool(judged["arms"], task.pool, judged["further_steps"])
+        if "G0" in judged["arms"]:
+            RunFolder(judged["published_dir"]).check(task)
         steps = _training(stages["train"], task)
-        steps += evaluation_steps(stages["evaluate"], len(task.test), task.size)
+        steps += evaluation_steps(judged, len(task.test), task.size)
     elif name == "train":
         task = check_task(values)
         steps = _training(values, task)
@@ -147,7 +150,7 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     sets = open_sets(values["synthetic_dir"], values["second_dir"], task.patches, task.size, scale)
     for pictures in sets.values():
         check_pictures(pictures)
-    check_pool(values["arms"], len(task.pool))
+    check_pool(values["arms"], task.pool)
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))

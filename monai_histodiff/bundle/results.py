@@ -33,7 +33,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import size_note
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.power import foresee
-from monai_histodiff.evaluation.synthetic import class_fidelity, label_agreement
+from monai_histodiff.evaluation.synthetic import class_fidelity, further_counts, label_agreement
 from monai_histodiff.report.page import write_report
 from monai_histodiff.utils.files import write_json
 
@@ -67,7 +67,13 @@ def run_and_report(
 
     Returns:
         The path of the report.
+
+    Raises:
+        ValueError: as :func:`~monai_histodiff.evaluation.synthetic.label_agreement`, before any
+            training.
     """
+    if further_steps:
+        further_counts(patches.select("train").without(evaluation.material.labelled))
     folder = RunFolder(output_dir)
     outcome = folder.read_outcome()
     known = folder.known(patches.select("train"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -69,8 +69,13 @@ class Material:
         """Class names, by index."""
         return self.labelled.classes
 
+    @property
+    def labels_of_pool(self) -> PatchSet | None:
+        """The patches of the pool that have a label."""
+        return None if self.pool is None else self.pool.with_labels()
+
     def lacks(self, part: str) -> bool:
-        """Whether a part is not given, or is a pool without patches."""
+        """Whether a part is not given, or is a set without patches."""
         found = getattr(self, part)
         return found is None or (isinstance(found, PatchSet) and not len(found))
 
@@ -94,7 +99,7 @@ class Arm:
         words: says it to a reader.
         bank: ``(material, seed) -> bank``: what patches are replaced by; ``None``: none are.
         drawn: whether the bank depends on the seed.
-        needs: parts of the :class:`Material` that must be given.
+        needs: parts of the :class:`Material` that must be there.
         shows: the part whose synthetic patches it shows; empty: none.
         augmented: the classical augmentation is applied.
         mixing: share of the batches that are mixed (mixup, CutMix).
@@ -119,18 +124,8 @@ class Arm:
     probe: bool = False
 
 
-def _accepted(material: Material, seed: int) -> SyntheticBank:
-    candidates = material.candidates
-    return candidates.bank(candidates.accepted, material.classes)
-
-
-def _published(material: Material, seed: int) -> SyntheticBank:
-    candidates = material.published or material.candidates
-    return candidates.bank(candidates.accepted, material.classes)
-
-
-def _second(material: Material, seed: int) -> SyntheticBank:
-    candidates = material.second or material.candidates
+def _accepted(material: Material, seed: int, part: str = "candidates") -> SyntheticBank:
+    candidates = getattr(material, part)
     return candidates.bank(candidates.accepted, material.classes)
 
 
@@ -246,13 +241,13 @@ ARMS: Mapping[str, Arm] = {
     "G": Arm(words="C + selected synthetic patches", bank=_accepted, shows="candidates"),
     "G0": Arm(
         words="C + synthetic patches of the published method",
-        bank=_published,
+        bank=partial(_accepted, part="published"),
         needs=("published",),
         shows="published",
     ),
     "G2": Arm(
         words="C + selected synthetic patches of the second set",
-        bank=_second,
+        bank=partial(_accepted, part="second"),
         needs=("second",),
         shows="second",
     ),
@@ -290,7 +285,7 @@ ARMS: Mapping[str, Arm] = {
     "R": Arm(
         words="C + all further real patches with their true labels: the ceiling",
         bank=_truly_labelled,
-        needs=("pool",),
+        needs=("pool", "labels_of_pool"),
         uncropped=True,
     ),
 }

@@ -18,7 +18,7 @@ from monai_histodiff.evaluation.feature_metrics import compare_features
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 
-__all__ = ["class_fidelity", "label_agreement", "overall_fidelity"]
+__all__ = ["class_fidelity", "further_counts", "label_agreement", "overall_fidelity"]
 
 NEIGHBOURS = 5
 MOST = 1000  # pictures of a side that are looked at together
@@ -155,6 +155,26 @@ def _some(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return x[torch.randperm(len(x), generator=generator)[:count]]
 
 
+def further_counts(others: PatchSet) -> Tensor:
+    """Labelled patches of each class that a further classifier can be fitted on, shape ``K``.
+
+    Args:
+        others: real training patches but the labelled ones.
+
+    Raises:
+        ValueError: a class has none.
+    """
+    counts = torch.bincount(others.labels[others.labels >= 0], minlength=len(others.classes))
+    if bool((counts == 0).any()):
+        name = others.classes[int(counts.argmin())]
+        raise ValueError(
+            "a further classifier needs training patches of every class beyond the labelled "
+            f"ones, got none of '{name}': give --labels_per_class a smaller number, or leave "
+            "further_steps at 0"
+        )
+    return counts
+
+
 def label_agreement(
     candidates: Candidates,
     others: PatchSet,
@@ -189,16 +209,9 @@ def label_agreement(
         of the ``labelled`` and of the ``test`` patches.
 
     Raises:
-        ValueError: there are no other patches, or a class of the candidates has none among them.
+        ValueError: as :func:`further_counts`.
     """
-    classes = labelled.classes
-    counts = torch.bincount(others.labels[others.labels >= 0], minlength=len(classes))
-    if bool((counts == 0).any()):
-        name = classes[int(counts.argmin())]
-        raise ValueError(
-            "a further classifier needs training patches of every class beyond the labelled "
-            f"ones, got none of '{name}'"
-        )
+    classes, counts = labelled.classes, further_counts(others)
     most, each = int(counts.max()), [others[i] for i in range(len(others))]
     rows = [
         (others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most]

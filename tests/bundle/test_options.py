@@ -25,7 +25,9 @@ from monai_histodiff.bundle.names import check_names
 from monai_histodiff.bundle.option_docs import config_files, options_page
 from monai_histodiff.bundle.option_table import OPTIONS, options_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
+from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.running import option_values
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +220,46 @@ def test_a_verdict_on_others_pictures_refuses_before_any_work(
     given = {"dataset_dir": str(demo), "synthetic_dir": str(demo), "output_dir": "out", **change}
     assert message in refused("verdict", **given)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_beside_the_labelled_patches_must_be_there(
+    write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    """Arm R and the further classifier read labels that nothing else does: they would fail after
+    hours.
+    """
+    made = (write_patch_set(tmp_path / name, 24, 1, side=128, classes=("a", "b")) for name in "xy")
+    folder, verdict = next(made), {"synthetic_dir": str(next(made))}
+    rows = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    given = {"dataset_dir": str(folder), "output_dir": "out", "labels_per_class": "all"}
+    for number in (1, 2, 25, 26):
+        rows[number] = rows[number].replace(",a,", ",,").replace(",b,", ",,")
+    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    told = "arm R needs labels of training patches that are not labelled ones, got none on "
+    for name, more in (("finetune", {}), ("verdict", verdict)):
+        assert told in refused(name, **given, **more, arms=["C", "G", "R"])
+    told = "needs training patches of every class beyond the labelled ones, got none of 'a': give "
+    steps = {"evaluate#further_steps": 9}
+    assert told in refused("finetune", **given, **steps)
+    start("finetune", **{**given, "labels_per_class": 6}, **steps, arms=["C", "G", "R"])
+
+
+def test_an_evaluation_alone_refuses_a_further_classifier_before_any_training(
+    write_patch_set: WritePatchSet, tmp_path: Path
+) -> None:
+    patches = PatchSet.open(write_patch_set(tmp_path / "a", 6)).with_split()
+    material = SimpleNamespace(labelled=patches.select("train"))
+    evaluation: Any = SimpleNamespace(material=material)
+    with pytest.raises(ValueError, match="a further classifier needs training patches of every"):
+        run_and_report(evaluation, patches, "a", tmp_path / "none", further_steps=9)
+
+
+def test_a_published_run_of_another_draw_is_told_before_any_work(tmp_path: Path) -> None:
+    outcome = dict.fromkeys(("run", "sampling", "selection", "files"), {})
+    (tmp_path / "outcome.json").write_text(json.dumps({**outcome, "settings": {"draw": 7}}))
+    given = {"arms": ["C", "G0"], "evaluate#published_dir": str(tmp_path)}
+    told = "draw must be what the candidates were made with, 7, got 0"
+    assert told in refused("finetune", output_dir="out", **given)
 
 
 def test_the_samples_of_an_earlier_inference_are_kept(tmp_path: Path) -> None:

@@ -87,6 +87,17 @@ def test_that_nothing_will_be_claimed_is_told_beforehand(write: Write) -> None:
     assert "at least 10 test groups (patients), got 4" in task.notes(3)[1]
 
 
+def test_a_test_part_of_one_class_is_told_beforehand(write: Write) -> None:
+    table = Path(folder := write()) / "manifest.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not ("pink" in line and ",test," in line)]
+    table.write_text("\n".join(kept), encoding="utf-8")
+    told = check_task({**VALUES, "dataset_dir": folder}).notes(3)
+    (rule,) = [note for note in told if "test groups of every class" in note]
+    assert rule.startswith("Nothing will be claimed: A claim needs test groups of every class")
+    assert "0 of class 'pink'. Test on more patients with it, or leave the class out." in rule
+
+
 def test_groups_that_are_not_recorded_are_told_of_once(
     draw_patches: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:

@@ -143,7 +143,7 @@ def test_five_crops_cover_centre_and_corners() -> None:
         ({"arms": ["C", "E"]}, "arm E needs pool and critic, got no pool and no critic"),
         ({"arms": ["C", "G0"]}, "arm G0 needs published, got no published"),
         ({"arms": ["C", "J"]}, "arm J needs features, got no features"),
-        ({"arms": ["C", "R"]}, "arm R needs pool, got no pool"),
+        ({"arms": ["C", "R"]}, "arm R needs pool and labels_of_pool, got no pool and"),
         ({"size": 16}, r"size of the material, 16, got \[\(32, 32\)\]: give the patch_size"),
     ],
 )
@@ -170,6 +170,17 @@ def test_patches_without_a_label_are_not_tested_on(
             ValueError, match=f"every {name} patch must have a label, got 1 of {len(part)} without"
         ):
             evaluation(parts, candidates, **{name: blind})
+
+
+def test_true_labels_must_be_there_before_any_training(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    given = everything(parts, candidates)
+    pool = given.pop("pool")
+    blind = PatchSet(pool._sources, [replace(r, label="") for r in pool.records], pool.classes)
+    evaluation(parts, candidates, pool=blind, arms=["C", "E", "M"], **given)
+    with pytest.raises(ValueError, match="arm R needs pool and labels_of_pool, got no labels_of"):
+        evaluation(parts, candidates, pool=blind, arms=["C", "R"], **given)
 
 
 def test_overlapping_groups_are_refused(
