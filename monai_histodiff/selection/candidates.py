@@ -192,11 +192,12 @@ class Candidates:
         Raises:
             ValueError: the mask is not as long as the candidates are many.
         """
-        index = torch.tensor(chosen_rows(chosen, len(self.labels)), dtype=torch.int64)
-        rows = {k: index[self.labels[index] == k] for k in range(len(classes))}
+        rows = chosen_rows(chosen, len(self.labels))
+        index = torch.tensor(rows, dtype=torch.int64, device=self.labels.device)
+        by_class = {k: index[self.labels[index] == k] for k in range(len(classes))}
         confidence = self.confidence.nan_to_num(0, 0, 0)
         images, score, seeds = (
-            {k: v[i] for k, i in rows.items()} for v in (self.images, confidence, self.seed)
+            {k: v[i] for k, i in by_class.items()} for v in (self.images, confidence, self.seed)
         )
         return SyntheticBank(images, score, seeds, classes, provenance, um_per_px)
 
