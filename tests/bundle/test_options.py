@@ -29,6 +29,7 @@ from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.running import option_values
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.selection.selector import CENTROIDS
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
@@ -255,7 +256,8 @@ def test_an_evaluation_alone_refuses_a_further_classifier_before_any_training(
 
 
 def test_a_published_run_of_another_draw_is_told_before_any_work(tmp_path: Path) -> None:
-    outcome = dict.fromkeys(("run", "sampling", "selection", "files"), {})
+    outcome: dict[str, Any] = dict.fromkeys(("run", "sampling", "files"), {})
+    outcome["selection"] = {"rule": CENTROIDS}
     (tmp_path / "outcome.json").write_text(json.dumps({**outcome, "settings": {"draw": 7}}))
     given = {"arms": ["C", "G0"], "evaluate#published_dir": str(tmp_path)}
     told = "draw must be what the candidates were made with, 7, got 0"
