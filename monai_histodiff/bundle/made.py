@@ -1,25 +1,17 @@
-"""What a run has made, for use after it: how its weights are sampled from, and its critic."""
+"""How weights are sampled from: as in the run that made them, but for what is asked for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_histodiff.bundle.run_folder import MODELS, RunFolder
-from monai_histodiff.classifiers.classifier import PatchClassifier
 from monai_histodiff.diffusion.settings import SamplingSettings
-from monai_histodiff.selection.critic import PatchCritic
-from monai_histodiff.utils.weights import read_state
 
-__all__ = ["chosen_settings", "critic_of", "sampling_of"]
-
-SCRATCH = "members.0.resnet.conv1.weight"
+__all__ = ["chosen_settings", "sampling_of"]
 
 
 def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,32 +35,6 @@ def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any])
     folder.check_files(MODELS)
     made = folder.read_outcome()
     return {**shipped, **made["sampling"], "classes": list(made["selection"]["per_class"])}
-
-
-def critic_of(
-    path: str | os.PathLike[str],
-    ldm_dir: str | os.PathLike[str],
-    num_classes: int,
-    device: str | torch.device = "cpu",
-) -> PatchCritic:
-    """The critic of a run: of probes of the patch encoder, as ``train.yaml`` makes it, or of
-    classifiers from scratch, as ``published.yaml`` does.
-
-    Args:
-        path: its file.
-        ldm_dir: the bundle with the patch encoder.
-        num_classes: number of classes.
-        device: where to put it.
-
-    Raises:
-        FileNotFoundError, ValueError: as
-            :meth:`~monai_histodiff.PatchCritic.load_probes`.
-    """
-    layer = read_state(path).get(SCRATCH)
-    if layer is None:
-        return PatchCritic.load_probes(path, ldm_dir, num_classes, device=device)
-    network = partial(PatchClassifier, width=len(layer))
-    return PatchCritic.load(path, network, num_classes).to(device)
 
 
 def chosen_settings(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from monai.transforms import Compose
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.classifier import ClassifierTraining, PatchClassifier, predict
 from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder
@@ -30,6 +31,7 @@ from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
 __all__ = ["PatchCritic", "fit_critic"]
 
 Recipe = ClassifierTraining | ProbeTraining
+SCRATCH = "members.0.resnet.conv1.weight"
 
 
 class PatchCritic(nn.Module):
@@ -193,7 +195,8 @@ class PatchCritic(nn.Module):
         device: str | torch.device = "cpu",
     ) -> PatchCritic:
         """Read a critic written by :meth:`save` whose members are
-        :class:`~monai_histodiff.classifiers.ProbeTraining` 's, on one encoder.
+        :class:`~monai_histodiff.classifiers.ProbeTraining` 's, on one encoder, or each a
+        ``PatchClassifier``, as those of ``published.yaml``.
 
         Args:
             path: the file.
@@ -204,13 +207,16 @@ class PatchCritic(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as :meth:`load`, or there is no such encoder.
         """
-        state, made = read_state(path), named_encoder(encoder, device)
+        state = read_state(path)
+        if (first := state.get(SCRATCH)) is not None:
+            network = partial(PatchClassifier, width=len(first))
+            return cls._restored(state, path, network, num_classes).to(device)
+        made = named_encoder(encoder, device)
         layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
             empty = nn.Linear(layer.shape[1], layer.shape[0], device=device).requires_grad_(False)
             made = made.with_discriminant(empty)
-        network = ProbeTraining(made).network
-        return cls._restored(state, path, network, num_classes)
+        return cls._restored(state, path, ProbeTraining(made).network, num_classes)
 
 
 def fit_critic(

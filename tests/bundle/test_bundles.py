@@ -34,7 +34,6 @@ from monai_histodiff import (
     PatchSet,
     SyntheticBank,
 )
-from monai_histodiff.bundle.made import critic_of
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.stages import run_stage
@@ -195,7 +194,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     with pytest.raises(SystemExit, match="published.yaml in published_dir, got one of another"):
         run_stage(**settings, replace=True, published_dir=str(out))
     own = RunFolder(out / "published")
-    critic = critic_of(own.critic, LDM, 2)
+    critic = PatchCritic.load_probes(own.critic, LDM, 2)
     assert len(critic.members) == 3 and isinstance(critic.members[0], PatchClassifier)
     start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
     run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
