@@ -94,7 +94,7 @@ class VerdictFolder:
         the set in place of its ``manifest.csv``, it makes a set of them alone. ``accepted/`` is
         that set, with the files as they were, for ``PatchSet.open``. Columns: those of the set's
         own manifest (its ``confidence`` as ``given_confidence``), the critic's ``confidence``, the
-        ``distance`` and ``likeness`` to real training patches, the path of the ``nearest`` of
+        ``distance`` and ``likeness`` to real training patches, the name of the ``nearest`` of
         them, and the ``reason``.
 
         Args:
@@ -119,7 +119,7 @@ class VerdictFolder:
 
 def _records(judged: Judged) -> Iterator[PatchRecord]:
     """The rows of the set, with what was found of each."""
-    found = judged.candidates
+    found, nearest = judged.candidates, judged.nearest_names()
     for i, record in enumerate(judged.pictures.records):
         own = {
             f"given_{key}" if key in FOUND else key: value for key, value in record.extra.items()
@@ -128,7 +128,7 @@ def _records(judged: Judged) -> Iterator[PatchRecord]:
             "confidence": f"{float(found.confidence[i]):.6g}",
             "distance": f"{float(found.distance[i]):.6g}",
             "likeness": f"{float(judged.known.likeness[i]):.6g}",
-            "nearest": judged.nearest_path(i),
+            "nearest": nearest[i],
             "reason": found.reasons[i].value,
         }
         yield replace(record, extra={**own, **values}, source=0)

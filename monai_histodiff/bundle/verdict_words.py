@@ -41,6 +41,7 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
         compared: the sentence of the comparison.
     """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
+    refused = told.get("refused_copies", copies)  # versions before 0.22 do not tell
     labels = f"the {agreement(told)}"
     if beyond(tested, pictures, usual_rate(told)):
         sentence = (
@@ -51,7 +52,7 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     if not told["accepted"]:
         why = (
             f"{copies} of {pictures} pictures are copies of real training patches"
-            if 2 * copies >= pictures
+            if 2 * refused >= pictures
             else f"{tested} of {pictures} pictures are copies of test patches"
             if 2 * tested >= pictures
             else f"{told['unlike']} of {pictures} pictures are unlike all real training patches"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_histodiff.data.names import check_name
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
-from monai_histodiff.data.sealed import read_sealed, write_sealed
+from monai_histodiff.data.sealed import COLUMNS, INDEX, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import REMEDY
 
 __all__ = ["check_classes", "check_scale", "read_bank", "write_bank"]
@@ -40,7 +40,7 @@ def write_bank(folder: str | os.PathLike[str], bank: Content) -> Path:
         for label, stack in sorted(bank.images.items()):
             for i, patch in enumerate(stack):
                 seed, score = int(bank.seeds[label][i]), float(bank.confidence[label][i])
-                extra = {"index": str(label), "seed": str(seed), "confidence": repr(score)}
+                extra = {INDEX: str(label), "seed": str(seed), "confidence": repr(score)}
                 if bank.um_per_px is not None:
                     extra[SCALE] = f"{bank.um_per_px:g}"
                 record = PatchRecord(
@@ -71,8 +71,8 @@ def read_bank(folder: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
             f"a bank must hold '{ABOUT}', got none in '{folder}': give the folder that "
             "SyntheticBank.save wrote, such as 'bank' in the output of a run"
         )
-    needs, columns = ("classes", "indices", "provenance"), ("index", "seed", "confidence")
-    found = read_sealed(folder, ABOUT, needs, columns, max_bytes)
+    needs = ("classes", "indices", "provenance")
+    found = read_sealed(folder, ABOUT, needs, COLUMNS, max_bytes)
     classes, indices = found.about["classes"], found.about["indices"]
     scale, provenance = found.about.get("um_per_px"), found.about["provenance"]
     try:
@@ -88,7 +88,7 @@ def read_bank(folder: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"in '{about_file}', {error}: {REMEDY}") from error
     for row in found.rows:
-        label = row.whole("index", 0, last)
+        label = row.whole(INDEX, 0, last)
         if label not in indices:
             raise row.fail(f"index must be one of the 'indices' {indices} in {ABOUT}", label)
         if row.record.label != _name(classes, label):
@@ -97,9 +97,7 @@ def read_bank(folder: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
         shown = row.record.um_per_px
         if shown is not None and (scale is None or f"{scale:g}" != f"{shown:g}"):
             raise row.fail(f"um_per_px must be that in {ABOUT}, {scale!r}", f"{shown:g}")
-    where = torch.tensor(
-        [row.whole("index") for row in found.rows], dtype=torch.int64, device="cpu"
-    )
+    where = torch.tensor([row.whole(INDEX) for row in found.rows], dtype=torch.int64, device="cpu")
     score, seeds = (
         torch.tensor([read(row) for row in found.rows], dtype=dtype, device="cpu")
         for read, dtype in (

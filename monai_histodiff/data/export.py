@@ -34,6 +34,8 @@ from PIL import Image
 from monai_histodiff.data.patch_files import COLUMNS, SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.reading import image_scale
+from monai_histodiff.data.sealed import COLUMNS as SEALED
+from monai_histodiff.data.sealed import HASH, INDEX
 from monai_histodiff.data.splits import refuse_partial_split
 from monai_histodiff.utils.files import whole_file
 
@@ -44,7 +46,6 @@ FOLDERS = {  # of each part of the split
     "imagefolder": {"": "", "train": "train", "val": "val", "test": "test"},
     "huggingface": {"": "train", "train": "train", "val": "validation", "test": "test"},
 }
-SEALED = ("index", "seed", "confidence", "sha256")  # columns of banks and candidates
 FORMATS = ("imagefolder", "webdataset", "huggingface")
 UNSAFE = re.compile(r"[^\w\- ]")  # what the name of a folder may not hold
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
@@ -144,8 +145,8 @@ def _check_records(records: Sequence[PatchRecord], form: str) -> None:
 
 def _indices(patches: PatchSet, classes: Sequence[str]) -> dict[str, int]:
     """The index of each class, by its name, in their order."""
-    sealed = (r for r in patches.records if r.extra.keys() >= set(SEALED))
-    recorded = {(r.label, int(r.extra[SEALED[0]])) for r in sealed}
+    sealed = (r for r in patches.records if r.extra.keys() >= {*SEALED, HASH})
+    recorded = {(r.label, int(r.extra[INDEX])) for r in sealed}
     if recorded and not classes:
         found = dict(sorted(recorded, key=lambda pair: pair[1]))
     else:

@@ -13,6 +13,7 @@ __all__ = ["check_name", "check_path", "count_endings", "refuse_twins"]
 BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
 ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")  # before a number, but none of its decimals
 DECIMAL = re.compile(r"(\d+)\.(\d*?)0*")
+ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # as spreadsheets write numbers of many digits
 
 
 def check_name(kind: str, name: Any, where: str = "") -> None:
@@ -24,13 +25,20 @@ def check_name(kind: str, name: Any, where: str = "") -> None:
         where: its place, for the message.
 
     Raises:
-        ValueError: it is no text, is empty, has blanks around it, or holds what is not printable:
-            line breaks, tabs, hard or zero-width blanks.
+        ValueError: it is no text, is empty, has blanks around it, holds what is not printable
+            (line breaks, tabs, hard or zero-width blanks), or is a number that a spreadsheet has
+            rounded: other names may have become the same.
     """
+    at = f" ({where})" if where else ""
     if not (isinstance(name, str) and name and name.isprintable() and name == name.strip()):
         raise ValueError(
             f"a {kind} must be printable text, not empty, and without blanks around it, got"
-            f" {name!r}{f' ({where})' if where else ''}: rename it"
+            f" {name!r}{at}: rename it"
+        )
+    if ROUNDED.fullmatch(name):
+        raise ValueError(
+            f"a {kind} must be a name in full, got {name!r}{at}, a number that a spreadsheet has"
+            " rounded: write the table anew, with this column as text"
         )
 
 

@@ -28,8 +28,10 @@ from torch import Tensor
 from monai_histodiff.data.patch_files import MANIFEST, SCALE, PatchRecord, write_patches
 from monai_histodiff.data.strict_table import REMEDY, SealedRow, read_rows, read_text
 
-__all__ = ["MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
+__all__ = ["COLUMNS", "HASH", "INDEX", "MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
 
+INDEX, HASH = "index", "sha256"  # columns: of the class, and of the picture
+COLUMNS = (INDEX, "seed", "confidence")  # of banks and candidates alike
 MAX_BYTES = 2**32  # of all pictures in memory
 OVERHEAD = 2**16  # bytes that a PNG file may be larger than twice its pixels
 logger = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def write_sealed(
         Image.fromarray(array).save(stream, "PNG")
         content, size = stream.getvalue(), array.shape[:2]
         found = hashlib.sha256(content).hexdigest()
-        written.append((replace(record, extra={**record.extra, "sha256": found}), content))
+        written.append((replace(record, extra={**record.extra, HASH: found}), content))
     seal = {
         "patches": len(written),
         "size": None if size is None else list(size),
@@ -113,8 +115,8 @@ def read_sealed(
     root = Path(folder).expanduser()
     about = _read_json(root / name, needs)
     sealed = "seal" in about
-    rows = read_rows(root / MANIFEST, [*columns, *(["sha256"] if sealed else [])])
-    if not sealed and rows and "sha256" in rows[0].record.extra:
+    rows = read_rows(root / MANIFEST, [*columns, *([HASH] if sealed else [])])
+    if not sealed and rows and HASH in rows[0].record.extra:
         raise FileNotFoundError(
             f"'{root / name}' must hold the seal of the patches beside it, got none: {REMEDY}"
         )
@@ -224,7 +226,7 @@ def _read_picture(
             f"'{path}' must not exceed {most} bytes, got {path.stat().st_size}: {REMEDY}"
         )
     content = path.read_bytes()
-    recorded = row.record.extra.get("sha256")
+    recorded = row.record.extra.get(HASH)
     if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
         raise ValueError(
             f"'{path}' must be as it was written, got bytes of another SHA-256: {REMEDY}"

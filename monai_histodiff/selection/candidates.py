@@ -16,14 +16,14 @@ from torch import Tensor
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.choosing import chosen_rows
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
-from monai_histodiff.data.sealed import MAX_BYTES, read_sealed, write_sealed
+from monai_histodiff.data.sealed import COLUMNS, INDEX, MAX_BYTES, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import SealedRow
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["Candidates"]
 
 ABOUT = "candidates.json"
-COLUMNS = ("index", "seed", "confidence", "distance", "nearest", "reason")
+OWN = (*COLUMNS, "distance", "nearest", "reason")
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Candidates:
             scale = {} if um_per_px is None else {SCALE: f"{um_per_px:g}"}
             for i, label in enumerate(self.labels.tolist()):
                 row = {name: repr(getattr(self, name)[i].item()) for name in columns}
-                extra = {"index": str(label), **row, "reason": self.reasons[i].value, **scale}
+                extra = {INDEX: str(label), **row, "reason": self.reasons[i].value, **scale}
                 record = PatchRecord(
                     f"{label}/{i:06d}.png", classes[label], "", f"candidate/{i}", extra
                 )
@@ -144,7 +144,7 @@ class Candidates:
                 f"candidates must lie in a folder, got none at '{folder}': give the folder that "
                 "Candidates.save wrote, such as 'candidates' in the output of a run"
             )
-        found = read_sealed(folder, ABOUT, ("classes", "seconds"), COLUMNS, max_bytes)
+        found = read_sealed(folder, ABOUT, ("classes", "seconds"), OWN, max_bytes)
         for row in found.rows:
             _check(row, found.about.get("classes"))
 
@@ -156,7 +156,7 @@ class Candidates:
         varied = bool(found.rows) and "origin" in found.rows[0].record.extra
         return cls(
             found.images,
-            column("index", torch.int64),
+            column(INDEX, torch.int64),
             column("seed", torch.int64),
             column("confidence", torch.float32),
             column("distance", torch.float32),
@@ -213,7 +213,7 @@ def _check(row: SealedRow, classes: Sequence[str] | None) -> None:
     if texts["reason"] not in names:
         raise row.fail(f"reason must be one of {names}", texts["reason"])
     finite = texts["reason"] != Reason.not_finite.value
-    label = row.whole("index", 0, len(classes) - 1 if classes else 2**31)
+    label = row.whole(INDEX, 0, len(classes) - 1 if classes else 2**31)
     if classes and row.record.label != classes[label]:
         rule = f"label must be {classes[label]!r}, the name of index {label}"
         raise row.fail(rule, row.record.label)

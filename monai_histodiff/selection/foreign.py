@@ -66,9 +66,12 @@ class Judged:
     soft: int
     usual_soft: float
 
-    def nearest_path(self, row: int) -> str:
-        """Path of the real training patch nearest to a picture."""
-        return self.train.records[int(self.known.nearest[row])].path
+    def nearest_names(self) -> list[str]:
+        """The real training patch nearest to each picture, by the name that tells it from those of
+        other sources: :meth:`~monai_histodiff.PatchSet.names`.
+        """
+        names = self.train.names()
+        return [names[int(i)] for i in self.known.nearest]
 
     def pictures_by_class(self) -> dict[str, int]:
         """How many pictures the set has of each class of the real one."""
@@ -91,9 +94,10 @@ class Judged:
         }
 
     def counts(self) -> dict[str, Any]:
-        """``pictures``, ``accepted``, ``copies``, ``test_copies``, ``twins``, ``soft``; the
-        shares; and by ``generator``, where the manifest names some, ``pictures``, ``accepted`` and
-        ``copies``; and ``classes``, see :meth:`by_class`.
+        """``pictures``, ``accepted``, ``copies``, ``refused_copies`` (0 where copies are not
+        refused), ``test_copies``, ``twins``, ``soft``; the shares; and by ``generator``, where the
+        manifest names some, ``pictures``, ``accepted`` and ``copies``; and ``classes``, see
+        :meth:`by_class`.
         """
         kept, copied = self.candidates.accepted.tolist(), self.known.copy.tolist()
         names = [r.extra.get("generator", "") for r in self.pictures.records]
@@ -110,6 +114,7 @@ class Judged:
             "pictures": len(self.pictures),
             "accepted": sum(kept),
             "copies": sum(copied),
+            "refused_copies": self.candidates.reasons.count(Reason.near_copy),
             "test_copies": int(self.tested.copy.sum()),
             "twins": self.twins,
             "unlike": self.unlike,

@@ -259,6 +259,16 @@ def test_of_a_leak_that_leaves_nothing_the_leak_is_told(
     assert sentence in found["verdict"]
 
 
+def test_copies_that_were_not_refused_are_no_reason_that_nothing_is_kept() -> None:
+    told = {"pictures": 50, "accepted": 0, "copies": 50, "test_copies": 0, "unlike": 0}
+    told |= {"usual": 0.02, "taught": 0.1, "expected": 0.97, "twins": 0}
+    assert "50 of 50 pictures are copies of real" in headline(told, "No.")["verdict"]
+    assert (
+        "the critic gives their label to 10%"
+        in (headline({**told, "refused_copies": 0}, "No.")["verdict"])
+    )
+
+
 def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
     def part(test_copies: int) -> Any:
         told = {"pictures": 90, "copies": 0, "test_copies": test_copies, "accepted": 50}

@@ -180,6 +180,21 @@ def test_names_in_manifests_are_told_with_their_line(tmp_path: Path) -> None:
         PatchSet.open(root)
 
 
+@pytest.mark.parametrize("name", ["1.23E+11", "1,23457E+11", "1e+16"])
+def test_numbers_that_a_spreadsheet_rounded_are_no_names(name: str, tmp_path: Path) -> None:
+    rows = f'a.png,ADC,,"{name}"\nb.png,LUSC,,P2\n'
+    root = folder_of(tmp_path / "set", f"{HEADER}\n{rows}", "a.png", "b.png")
+    message = f"a group must be a name in full, got {re.escape(repr(name))} .line 2 of .*as text"
+    with pytest.raises(ValueError, match=message):
+        PatchSet.open(root)
+
+
+def test_names_that_only_look_like_rounded_numbers_stay(tmp_path: Path) -> None:
+    rows = "a.png,CD3+,,TCGA-1E+2\nb.png,12E5,,123456789012\n"
+    root = folder_of(tmp_path / "set", f"{HEADER}\n{rows}", "a.png", "b.png")
+    assert [r.group for r in PatchSet.open(root).records] == ["TCGA-1E+2", "123456789012"]
+
+
 @pytest.mark.parametrize("twins", [("1", "01"), ("1", "1.0"), ("07", "7.")])
 def test_one_name_in_two_spellings_is_refused(twins: tuple[str, str], tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,{name},\n" for i, name in enumerate(twins))
