@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 RNG = np.random.default_rng
 
 
-def answers(seeds: int, labels: NDArray[np.int64], accuracy: float, seed: int) -> Array:
+def answers(seeds: int, labels: NDArray[np.int64], accuracy: float | Array, seed: int) -> Array:
     return (RNG(seed).random((1, seeds, len(labels))) < accuracy).astype(float)
 
 
@@ -269,6 +269,25 @@ def test_draws_cover_new_draws(shared: bool) -> None:
         low, high = balanced_estimate(draws).interval()
         covered.append((low <= 0) & (0 <= high))
     assert 0.925 <= np.mean(covered) <= 0.99, "of 640"
+
+
+def test_the_order_of_the_classes_does_not_matter_where_draws_have_test_sets_of_their_own() -> (
+    None
+):
+    labels, groups = make_groups(RNG(0), 20)
+    right = np.array([0.5, 0.8, 0.95])
+    arms = [answers(3, labels, right[labels], i) for i in range(4)]
+
+    def found(names: NDArray[np.int64]) -> Estimate:
+        return balanced_estimate(
+            [
+                Draw(arms[0], arms[1], names, groups),
+                Draw(arms[2], arms[3], names, groups + 1000),
+            ]
+        )
+
+    one, other = found(labels), found(2 - labels)
+    assert one.group_variance == pytest.approx(other.group_variance)
 
 
 def test_one_draw_says_nothing_of_others() -> None:
