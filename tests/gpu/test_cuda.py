@@ -1,5 +1,5 @@
-"""What must hold on a GPU; where there is none, or with ``HISTODIFF_DEVICE=cpu``, the same tests run
-on the CPU, lest they rot.
+"""What must hold on a GPU; where there is none, or with ``HISTODIFF_DEVICE=cpu``, it is tried on
+the CPU, so that the tests do not rot.
 
 Run by ``python tests/gpu/kit.py``, or alone: ``python -m pytest -m gpu tests/gpu``.
 """
