@@ -20,6 +20,8 @@ from monai_histodiff.data.pixels import five_crops
 __all__ = ["PropagatedProbe", "propagated_labels"]
 
 SHARPNESS = 10.0  # of the edges: exp(SHARPNESS * cosine)
+ROWS = 1024  # of the graph at a time
+ACCURACY = 1e-14  # of the solution: residual over right-hand side
 LEAST = 1e-4  # of a probability that is multiplied
 
 
@@ -56,17 +58,45 @@ def propagated_labels(
         raise ValueError(f"each class needs a labelled patch, got {counts.tolist()} by class")
     x = torch.cat([features, unlabelled]).double()
     x = F.normalize((x - x.mean(0)) / x.std(0).clamp(min=1e-6), dim=1)
-    cosine = (x @ x.T).fill_diagonal_(-2.0)
-    near = cosine.topk(min(neighbours, len(x) - 1), 1)
-    edges = torch.zeros_like(cosine).scatter_(1, near.indices, (near.values * SHARPNESS).exp())
-    edges = edges + edges.T
-    scale = edges.sum(1).rsqrt()
-    spread = torch.eye(len(x), dtype=x.dtype) - reach * scale[:, None] * edges * scale
+    edges = _edges(x, min(neighbours, len(x) - 1))
     given = F.one_hot(labels, len(counts)).to(x)
     padded = torch.cat([given, given.new_zeros(len(unlabelled), len(counts))])
-    found = torch.linalg.solve(spread, padded)[len(labels) :].clamp(min=0) + 1e-12
+    found = _spread(edges, padded, reach)[len(labels) :].clamp(min=0) + 1e-12
     found = found / found.sum(0)
     return (found / found.sum(1, keepdim=True)).float()
+
+
+def _edges(x: Tensor, neighbours: int) -> Tensor:
+    """The normalised edges ``S`` of the nearest neighbours of unit rows ``N x D``: sparse."""
+    ends, weights = [], []
+    for rows in torch.arange(len(x)).split(ROWS):
+        cosine = x[rows] @ x.T
+        cosine[torch.arange(len(rows)), rows] = -2.0
+        near = cosine.topk(neighbours, 1)
+        ends.append(torch.stack([rows[:, None].expand_as(near.indices), near.indices]).flatten(1))
+        weights.append((near.values * SHARPNESS).exp().flatten())
+    (i, j), weight = torch.cat(ends, 1), torch.cat(weights)
+    both, twice = torch.stack([torch.cat([i, j]), torch.cat([j, i])]), weight.repeat(2)
+    scale = torch.zeros(len(x), dtype=x.dtype).index_add_(0, both[0], twice).rsqrt()
+    values = twice * scale[both[0]] * scale[both[1]]
+    size = (len(x), len(x))
+    return torch.sparse_coo_tensor(both, values, size, check_invariants=False).coalesce()
+
+
+def _spread(edges: Tensor, given: Tensor, reach: float) -> Tensor:
+    """``(1 - reach S)^-1 Y`` by conjugate gradients, each column of ``Y`` for itself."""
+    found, residual = torch.zeros_like(given), given.clone()
+    direction, left = residual, residual.square().sum(0)
+    enough = left * ACCURACY**2
+    for _ in range(len(given)):
+        if bool((left <= enough).all()):
+            break
+        ahead = direction - reach * torch.sparse.mm(edges, direction)
+        step = torch.where(left > enough, left / (direction * ahead).sum(0), 0.0)
+        found, residual = found + step * direction, residual - step * ahead
+        before, left = left, residual.square().sum(0)
+        direction = residual + torch.where(before > 0, left / before, 0.0) * direction
+    return found
 
 
 @dataclass(frozen=True)

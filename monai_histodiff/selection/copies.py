@@ -23,7 +23,8 @@ __all__ = [
     "nearest_views",
 ]
 
-BATCH = 256  # patches compared at once, for the sake of memory
+BATCH = 256  # patches compared at once, at the most
+PAIRS = 2**24  # of a patch and a reference, likewise: for the sake of memory
 # Below this distance two patches are one: 4 of 256 levels. JPEG of quality 75 moved 1,361 H&E
 # patches of four data sets by 0.002 (median) and 0.011 (at the most); the nearest two of other
 # groups were 0.032 apart.
@@ -47,14 +48,18 @@ class CopyGate:
 
 
 def nearest_views(
-    patches: Tensor, references: Tensor, excluded: Tensor | None = None, least: float = 0.0
+    patches: Tensor,
+    references: Tensor,
+    groups: tuple[Tensor, Tensor] | None = None,
+    least: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest reference of each patch, over the eight flips and turns of the patch.
 
     Args:
         patches: ``N x C x H x W``, uint8 or floating point; compared as thumbnails.
         references: ``M x C x H' x W'``, likewise.
-        excluded: bool, ``N x M``: references that do not count.
+        groups: index of the group of each patch and of each reference, ``N`` and ``M``: those of
+            its own group do not count.
         least: nor do those that are nearer than this.
 
     Returns:
@@ -63,14 +68,15 @@ def nearest_views(
     """
     targets = thumbnails(references).flatten(1)
     parts = []
-    for rows in torch.arange(len(patches)).split(BATCH):
+    size = min(BATCH, max(1, PAIRS // max(1, len(targets))))
+    for rows in torch.arange(len(patches)).split(size):
         small = thumbnails(patches[rows])
         flips = (small, small.flip(3))
         turned = torch.stack([v.rot90(k, (2, 3)).flatten(1) for v in flips for k in range(4)])
         # by matrix product: fast, but not exactly 0 for a copy
         rough = torch.cdist(turned, targets).amin(0)
-        if excluded is not None:
-            rough[excluded[rows]] = float("inf")
+        if groups is not None:
+            rough[groups[0][rows, None] == groups[1][None]] = float("inf")
         near = rough < least * targets.shape[1] ** 0.5
         rough[near] = float("inf")
         index = rough.argmin(1)
@@ -124,8 +130,7 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
     if len(names) < 2:
         return CopyGate(FLOOR, 0, 0)
     own = torch.tensor([names[g] for g in groups], dtype=torch.long)
-    same = own[:, None] == own[None, :]
-    distance, _, twin = nearest_views(references, references, same, FLOOR)
+    distance, _, twin = nearest_views(references, references, (own, own), FLOOR)
     known = distance[distance.isfinite()]
     threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR
     return CopyGate(max(FLOOR, threshold), int(twin.sum()), len(known))

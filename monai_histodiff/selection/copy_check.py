@@ -86,14 +86,14 @@ class CopyCheck:
         own = group[sorted(chosen)].repeat_interleave(
             torch.tensor([*map(len, asked)], dtype=torch.long)
         )
-        same = own[:, None] == group[self.owner][None, :]
+        sides = (own, group[self.owner])
         rows = [len(part) for part in asked]
         self.threshold, least, most = FLOOR, _difference(ALIKE), _difference(APART)
         gate = least
         if len(names) > 1:
             small = torch.cat(asked)
-            plain = _by_picture(nearest_views(small, self.views, same, FLOOR)[0], rows)[0]
-            shape = nearest_views(structure(small), structure(self.views), same, FLOOR)[0]
+            plain = _by_picture(nearest_views(small, self.views, sides, FLOOR)[0], rows)[0]
+            shape = nearest_views(structure(small), structure(self.views), sides, FLOOR)[0]
             self.threshold = max(FLOOR, _quantile(plain, percentile, FLOOR))
             gate = _quantile(_by_picture(shape, rows)[0], percentile, least)
             gate = min(max(gate, least), most)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = ["KnownFeatures", "TissueCheck"]
 
+PAIRS = 2**24  # of two patches that are compared at once, for the sake of memory
 MARGIN = 1.25  # of the distance: imperfect pictures of tissue, and few real patches, are no matter
 
 
@@ -65,9 +66,7 @@ class TissueCheck:
         names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         if len(names) > 1:
             own = torch.tensor([names[group] for group in groups], dtype=torch.long)
-            apart = torch.cdist(self.real, self.real)
-            apart[own[:, None] == own[None]] = math.inf
-            usual = torch.quantile(apart.min(1).values, 1 - percentile / 100)
+            usual = torch.quantile(self._nearest(self.real, own), 1 - percentile / 100)
             self.threshold = MARGIN * float(usual)
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -76,4 +75,16 @@ class TissueCheck:
         Args:
             features: of the pictures, ``N x D``.
         """
-        return torch.cdist(features.float(), self.real).min(1).values > self.threshold
+        return self._nearest(features.float()) > self.threshold
+
+    def _nearest(self, features: Tensor, own: Tensor | None = None) -> Tensor:
+        """Distance to the nearest real patch; with ``own``, the groups of the real patches, which
+        the features then are of, to the nearest of another.
+        """
+        found = []
+        for rows in torch.arange(len(features)).split(max(1, PAIRS // len(self.real))):
+            apart = torch.cdist(features[rows], self.real)
+            if own is not None:
+                apart[own[rows, None] == own[None]] = math.inf
+            found.append(apart.amin(1))
+        return torch.cat(found)

@@ -58,6 +58,13 @@ def test_it_is_the_fixed_point_of_spreading() -> None:
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_large_graph_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, side = clusters()
+    whole = propagated_labels(x[:6], side[:6], x[6:])
+    monkeypatch.setattr(propagation, "ROWS", 7)
+    torch.testing.assert_close(propagated_labels(x[:6], side[:6], x[6:]), whole)
+
+
 def test_labels_follow_the_clusters_where_the_nearest_label_misleads() -> None:
     x, side = clusters()
     first, last = int(x[side == 0][:, 0].argmax()), int(x[side == 1][:, 0].argmin())

@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.data.pixels import appearance, recompressed, to_unit
+from monai_histodiff.selection import copies
 from monai_histodiff.selection.copies import (
     FLOOR,
     CopyGate,
     copy_distances,
     copy_gate,
     flag_copies,
+    nearest_views,
 )
 
 
@@ -36,6 +38,18 @@ def test_a_copy_in_any_orientation_has_distance_zero_and_the_right_index(count: 
         distance, index = copy_distances(turned[order], references)
         assert torch.equal(index, order)
         assert distance.max() < 1e-6
+
+
+def test_parts_of_a_large_set_are_compared_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    references, candidates = patches(40), patches(11, seed=1)
+    groups = torch.arange(11) % 4, torch.arange(40) % 5
+    whole = nearest_views(candidates, references, groups)
+    monkeypatch.setattr(copies, "PAIRS", 120)  # 3 patches at a time
+    parts = nearest_views(candidates, references, groups)
+    torch.testing.assert_close(parts[0], whole[0])
+    assert torch.equal(parts[1], whole[1]) and bool((parts[1] % 5 != groups[0]).all())
 
 
 def test_distances_do_not_depend_on_the_orientation() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from monai_histodiff.selection import tissue_check
 from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck
 
 
@@ -29,6 +30,18 @@ def test_hardly_a_new_patch_is_unlike(count: int) -> None:
     real, new = (torch.randn(n, 64, generator=generator) for n in (count, 4000))
     check = TissueCheck(real, [str(i) for i in range(count)])
     assert float(check(new).double().mean()) < 0.01 and check(3 * new).all()
+
+
+def test_parts_of_a_large_set_are_compared_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, groups = torch.randn(50, 8), [str(i // 3) for i in range(50)]
+    new = 2 * torch.randn(31, 8)
+    whole = TissueCheck(real, groups, 20.0)
+    monkeypatch.setattr(tissue_check, "PAIRS", 350)  # 7 rows at a time
+    parts = TissueCheck(real, groups, 20.0)
+    assert parts.threshold == pytest.approx(whole.threshold, rel=1e-5)
+    assert torch.equal(parts(new), whole(new)) and 0 < int(whole(new).sum()) < 31
 
 
 def test_of_one_group_nothing_is_unlike() -> None:
