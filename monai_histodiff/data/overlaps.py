@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.utils.progress import patient
 
 __all__ = ["Marks", "joined", "marks", "overlapping"]
 
@@ -20,7 +21,7 @@ REACH, CELL = 12, 3  # a mark's surroundings: 24 x 24 pixels, in cells of 3
 FLAT = 0.02  # deviation of the surroundings, below which they tell nothing
 ALIKE = 0.95  # correlation of two marks that are one
 AGREE, SLACK = 3, 1  # marks that must lie at one shift, and pixels by which it may vary
-ROWS = 2048  # marks compared at once, for the sake of memory
+ROWS, COLUMNS = 2048, 8192  # marks compared at once, for the sake of memory
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,24 @@ def overlapping(first: Marks, second: Marks) -> dict[tuple[int, int], int]:
         ``(first picture, second picture)`` -> number of marks that agree.
     """
     votes: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for start in range(0, len(first.look), ROWS):
-        skipped = start if second is first else 0
-        alike = first.look[start : start + ROWS] @ second.look[skipped:].T >= ALIKE
-        i, j = alike.nonzero().unbind(1)
-        i, j = i + start, j + skipped
-        if second is first:
-            later = first.picture[i] < first.picture[j]
-            i, j = i[later], j[later]
+    for i, j in _alike(first, second):
         pairs = zip(first.picture[i].tolist(), second.picture[j].tolist(), strict=True)
         shifts = (first.place[i] - second.place[j]).tolist()
         for pair, (down, right) in zip(pairs, shifts, strict=True):
             votes[pair].append((down, right))
     agreed = {pair: _most(shifts) for pair, shifts in votes.items() if len(shifts) >= AGREE}
     return {pair: count for pair, count in agreed.items() if count >= AGREE}
+
+
+def _alike(first: Marks, second: Marks) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of marks that are one, part by part; of a set with itself each pair once."""
+    for top in patient(range(0, len(first.look), ROWS), "compare", unit="part"):
+        for left in range(top if second is first else 0, len(second.look), COLUMNS):
+            rows, columns = first.look[top : top + ROWS], second.look[left : left + COLUMNS]
+            i, j = (rows @ columns.T >= ALIKE).nonzero().unbind(1)
+            i, j = i + top, j + left
+            kept = first.picture[i] < first.picture[j] if second is first else slice(None)
+            yield i[kept], j[kept]
 
 
 def _most(shifts: list[tuple[int, int]]) -> int:

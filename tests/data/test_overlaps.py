@@ -11,7 +11,7 @@ from making import encoded
 from slides_painted import tissue
 
 from monai_histodiff import PatchSet
-from monai_histodiff.data import find_leaks
+from monai_histodiff.data import find_leaks, overlaps
 from monai_histodiff.data.check import check
 from monai_histodiff.data.overlaps import joined, marks, overlapping
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -46,6 +46,19 @@ def test_a_shifted_crop_is_found_and_no_other(fields: np.ndarray, down: int, rig
 def test_brightness_and_contrast_do_not_hide_it(fields: np.ndarray) -> None:
     darker = [(cut(f, 10, 10) * 0.8 + 10).astype(np.uint8) for f in fields]
     assert shared([cut(f) for f in fields], darker) == {(i, i) for i in range(len(fields))}
+
+
+def test_parts_of_a_large_set_are_compared_one_after_another(
+    fields: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = [cut(f) for f in fields] + [cut(f, 31, 17) for f in fields]
+    every = joined([marks(torch.from_numpy(p).permute(2, 0, 1), i) for i, p in enumerate(crops)])
+    first, second = (every.of(torch.arange(16) % 16 // 8 == side) for side in (0, 1))
+    whole = overlapping(first, second), overlapping(every, every)
+    monkeypatch.setattr(overlaps, "ROWS", 16)
+    monkeypatch.setattr(overlaps, "COLUMNS", 24)
+    assert (overlapping(first, second), overlapping(every, every)) == whole
+    assert set(whole[0]) == set(whole[1]) == {(i, i + 8) for i in range(8)}
 
 
 def test_apart_is_apart(fields: np.ndarray) -> None:
