@@ -21,7 +21,8 @@ def chosen_rows(chosen: Iterable[int] | Iterable[bool], count: int) -> list[int]
         count: of the rows that there are.
 
     Raises:
-        ValueError: a mask has another length than ``count``, or an index is no whole number.
+        ValueError: a mask has another length than ``count``, an index is no whole number or
+            outside of the rows, or the indices are a mask of another type than bool.
     """
     values = chosen.cpu().numpy() if isinstance(chosen, Tensor) else chosen
     found = values if isinstance(values, np.ndarray) else np.array(list(values))
@@ -35,7 +36,20 @@ def chosen_rows(chosen: Iterable[int] | Iterable[bool], count: int) -> list[int]
             f"indices must be a list of whole numbers, got {found.dtype} of shape {found.shape}:"
             " give indices or a bool mask"
         )
-    return (found.nonzero()[0] if found.dtype == bool else found).tolist()
+    if found.dtype == bool:
+        return found.nonzero()[0].tolist()
+    masked = found.dtype.itemsize == 1 or (len(found) == count > 2 and found.max() <= 1)
+    if found.size and masked:
+        raise ValueError(
+            f"a mask must be of bool, got {found.dtype} of {found.min()} to {found.max()} for"
+            f" {count} rows: make it bool; or indices int64"
+        )
+    if found.size and not 0 <= found.min() <= found.max() < count:
+        raise ValueError(
+            f"indices must lie from 0 to {count - 1}, got {found.min()} to {found.max()}: choose"
+            " among the rows of this set"
+        )
+    return found.tolist()
 
 
 def select_records(

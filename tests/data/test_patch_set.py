@@ -307,6 +307,12 @@ def test_a_mask_takes_the_patches_where_it_is_true() -> None:
             patches.take(wrong)
     with pytest.raises(ValueError, match="a list of whole numbers, got float32"):
         patches.take(mask.float())
+    for blind in (mask.long(), mask.to(torch.uint8), mask.long().tolist()):
+        with pytest.raises(ValueError, match="a mask must be of bool, got .*: make it bool"):
+            patches.take(blind)
+    for outside in ([99], [0, -1]):
+        with pytest.raises(ValueError, match="indices must lie from 0 to 5, got "):
+            patches.take(outside)
 
 
 def test_a_class_of_the_test_part_alone_is_refused() -> None:
