@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.config_names import TRAIN
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.option_table import options_of
@@ -246,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--group_level", type=int, help="and that names the patient or slide")
     parser.add_argument("--write", metavar="NEW", help="write the set, with a manifest, to NEW")
     parser.add_argument("--seeds", type=int, default=3, help="planned trainings of each arm")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     if not 2 <= args.seeds <= MOST_SEEDS:
         parser.error(f"seeds must be a number of them, from 2 to {MOST_SEEDS}, got {args.seeds}")
     with plain_errors(parser):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.provenance import read_json
 from monai_histodiff.data.bank_files import ABOUT as BANK
@@ -19,10 +20,20 @@ __all__ = ["facts_of", "main"]
 SEALED = (BANK, CANDIDATES)  # which name the classes by their index
 
 
-def facts_of(results: Mapping[str, Any]) -> dict[str, str]:
-    """What ``results.json`` of a run, or of a verdict on a foreign set, says for the card."""
+def facts_of(results: Mapping[str, Any], place: int = 0) -> dict[str, str]:
+    """What ``results.json`` of a run, or of a verdict on a foreign set, says for the card.
+
+    Args:
+        results: of the run.
+        place: of a verdict: 1 for its second set.
+    """
     chosen, sets = results["selection"], results.get("foreign", {}).get("sets", ())
-    settings = results.get("settings", {})
+    settings, own = results.get("settings", {}), sets[place] if sets else {}
+    accepted, made = (
+        own.get(ours, chosen[theirs])
+        for ours, theirs in (("accepted", "accepted"), ("pictures", "candidates"))
+    )
+    said = results["verdict"] if not place else results["claims"].get("G2-C", {}).get("sentence")
     least = chosen.get("source_threshold", chosen["threshold"])
     rule = (
         f"at a confidence of at least {least:.2f} of a critic that was fitted on real patches only"
@@ -31,17 +42,17 @@ def facts_of(results: Mapping[str, Any]) -> dict[str, str]:
         f"patches only. Unlabelled sources had a confidence of at least {least:.2f}"
     )
     facts = {
-        "accepted": f"{chosen['accepted']} of {chosen['candidates']} candidates were accepted, "
+        "accepted": f"{accepted} of {made} candidates were accepted, "
         f"{rule}; its precision there is {chosen['reached_precision']:.2f}.",
-        "verdict": str(results["verdict"]),
+        "verdict": str(said or "Not compared."),
         "made_from": f"The critic, and the comparison, used {results['dataset']['path']} with "
         f"{settings.get('labels_per_class', '?')} labels per class.",
     }
     copies = int(chosen.get("reasons", {}).get("near copy", 0))
     if sets:
         facts["copies"] = (
-            f"{sets[0]['copies']} of {sets[0]['pictures']} candidates were found to be copies of "
-            f"real training patches, by a rule that finds {sets[0]['usual']:.0%} among real test "
+            f"{own['copies']} of {own['pictures']} candidates were found to be copies of "
+            f"real training patches, by a rule that finds {own['usual']:.0%} among real test "
             "patches."
         )
     elif float(results.get("sampling", {}).get("strength", 1.0)) < 1:
@@ -54,6 +65,41 @@ def facts_of(results: Mapping[str, Any]) -> dict[str, str]:
     if not sets:
         facts["made_by"] = f"monai-histodiff {results['versions']['monai-histodiff']}."
     return facts
+
+
+def place_of(results: Mapping[str, Any], patches: PatchSet, second: bool = False) -> int:
+    """Which set of the results the patches are, by how many of each class were made or accepted.
+
+    Args:
+        results: of a run, or of a verdict.
+        patches: to be exported.
+        second: which of two sets that are alike in that.
+
+    Raises:
+        ValueError: they are none of them.
+    """
+    sets = results.get("foreign", {}).get("sets", ())
+    kinds = [part.get("classes") for part in sets] or [results["selection"].get("per_class")]
+    if not all(kinds):  # an earlier version did not count them
+        return int(second and len(kinds) > 1)
+    own = {name: count for name, count in patches.counts().items() if count}
+    found = [
+        i
+        for i, classes in enumerate(kinds)
+        if any(
+            own == {name: row[key] for name, row in classes.items() if row.get(key)}
+            for key in ("accepted", "candidates", "pictures")
+        )
+    ]
+    if not found:
+        known = " or ".join(
+            str({name: row["accepted"] for name, row in classes.items()}) for classes in kinds
+        )
+        raise ValueError(
+            f"results must be those of the patches, got {known} accepted, and {own} patches: give"
+            " the results.json of these, or none"
+        )
+    return found[-1] if second else found[0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,18 +116,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--results", help="results.json for the card (default: beside the patches, if it is there)"
     )
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     with plain_errors(parser):
-        beside = Path(args.patches).resolve().parent / "results.json"
-        path = Path(args.results) if args.results else beside
+        patches, above = PatchSet.open(args.patches), Path(args.patches).resolve().parent
+        second = above.name == "second"
+        path = Path(args.results or (above.parent if second else above) / "results.json")
         facts: dict[str, str] = {}
         classes: list[str] = []
         if args.results or path.is_file():
             results = read_json(path, ("selection", "verdict", "dataset", "versions"))
-            facts, classes = facts_of(results), results["dataset"].get("classes", [])
+            facts = facts_of(results, place_of(results, patches, second))
+            classes = results["dataset"].get("classes", [])
         given = {key: getattr(args, key) for key in ("licence", "title", "made_by")}
         facts |= {key: value for key, value in given.items() if value}
-        patches = PatchSet.open(args.patches)
         for sealed in (Path(args.patches).expanduser() / name for name in SEALED):
             if sealed.is_file():
                 classes = read_json(sealed, ("classes",))["classes"]

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.data.download import checksum
 from monai_histodiff.data.patch_set import PatchSet
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--um_per_px", type=float, help="shrink to this spacing")
     parser.add_argument("--tile", type=int, help="cut each picture into squares of so many pixels")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --per_class")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     print(describe(args.name, PUBLIC_SETS[args.name]), end="")
     if args.folder is None:
         return

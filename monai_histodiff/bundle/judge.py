@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files, read_json
@@ -127,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", help="its output_dir, or a results.json alone")
     parser.add_argument("--output", help="a results.json to write, for histodiff-summary")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     with plain_errors(parser):
         path = _results_of(args.run)
         before = _read(path)
-        if args.output and Path(args.output).resolve() == path.resolve():
-            raise ValueError(
-                f"output must be another file than the one that is judged, got '{args.output}'"
+        if args.output and Path(args.output).exists():
+            raise FileExistsError(
+                f"output must be a new file, got '{args.output}', which exists: choose another"
             )
         results = judge(args.run)
         if args.output:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.evaluation.power import WORLDS, measure, rows
 
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 10])
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--effects", type=float, nargs="+", default=[3, 6, 10], help="in points")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     if min(args.groups) < 6 or min(args.seeds) < 2 or min(args.draws) < 1 or args.worlds < 8:
         parser.error("at least 6 groups, 2 seeds, 1 draw and 8 worlds are needed")
     if not all(0 < abs(effect) < 30 for effect in args.effects):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.evaluation.draws import (
     by_data_set,
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="results.json files: other draws, other label counts, other data sets",
     )
     parser.add_argument("--html", help="a page to write")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     with plain_errors(parser):
         if args.html and Path(args.html).resolve() in map(Path.resolve, map(Path, args.results)):
             raise ValueError(f"html must be another file than the results, got '{args.html}'")

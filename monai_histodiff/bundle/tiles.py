@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.data.slide_files import find_slides
 from monai_histodiff.data.slide_groups import read_slide_table
@@ -49,8 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=FORMATS, default="png")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --per_slide")
     parser.add_argument("--reader", choices=READERS, help="use this reader alone")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     with plain_errors(parser):
+        if Path(args.output).is_file():
+            raise ValueError(
+                f"OUT, the last argument, must be a folder, got the file '{args.output}': name the"
+                " slides first, and then the folder of the tiles"
+            )
         slides = find_slides(args.slides)
         table = read_slide_table(args.table) if args.table else None
         names = ("um_per_px", "size", "tissue", "per_slide", "seed", "slide_um_per_px", "format")

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import yaml
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.metadata import metadata_problems
 from monai_histodiff.utils.files import whole_file
@@ -233,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("bundle_dir", help="the bundle's folder")
     parser.add_argument("output_dir", help="where to write the zip")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     with plain_errors(parser):
         path = package_bundle(args.bundle_dir, args.output_dir)
     print(path)

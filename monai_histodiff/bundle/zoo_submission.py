@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.zoo import METADATA, bundle_files, check_bundle
 
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("bundles_dir", help="the folder that holds the bundles")
     parser.add_argument("zoo_dir", help="a checkout of Project-MONAI/model-zoo, branch dev")
-    args = parser.parse_args(argv)
+    args = parsed(parser, argv)
     with plain_errors(parser):
         written = submit_bundles(args.bundles_dir, args.zoo_dir)
     print(*written, sep="\n")

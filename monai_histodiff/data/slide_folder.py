@@ -84,7 +84,7 @@ def refuse_other_tiles(root: Path, settings: Mapping[str, Any]) -> None:
         if root.exists() and any(root.iterdir()):
             raise ValueError(
                 f"tiles must go into a new folder, or one of theirs, got '{root}', which holds"
-                " other files"
+                " other files: give another folder (for histodiff-tiles the last argument)"
             )
         return
     theirs = json.loads(path.read_text(encoding="utf-8"))

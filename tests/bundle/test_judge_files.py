@@ -60,5 +60,5 @@ def test_what_is_not_there_is_named_and_what_is_judged_is_kept(
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--output", str(tmp_path / "results.json")])
-    assert "output must be another file than the one" in capsys.readouterr().err
+    assert "output must be a new file, got" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_bytes() == before

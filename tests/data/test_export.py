@@ -5,6 +5,7 @@ import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,9 @@ def test_indices_are_those_of_the_bank(names: tuple[str, ...], tmp_path: Path) -
 def test_indices_are_those_of_the_results(parts: PatchSet, tmp_path: Path) -> None:
     kept = parts.take([1]).write(tmp_path / "accepted").parent
     dataset = {"path": "real.zip", "classes": ["A", "B"]}
-    (kept / "results.json").write_text(json.dumps({**RESULTS, "dataset": dataset}))
+    selection = {**RESULTS["selection"], "per_class": {"A": {"accepted": 0}, "B": {"accepted": 1}}}
+    results = {**RESULTS, "dataset": dataset, "selection": selection}
+    (kept / "results.json").write_text(json.dumps(results))
     main([str(kept / "accepted"), str(tmp_path / "x.tar"), "--format", "webdataset"])
     assert indices(tmp_path / "x.tar") == [1]
     with pytest.raises(ValueError, match="every class must have an index, got none for 'B'"):
@@ -239,8 +242,14 @@ def test_the_card_is_safe_against_line_breaks_in_facts(patch_set: PatchSet) -> N
     assert "\n# c" not in text
 
 
-RESULTS = {
-    "selection": {"accepted": 5, "candidates": 9, "threshold": 0.8, "reached_precision": 0.9},
+RESULTS: dict[str, Any] = {
+    "selection": {
+        "accepted": 18,
+        "candidates": 90,
+        "threshold": 0.8,
+        "reached_precision": 0.9,
+        "per_class": {name: {"accepted": 6, "candidates": 30} for name in CLASSES},
+    },
     "verdict": "Inconclusive: nothing.",
     "dataset": {"path": "real.zip"},
     "settings": {"labels_per_class": 25},
@@ -257,11 +266,47 @@ def test_the_command_tells_on_the_card_what_the_verdict_found(
     main([str(tmp_path / "accepted"), str(tmp_path / "hf"), "--format", "huggingface"])
     assert "18 patches as huggingface" in capsys.readouterr().out
     text = (tmp_path / "hf" / "README.md").read_text()
-    for words in ("5 of 9 candidates", "Inconclusive: nothing.", "real.zip", "variations of real"):
+    for words in (
+        "18 of 90 candidates",
+        "Inconclusive: nothing.",
+        "real.zip",
+        "variations of real",
+    ):
         assert words in text
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / "accepted"), str(tmp_path / "hf")])
     assert stop.value.code == 1 and "an export must be new" in capsys.readouterr().err
+
+
+def test_the_card_of_each_set_of_a_verdict_has_its_own_numbers(
+    write_patch_set: WritePatchSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def part(accepted: int, copies: int) -> dict[str, Any]:
+        classes = {name: {"accepted": accepted, "pictures": 40} for name in CLASSES}
+        told = {"accepted": 3 * accepted, "pictures": 120, "copies": copies, "usual": 0.02}
+        return {**told, "classes": classes}
+
+    claims = {"G2-C": {"sentence": "The second one helps."}}
+    results = {**RESULTS, "foreign": {"sets": [part(9, 1), part(6, 77)]}, "claims": claims}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_patch_set(tmp_path / "second" / "accepted")
+    write_patch_set(tmp_path / "elsewhere")
+    for at, further in (
+        ("second/accepted", []),
+        ("elsewhere", ["--results", str(tmp_path / "results.json")]),
+    ):
+        target = tmp_path / f"out-{len(further)}"
+        main([str(tmp_path / at), str(target), *further])
+        text = (target / "CARD.md").read_text()
+        for words in ("18 of 120 candidates were accepted", "77 of 120", "The second one helps."):
+            assert words in text
+        assert "Inconclusive: nothing." not in text
+    results["foreign"]["sets"].pop()
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "second/accepted"), str(tmp_path / "out")])
+    assert "results must be those of the patches, got {'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_foreign_set_is_not_said_to_be_made_by_us() -> None:
