@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.bank_files import check_classes, check_scale, read_bank, write_bank
+from monai_histodiff.data.bank_files import (
+    check_classes,
+    check_provenance,
+    check_scale,
+    read_bank,
+    write_bank,
+)
 from monai_histodiff.data.sealed import MAX_BYTES
 from monai_histodiff.utils.shared_memory import SharedTensors
 
@@ -111,6 +117,7 @@ class SyntheticBank:
             raise ValueError(f"class indices of a bank start at 0, got {min(images)}")
         check_classes(classes)
         check_scale(um_per_px)
+        check_provenance(dict(provenance or {}))
         if classes and max(images) >= len(classes):
             raise ValueError(
                 f"each class of a bank needs its name, got {len(classes)} names and class "

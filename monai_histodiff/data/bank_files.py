@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import COLUMNS, INDEX, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import REMEDY
 
-__all__ = ["check_classes", "check_scale", "read_bank", "write_bank"]
+__all__ = ["check_classes", "check_provenance", "check_scale", "read_bank", "write_bank"]
 
 ABOUT = "bank.json"
 
@@ -69,7 +70,7 @@ def read_bank(folder: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
     if not about_file.is_file():
         raise FileNotFoundError(
             f"a bank must hold '{ABOUT}', got none in '{folder}': give the folder that "
-            "SyntheticBank.save wrote, such as 'bank' in the output of a run"
+            "SyntheticBank.save wrote, such as 'bank' in the output of a run; a zip unpacked"
         )
     needs = ("classes", "indices", "provenance")
     found = read_sealed(folder, ABOUT, needs, COLUMNS, max_bytes)
@@ -142,6 +143,21 @@ def check_scale(um_per_px: float | None) -> None:
         raise ValueError(
             f"um_per_px must be a positive number of micrometres per pixel, got {um_per_px!r}"
         )
+
+
+def check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Refuse a provenance that cannot be saved.
+
+    Raises:
+        ValueError: a value is not plain.
+    """
+    try:
+        json.dumps(provenance)
+    except TypeError as error:
+        raise ValueError(
+            "provenance must be of plain values (text, numbers, lists and mappings of them), got"
+            f" one that is none ({error}): turn it into text"
+        ) from None
 
 
 def _name(classes: Sequence[str], label: int) -> str:

@@ -60,7 +60,7 @@ class Material:
         if blind := int((self.labelled.labels < 0).sum()):
             got = f"got {blind} of {len(self.labelled)} without"
             raise ValueError(f"every labelled patch must have a label, {got}")
-        for made in (self.candidates, self.published):
+        for made in (self.candidates, self.published, self.second):
             if made is not None:
                 made.check_classes(self.classes)
 

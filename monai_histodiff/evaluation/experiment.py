@@ -154,7 +154,7 @@ class Evaluation:
         if shared := sorted({*material.labelled.groups, *pool} & set(test.groups)):
             got = f"got {len(shared)} in both, such as '{shared[0]}'"
             raise ValueError(f"training and test groups must be disjoint, {got}")
-        made = (material.candidates, material.published)
+        made = (material.candidates, material.published, material.second)
         sides = {tuple(c.images.shape[2:]) for c in made if c is not None and len(c.images)}
         if sides - {(material.size, material.size)}:
             raise ValueError(

@@ -181,6 +181,10 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
     (lambda: SyntheticBank({0: noise(1)}, um_per_px=0.0), "a positive number .*, got 0.0"),
     (lambda: SyntheticBank({0: noise(1)}, um_per_px=float("nan")), "positive number .*, got nan"),
     (lambda: SyntheticBank({0: noise(1)}, um_per_px=True), "positive number .*, got True"),
+    (
+        lambda: SyntheticBank({0: noise(1)}, provenance={"run": {"at": Path("out")}}),
+        "provenance must be of plain values .*PosixPath.*: turn it into text",
+    ),
     (lambda: SyntheticBank({1.5: noise(1)}), "must be whole numbers, got 1.5"),  # type: ignore[dict-item]
     (lambda: SyntheticBank({True: noise(1)}), "must be whole numbers, got True"),
     (

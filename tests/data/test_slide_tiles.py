@@ -195,6 +195,15 @@ def test_the_command_passes_on_what_is_wrong_in_a_line(
     )
 
 
+def test_a_forgotten_folder_of_the_tiles_is_told(
+    slides: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(slides["P1-a"]), str(slides["P1-a"])])
+    told = capsys.readouterr().err
+    assert told.startswith("OUT, the last argument, must be a folder, got the file '")
+
+
 def test_tiles_of_one_folder_are_cut_alike(slides: dict[str, Path], tmp_path: Path) -> None:
     cut_slides({"P1-a": slides["P1-a"]}, tmp_path / "out", SMALL, progress=False)
     with pytest.raises(

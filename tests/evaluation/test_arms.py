@@ -150,6 +150,16 @@ def test_the_control_shows_labelled_patches_as_often_as_synthetic_ones(
     assert not torch.equal(again.images[2], bank.images[2])
 
 
+@pytest.mark.parametrize("part", ["candidates", "published", "second"])
+def test_candidates_of_other_classes_are_refused(
+    candidates: Candidates, patch_set: PatchSet, part: str
+) -> None:
+    other = replace(candidates, classes=("x", "y", "z"))
+    given = {"candidates": candidates, part: other}
+    with pytest.raises(ValueError, match="classes must be those of the candidates"):
+        Material(labelled=patch_set, size=32, **given)  # type: ignore[arg-type]
+
+
 def test_the_second_set_is_an_arm_of_its_own(candidates: Candidates, patch_set: PatchSet) -> None:
     other = replace(candidates, reasons=["accepted"] + ["low confidence"] * 17)
     material = Material(labelled=patch_set, candidates=candidates, second=other, size=32)
