@@ -274,5 +274,3 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
     low, high = values.get("guidance_interval") or (0, 1)
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")
-    if values.get("solver_stop") is not None and (values.get("solver_steps") or 2) < 2:
-        raise ValueError("solver_steps must be at least 2 with a solver_stop, got 1: give more")

@@ -31,9 +31,11 @@ from monai_histodiff.bundle.plan import (
 )
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import option_values, running_config
+from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.foreign_set import check_pictures
 
 __all__ = ["prepare"]
@@ -75,6 +77,7 @@ def prepare(name: str) -> RunPlan:
         for stage, own in stages.items():
             check_places(stage, own, home)
         _check_alike(stages)
+        check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
         task = check_task(stages["train"])
         judged = stages["evaluate"]
         check_arms(judged)
@@ -84,6 +87,7 @@ def prepare(name: str) -> RunPlan:
         steps = _training(stages["train"], task)
         steps += evaluation_steps(judged, len(task.test), task.size)
     elif name == "train":
+        check_sampling(values, schedule_of(values["ldm_dir"]))
         task = check_task(values)
         steps = _training(values, task)
     elif name == "evaluate":
@@ -95,6 +99,12 @@ def prepare(name: str) -> RunPlan:
     elif name == "verdict":
         task = check_task(values)
         steps = _verdict_steps(values, task)
+    elif name == "inference":
+        made = ConfigParser(config).get_parsed_content("made")
+        check_sampling(values, schedule_of(values["ldm_dir"]), made)
+    elif name in ("ldm inference", "ldm evaluate"):
+        own = {"steps": values["solver_steps"], "exemplar_scale": values["exemplar_scale"]}
+        SamplingSettings.pretrained(values["few_steps"], **own)  # refuses what it was not taught
     if not steps:
         return RunPlan([])
     first, last = (stages[s] if name == "finetune" else values for s in STAGES)

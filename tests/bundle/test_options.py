@@ -123,6 +123,19 @@ FINETUNE = [
     ({"train#guidance_interval": [6.0]}, "a list of 2 numbers, got 1: give 2"),
     ({"train#guidance_mode": "loud"}, "of noisy, x0, clean, got 'loud': choose among them"),
     ({"train#solver_steps": 1}, "solver_steps must be at least 2 with a solver_stop, got 1"),
+    (
+        {"strength": 0.05},
+        "5.04 at a strength of 0.05, got 4: raise solver_stop, or the strength t",
+    ),
+    ({"strength": 0.1, "train#solver_stop": 1.0}, "got 1: raise solver_stop, or the strength to"),
+    (
+        {"train#solver_stop": 100},
+        "solver_stop must be below 12.00, the log-SNR at which the sched",
+    ),
+    (
+        {"train#solver_steps": 1001},
+        "solver_steps must be a whole number, at least 1, at most 1000",
+    ),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
     ({"strenght": "$0.5"}, "got 'strenght': did you mean 'strength'?"),
     ({"train": {"critic_step": 5}}, "stage train must be one of its config's, got 'critic_step'"),
@@ -176,6 +189,19 @@ OTHERS = [
     ("inference", {"accepted_only": "true"}, "accepted_only must be True or False, got 'true'"),
     ("inference", {"eta": 2}, "eta must be a number, at least 0, at most 1, or None, got 2"),
     (
+        "train",
+        {"strength": 0.02},
+        "solver_stop must lie beyond the log-SNR at which sampling star",
+    ),
+    ("inference", {"strength": 0.05}, "solver_stop must lie beyond the log-SNR at which sampling"),
+    ("inference", {"solver_stop": 12.0}, "solver_stop must be below 12.00, the log-SNR at which"),
+    (
+        "inference",
+        {"solver_steps": 1},
+        "solver_steps must be at least 2 with a solver_stop, got 1",
+    ),
+    ("inference", {"eta": 0.5}, "eta must be 0 with the solver dpmpp_2m, which draws no noise"),
+    (
         "ldm inference",
         {"seeds": 4},
         "seeds must be a list of whole numbers, at least 0, at most 92",
@@ -184,6 +210,8 @@ OTHERS = [
     ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),
     ("ldm train_autoencoder", {"step": 9}, "got 'step': did you mean 'steps'?"),
     ("ldm train_encoder", {"temperature": 0}, "temperature must be a number, above 0, got 0"),
+    ("ldm inference", {"solver_steps": 14}, "got steps 14: set few_steps to False"),
+    ("ldm evaluate", {"solver_steps": 14, "dataset_dir": str(LDM)}, "got steps 14: set few_steps"),
     ("ldm evaluate", {"num_samples": 1.5}, "num_samples must be a whole number, at least 1, got"),
 ]
 
