@@ -269,8 +269,11 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name in known:
             known[name].check(value)
-    if "C" not in (arms := values.get("arms", ("C",))):
+    arms = values.get("arms")
+    if arms is not None and "C" not in arms:
         raise ValueError(f"arms must include 'C', what all are compared with, got {list(arms)}")
+    if arms is not None and len(arms) < 2 and not values.get("second_dir"):
+        raise ValueError(f"arms must be two or more to compare, got {list(arms)}: add 'G'")
     low, high = values.get("guidance_interval") or (0, 1)
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")

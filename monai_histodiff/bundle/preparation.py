@@ -19,6 +19,7 @@ from monai_histodiff.bundle.checks import (
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
+from monai_histodiff.bundle.notes import uncompared_note
 from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
     STAGE,
@@ -110,6 +111,7 @@ def prepare(name: str) -> RunPlan:
     first, last = (stages[s] if name == "finetune" else values for s in STAGES)
     seeds = len(last.get("seeds", ()))
     notes = () if task is None else task.notes(seeds, first["critic_folds"])
+    notes += tuple(uncompared_note(_arms(last)))
     speed = measure_speed(values["device"], bool(first["bfloat16"]))
     plan = RunPlan(steps, *speed, notes)
     plan.announce()
@@ -164,9 +166,14 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))
-    arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
-    options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
+    options = {**values, "arms": _arms(values), "further_steps": 0}
     counts = (len(task.labelled), len(task.unlabelled), sum(map(len, sets.values())))
     crops = task.unlabelled.crop_count(task.size)
     critic = replace(critic_step(values, *counts, task.size, crops), seconds=STAGE)
     return [critic, *evaluation_steps(options, len(task.test), task.size)]
+
+
+def _arms(values: Mapping[str, Any]) -> list[str]:
+    """The arms that will be trained: none in a training stage, and of a second set its own."""
+    second = ["G2"] if values.get("second_dir") else []
+    return list(dict.fromkeys([*values.get("arms", ()), *second]))

@@ -95,6 +95,7 @@ FINETUNE = [
     ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
     ({"arms": ["C", "X"]}, "S, P, I, K, M, J, R, got 'X': choose among them"),
     ({"arms": ["F", "G"]}, "arms must include 'C', what all are compared with, got ['F', 'G']"),
+    ({"arms": ["C"]}, "arms must be two or more to compare, got ['C']: add 'G'"),
     ({"arms": ["C", "G0"]}, "arm G0 needs a run of published.yaml in published_dir, got none in"),
     ({"strength": 1.5}, "strength must be a number, above 0, at most 1, got 1.5: give 1 or less"),
     ({"strength": 0}, "strength must be a number, above 0, at most 1, got 0: give more than 0"),
@@ -230,6 +231,7 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
         ({"synthetc_dir": "x"}, "got 'synthetc_dir': did you mean 'synthetic_dir'?"),
         ({"arms": ["C", "G0"]}, "arms must be a list of texts, of A, B, C"),
         ({"arms": ["G"]}, "arms must include 'C'"),
+        ({"arms": ["C"]}, "arms must be two or more to compare, got ['C']: add 'G'"),
         ({"arms": ["C", "E"]}, "arm E needs training patches that are not labelled ones"),
         ({"arms": ["C", "G2"]}, "arm G2 needs a second set, got none: give --second_dir"),
         ({"refuse_copies": "no"}, "refuse_copies must be True or False"),
@@ -422,6 +424,12 @@ def test_the_plan_tells_what_is_left(
         "[1/2] first: 0% done, about 4 minutes left",
         "[2/2] second: 25% done, about 4 minutes left",  # three times slower than was thought
     ]
+
+
+def test_the_plan_names_arms_that_get_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    start("finetune", output_dir="out", arms=["C", "D"], seeds=[0])
+    told = capsys.readouterr().out
+    assert "No verdict on arms C and D, without arm G to compare with: add G.\nPlan: " in told
 
 
 def test_the_plan_counts_what_the_options_ask_for() -> None:
