@@ -22,7 +22,6 @@ from monai_histodiff.bundle.config_names import (
     PRETRAINED,
     SAMPLING,
     SEED,
-    SHARE,
     STAGES,
     TRAIN,
     UNETS,
@@ -211,7 +210,7 @@ OPTIONS: tuple[Option, ...] = (
         NUMBER,
         "of a synthetic patch in place of a real one",
         (EVALUATE,),
-        **SHARE,
+        **INNER,
     ),
     Option(
         "full_probability_at",
@@ -274,6 +273,12 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
         raise ValueError(f"arms must include 'C', what all are compared with, got {list(arms)}")
     if arms is not None and len(arms) < 2 and not values.get("second_dir"):
         raise ValueError(f"arms must be two or more to compare, got {list(arms)}: add 'G'")
+    share, steps = values.get("synthetic_probability", 0.0), values.get("classifier_steps", 1)
+    if "A" in (arms or ()) and round((1 - share) * steps) < 1:
+        raise ValueError(
+            f"synthetic_probability must leave arm A, which shows real patches as G does, "
+            f"one of the {steps} classifier_steps, got {share}: give less, or leave A out"
+        )
     low, high = values.get("guidance_interval") or (0, 1)
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")

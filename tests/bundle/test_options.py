@@ -23,7 +23,7 @@ from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.inference import label_of
 from monai_histodiff.bundle.names import check_names
 from monai_histodiff.bundle.option_docs import config_files, options_page
-from monai_histodiff.bundle.option_table import OPTIONS, options_of
+from monai_histodiff.bundle.option_table import OPTIONS, check_values, options_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.running import option_values
@@ -137,6 +137,12 @@ FINETUNE = [
         {"train#solver_steps": 1001},
         "solver_steps must be a whole number, at least 1, at most 1000",
     ),
+    ({"evaluate#synthetic_probability": 0}, "above 0, at most 1, got 0: give more than 0"),
+    (
+        {"evaluate#synthetic_probability": 1, "arms": ["A", "C", "G"]},
+        "one of the 80 classifier_steps, got 1: give less, or leave A out",
+    ),
+    ({"evaluate#synthetic_probability": 0.995, "arms": ["A", "C"]}, "must leave arm A, which sh"),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
     ({"strenght": "$0.5"}, "got 'strenght': did you mean 'strength'?"),
     ({"train": {"critic_step": 5}}, "stage train must be one of its config's, got 'critic_step'"),
@@ -234,6 +240,8 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
         ({"arms": ["C"]}, "arms must be two or more to compare, got ['C']: add 'G'"),
         ({"arms": ["C", "E"]}, "arm E needs training patches that are not labelled ones"),
         ({"arms": ["C", "G2"]}, "arm G2 needs a second set, got none: give --second_dir"),
+        ({"synthetic_probability": 0.0}, "above 0, at most 1, got 0.0: give more than 0"),
+        ({"synthetic_probability": 1, "arms": ["A", "C"]}, "of the 1000 classifier_steps, got 1:"),
         ({"refuse_copies": "no"}, "refuse_copies must be True or False"),
         ({"ldm_dir": "."}, "ldm_dir must hold the patch encoder"),
         ({"encoder": "nowhere.pt"}, "where there is no file: give its path"),
@@ -292,6 +300,12 @@ def test_a_published_run_of_another_draw_is_told_before_any_work(tmp_path: Path)
     given = {"arms": ["C", "G0"], "evaluate#published_dir": str(tmp_path)}
     told = "draw must be what the candidates were made with, 7, got 0"
     assert told in refused("finetune", output_dir="out", **given)
+
+
+def test_all_real_patches_may_be_replaced_where_no_arm_is_shortened() -> None:
+    own = {"synthetic_probability": 1, "classifier_steps": 80}
+    check_values("evaluate", {**own, "arms": ["C", "F", "G"]})
+    check_values("evaluate", {**own, "synthetic_probability": 0.99, "arms": ["A", "C"]})
 
 
 def test_the_samples_of_an_earlier_inference_are_kept(tmp_path: Path) -> None:
