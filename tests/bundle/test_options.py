@@ -150,6 +150,10 @@ FINETUNE = [
     ({"labels_per_class": 0}, "labels_per_class must be 'all', a share such as '5%', or a whole"),
     ({"labels_per_class": "0%"}, "labels_per_class must be 'all', a share such as '5%', or a who"),
     ({"labels_per_class": 2}, "each class needs at least 3 patches for 3 folds, got 2"),
+    (
+        {"train#critic_folds": 40},
+        "got 25 of class 'lung_aca': give a smaller --critic_folds, or more --labels_per_class",
+    ),
     ({"labels_per_class": 81}, "labels_per_class is 81, but class 'lung_aca' has 80 patches"),
     ({"draw": -1}, "draw must be a whole number, at least 0, at most 4294967295, got -1"),
     ({"draw": 1.5}, "got 1.5: write it without quotes or a point, such as --draw 5"),
