@@ -156,7 +156,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "adaptation_steps", WHOLE, "of the generator on your patches; 0: none", (TRAIN,), low=0
     ),
-    Option("adaptation_learning_rate", NUMBER, "its peak", (TRAIN,), low=0),
+    Option("adaptation_learning_rate", NUMBER, "its peak", (TRAIN,), low=0, above=True),
     Option("guide_steps", WHOLE, "of the guide", (TRAIN,), low=1),
     Option(
         "critic_views", WHOLE, "augmented views of each patch, for the critic", (TRAIN,), low=1
@@ -278,6 +278,12 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"synthetic_probability must leave arm A, which shows real patches as G does, "
             f"one of the {steps} classifier_steps, got {share}: give less, or leave A out"
+        )
+    wanted = values.get("quota", 1) * values.get("surplus", 1)
+    if (most := values.get("max_candidates", wanted)) < wanted:
+        raise ValueError(
+            f"max_candidates must be at least quota times surplus, {wanted:g}, or it is never "
+            f"filled, got {most}: give more, or a smaller quota or surplus"
         )
     low, high = values.get("guidance_interval") or (0, 1)
     if not low <= high:

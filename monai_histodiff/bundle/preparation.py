@@ -79,6 +79,7 @@ def prepare(name: str) -> RunPlan:
             check_places(stage, own, home)
         _check_alike(stages)
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
+        _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")
         task = check_task(stages["train"])
         judged = stages["evaluate"]
         check_arms(judged)
@@ -89,6 +90,7 @@ def prepare(name: str) -> RunPlan:
         steps += evaluation_steps(judged, len(task.test), task.size)
     elif name == "train":
         check_sampling(values, schedule_of(values["ldm_dir"]))
+        _check_scales(values, home)
         task = check_task(values)
         steps = _training(values, task)
     elif name == "evaluate":
@@ -133,6 +135,22 @@ def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{key} must be the same in both stages, got {made} for train and {judged} for "
                 f"evaluate: give --train#{key} and --evaluate#{key} one value"
             )
+
+
+def _check_scales(values: Mapping[str, Any], home: Path) -> None:
+    """Refuse scales to try, other than those of the config's own file, beside one that is fixed.
+
+    Raises:
+        ValueError: both are given.
+    """
+    path = home / STAGES["train"]
+    own = ConfigParser.load_config_file(path) if path.is_file() else {}
+    fixed, tried = values.get("guidance_scale"), values["guidance_scales"]
+    if fixed is not None and tried != own.get("guidance_scales", tried):
+        raise ValueError(
+            f"guidance_scales must be left out beside a guidance_scale, which is then not chosen "
+            f"among them, got {tried} and {fixed}: leave one of the two out"
+        )
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ OPTION_OF = {
     "interval": "guidance_interval",
 }
 DEFAULTS = {"solver": "dpmpp_2m", "eta": 0.0}  # of a training stage, which has no such option
-CHECKED = (*OPTION_OF, *DEFAULTS, "strength")
+CHECKED = (*OPTION_OF, *DEFAULTS, "strength", "exemplar_scale")
+OF_EXEMPLARS = ("exemplar_mix", "exemplar_noise")
 
 
 def schedule_of(ldm_dir: str | os.PathLike[str]) -> NoiseSchedule:
@@ -48,7 +49,8 @@ def schedule_of(ldm_dir: str | os.PathLike[str]) -> NoiseSchedule:
 def check_sampling(
     values: Mapping[str, Any], schedule: NoiseSchedule, made: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse options, each within its range, with which no sampler can be built.
+    """Refuse options, each within its range, with which no sampler can be built, or of which one
+    leaves another without effect.
 
     Args:
         values: of a training stage; or of inference, where ``None``, but for a ``solver_stop``,
@@ -73,6 +75,29 @@ def check_sampling(
         raise ValueError(
             f"eta must be 0 with the solver {settings['solver']}, which draws no noise, got "
             f"{settings['eta']}: give --eta 0, or --solver ddim"
+        )
+    for option in OF_EXEMPLARS:
+        if values.get(option) and not settings["exemplar_scale"]:
+            raise ValueError(
+                f"{option} must be 0 with an exemplar_scale of 0, which leaves exemplars aside, "
+                f"got {values[option]}: leave it out, or give --exemplar_scale 1"
+            )
+    tried = values.get("guidance_scales", []) if "scale" not in settings else [settings["scale"]]
+    if any(tried):
+        _check_interval(settings, schedule)
+
+
+def _check_interval(settings: Mapping[str, Any], schedule: NoiseSchedule) -> None:
+    """That the guide acts somewhere between the start of the solver and its stop."""
+    low, high = settings["interval"]
+    ends = schedule.log_snr(schedule.log_snr_table.new_tensor([settings["strength"], 0.0]))
+    first, last = ends.tolist()
+    last = last if settings["stop"] is None else settings["stop"]
+    if high < first or low > last:
+        raise ValueError(
+            f"guidance_interval must reach into the log-SNRs that sampling passes, {first:.2f} to "
+            f"{last:.2f}, or the guide never acts, got [{low:g}, {high:g}]: give one that does, "
+            "or --guidance_scale 0"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,23 @@ FINETUNE = [
         "one of the 80 classifier_steps, got 1: give less, or leave A out",
     ),
     ({"evaluate#synthetic_probability": 0.995, "arms": ["A", "C"]}, "must leave arm A, which sh"),
+    (
+        {"train#quota": 500, "train#max_candidates": 100},
+        "max_candidates must be at least quota times surplus, 500, or it is never filled, got 100",
+    ),
+    ({"train#surplus": 50}, "at least quota times surplus, 10000, or it is never filled, got 400"),
+    ({"train#surplus": 1e308}, "max_candidates must be at least quota times surplus, inf, or it"),
+    (
+        {"train#guidance_scale": 3.0, "train#guidance_scales": [1.0, 2.0]},
+        "guidance_scales must be left out beside a guidance_scale, which is then not chosen among "
+        "them, got [1.0, 2.0] and 3.0: leave one of the two out",
+    ),
+    ({"train#adaptation_learning_rate": 0}, "a number, above 0, got 0: give more than 0"),
+    (
+        {"train#guidance_interval": [50, 60]},
+        "0.02 to 4.00, or the guide never acts, got [50, 60]: give one that does, or --guidance",
+    ),
+    ({"train#exemplar_mix": 0.7, "train#exemplar_scale": 0}, "exemplar_mix must be 0 with an ex"),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
     ({"strenght": "$0.5"}, "got 'strenght': did you mean 'strength'?"),
     ({"train": {"critic_step": 5}}, "stage train must be one of its config's, got 'critic_step'"),
@@ -213,6 +231,18 @@ OTHERS = [
     ),
     ("inference", {"eta": 0.5}, "eta must be 0 with the solver dpmpp_2m, which draws no noise"),
     (
+        "train",
+        {"guidance_scale": 3, "guidance_scales": [2]},
+        "got [2] and 3: leave one of the two",
+    ),
+    ("train", {"exemplar_noise": 0.1, "exemplar_scale": 0}, "exemplar_noise must be 0 with an ex"),
+    (
+        "inference",
+        {"exemplar_mix": 0.1, "exemplar_scale": 0},
+        "exemplar_mix must be 0 with an exe",
+    ),
+    ("inference", {"guidance_interval": [-20, -10], "guidance_scale": 2}, "-9.00 to 4.00, or the"),
+    (
         "ldm inference",
         {"seeds": 4},
         "seeds must be a list of whole numbers, at least 0, at most 92",
@@ -236,6 +266,11 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
     ("change", "message"),
     [
         ({"synthetic_dir": ""}, "synthetic_dir must exist, got ''"),
+        ({"synthetic_dir": "DEMO"}, "synthetic_dir must be another set than dataset_dir, the rea"),
+        (
+            {"second_dir": "DEMO"},
+            "second_dir must be another set than dataset_dir, the real patch",
+        ),
         ({"synthetic_dir": "BROKEN"}, "a patch must be a readable picture, got '"),
         ({"second_dir": "nowhere"}, "second_dir must exist, got 'nowhere'"),
         ({"synthetc_dir": "x"}, "got 'synthetc_dir': did you mean 'synthetic_dir'?"),
@@ -254,13 +289,15 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
 def test_a_verdict_on_others_pictures_refuses_before_any_work(
     change: dict[str, Any], message: str, write_patch_set: WritePatchSet, tmp_path: Path
 ) -> None:
-    demo = GUIDANCE / "data" / "demo.zip"
+    demo, copy = GUIDANCE / "data" / "demo.zip", tmp_path / "copy.zip"
+    shutil.copy(demo, copy)
+    change = {key: str(demo) if value == "DEMO" else value for key, value in change.items()}
     if change.get("synthetic_dir") == "BROKEN":
         broken = write_patch_set(tmp_path / "set", 2, side=128, classes=("lung_n", "lung_scc"))
         file = next(iter(broken.rglob("*.png")))
         file.write_bytes(file.read_bytes()[:-40])
         change = {"synthetic_dir": str(broken)}
-    given = {"dataset_dir": str(demo), "synthetic_dir": str(demo), "output_dir": "out", **change}
+    given = {"dataset_dir": str(demo), "synthetic_dir": str(copy), "output_dir": "out", **change}
     assert message in refused("verdict", **given)
     assert not (tmp_path / "out").exists()
 
@@ -304,6 +341,11 @@ def test_a_published_run_of_another_draw_is_told_before_any_work(tmp_path: Path)
     given = {"arms": ["C", "G0"], "evaluate#published_dir": str(tmp_path)}
     told = "draw must be what the candidates were made with, 7, got 0"
     assert told in refused("finetune", output_dir="out", **given)
+
+
+def test_options_that_have_an_effect_are_taken_together() -> None:
+    given = {"train#quota": 20, "train#surplus": 2.0, "train#max_candidates": 40}
+    start("finetune", output_dir="out", **given, **{"train#guidance_scale": 3.0})
 
 
 def test_all_real_patches_may_be_replaced_where_no_arm_is_shortened() -> None:
@@ -458,6 +500,9 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     none = training_steps({**values, "adaptation_steps": 0, "guidance_scale": 3.0}, 3, 75, 300)
     assert [step.name for step in none] == ["guide", "critic", "sample"]
     assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
+    few = {**values, "quota": 100}
+    more, twice = (training_steps({**few, "surplus": s}, 3, 75, 300)[3].cost for s in (1, 2))
+    assert more < twice == pytest.approx(steps[3].cost), "a surplus is sampled too"
     own = training_steps({**values, "strength": 1.0, "exemplar_scale": 0.0}, 3, 75, 300)
     assert own[3].cost < steps[3].cost, "sources are decoded and judged"
     larger = training_steps(values, 3, 75, 300, 256)

@@ -116,3 +116,14 @@ def test_inference_is_checked_with_what_the_run_was_made_with() -> None:
     with pytest.raises(ValueError, match="eta must be 0 with the solver dpmpp_2m.*give --eta 0"):
         check_sampling({**own, "solver": "dpmpp_2m"}, SCHEDULE, made)
     check_sampling({**own, "solver_stop": None, "solver_steps": 1}, SCHEDULE, made)
+
+
+def test_an_interval_matters_only_where_a_guide_acts() -> None:
+    own = {**options("train")[0], "guidance_interval": [50.0, 60.0], "exemplar_scale": 0.0}
+    for scales in ({"guidance_scale": 0.0}, {"guidance_scales": [0.0]}):
+        check_sampling({**own, **scales}, SCHEDULE)
+    with pytest.raises(
+        ValueError, match="-9.00 to 4.00, or the guide never acts, got .50, 60.: g"
+    ):
+        check_sampling(own, SCHEDULE)
+    check_sampling({**own, "guidance_interval": [4.0, 60.0]}, SCHEDULE)
