@@ -180,8 +180,15 @@ def check_pool(arms: Iterable[str], pool: PatchSet, further_steps: int = 0) -> N
 
 def _check_apart(values: Mapping[str, Any]) -> None:
     """That a run cannot remove or overwrite what it was given, nor read back what it wrote: data
-    lie under no name that a run writes, and no run within class folders.
+    lie under no name that a run writes, and no run within class folders. Nor are real patches
+    given as synthetic ones.
     """
+    for key in (key for key in DATA[1:] if values.get(key)):
+        if Path(values[key]).resolve() == Path(values["dataset_dir"]).resolve():
+            raise ValueError(
+                f"{key} must be another set than dataset_dir, the real patches, got "
+                f"'{values[key]}' for both: give the synthetic pictures alone"
+            )
     written = Path(values["output_dir"]).resolve()
     for key in (key for key in (*DATA, *STARTS) if values.get(key)):
         read = Path(values[key]).resolve()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.experiment import Evaluation
 from monai_histodiff.evaluation.verdict import CLAIM
 from monai_histodiff.report.summary import difference_words
@@ -21,6 +22,7 @@ __all__ = [
     "precision_note",
     "result_notes",
     "training_notes",
+    "uncompared_note",
 ]
 
 FEW_STEPS = (
@@ -152,6 +154,31 @@ def left_out_note(left_out: Mapping[str, str]) -> list[str]:
         left_out: arms and why, of an :class:`~monai_histodiff.evaluation.Evaluation`.
     """
     return [f"Arm {arm} was not trained: {why}." for arm, why in left_out.items()]
+
+
+def uncompared_note(arms: Sequence[str]) -> list[str]:
+    """Plain sentences on arms that are in no comparison, and so get no verdict.
+
+    Args:
+        arms: that are asked for.
+    """
+    pairs = [set(pair.split("-")) for pair in COMPARISONS]
+    compared = set().union(*(pair for pair in pairs if pair <= set(arms)))
+    alone = [arm for arm in arms if arm not in compared]
+    by_g = [arm for arm in alone if {arm, "G"} in pairs]
+    never = [arm for arm in alone if arm not in by_g]
+    found = []
+    if by_g:
+        found.append(f"No verdict on {_joined(by_g)}, without arm G to compare with: add G.")
+    if never:
+        found.append(f"No verdict on {_joined(never)}, in no comparison: scores alone.")
+    return found
+
+
+def _joined(arms: Sequence[str]) -> str:
+    """``arm C``, ``arms C and D``, ``arms C, D and E``."""
+    *rest, last = arms
+    return f"arms {', '.join(rest)} and {last}" if rest else f"arm {last}"
 
 
 def result_notes(

@@ -22,7 +22,6 @@ from monai_histodiff.bundle.config_names import (
     PRETRAINED,
     SAMPLING,
     SEED,
-    SHARE,
     STAGES,
     TRAIN,
     UNETS,
@@ -157,7 +156,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "adaptation_steps", WHOLE, "of the generator on your patches; 0: none", (TRAIN,), low=0
     ),
-    Option("adaptation_learning_rate", NUMBER, "its peak", (TRAIN,), low=0),
+    Option("adaptation_learning_rate", NUMBER, "its peak", (TRAIN,), low=0, above=True),
     Option("guide_steps", WHOLE, "of the guide", (TRAIN,), low=1),
     Option(
         "critic_views", WHOLE, "augmented views of each patch, for the critic", (TRAIN,), low=1
@@ -211,7 +210,7 @@ OPTIONS: tuple[Option, ...] = (
         NUMBER,
         "of a synthetic patch in place of a real one",
         (EVALUATE,),
-        **SHARE,
+        **INNER,
     ),
     Option(
         "full_probability_at",
@@ -269,10 +268,23 @@ def check_values(config: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name in known:
             known[name].check(value)
-    if "C" not in (arms := values.get("arms", ("C",))):
+    arms = values.get("arms")
+    if arms is not None and "C" not in arms:
         raise ValueError(f"arms must include 'C', what all are compared with, got {list(arms)}")
+    if arms is not None and len(arms) < 2 and not values.get("second_dir"):
+        raise ValueError(f"arms must be two or more to compare, got {list(arms)}: add 'G'")
+    share, steps = values.get("synthetic_probability", 0.0), values.get("classifier_steps", 1)
+    if "A" in (arms or ()) and round((1 - share) * steps) < 1:
+        raise ValueError(
+            f"synthetic_probability must leave arm A, which shows real patches as G does, "
+            f"one of the {steps} classifier_steps, got {share}: give less, or leave A out"
+        )
+    wanted = values.get("quota", 1) * values.get("surplus", 1)
+    if (most := values.get("max_candidates", wanted)) < wanted:
+        raise ValueError(
+            f"max_candidates must be at least quota times surplus, {wanted:g}, or it is never "
+            f"filled, got {most}: give more, or a smaller quota or surplus"
+        )
     low, high = values.get("guidance_interval") or (0, 1)
     if not low <= high:
         raise ValueError(f"guidance_interval must rise, got [{low}, {high}]: exchange them")
-    if values.get("solver_stop") is not None and (values.get("solver_steps") or 2) < 2:
-        raise ValueError("solver_steps must be at least 2 with a solver_stop, got 1: give more")

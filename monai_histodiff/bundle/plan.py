@@ -136,7 +136,7 @@ def training_steps(
     steps.append(Step("guide", f"fit the guide ({values['guide_steps']} steps)", guide * area))
     unlabelled = known - labelled
     steps.append(critic_step(values, labelled, unlabelled, 0, size, crops))
-    wanted = min(values["max_candidates"], values["quota"] / ACCEPTED)
+    wanted = min(values["max_candidates"], values["quota"] * values["surplus"] / ACCEPTED)
     scales = values.get("guidance_scales", []) if "guidance_scale" not in values else []
     tried = values["scale_trials"] * len(scales) if len(scales) > 1 else 0
     scale = (

@@ -19,6 +19,7 @@ from monai_histodiff.bundle.checks import (
 )
 from monai_histodiff.bundle.errors import show_errors
 from monai_histodiff.bundle.names import check_names, check_stage_names
+from monai_histodiff.bundle.notes import uncompared_note
 from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
     STAGE,
@@ -31,9 +32,11 @@ from monai_histodiff.bundle.plan import (
 )
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import option_values, running_config
+from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.foreign_set import check_pictures
 
 __all__ = ["prepare"]
@@ -75,6 +78,8 @@ def prepare(name: str) -> RunPlan:
         for stage, own in stages.items():
             check_places(stage, own, home)
         _check_alike(stages)
+        check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
+        _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")
         task = check_task(stages["train"])
         judged = stages["evaluate"]
         check_arms(judged)
@@ -84,6 +89,8 @@ def prepare(name: str) -> RunPlan:
         steps = _training(stages["train"], task)
         steps += evaluation_steps(judged, len(task.test), task.size)
     elif name == "train":
+        check_sampling(values, schedule_of(values["ldm_dir"]))
+        _check_scales(values, home)
         task = check_task(values)
         steps = _training(values, task)
     elif name == "evaluate":
@@ -95,11 +102,18 @@ def prepare(name: str) -> RunPlan:
     elif name == "verdict":
         task = check_task(values)
         steps = _verdict_steps(values, task)
+    elif name == "inference":
+        made = ConfigParser(config).get_parsed_content("made")
+        check_sampling(values, schedule_of(values["ldm_dir"]), made)
+    elif name in ("ldm inference", "ldm evaluate"):
+        own = {"steps": values["solver_steps"], "exemplar_scale": values["exemplar_scale"]}
+        SamplingSettings.pretrained(values["few_steps"], **own)  # refuses what it was not taught
     if not steps:
         return RunPlan([])
     first, last = (stages[s] if name == "finetune" else values for s in STAGES)
     seeds = len(last.get("seeds", ()))
     notes = () if task is None else task.notes(seeds, first["critic_folds"])
+    notes += tuple(uncompared_note(_arms(last)))
     speed = measure_speed(values["device"], bool(first["bfloat16"]))
     plan = RunPlan(steps, *speed, notes)
     plan.announce()
@@ -121,6 +135,22 @@ def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{key} must be the same in both stages, got {made} for train and {judged} for "
                 f"evaluate: give --train#{key} and --evaluate#{key} one value"
             )
+
+
+def _check_scales(values: Mapping[str, Any], home: Path) -> None:
+    """Refuse scales to try, other than those of the config's own file, beside one that is fixed.
+
+    Raises:
+        ValueError: both are given.
+    """
+    path = home / STAGES["train"]
+    own = ConfigParser.load_config_file(path) if path.is_file() else {}
+    fixed, tried = values.get("guidance_scale"), values["guidance_scales"]
+    if fixed is not None and tried != own.get("guidance_scales", tried):
+        raise ValueError(
+            f"guidance_scales must be left out beside a guidance_scale, which is then not chosen "
+            f"among them, got {tried} and {fixed}: leave one of the two out"
+        )
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:
@@ -154,9 +184,14 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     if "G2" in values["arms"] and not values["second_dir"]:
         raise ValueError("arm G2 needs a second set, got none: give --second_dir, or leave it out")
     check_writable(Path(values["output_dir"]))
-    arms = [*values["arms"], *(["G2"] if values["second_dir"] else [])]
-    options = {**values, "arms": dict.fromkeys(arms), "further_steps": 0}
+    options = {**values, "arms": _arms(values), "further_steps": 0}
     counts = (len(task.labelled), len(task.unlabelled), sum(map(len, sets.values())))
     crops = task.unlabelled.crop_count(task.size)
     critic = replace(critic_step(values, *counts, task.size, crops), seconds=STAGE)
     return [critic, *evaluation_steps(options, len(task.test), task.size)]
+
+
+def _arms(values: Mapping[str, Any]) -> list[str]:
+    """The arms that will be trained: none in a training stage, and of a second set its own."""
+    second = ["G2"] if values.get("second_dir") else []
+    return list(dict.fromkeys([*values.get("arms", ()), *second]))

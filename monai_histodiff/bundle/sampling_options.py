@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from monai_histodiff.bundle.config_names import (
     FINETUNE,
@@ -20,14 +21,15 @@ from monai_histodiff.diffusion.solvers import SOLVERS
 
 __all__ = ["AS_MADE", "SAMPLING_OPTIONS"]
 
+STEPS: dict[str, Any] = {"low": 1, "high": 1000}
 PRETRAINED = (LDM_INFERENCE, LDM_EVALUATE)
 OF_STUDENT = "None: as `few_steps` wants it"
 AS_MADE = "None: as for the run that made the weights"
 OPTIONS: tuple[Option, ...] = (
     Option("solver", TEXT, "how the diffusion is solved", (INFERENCE,), choices=tuple(SOLVERS)),
     Option("eta", NUMBER, "noise of `ddim`", (INFERENCE,), **SHARE),
-    Option("solver_steps", WHOLE, "of the solver, from pure noise", GUIDANCE, low=1),
-    Option("solver_steps", WHOLE, f"of the solver; {OF_STUDENT}", PRETRAINED, low=1, null=True),
+    Option("solver_steps", WHOLE, "of the solver, from pure noise", GUIDANCE, **STEPS),
+    Option("solver_steps", WHOLE, f"of the solver; {OF_STUDENT}", PRETRAINED, **STEPS, null=True),
     Option("solver_stop", NUMBER, "log-SNR at which the solver stops", GUIDANCE, null=True),
     Option(
         "few_steps",

@@ -21,8 +21,8 @@ from monai_histodiff.evaluation.methods import differing
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.report.data_sets import sets_to_html
 from monai_histodiff.report.limits import beside, limits
-from monai_histodiff.report.summary import difference_words, to_html, to_markdown
-from monai_histodiff.report.values import markdown, p_value
+from monai_histodiff.report.summary import difference_table, to_html, to_markdown
+from monai_histodiff.report.values import markdown
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,12 +91,7 @@ def _across_sets(
         *(line for sentence in said for line in ("", markdown(sentence))),
     ]
     for labels, found in combined.items():
-        lines += ["", f"## {labels} labels per class", ""]
-        lines += ["| difference | balanced accuracy, points (95 %) | p | p, corrected | claim |"]
-        lines += ["|---|---|---|---|---|"]
-        for name, row in found.items():
-            p, holm = p_value(row["p"]), p_value(row["p_holm"])
-            lines.append(f"| {name} | {difference_words(row)} | {p} | {holm} | {row['claim']} |")
+        lines += ["", f"## {labels} labels per class", *difference_table(found)]
         for sentence in limits([], found):
             lines += ["", markdown(sentence)]
     return "\n".join(lines) + "\n"

@@ -189,7 +189,12 @@ def check_task(values: Mapping[str, Any]) -> Task:
     names = signature(Task.open).parameters
     task = Task.open(**{name: values[name] for name in names if name in values})
     labelled = task.labelled
-    group_folds(labelled.labels.tolist(), labelled.groups, values["critic_folds"])
+    own = (labelled.labels.tolist(), labelled.groups, values["critic_folds"])
+    try:
+        group_folds(*own, classes=labelled.classes)
+    except ValueError as error:
+        remedy = "give a smaller --critic_folds, or more --labels_per_class"
+        raise ValueError(f"{error}: {remedy}") from error
     if len(labelled) < LEAST:
         raise ValueError(
             f"labels_per_class must give at least {LEAST} labelled patches in all, which the "

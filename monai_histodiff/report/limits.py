@@ -7,15 +7,19 @@ from typing import Any
 
 __all__ = ["beside", "left_out", "limits"]
 
+NONE = (
+    "Nothing is compared: no two arms of one comparison, as G and C are, are in all of the runs."
+)
+
 
 def limits(runs: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences on what the differences do not say: which comparisons are not in all runs, and why
-    nothing is claimed.
+    """Sentences on what the differences do not say: which comparisons are not in all runs, or that
+    there is none, and why nothing is claimed.
     """
     every = dict.fromkeys(why for row in found.values() for why in row["unmet"])
     unmet = {why: [name for name, row in found.items() if why in row["unmet"]] for why in every}
     said = [left_out(runs), *(_unclaimed(names, len(found), why) for why, names in unmet.items())]
-    return list(filter(None, said))
+    return list(filter(None, said)) or ([] if found else [NONE])
 
 
 def beside(runs: Sequence[Mapping[str, Any]], differing: Mapping[str, Sequence[str]]) -> list[str]:

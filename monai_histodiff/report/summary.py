@@ -17,7 +17,7 @@ from monai_histodiff.report.making import passed
 from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
 from monai_histodiff.report.values import change_words, markdown, number, p_value
 
-__all__ = ["to_html", "to_markdown", "difference_words"]
+__all__ = ["difference_table", "difference_words", "to_html", "to_markdown"]
 
 METRIC = "balanced_accuracy"
 MAIN = "G-C"
@@ -71,19 +71,21 @@ def to_markdown(by_labels: Runs, combined: Combined, differing: Differing) -> st
             floors = [baselines(run).get(name, {}) for run in runs]
             cells = _scores_in_words({m: [f.get(m) for f in floors] for m in COLUMNS})
             lines.append(f"| | {markdown(name)} | {' | '.join(cells)} |")
-        lines += [
-            "",
-            "| difference | balanced accuracy, points (95 %) | p | p, corrected | claim |",
-            "|---|---|---|---|---|",
-        ]
-        for name, row in combined[labels].items():
-            p, holm = p_value(row["p"]), p_value(row["p_holm"])
-            lines.append(
-                f"| {markdown(name)} | {difference_words(row)} | {p} | {holm} | {row['claim']} |"
-            )
+        lines += difference_table(combined[labels])
         for sentence in limits(runs, combined[labels]):
             lines += ["", markdown(sentence)]
     return "\n".join(lines) + "\n"
+
+
+def difference_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of differences, after an empty one; none without differences."""
+    head = ["", "| difference | balanced accuracy, points (95 %) | p | p, corrected | claim |"]
+    rows = [
+        f"| {markdown(name)} | {difference_words(row)} | {p_value(row['p'])} | "
+        f"{p_value(row['p_holm'])} | {row['claim']} |"
+        for name, row in found.items()
+    ]
+    return [*head, "|---|---|---|---|---|", *rows] if rows else []
 
 
 def to_html(

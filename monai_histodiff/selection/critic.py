@@ -252,7 +252,7 @@ def fit_critic(
     if not 0 <= trusted_share <= 1:
         raise ValueError(f"trusted_share must lie in [0, 1], got {trusted_share}")
     labels, classes = patches.labels, len(patches.classes)
-    fold = group_folds(labels.tolist(), patches.groups, folds, seed)
+    fold = group_folds(labels.tolist(), patches.groups, folds, seed, patches.classes)
     items = [patches[i] for i in range(len(patches))]
     members, logits = _cross_fit(items, classes, training, transform, size, fold, seed)
     temperature = fit_temperature(logits, labels)

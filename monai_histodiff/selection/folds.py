@@ -22,13 +22,26 @@ def torn_classes(labels: Sequence[int], groups: Sequence[str], folds: int) -> li
     return sorted(label for label, own in members.items() if len(own) < folds)
 
 
-def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: int = 0) -> Tensor:
+def group_folds(
+    labels: Sequence[int],
+    groups: Sequence[str],
+    folds: int,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> Tensor:
     """Assign patches to folds so that no group is torn and each class is spread as evenly as its
     groups allow.
 
     Of a class with fewer groups than folds each patch counts as its own group: every member must
     see the class. Its held-out patches then have kin among those that the member saw, and the
     precision that is measured on them is too hopeful.
+
+    Args:
+        labels: class indices.
+        groups: of each patch.
+        folds: how many, at least 2.
+        seed: of the order in which groups are put.
+        classes: names, for the messages.
 
     Returns:
         The fold of each patch, int64.
@@ -47,7 +60,7 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
         if count < folds:
             raise ValueError(
                 f"each class needs at least {folds} patches for {folds} folds, got {count} of "
-                f"class {label}"
+                f"class {_named(label, classes)}"
             )
     torn = torn_classes(labels, groups, folds)
     groups = [
@@ -73,8 +86,12 @@ def group_folds(labels: Sequence[int], groups: Sequence[str], folds: int, seed: 
         order = rng.permutation(names).tolist()
     raise ValueError(
         f"each class must lie in at least 2 of {folds} folds, or a member would not know it, "
-        f"got 1 for class {narrow[0]}"
+        f"got 1 for class {_named(narrow[0], classes)}"
     )
+
+
+def _named(label: int, classes: Sequence[str]) -> str:
+    return f"'{classes[int(label)]}'" if classes else str(label)
 
 
 def _fill_folds(

@@ -179,7 +179,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         SystemExit,
         match="must be new to the candidates, got 1 they were made with, such as 'pink_train_1'",
     ):
-        run_stage(**{**settings, "dataset_dir": str(other), "arms": ["C"]}, replace=True)
+        run_stage(**{**settings, "dataset_dir": str(other), "arms": ["C", "G"]}, replace=True)
     run_stage(**settings, replace=True, generator_metrics=True, further_steps=3)
     after = json.loads((out / "results.json").read_text())
     new = {path.name[:5] for path in set((out / "cache").iterdir()) - kept}
@@ -197,7 +197,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     critic = PatchCritic.load_probes(own.critic, LDM, 2)
     assert len(critic.members) == 3 and isinstance(critic.members[0], PatchClassifier)
     start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
-    run_stage(**{**settings, "arms": ["C"]}, replace=True, classifier=start)
+    run_stage(**{**settings, "arms": ["C", "B"]}, replace=True, classifier=start)
     started = json.loads((out / "results.json").read_text())
     assert (after["settings"]["backbone"], started["settings"]["backbone"]) == (
         "from scratch",

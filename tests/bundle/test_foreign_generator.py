@@ -18,6 +18,7 @@ from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.bundle.generator import check_generator
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.bundle.stages import run_stage
+from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.training import DenoisingPrepareBatch
 from monai_histodiff.utils.weights import save_weights
@@ -162,12 +163,19 @@ def test_what_a_bundle_lacks_is_told_before_any_work(
 
 
 def test_what_a_generator_cannot_do_is_told_before_any_work(
-    ldm: Path, write: Callable[..., str], tmp_path: Path
+    ldm: Path, write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(_: Task) -> None:
+        raise AssertionError("every picture is read before")
+
+    monkeypatch.setattr(Task, "read", refuse)
     options = {**SETTINGS, "ldm_dir": str(ldm), "output_dir": str(tmp_path / "out")}
     config, own = GUIDANCE / "configs/train.yaml", write("blue", "pink")
     with pytest.raises(SystemExit, match="exemplar_scale must be 0 for a generator that takes no"):
         run_stage(config, **{**options, "exemplar_scale": 1.0}, dataset_dir=own)
+    shipped = {"ldm_dir": str(BUNDLES / "histopathology_ldm"), "class_scale": 0.5}
+    with pytest.raises(SystemExit, match="class_scale must be 1 for a generator that does not"):
+        run_stage(config, **{**options, **shipped}, dataset_dir=own)
     told = "in their order, blue, violet, got blue, pink in .*: give --class_scale 0, which leaves"
     with pytest.raises(SystemExit, match=told):
         run_stage(config, **options, dataset_dir=write("blue", "violet"))

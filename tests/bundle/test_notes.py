@@ -22,6 +22,7 @@ from monai_histodiff.bundle.notes import (
     left_out_note,
     result_notes,
     training_notes,
+    uncompared_note,
     views_note,
 )
 from monai_histodiff.evaluation.arms import Material
@@ -163,3 +164,26 @@ def test_what_is_foreseen_is_told_from_what_is_measured() -> None:
 def test_arms_that_are_left_out_are_named_with_the_reason() -> None:
     assert left_out_note({}) == []
     assert left_out_note({"S": "of one class"}) == ["Arm S was not trained: of one class."]
+
+
+@pytest.mark.parametrize(
+    ("arms", "told"),
+    [
+        ("C F G", []),
+        ("C R", []),
+        ("C P E", []),
+        ("C G2", []),
+        ("C K", ["No verdict on arms C and K, without arm G to compare with: add G."]),
+        ("C R D", ["No verdict on arm D, without arm G to compare with: add G."]),
+        ("C G H I", ["No verdict on arms H and I, in no comparison: scores alone."]),
+        (
+            "C E H D",
+            [
+                "No verdict on arms C, E and D, without arm G to compare with: add G.",
+                "No verdict on arm H, in no comparison: scores alone.",
+            ],
+        ),
+    ],
+)
+def test_arms_that_get_no_verdict_are_told_before_work(arms: str, told: list[str]) -> None:
+    assert uncompared_note(arms.split()) == told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.inference import label_of
 from monai_histodiff.bundle.names import check_names
 from monai_histodiff.bundle.option_docs import config_files, options_page
-from monai_histodiff.bundle.option_table import OPTIONS, options_of
+from monai_histodiff.bundle.option_table import OPTIONS, check_values, options_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.running import option_values
@@ -95,6 +96,7 @@ FINETUNE = [
     ({"arms": "C"}, "arms must be a list of texts, of A, B, C"),
     ({"arms": ["C", "X"]}, "S, P, I, K, M, J, R, got 'X': choose among them"),
     ({"arms": ["F", "G"]}, "arms must include 'C', what all are compared with, got ['F', 'G']"),
+    ({"arms": ["C"]}, "arms must be two or more to compare, got ['C']: add 'G'"),
     ({"arms": ["C", "G0"]}, "arm G0 needs a run of published.yaml in published_dir, got none in"),
     ({"strength": 1.5}, "strength must be a number, above 0, at most 1, got 1.5: give 1 or less"),
     ({"strength": 0}, "strength must be a number, above 0, at most 1, got 0: give more than 0"),
@@ -123,6 +125,42 @@ FINETUNE = [
     ({"train#guidance_interval": [6.0]}, "a list of 2 numbers, got 1: give 2"),
     ({"train#guidance_mode": "loud"}, "of noisy, x0, clean, got 'loud': choose among them"),
     ({"train#solver_steps": 1}, "solver_steps must be at least 2 with a solver_stop, got 1"),
+    (
+        {"strength": 0.05},
+        "5.04 at a strength of 0.05, got 4: raise solver_stop, or the strength t",
+    ),
+    ({"strength": 0.1, "train#solver_stop": 1.0}, "got 1: raise solver_stop, or the strength to"),
+    (
+        {"train#solver_stop": 100},
+        "solver_stop must be below 12.00, the log-SNR at which the sched",
+    ),
+    (
+        {"train#solver_steps": 1001},
+        "solver_steps must be a whole number, at least 1, at most 1000",
+    ),
+    ({"evaluate#synthetic_probability": 0}, "above 0, at most 1, got 0: give more than 0"),
+    (
+        {"evaluate#synthetic_probability": 1, "arms": ["A", "C", "G"]},
+        "one of the 80 classifier_steps, got 1: give less, or leave A out",
+    ),
+    ({"evaluate#synthetic_probability": 0.995, "arms": ["A", "C"]}, "must leave arm A, which sh"),
+    (
+        {"train#quota": 500, "train#max_candidates": 100},
+        "max_candidates must be at least quota times surplus, 500, or it is never filled, got 100",
+    ),
+    ({"train#surplus": 50}, "at least quota times surplus, 10000, or it is never filled, got 400"),
+    ({"train#surplus": 1e308}, "max_candidates must be at least quota times surplus, inf, or it"),
+    (
+        {"train#guidance_scale": 3.0, "train#guidance_scales": [1.0, 2.0]},
+        "guidance_scales must be left out beside a guidance_scale, which is then not chosen among "
+        "them, got [1.0, 2.0] and 3.0: leave one of the two out",
+    ),
+    ({"train#adaptation_learning_rate": 0}, "a number, above 0, got 0: give more than 0"),
+    (
+        {"train#guidance_interval": [50, 60]},
+        "0.02 to 4.00, or the guide never acts, got [50, 60]: give one that does, or --guidance",
+    ),
+    ({"train#exemplar_mix": 0.7, "train#exemplar_scale": 0}, "exemplar_mix must be 0 with an ex"),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
     ({"strenght": "$0.5"}, "got 'strenght': did you mean 'strength'?"),
     ({"train": {"critic_step": 5}}, "stage train must be one of its config's, got 'critic_step'"),
@@ -130,6 +168,10 @@ FINETUNE = [
     ({"labels_per_class": 0}, "labels_per_class must be 'all', a share such as '5%', or a whole"),
     ({"labels_per_class": "0%"}, "labels_per_class must be 'all', a share such as '5%', or a who"),
     ({"labels_per_class": 2}, "each class needs at least 3 patches for 3 folds, got 2"),
+    (
+        {"train#critic_folds": 40},
+        "got 25 of class 'lung_aca': give a smaller --critic_folds, or more --labels_per_class",
+    ),
     ({"labels_per_class": 81}, "labels_per_class is 81, but class 'lung_aca' has 80 patches"),
     ({"draw": -1}, "draw must be a whole number, at least 0, at most 4294967295, got -1"),
     ({"draw": 1.5}, "got 1.5: write it without quotes or a point, such as --draw 5"),
@@ -176,6 +218,31 @@ OTHERS = [
     ("inference", {"accepted_only": "true"}, "accepted_only must be True or False, got 'true'"),
     ("inference", {"eta": 2}, "eta must be a number, at least 0, at most 1, or None, got 2"),
     (
+        "train",
+        {"strength": 0.02},
+        "solver_stop must lie beyond the log-SNR at which sampling star",
+    ),
+    ("inference", {"strength": 0.05}, "solver_stop must lie beyond the log-SNR at which sampling"),
+    ("inference", {"solver_stop": 12.0}, "solver_stop must be below 12.00, the log-SNR at which"),
+    (
+        "inference",
+        {"solver_steps": 1},
+        "solver_steps must be at least 2 with a solver_stop, got 1",
+    ),
+    ("inference", {"eta": 0.5}, "eta must be 0 with the solver dpmpp_2m, which draws no noise"),
+    (
+        "train",
+        {"guidance_scale": 3, "guidance_scales": [2]},
+        "got [2] and 3: leave one of the two",
+    ),
+    ("train", {"exemplar_noise": 0.1, "exemplar_scale": 0}, "exemplar_noise must be 0 with an ex"),
+    (
+        "inference",
+        {"exemplar_mix": 0.1, "exemplar_scale": 0},
+        "exemplar_mix must be 0 with an exe",
+    ),
+    ("inference", {"guidance_interval": [-20, -10], "guidance_scale": 2}, "-9.00 to 4.00, or the"),
+    (
         "ldm inference",
         {"seeds": 4},
         "seeds must be a list of whole numbers, at least 0, at most 92",
@@ -184,6 +251,8 @@ OTHERS = [
     ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),
     ("ldm train_autoencoder", {"step": 9}, "got 'step': did you mean 'steps'?"),
     ("ldm train_encoder", {"temperature": 0}, "temperature must be a number, above 0, got 0"),
+    ("ldm inference", {"solver_steps": 14}, "got steps 14: set few_steps to False"),
+    ("ldm evaluate", {"solver_steps": 14, "dataset_dir": str(LDM)}, "got steps 14: set few_steps"),
     ("ldm evaluate", {"num_samples": 1.5}, "num_samples must be a whole number, at least 1, got"),
 ]
 
@@ -197,13 +266,21 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
     ("change", "message"),
     [
         ({"synthetic_dir": ""}, "synthetic_dir must exist, got ''"),
+        ({"synthetic_dir": "DEMO"}, "synthetic_dir must be another set than dataset_dir, the rea"),
+        (
+            {"second_dir": "DEMO"},
+            "second_dir must be another set than dataset_dir, the real patch",
+        ),
         ({"synthetic_dir": "BROKEN"}, "a patch must be a readable picture, got '"),
         ({"second_dir": "nowhere"}, "second_dir must exist, got 'nowhere'"),
         ({"synthetc_dir": "x"}, "got 'synthetc_dir': did you mean 'synthetic_dir'?"),
         ({"arms": ["C", "G0"]}, "arms must be a list of texts, of A, B, C"),
         ({"arms": ["G"]}, "arms must include 'C'"),
+        ({"arms": ["C"]}, "arms must be two or more to compare, got ['C']: add 'G'"),
         ({"arms": ["C", "E"]}, "arm E needs training patches that are not labelled ones"),
         ({"arms": ["C", "G2"]}, "arm G2 needs a second set, got none: give --second_dir"),
+        ({"synthetic_probability": 0.0}, "above 0, at most 1, got 0.0: give more than 0"),
+        ({"synthetic_probability": 1, "arms": ["A", "C"]}, "of the 1000 classifier_steps, got 1:"),
         ({"refuse_copies": "no"}, "refuse_copies must be True or False"),
         ({"ldm_dir": "."}, "ldm_dir must hold the patch encoder"),
         ({"encoder": "nowhere.pt"}, "where there is no file: give its path"),
@@ -212,13 +289,15 @@ def test_every_config_refuses_before_any_work(name: str, change: Any, message: s
 def test_a_verdict_on_others_pictures_refuses_before_any_work(
     change: dict[str, Any], message: str, write_patch_set: WritePatchSet, tmp_path: Path
 ) -> None:
-    demo = GUIDANCE / "data" / "demo.zip"
+    demo, copy = GUIDANCE / "data" / "demo.zip", tmp_path / "copy.zip"
+    shutil.copy(demo, copy)
+    change = {key: str(demo) if value == "DEMO" else value for key, value in change.items()}
     if change.get("synthetic_dir") == "BROKEN":
         broken = write_patch_set(tmp_path / "set", 2, side=128, classes=("lung_n", "lung_scc"))
         file = next(iter(broken.rglob("*.png")))
         file.write_bytes(file.read_bytes()[:-40])
         change = {"synthetic_dir": str(broken)}
-    given = {"dataset_dir": str(demo), "synthetic_dir": str(demo), "output_dir": "out", **change}
+    given = {"dataset_dir": str(demo), "synthetic_dir": str(copy), "output_dir": "out", **change}
     assert message in refused("verdict", **given)
     assert not (tmp_path / "out").exists()
 
@@ -262,6 +341,17 @@ def test_a_published_run_of_another_draw_is_told_before_any_work(tmp_path: Path)
     given = {"arms": ["C", "G0"], "evaluate#published_dir": str(tmp_path)}
     told = "draw must be what the candidates were made with, 7, got 0"
     assert told in refused("finetune", output_dir="out", **given)
+
+
+def test_options_that_have_an_effect_are_taken_together() -> None:
+    given = {"train#quota": 20, "train#surplus": 2.0, "train#max_candidates": 40}
+    start("finetune", output_dir="out", **given, **{"train#guidance_scale": 3.0})
+
+
+def test_all_real_patches_may_be_replaced_where_no_arm_is_shortened() -> None:
+    own = {"synthetic_probability": 1, "classifier_steps": 80}
+    check_values("evaluate", {**own, "arms": ["C", "F", "G"]})
+    check_values("evaluate", {**own, "synthetic_probability": 0.99, "arms": ["A", "C"]})
 
 
 def test_the_samples_of_an_earlier_inference_are_kept(tmp_path: Path) -> None:
@@ -396,6 +486,12 @@ def test_the_plan_tells_what_is_left(
     ]
 
 
+def test_the_plan_names_arms_that_get_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    start("finetune", output_dir="out", arms=["C", "D"], seeds=[0])
+    told = capsys.readouterr().out
+    assert "No verdict on arms C and D, without arm G to compare with: add G.\nPlan: " in told
+
+
 def test_the_plan_counts_what_the_options_ask_for() -> None:
     values = {**option_values("train", raw("train")), "bfloat16": False}
     steps = training_steps(values, 3, 75, 300)
@@ -404,6 +500,9 @@ def test_the_plan_counts_what_the_options_ask_for() -> None:
     none = training_steps({**values, "adaptation_steps": 0, "guidance_scale": 3.0}, 3, 75, 300)
     assert [step.name for step in none] == ["guide", "critic", "sample"]
     assert none[2].cost < steps[3].cost, "a scale that is given is not tried"
+    few = {**values, "quota": 100}
+    more, twice = (training_steps({**few, "surplus": s}, 3, 75, 300)[3].cost for s in (1, 2))
+    assert more < twice == pytest.approx(steps[3].cost), "a surplus is sampled too"
     own = training_steps({**values, "strength": 1.0, "exemplar_scale": 0.0}, 3, 75, 300)
     assert own[3].cost < steps[3].cost, "sources are decoded and judged"
     larger = training_steps(values, 3, 75, 300, 256)

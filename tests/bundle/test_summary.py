@@ -107,6 +107,20 @@ def another(run: dict[str, Any], **changed: Any) -> dict[str, Any]:
     return {**run, "hits": hits, **changed}
 
 
+def test_results_without_a_comparison_are_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a table with a head and no rows."""
+    alone = {"arms": {"C": run()["arms"]["C"]}, "claims": {}, "differences": {}}
+    none = "Nothing is compared: no two arms of one comparison, as G and C are, are in all of"
+    paths = write(tmp_path, {**run(), **alone})
+    main([str(paths[0]), "--html", str(tmp_path / "page.html")])
+    told = capsys.readouterr().out
+    assert none in told and "| difference |" not in told and "\n\n\n" not in told
+    assert none in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "| difference |" in to_markdown([run()]) and none not in to_markdown([run()])
+
+
 def test_draws_that_differ_widen_the_interval() -> None:
     alike = combine([run(i, gain=0.05) for i in range(3)])["G-C"]
     spread = combine([run(i, gain=g) for i, g in enumerate((-0.05, 0.05, 0.15))])["G-C"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,9 @@ def test_folds_follow_from_the_seed() -> None:
 def test_fold_errors(labels: list[int], groups: list[str], folds: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         group_folds(labels, groups, folds)
+    named = re.sub(r"class (.+)$", "class '[abc]'", message)
+    with pytest.raises(ValueError, match=named):
+        group_folds(labels, groups, folds, classes="abc")
 
 
 def test_training_is_reproducible_by_seed_and_learns(labelled: PatchSet) -> None:
