@@ -91,7 +91,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
 
     @property
     def prob(self) -> float:
-        """Probability of a replacement; what is set holds from the next draw on.
+        """Probability of a replacement; what is set holds from the next draw on, in workers that
+        are running, too. A deep copy, and a plain pickle, has its own.
 
         Raises:
             ValueError: what is set is not in [0, 1].

@@ -20,6 +20,7 @@ from monai_histodiff.augmentation.labels import Labels
 from monai_histodiff.augmentation.patches import Scale, check_patch, check_values, in_place_of
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
 from monai_histodiff.utils.processes import candidate_seed, is_distributed, process_rank
+from monai_histodiff.utils.shared_memory import SharedTensors
 
 __all__ = ["NO_ORIGINAL", "SyntheticAugment", "float32"]
 
@@ -82,6 +83,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
     ) -> None:
         if not full_prob_at >= 1:
             raise ValueError(f"full_prob_at must be at least 1, got {full_prob_at}")
+        self._shared = SharedTensors({"prob": ((), torch.float64)})  # with running workers, too
         self.prob = prob
         super().__init__(prob)
         self.bank: Bank = (
@@ -101,18 +103,19 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
     @property
     def prob(self) -> float:
-        """Probability of a replacement; what is set holds from the next draw on.
+        """Probability of a replacement; what is set holds from the next draw on, in workers that
+        are running, too. A deep copy, and a plain pickle, has its own.
 
         Raises:
             ValueError: what is set is not in [0, 1].
         """
-        return self._prob
+        return float(self._shared["prob"])
 
     @prob.setter
     def prob(self, prob: float) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f"prob must lie in [0, 1], got {prob}: give a probability")
-        self._prob = prob
+        self._shared["prob"].fill_(prob)
 
     def __getstate__(self) -> dict[str, Any]:
         """The rank goes along: a spawned worker belongs to no process group."""
@@ -123,9 +126,12 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         return process_rank() if given is None else given
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyntheticAugment:
-        """A copy with its own random state, where one is set, which shares the bank."""
+        """A copy with its own ``prob`` and random state, where one is set, which shares the
+        bank.
+        """
         clone = object.__new__(type(self))
         clone.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_tracing"})
+        clone._shared = copy.deepcopy(self._shared, memo)
         if "R" in self.__dict__:  # else it is the one that MONAI's unseeded transforms share
             clone.R = copy.deepcopy(self.R, memo)
         return clone

@@ -28,6 +28,7 @@ import monai_histodiff
 from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank, even_weights
 from monai_histodiff.augmentation import transforms
 from monai_histodiff.utils import processes
+from monai_histodiff.utils.fingerprint import fingerprint
 
 SIDE = 8
 
@@ -387,6 +388,37 @@ def test_prob_is_what_is_drawn_by(kind: Any, bank: SyntheticBank) -> None:
         with pytest.raises(ValueError, match=r"prob must lie in \[0, 1\], got .*: give"):
             transform.prob = wrong
     assert transform.prob == 1
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_prob_that_is_set_holds_in_running_workers(bank: SyntheticBank, start: str) -> None:
+    steps = Compose([SyntheticAugmentd("image", bank, prob=0.0, full_prob_at=1)])
+    data = Dataset([real(i % 2) for i in range(8)], steps)
+    loader = DataLoader(
+        data,
+        num_workers=1,
+        batch_size=4,
+        persistent_workers=True,
+        multiprocessing_context=start,
+    )
+    for prob in (0.0, 1.0, 0.0):
+        steps.transforms[0].prob = prob
+        assert {bool(made) for batch in loader for made in batch["synthetic"]} == {bool(prob)}
+
+
+@pytest.mark.parametrize("kind", [SyntheticAugment, SyntheticAugmentd])
+def test_a_copy_has_a_prob_of_its_own_and_fingerprints_depend_on_it(
+    kind: Any, bank: SyntheticBank
+) -> None:
+    transform = kind(*(("image",) if kind is SyntheticAugmentd else ()), bank, prob=0.25)
+    before, pickled = fingerprint(transform), pickle.dumps(transform)
+    for twin in (copy.deepcopy(transform), pickle.loads(pickled)):
+        twin.prob = 0.75
+        assert (twin.prob, transform.prob) == (0.75, 0.25)
+        assert fingerprint(twin) != before == fingerprint(transform)
+        assert pickle.dumps(twin) != pickled == pickle.dumps(transform)
+        twin.prob = 0.25
+        assert fingerprint(twin) == before
 
 
 def test_an_empty_bank_changes_nothing() -> None:
