@@ -11,9 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 
-from monai_histodiff.augmentation.items import RECORD, check_item, check_names, retell
+from monai_histodiff.augmentation.items import RECORD, check_item, check_names, float32, retell
 from monai_histodiff.augmentation.labels import soft_label
-from monai_histodiff.augmentation.transforms import NO_ORIGINAL, SyntheticAugment, float32
+from monai_histodiff.augmentation.transforms import NO_ORIGINAL, SyntheticAugment
 from monai_histodiff.data.bank import Bank
 
 __all__ = ["SyntheticAugmentD", "SyntheticAugmentDict", "SyntheticAugmentd"]
@@ -95,7 +95,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         are running, too. A deep copy, and a plain pickle, has its own.
 
         Raises:
-            ValueError: what is set is not in [0, 1].
+            ValueError: what is set is not in [0, 1], or is above 0 with a bank that holds no patch
+                and cannot be filled any more.
         """
         return self.augment.prob
 

@@ -22,7 +22,7 @@ from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.quotas import sample_candidates
 from monai_histodiff.selection.selector import Selector
 
-__all__ = ["Filling", "Fresh", "guard_forks", "made_with"]
+__all__ = ["Filling", "Fresh", "guard_forks", "made_with", "stop_all"]
 
 # Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay
 # locked in the child.
@@ -126,6 +126,12 @@ class Filling:
             )
         except BaseException as error:
             self.result.set_exception(error)
+
+
+def stop_all(filling: list[Filling]) -> None:
+    """Stop the thread of a list, and empty it."""
+    while filling:
+        filling.pop().stop()
 
 
 class _Guarded:

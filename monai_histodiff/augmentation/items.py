@@ -8,10 +8,14 @@ import os
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from monai_histodiff.augmentation.labels import Labels, same_type
 from monai_histodiff.augmentation.patches import SYNTHETIC
+from monai_histodiff.data.bank import BankPatch
 
-__all__ = ["RECORD", "check_item", "check_names", "retell"]
+__all__ = ["RECORD", "check_item", "check_names", "float32", "record_of", "retell"]
 
 RECORD = ("synthetic", "synthetic_confidence", "synthetic_seed")
 
@@ -100,3 +104,16 @@ def retell(
         if key not in known:
             is_class = bool(names) and value == names[0]
             item[key] = same_type(value, names[1] if is_class else SYNTHETIC)
+
+
+def record_of(drawn: BankPatch | None) -> dict[str, Any]:
+    """What an item tells of the patch that took its place; ``None``: it is real."""
+    empty = torch.empty(0, dtype=torch.uint8, device="cpu")
+    known = drawn or BankPatch(empty, -1, float("nan"), -1)
+    values = (drawn is not None, float32(known.confidence), known.seed)
+    return dict(zip(RECORD, values, strict=True))
+
+
+def float32(value: float) -> Tensor:
+    """A number as a tensor that collates to float32."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")

@@ -60,6 +60,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self.to_bank)
 
+    def without_patches(self, bank: Bank) -> list[Any]:
+        """Your classes of which a bank has no patch: names, or indices where it has no names."""
+        empty = [own for own, theirs in enumerate(self.to_bank) if not bank.count(theirs)]
+        return [self.names[own] for own in empty] if self.names else empty
+
     def read(self, label: Any, key: str = "label") -> int:
         """Your class index of an item.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.augmentation.buffers import Buffers
-from monai_histodiff.augmentation.filling import Filling, Fresh, guard_forks, made_with
+from monai_histodiff.augmentation.filling import Filling, Fresh, guard_forks, made_with, stop_all
 from monai_histodiff.data.bank import BankPatch, SyntheticBank
 from monai_histodiff.data.bank_files import check_classes, check_scale
 from monai_histodiff.diffusion.sampler import GuidedSampler
@@ -108,7 +108,7 @@ class LiveBank:
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._filling: list[Filling] = []  # the one under way, if any
-        weakref.finalize(self, _stop, self._filling)
+        weakref.finalize(self, stop_all, self._filling)
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process gets the memory; model and thread stay here."""
@@ -223,10 +223,19 @@ class LiveBank:
         for filling in self._filling:
             if filling.failed:
                 logger.warning("sampling ahead had failed: %r", filling.result.exception())
-        _stop(self._filling)
+        stop_all(self._filling)
 
     def snapshot(self) -> SyntheticBank:
-        """A bank of the patches that there are now, with their provenance."""
+        """A bank of the patches that there are now, with their provenance.
+
+        Raises:
+            RuntimeError: the bank was never filled.
+        """
+        if self.refreshes == 0:
+            raise RuntimeError(
+                "a live bank must be filled before it is kept, got one of 0 refreshes: call "
+                "refresh first"
+            )
         with self._lock:
             return SyntheticBank(
                 **self._buffers.content(),
@@ -239,6 +248,7 @@ class LiveBank:
         """Write :meth:`snapshot` to a folder, from which ``SyntheticBank.load`` reads it.
 
         Raises:
+            RuntimeError: the bank was never filled.
             FileExistsError: the folder exists and is not empty.
         """
         return self.snapshot().save(folder)
@@ -287,9 +297,4 @@ class LiveBank:
             return filling.result.result()
         finally:
             if filling.result.done():  # not so when waiting was interrupted
-                _stop(self._filling)
-
-
-def _stop(filling: list[Filling]) -> None:
-    while filling:
-        filling.pop().stop()
+                stop_all(self._filling)

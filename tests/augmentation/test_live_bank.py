@@ -346,6 +346,16 @@ def test_a_snapshot_tells_of_its_own_refreshes_only() -> None:
     assert len(snapshot.provenance["refreshes"]) == 1 and len(bank.provenance["refreshes"]) == 2
 
 
+def test_a_bank_never_filled_is_not_kept(tmp_path: Path) -> None:
+    bank = live(judge=Judge(never=0), classes=["a"])
+    for keep in (bank.snapshot, lambda: bank.save(tmp_path / "bank")):
+        with pytest.raises(RuntimeError, match="must be filled .*, got one of 0 .*: call refresh"):
+            keep()
+    assert not list(tmp_path.iterdir()) and bank.refreshes == 0
+    bank.refresh()
+    assert len(SyntheticBank.load(bank.save(tmp_path / "bank"))) == 0, "what was found is told"
+
+
 def test_many_refreshes_leak_nothing() -> None:
     bank = live()
 

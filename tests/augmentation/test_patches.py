@@ -66,7 +66,7 @@ def test_what_is_no_patch_of_its_size_is_told_so(img: Any, message: str, prob: f
 def test_an_empty_bank_has_no_size_to_compare() -> None:
     empty = SyntheticBank({0: zeros(0, 3, SIDE, SIDE)})
     image = zeros(3, 5, 7)
-    assert SyntheticAugment(empty, 1.0)(image, 0)[0] is image
+    assert SyntheticAugment(empty, 0.0)(image, 0)[0] is image
 
 
 # -------------------------------------------------------------------------------------------------

@@ -421,12 +421,34 @@ def test_a_copy_has_a_prob_of_its_own_and_fingerprints_depend_on_it(
         assert fingerprint(twin) == before
 
 
-def test_an_empty_bank_changes_nothing() -> None:
-    transform = SyntheticAugmentd(
-        "image", SyntheticBank({0: torch.empty(0, 3, 4, 4, dtype=torch.uint8)}), prob=1.0
-    )
+def test_an_empty_bank_is_refused_where_it_would_replace(tmp_path: Path) -> None:
+    empty = SyntheticBank({k: torch.empty(0, 3, 4, 4, dtype=torch.uint8) for k in range(2)})
+    for given in (empty, empty.save(tmp_path / "bank")):
+        with pytest.raises(
+            ValueError, match="must hold patches .*, got prob 0.5 and a bank without any: give one"
+        ):
+            SyntheticAugmentd("image", given)
+    transform = SyntheticAugmentd("image", empty, prob=0.0)
     item = real(0)
     assert transform(item)["image"] is item["image"]
+    with pytest.raises(ValueError, match="must hold patches where prob is above 0, got prob 1"):
+        transform.prob = 1
+    assert transform.prob == 0
+
+
+def test_classes_without_patches_are_warned_of_once(
+    bank: SyntheticBank, caplog: pytest.LogCaptureFixture
+) -> None:
+    four = SyntheticBank(bank.images, classes=["a", "b", "rare", "none"])
+    transform = SyntheticAugmentd("image", four, prob=0.5)
+    [transform(real(2)) for _ in range(5)]
+    SyntheticAugment(SyntheticBank({0: bank.images[0], 1: bank.images[0][:0]}), prob=0.5)
+    SyntheticAugment(four, prob=0.5, classes=["b", "a"])
+    SyntheticAugment(four, prob=0.0)
+    classes = ["['rare', 'none']", "[1]"]
+    assert caplog.messages == [
+        f"the bank has no patch of the classes {k}: they stay real" for k in classes
+    ]
 
 
 def test_without_randomize_the_last_draw_is_repeated(bank: SyntheticBank) -> None:
