@@ -14,7 +14,7 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor
 
 from monai_histodiff.data.bank import Bank, check_scale
-from monai_histodiff.data.pixels import resampled, to_bytes, to_unit
+from monai_histodiff.data.pixels import check_range, resampled, to_bytes, to_unit
 
 __all__ = ["SYNTHETIC", "Scale", "check_patch", "check_values", "in_place_of"]
 
@@ -181,20 +181,15 @@ def check_patch(img: Any, key: str) -> None:
 
 
 def check_values(img: Any, key: str) -> None:
-    """Refuse floating-point patches of 0 to 255, as MONAI's ``LoadImage`` reads them: their
-    replacements would be nearly black.
+    """Refuse floating-point patches that are not scaled to [0, 1], such as those of 0 to 255 that
+    MONAI's ``LoadImage`` reads: their replacements would be nearly black.
 
     Raises:
-        ValueError: values are far from [0, 1], or not finite.
+        ValueError: values are far from [0, 1], or not finite; see
+            :func:`~monai_histodiff.data.pixels.check_range`.
     """
-    if _is_bytes(img):
-        return
-    low, high = float(img.min()), float(img.max())
-    if not (low >= -0.5 and high <= 1.5):
-        raise ValueError(
-            f"a floating-point patch must lie in [0, 1], got {low:g} to {high:g} under '{key}': "
-            f"load it as uint8 (LoadImaged(..., dtype=np.uint8)), or scale it before"
-        )
+    if not _is_bytes(img):
+        check_range(img, f" under '{key}'")
 
 
 def in_place_of(img: Any, patch: Tensor) -> Any:

@@ -227,7 +227,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
         Args:
             img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1] (up
-                to what interpolation overshoots). The replacement has the same type.
+                to what augmentation overshoots). The replacement has the same type.
             label: its class index, or the name of its class; see :class:`Labels`.
             randomize: draw anew.
             keys: where patch and label come from, for messages.
@@ -238,9 +238,9 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
         Raises:
             TypeError: the patch is no tensor nor array.
-            ValueError: it is not RGB, does not fit the bank's size, or its values are far from
-                [0, 1] (not looked at where all patches stay as they are, by ``prob=0``); the label
-                is none of the bank's.
+            ValueError: it is not RGB, does not fit the bank's size, or its values are not scaled
+                to [0, 1] (not looked at where all patches stay as they are, by ``prob=0``); the
+                label is none of the bank's.
         """
         return self.replaced(img, label, randomize, keys)[:2]
 

@@ -513,6 +513,16 @@ def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:
             np.float32,
             r"a floating-point patch must lie in \[0, 1\], got 200 to 200 .*: load it as uint8",
         ),
+        (
+            0.9 / 255,
+            np.float32,
+            r"must lie .* got 0.0035\d+ to 0.0035.* as if it was scaled twice",
+        ),
+        (
+            -0.2,
+            np.float32,
+            r"must lie in \[0, 1\], got -0.2 to -0.2 under 'image', and 100.0% bel",
+        ),
         (-1.8, np.float64, r"must lie in \[0, 1\].*, got -1.8 to -1.8"),
         (float("nan"), np.float32, r"must lie in \[0, 1\].*, got nan to nan"),
     ],
