@@ -56,7 +56,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         keep_keys: keys beside patch and label whose values hold for a synthetic patch, too.
 
     Raises:
-        ValueError: there is more than one key; an item has keys that would be overwritten, tell
+        ValueError: there is more than one key, two of those that are read or written are the same;
+            an item has keys that would be overwritten, tell
             of the real patch, or name another class than its label does.
         KeyError: the label key is missing.
     """
@@ -84,6 +85,9 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
                 "an item has one patch, to which its label and its record belong, got keys "
                 f"{list(self.keys)}"
             )
+        own = {"keys": self.keys[0], "label_key": label_key}
+        own |= {"weight_key": weight_key, "soft_label_key": soft_label_key}
+        _check_distinct({name: key for name, key in own.items() if key is not None})
         self.augment = SyntheticAugment(bank, prob, balance, full_prob_at, classes, um_per_px)
         RandomizableTransform.__init__(self, prob)
         self.label_key, self.weight_key = label_key, weight_key
@@ -146,6 +150,18 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         if bool(data.get(RECORD[0], False)):  # of arrays and plain tensors it alone tells
             raise RuntimeError(NO_ORIGINAL)
         return {k: self.augment.inverse(v) if k in self.keys else v for k, v in data.items()}
+
+
+def _check_distinct(own: Mapping[str, Hashable]) -> None:
+    """Refuse two arguments of one key, and one that is a key of the record."""
+    names: dict[Hashable, str] = {key: "the record" for key in RECORD}
+    for name, key in own.items():
+        if key in names:
+            raise ValueError(
+                f"the keys of an item must be distinct, got {key!r} for {names[key]} and for "
+                f"{name}: rename one"
+            )
+        names[key] = name
 
 
 SyntheticAugmentD = SyntheticAugmentDict = SyntheticAugmentd

@@ -91,6 +91,24 @@ def test_no_key_of_yours_is_overwritten(bank: SyntheticBank, key: str) -> None:
     assert (out["seed"], out["confidence"]) == (5, 0.1) and out["synthetic_seed"] == -1
 
 
+SAME: list[tuple[dict[str, str], str]] = [
+    ({"weight_key": "w", "soft_label_key": "w"}, "'w' for weight_key and for soft_label_key"),
+    ({"weight_key": "synthetic"}, "'synthetic' for the record and for weight_key"),
+    ({"soft_label_key": "label"}, "'label' for label_key and for soft_label_key"),
+    ({"label_key": "image"}, "'image' for keys and for label_key"),
+    ({"label_key": "synthetic_seed"}, "'synthetic_seed' for the record and for label_key"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), SAME)
+def test_no_two_things_have_one_key(
+    bank: SyntheticBank, options: dict[str, str], message: str
+) -> None:
+    rule = "the keys of an item must be distinct, got "
+    with pytest.raises(ValueError, match=f"{rule}{message}: rename one"):
+        transform(bank, **options)  # type: ignore[arg-type]
+
+
 def test_a_second_transform_is_refused(bank: SyntheticBank) -> None:
     with pytest.raises(ValueError, match="use one SyntheticAugmentd in a pipeline"):
         transform(bank)(transform(bank)(real()))
