@@ -43,7 +43,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         keys: the key of the patch.
         bank: as in :class:`SyntheticAugment`.
         label_key: the key of the class index (int, or integer tensor or array of one element), or
-            of the name of the class.
+            of the name of the class (text, or an array of one).
         prob: as in :class:`SyntheticAugment`.
         balance: as in :class:`SyntheticAugment`.
         full_prob_at: as in :class:`SyntheticAugment`.

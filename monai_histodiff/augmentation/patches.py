@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys
 from torch import Tensor
 
-from monai_histodiff.data.bank import Bank, check_scale
+from monai_histodiff.data.bank import Bank, SyntheticBank, check_scale
 from monai_histodiff.data.pixels import check_range, resampled, to_bytes, to_unit
 
 __all__ = ["SYNTHETIC", "Scale", "check_patch", "check_values", "in_place_of"]
@@ -59,9 +59,11 @@ class Scale:
         if um_per_px is None:
             return
         if bank.um_per_px is None:
+            saved = " or write the number into its bank.json"
             raise ValueError(
                 f"um_per_px is {um_per_px:g}, but the bank does not tell its own: make it with "
-                "SyntheticBank(..., um_per_px=...) or write the number into its bank.json"
+                f"{type(bank).__name__}(..., um_per_px=...)"
+                f"{saved if isinstance(bank, SyntheticBank) else ''}"
             )
         self.factor = bank.um_per_px / um_per_px
         if not 1 / FARTHEST <= self.factor <= FARTHEST:
