@@ -29,10 +29,10 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
     changed.
 
     Nothing goes on telling of the real patch once it is replaced. Texts beside it, such as its
-    path and group, and the file name in a MetaTensor become ``"synthetic"``; a text that is the
-    name of the class becomes the name of the class drawn. Anything else beside patch and label,
-    such as a mask, is an error that names it, unless ``keep_keys`` does. ``Compose.inverse``
-    raises for a synthetic patch.
+    path and group, and the file name in a MetaTensor (patch, label or one of ``keep_keys``) become
+    ``"synthetic"``; a text that is the name of the class becomes the name of the class drawn.
+    Anything else beside patch and label, such as a mask, is an error that names it, unless
+    ``keep_keys`` does. ``Compose.inverse`` raises for a synthetic patch.
 
     A synthetic patch is of its class with a probability, the confidence of the critic. A loss can
     take that into account: by a weight, 1 for a real patch and the confidence for a synthetic one,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.augmentation.labels import Labels, same_type
-from monai_histodiff.augmentation.patches import SYNTHETIC
+from monai_histodiff.augmentation.patches import SYNTHETIC, beside_synthetic
 from monai_histodiff.data.bank import BankPatch
 
 __all__ = ["RECORD", "check_item", "check_names", "float32", "record_of", "retell"]
@@ -91,17 +91,20 @@ def retell(
     item: dict[Hashable, Any], own: Iterable[Hashable], kept: Iterable[Hashable], names: Any
 ) -> None:
     """Make the texts of an item whose patch was replaced tell of the synthetic one: the name of
-    the old class becomes that of the new one, any other text ``"synthetic"``.
+    the old class becomes that of the new one, any other text ``"synthetic"``. Of what is kept, the
+    metadata of a MetaTensor no longer tell of its file.
 
     Args:
         item: changed in place.
         own: the keys of patch and label.
-        kept: keys that are left as they are.
+        kept: keys whose values hold for a synthetic patch, too.
         names: of the old and of the new class; empty where they are not known.
     """
-    known = {*own, *kept}
+    mine, known = {*own}, {*kept}
     for key, value in item.items():
-        if key not in known:
+        if key in known - mine:
+            item[key] = beside_synthetic(value)
+        elif key not in mine:
             is_class = bool(names) and value == names[0]
             item[key] = same_type(value, names[1] if is_class else SYNTHETIC)
 

@@ -16,7 +16,14 @@ from torch import Tensor
 from monai_histodiff.data.bank import Bank, SyntheticBank, check_scale
 from monai_histodiff.data.pixels import check_range, resampled, to_bytes, to_unit
 
-__all__ = ["SYNTHETIC", "Scale", "check_patch", "check_values", "in_place_of"]
+__all__ = [
+    "SYNTHETIC",
+    "Scale",
+    "beside_synthetic",
+    "check_patch",
+    "check_values",
+    "in_place_of",
+]
 
 SYNTHETIC = "synthetic"  # what is written where a text told of the real patch
 GEOMETRY = (  # what a patch's metadata tells of its grid, not of its file
@@ -203,15 +210,26 @@ def in_place_of(img: Any, patch: Tensor) -> Any:
     is left out.
     """
     out = _typed(patch, img)
-    if not isinstance(img, MetaTensor):
-        return out
+    return MetaTensor(out, meta=_grid(img)) if isinstance(img, MetaTensor) else out
+
+
+def beside_synthetic(value: Any) -> Any:
+    """A value, such as a label, that lies beside a synthetic patch: the metadata of a MetaTensor
+    is what :func:`in_place_of` leaves of it, anything else stays as it is.
+    """
+    if not isinstance(value, MetaTensor):
+        return value
+    return MetaTensor(value.as_tensor(), meta=_grid(value))
+
+
+def _grid(img: MetaTensor) -> dict[str, Any]:
+    """Its metadata without what tells of its file."""
     texts = {
         name: SYNTHETIC
         for name, value in img.meta.items()
         if isinstance(value, (str, os.PathLike)) and name not in GEOMETRY
     }
-    grid = {name: img.meta[name] for name in GEOMETRY if name in img.meta}
-    return MetaTensor(out, meta={**grid, **texts})
+    return {name: img.meta[name] for name in GEOMETRY if name in img.meta} | texts
 
 
 def _is_bytes(img: Any) -> bool:

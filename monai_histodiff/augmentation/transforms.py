@@ -18,7 +18,13 @@ from torch.utils.data import get_worker_info
 
 from monai_histodiff.augmentation.items import record_of
 from monai_histodiff.augmentation.labels import Labels
-from monai_histodiff.augmentation.patches import Scale, check_patch, check_values, in_place_of
+from monai_histodiff.augmentation.patches import (
+    Scale,
+    beside_synthetic,
+    check_patch,
+    check_values,
+    in_place_of,
+)
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
 from monai_histodiff.utils.processes import candidate_seed, is_distributed, process_rank
 from monai_histodiff.utils.shared_memory import SharedTensors
@@ -233,8 +239,8 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             keys: where patch and label come from, for messages.
 
         Returns:
-            The patch, and its label in the type that it came in; :attr:`record` tells what was
-            done.
+            The patch, and its label in the type that it came in (the metadata of a MetaTensor no
+            longer tell of a file); :attr:`record` tells what was done.
 
         Raises:
             TypeError: the patch is no tensor nor array.
@@ -263,7 +269,8 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         out = in_place_of(img, self.scale.of_synthetic(drawn.image, size, corner))
         if isinstance(out, MetaTensor):
             self.push_transform(out)
-        return out, label if new == own else self.labels.like(label, new), record_of(drawn)
+        told = label if new == own else self.labels.like(label, new)
+        return out, beside_synthetic(told), record_of(drawn)
 
     def inverse(self, data: Any) -> Any:
         """A real patch as it is.

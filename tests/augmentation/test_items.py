@@ -127,6 +127,25 @@ def test_metadata_keep_the_grid_and_lose_the_file(bank: SyntheticBank) -> None:
     assert kept is img
 
 
+@pytest.mark.parametrize("balance", [[1, 0], [0, 1]])
+def test_label_and_kept_values_lose_the_file_too(bank: SyntheticBank, balance: list[int]) -> None:
+    meta = {"filename_or_obj": "a.png", "location": (3, 4)}
+
+    def told(value: Any) -> MetaTensor:
+        return MetaTensor(torch.tensor(value), meta=meta, applied_operations=[{"class": "Flip"}])
+
+    item = real(stain=told([0.5, 0.25]), label=told(0))
+    out = transform(bank, balance=balance, keep_keys="stain")(item)
+    assert int(out["label"]) == balance.index(1) and out["stain"].tolist() == [0.5, 0.25]
+    for key in ("label", "stain"):
+        assert isinstance(out[key], MetaTensor) and out[key].dtype == item[key].dtype
+        assert out[key].meta["filename_or_obj"] == "synthetic" and "location" not in out[key].meta
+        assert not out[key].applied_operations and "affine" in out[key].meta
+        assert item[key].meta["filename_or_obj"] == "a.png" and item[key].applied_operations
+    left = transform(bank, 0.0, keep_keys="stain")(item)
+    assert left["label"] is item["label"] and left["stain"] is item["stain"]
+
+
 def test_a_patch_set_is_replaced_in_a_loader(bank: SyntheticBank, tmp_path: Path) -> None:
     """Its items bear label name, group and path; batches of both kinds collate."""
     for k, name in enumerate("ab"):
