@@ -11,9 +11,9 @@ from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 
-from monai_histodiff.augmentation.items import RECORD, check_item, check_names, retell
+from monai_histodiff.augmentation.items import RECORD, check_item, check_names, float32, retell
 from monai_histodiff.augmentation.labels import soft_label
-from monai_histodiff.augmentation.transforms import NO_ORIGINAL, SyntheticAugment, float32
+from monai_histodiff.augmentation.transforms import NO_ORIGINAL, SyntheticAugment
 from monai_histodiff.data.bank import Bank
 
 __all__ = ["SyntheticAugmentD", "SyntheticAugmentDict", "SyntheticAugmentd"]
@@ -29,10 +29,10 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
     changed.
 
     Nothing goes on telling of the real patch once it is replaced. Texts beside it, such as its
-    path and group, and the file name in a MetaTensor become ``"synthetic"``; a text that is the
-    name of the class becomes the name of the class drawn. Anything else beside patch and label,
-    such as a mask, is an error that names it, unless ``keep_keys`` does. ``Compose.inverse``
-    raises for a synthetic patch.
+    path and group, and the file name in a MetaTensor (patch, label or one of ``keep_keys``) become
+    ``"synthetic"``; a text that is the name of the class becomes the name of the class drawn.
+    Anything else beside patch and label, such as a mask, is an error that names it, unless
+    ``keep_keys`` does. ``Compose.inverse`` raises for a synthetic patch.
 
     A synthetic patch is of its class with a probability, the confidence of the critic. A loss can
     take that into account: by a weight, 1 for a real patch and the confidence for a synthetic one,
@@ -43,7 +43,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         keys: the key of the patch.
         bank: as in :class:`SyntheticAugment`.
         label_key: the key of the class index (int, or integer tensor or array of one element), or
-            of the name of the class.
+            of the name of the class (text, or an array of one).
         prob: as in :class:`SyntheticAugment`.
         balance: as in :class:`SyntheticAugment`.
         full_prob_at: as in :class:`SyntheticAugment`.
@@ -56,7 +56,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         keep_keys: keys beside patch and label whose values hold for a synthetic patch, too.
 
     Raises:
-        ValueError: there is more than one key; an item has keys that would be overwritten, tell
+        ValueError: there is more than one key, two of those that are read or written are the same;
+            an item has keys that would be overwritten, tell
             of the real patch, or name another class than its label does.
         KeyError: the label key is missing.
     """
@@ -84,6 +85,9 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
                 "an item has one patch, to which its label and its record belong, got keys "
                 f"{list(self.keys)}"
             )
+        own = {"keys": self.keys[0], "label_key": label_key}
+        own |= {"weight_key": weight_key, "soft_label_key": soft_label_key}
+        _check_distinct({name: key for name, key in own.items() if key is not None})
         self.augment = SyntheticAugment(bank, prob, balance, full_prob_at, classes, um_per_px)
         RandomizableTransform.__init__(self, prob)
         self.label_key, self.weight_key = label_key, weight_key
@@ -91,10 +95,12 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
 
     @property
     def prob(self) -> float:
-        """Probability of a replacement; what is set holds from the next draw on.
+        """Probability of a replacement; what is set holds from the next draw on, in workers that
+        are running, too. A deep copy, and a plain pickle, has its own.
 
         Raises:
-            ValueError: what is set is not in [0, 1].
+            ValueError: what is set is not in [0, 1], or is above 0 with a bank that holds no patch
+                and cannot be filled any more.
         """
         return self.augment.prob
 
@@ -144,6 +150,18 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         if bool(data.get(RECORD[0], False)):  # of arrays and plain tensors it alone tells
             raise RuntimeError(NO_ORIGINAL)
         return {k: self.augment.inverse(v) if k in self.keys else v for k, v in data.items()}
+
+
+def _check_distinct(own: Mapping[str, Hashable]) -> None:
+    """Refuse two arguments of one key, and one that is a key of the record."""
+    names: dict[Hashable, str] = {key: "the record" for key in RECORD}
+    for name, key in own.items():
+        if key in names:
+            raise ValueError(
+                f"the keys of an item must be distinct, got {key!r} for {names[key]} and for "
+                f"{name}: rename one"
+            )
+        names[key] = name
 
 
 SyntheticAugmentD = SyntheticAugmentDict = SyntheticAugmentd

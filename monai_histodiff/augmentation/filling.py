@@ -5,6 +5,7 @@ processes on it.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,54 @@ from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.quotas import sample_candidates
 from monai_histodiff.selection.selector import Selector
 
-__all__ = ["Filling", "Fresh", "guard_forks", "made_with"]
+__all__ = [
+    "Filling",
+    "Fresh",
+    "cannot_sample",
+    "checked_options",
+    "guard_forks",
+    "made_with",
+    "stop_all",
+]
 
 # Held while a batch is sampled. A fork waits for it: a lock that another thread holds would stay
 # locked in the child.
 _sampling = threading.RLock()
+
+
+def checked_options(
+    quota: int, max_candidates: int, batch_size: int, surplus: float, capacity: int, seed: int
+) -> dict[str, Any]:
+    """The options of each refresh of a live bank, refused before anything is sampled.
+
+    Returns:
+        Further arguments of :func:`monai_histodiff.sample_candidates`, but for the seed.
+
+    Raises:
+        ValueError: one is out of its range; the message names it.
+    """
+    if not 1 <= quota <= capacity:
+        raise ValueError(f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}")
+    if not 1 <= surplus < math.inf:
+        raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
+    least = {"max_candidates": (max_candidates, 1), "batch_size": (batch_size, 1)}
+    for name, (value, low) in {**least, "seed": (seed, 0)}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+            raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    numbers = {name: value for name, (value, _) in least.items()}
+    return {"quota": quota, **numbers, "surplus": surplus}
+
+
+def cannot_sample(filled: bool) -> str:
+    """Why a worker, or a pickled copy of a live bank, does not sample, and what to do."""
+    why = "a worker process cannot sample, nor can a pickled copy of a live bank"
+    if filled:
+        return f"{why}: call refresh and prepare where the bank was made"
+    return (
+        f"{why}, and this live bank was never filled: fill it in the main process before the "
+        "workers start (LiveBank.refresh, or the handler BankRefresher), or prepare a bank "
+        "(LiveBank.save) and give SyntheticAugmentd its folder"
+    )
 
 
 @cache
@@ -126,6 +171,12 @@ class Filling:
             )
         except BaseException as error:
             self.result.set_exception(error)
+
+
+def stop_all(filling: list[Filling]) -> None:
+    """Stop the thread of a list, and empty it."""
+    while filling:
+        filling.pop().stop()
 
 
 class _Guarded:

@@ -8,10 +8,14 @@ import os
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from monai_histodiff.augmentation.labels import Labels, same_type
-from monai_histodiff.augmentation.patches import SYNTHETIC
+import torch
+from torch import Tensor
 
-__all__ = ["RECORD", "check_item", "check_names", "retell"]
+from monai_histodiff.augmentation.labels import Labels, same_type
+from monai_histodiff.augmentation.patches import SYNTHETIC, beside_synthetic
+from monai_histodiff.data.bank import BankPatch
+
+__all__ = ["RECORD", "check_item", "check_names", "float32", "record_of", "retell"]
 
 RECORD = ("synthetic", "synthetic_confidence", "synthetic_seed")
 
@@ -87,16 +91,32 @@ def retell(
     item: dict[Hashable, Any], own: Iterable[Hashable], kept: Iterable[Hashable], names: Any
 ) -> None:
     """Make the texts of an item whose patch was replaced tell of the synthetic one: the name of
-    the old class becomes that of the new one, any other text ``"synthetic"``.
+    the old class becomes that of the new one, any other text ``"synthetic"``. Of what is kept, the
+    metadata of a MetaTensor no longer tell of its file.
 
     Args:
         item: changed in place.
         own: the keys of patch and label.
-        kept: keys that are left as they are.
+        kept: keys whose values hold for a synthetic patch, too.
         names: of the old and of the new class; empty where they are not known.
     """
-    known = {*own, *kept}
+    mine, known = {*own}, {*kept}
     for key, value in item.items():
-        if key not in known:
+        if key in known - mine:
+            item[key] = beside_synthetic(value)
+        elif key not in mine:
             is_class = bool(names) and value == names[0]
             item[key] = same_type(value, names[1] if is_class else SYNTHETIC)
+
+
+def record_of(drawn: BankPatch | None) -> dict[str, Any]:
+    """What an item tells of the patch that took its place; ``None``: it is real."""
+    empty = torch.empty(0, dtype=torch.uint8, device="cpu")
+    known = drawn or BankPatch(empty, -1, float("nan"), -1)
+    values = (drawn is not None, float32(known.confidence), known.seed)
+    return dict(zip(RECORD, values, strict=True))
+
+
+def float32(value: float) -> Tensor:
+    """A number as a tensor that collates to float32."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")

@@ -60,17 +60,24 @@ class Labels:
     def __len__(self) -> int:
         return len(self.to_bank)
 
+    def without_patches(self, bank: Bank) -> list[Any]:
+        """Your classes of which a bank has no patch: names, or indices where it has no names."""
+        empty = [own for own, theirs in enumerate(self.to_bank) if not bank.count(theirs)]
+        return [self.names[own] for own in empty] if self.names else empty
+
     def read(self, label: Any, key: str = "label") -> int:
         """Your class index of an item.
 
         Args:
             label: a class index (int, or an integer tensor or array of one element), or the name
-                of a class.
+                of a class (text, or an array of one).
             key: where it comes from, for messages.
 
         Raises:
             ValueError: it is no single class of the bank; the message tells what it is.
         """
+        if isinstance(label, np.ndarray) and label.dtype.kind == "U" and label.size == 1:
+            label = label.item()
         if isinstance(label, str):
             if label not in self.names:
                 raise self._error(key, f"{str(label)!r}", "this is none of the bank's classes")
@@ -85,6 +92,9 @@ class Labels:
         if values.size != 1:
             raise self._error(key, f"shape {values.shape}", self._several(values))
         value = values.reshape(-1)[0]
+        if values.dtype.kind not in "buifc":
+            got = f"{value} ({values.dtype})"
+            raise self._error(key, got, "a name is text, an index a whole number")
         if values.dtype.kind not in ("bui" if len(self) <= 2 else "ui"):
             got = f"{value} ({values.dtype})"
             raise self._error(key, got, "an index is a whole number: cast it")
@@ -104,6 +114,8 @@ class Labels:
             return same_type(label, self.names[index])
         if isinstance(label, Tensor):
             return torch.full_like(label, index)
+        if isinstance(label, np.ndarray) and label.dtype.kind == "U":
+            return np.full(label.shape, self.names[index])
         return np.full_like(label, index) if isinstance(label, np.ndarray) else type(label)(index)
 
     def _several(self, values: np.ndarray) -> str:

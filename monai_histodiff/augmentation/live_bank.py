@@ -5,7 +5,6 @@ while training runs.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -15,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.augmentation.buffers import Buffers
-from monai_histodiff.augmentation.filling import Filling, Fresh, guard_forks, made_with
+from monai_histodiff.augmentation.filling import (
+    Filling,
+    Fresh,
+    cannot_sample,
+    checked_options,
+    guard_forks,
+    made_with,
+    stop_all,
+)
 from monai_histodiff.data.bank import BankPatch, SyntheticBank
 from monai_histodiff.data.bank_files import check_classes, check_scale
 from monai_histodiff.diffusion.sampler import GuidedSampler
@@ -46,6 +53,9 @@ class LiveBank:
     alone. With several distributed processes, the first rank samples and the others receive: call
     :meth:`refresh` on every rank.
 
+    A copy within the process, deep or not, is the bank itself; a pickled one holds the patches,
+    and cannot sample.
+
     Args:
         sampler: makes the candidates; its model gives the size of the patches.
         selector: judges them.
@@ -66,8 +76,8 @@ class LiveBank:
             seconds.
 
     Raises:
-        ValueError: there is no class, names are not distinct, the quota is below 1 or exceeds the
-            capacity, the surplus is below 1, or the scale is not positive.
+        ValueError: there is no class, names are not distinct, the quota exceeds the capacity, a
+            number is below 1 (the seed below 0), or the scale is not positive.
     """
 
     def __init__(
@@ -87,19 +97,10 @@ class LiveBank:
             raise ValueError("a bank needs at least one class, got none")
         check_classes(classes)
         check_scale(um_per_px)
-        if not 1 <= quota <= capacity:
-            raise ValueError(
-                f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}"
-            )
+        self.options = checked_options(
+            quota, max_candidates, batch_size, surplus, capacity=capacity, seed=seed
+        )
         self.classes, self.capacity, self.seed = tuple(classes), capacity, seed
-        if not 1 <= surplus < math.inf:
-            raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
-        self.options = {
-            "quota": quota,
-            "max_candidates": max_candidates,
-            "batch_size": batch_size,
-            "surplus": surplus,
-        }
         self.history: list[dict[str, Any]] = []
         self.um_per_px, side = um_per_px, sampler.size
         self._buffers = Buffers(len(self.classes), capacity, (side, side))
@@ -108,7 +109,7 @@ class LiveBank:
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._filling: list[Filling] = []  # the one under way, if any
-        weakref.finalize(self, _stop, self._filling)
+        weakref.finalize(self, stop_all, self._filling)
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process gets the memory; model and thread stay here."""
@@ -120,6 +121,11 @@ class LiveBank:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _source=None, _lock=threading.RLock(), _filling=[])
+
+    def __deepcopy__(self, memo: object = None) -> LiveBank:
+        return self
+
+    __copy__ = __deepcopy__
 
     @property
     def refreshes(self) -> int:
@@ -223,10 +229,18 @@ class LiveBank:
         for filling in self._filling:
             if filling.failed:
                 logger.warning("sampling ahead had failed: %r", filling.result.exception())
-        _stop(self._filling)
+        stop_all(self._filling)
 
     def snapshot(self) -> SyntheticBank:
-        """A bank of the patches that there are now, with their provenance."""
+        """A bank of the patches that there are now, with their provenance.
+
+        Raises:
+            RuntimeError: the bank was never filled.
+        """
+        if self.refreshes == 0:
+            raise RuntimeError(
+                "a live bank must be filled before it is kept, got 0 refreshes: call refresh"
+            )
         with self._lock:
             return SyntheticBank(
                 **self._buffers.content(),
@@ -239,6 +253,7 @@ class LiveBank:
         """Write :meth:`snapshot` to a folder, from which ``SyntheticBank.load`` reads it.
 
         Raises:
+            RuntimeError: the bank was never filled.
             FileExistsError: the folder exists and is not empty.
         """
         return self.snapshot().save(folder)
@@ -269,12 +284,7 @@ class LiveBank:
     def _start(self) -> None:
         with self._lock:
             if self._source is None or self._process != os.getpid():
-                raise RuntimeError(
-                    "a worker process cannot sample, and this live bank was never filled: fill it "
-                    "in the main process before the workers start (LiveBank.refresh, or the "
-                    "handler BankRefresher), or prepare a bank (LiveBank.save) and give "
-                    "SyntheticAugmentd its folder"
-                )
+                raise RuntimeError(cannot_sample(filled=self.refreshes > 0))
             if not self._filling and first_rank():
                 options = {**self.options, "seed": candidate_seed(self.seed, self.refreshes)}
                 self._filling.append(Filling(*self._source, len(self.classes), options))
@@ -287,9 +297,4 @@ class LiveBank:
             return filling.result.result()
         finally:
             if filling.result.done():  # not so when waiting was interrupted
-                _stop(self._filling)
-
-
-def _stop(filling: list[Filling]) -> None:
-    while filling:
-        filling.pop().stop()
+                stop_all(self._filling)

@@ -13,10 +13,17 @@ from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys
 from torch import Tensor
 
-from monai_histodiff.data.bank import Bank, check_scale
-from monai_histodiff.data.pixels import resampled, to_bytes, to_unit
+from monai_histodiff.data.bank import Bank, SyntheticBank, check_scale
+from monai_histodiff.data.pixels import check_range, resampled, to_bytes, to_unit
 
-__all__ = ["SYNTHETIC", "Scale", "check_patch", "check_values", "in_place_of"]
+__all__ = [
+    "SYNTHETIC",
+    "Scale",
+    "beside_synthetic",
+    "check_patch",
+    "check_values",
+    "in_place_of",
+]
 
 SYNTHETIC = "synthetic"  # what is written where a text told of the real patch
 GEOMETRY = (  # what a patch's metadata tells of its grid, not of its file
@@ -59,9 +66,11 @@ class Scale:
         if um_per_px is None:
             return
         if bank.um_per_px is None:
+            saved = " or write the number into its bank.json"
             raise ValueError(
                 f"um_per_px is {um_per_px:g}, but the bank does not tell its own: make it with "
-                "SyntheticBank(..., um_per_px=...) or write the number into its bank.json"
+                f"{type(bank).__name__}(..., um_per_px=...)"
+                f"{saved if isinstance(bank, SyntheticBank) else ''}"
             )
         self.factor = bank.um_per_px / um_per_px
         if not 1 / FARTHEST <= self.factor <= FARTHEST:
@@ -181,20 +190,15 @@ def check_patch(img: Any, key: str) -> None:
 
 
 def check_values(img: Any, key: str) -> None:
-    """Refuse floating-point patches of 0 to 255, as MONAI's ``LoadImage`` reads them: their
-    replacements would be nearly black.
+    """Refuse floating-point patches that are not scaled to [0, 1], such as those of 0 to 255 that
+    MONAI's ``LoadImage`` reads: their replacements would be nearly black.
 
     Raises:
-        ValueError: values are far from [0, 1], or not finite.
+        ValueError: values are far from [0, 1], or not finite; see
+            :func:`~monai_histodiff.data.pixels.check_range`.
     """
-    if _is_bytes(img):
-        return
-    low, high = float(img.min()), float(img.max())
-    if not (low >= -0.5 and high <= 1.5):
-        raise ValueError(
-            f"a floating-point patch must lie in [0, 1], got {low:g} to {high:g} under '{key}': "
-            f"load it as uint8 (LoadImaged(..., dtype=np.uint8)), or scale it before"
-        )
+    if not _is_bytes(img):
+        check_range(img, f" under '{key}'")
 
 
 def in_place_of(img: Any, patch: Tensor) -> Any:
@@ -206,15 +210,26 @@ def in_place_of(img: Any, patch: Tensor) -> Any:
     is left out.
     """
     out = _typed(patch, img)
-    if not isinstance(img, MetaTensor):
-        return out
+    return MetaTensor(out, meta=_grid(img)) if isinstance(img, MetaTensor) else out
+
+
+def beside_synthetic(value: Any) -> Any:
+    """A value, such as a label, that lies beside a synthetic patch: the metadata of a MetaTensor
+    is what :func:`in_place_of` leaves of it, anything else stays as it is.
+    """
+    if not isinstance(value, MetaTensor):
+        return value
+    return MetaTensor(value.as_tensor(), meta=_grid(value))
+
+
+def _grid(img: MetaTensor) -> dict[str, Any]:
+    """Its metadata without what tells of its file."""
     texts = {
         name: SYNTHETIC
         for name, value in img.meta.items()
         if isinstance(value, (str, os.PathLike)) and name not in GEOMETRY
     }
-    grid = {name: img.meta[name] for name in GEOMETRY if name in img.meta}
-    return MetaTensor(out, meta={**grid, **texts})
+    return {name: img.meta[name] for name in GEOMETRY if name in img.meta} | texts
 
 
 def _is_bytes(img: Any) -> bool:

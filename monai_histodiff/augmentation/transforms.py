@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +16,22 @@ from monai.utils.enums import TraceKeys, TransformBackends
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from monai_histodiff.augmentation.items import RECORD
+from monai_histodiff.augmentation.items import record_of
 from monai_histodiff.augmentation.labels import Labels
-from monai_histodiff.augmentation.patches import Scale, check_patch, check_values, in_place_of
+from monai_histodiff.augmentation.patches import (
+    Scale,
+    beside_synthetic,
+    check_patch,
+    check_values,
+    in_place_of,
+)
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
 from monai_histodiff.utils.processes import candidate_seed, is_distributed, process_rank
+from monai_histodiff.utils.shared_memory import SharedTensors
 
-__all__ = ["NO_ORIGINAL", "SyntheticAugment", "float32"]
+__all__ = ["NO_ORIGINAL", "SyntheticAugment"]
+
+logger = logging.getLogger(__name__)
 
 NO_ORIGINAL = (
     "a replacement cannot be inverted, since a synthetic patch has no original: invert real "
@@ -63,9 +73,11 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             the transform with ``prob=0`` into validation, which else sees other patches.
 
     Raises:
-        ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; ``balance`` is
-            negative or gives no weight to any class in the bank; ``classes`` are not names of
-            the bank's; ``um_per_px`` is not positive, or the bank does not know its own.
+        ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; a
+            :class:`~monai_histodiff.SyntheticBank` holds no patch, and ``prob`` is above 0;
+            ``balance`` is negative or gives no weight to any class in the bank; ``classes`` are
+            not names of the bank's; ``um_per_px`` is not positive, or the bank does not know its
+            own.
         FileNotFoundError: the folder holds no bank.
     """
 
@@ -82,17 +94,20 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
     ) -> None:
         if not full_prob_at >= 1:
             raise ValueError(f"full_prob_at must be at least 1, got {full_prob_at}")
-        self.prob = prob
-        super().__init__(prob)
         self.bank: Bank = (
             SyntheticBank.load(bank) if isinstance(bank, (str, os.PathLike)) else bank
         )
+        self._shared = SharedTensors({"prob": ((), torch.float64)})  # with running workers, too
+        self.prob = prob
+        super().__init__(prob)
         self.labels = Labels(self.bank, classes)
         self.scale = Scale(self.bank, um_per_px)
         self.full_prob_at = full_prob_at
         self.balance = None if balance is None else np.asarray(balance, dtype=float)
         if self.balance is not None:
             self._check_balance(self.balance)
+        if prob and self._fixed and (empty := self.labels.without_patches(self.bank)):
+            logger.warning("the bank has no patch of the classes %s: they stay real", empty)
         self._last: Draw = (None, np.zeros(2))
         self._process = os.getpid()
         self._seed: int | None = None
@@ -101,18 +116,29 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
     @property
     def prob(self) -> float:
-        """Probability of a replacement; what is set holds from the next draw on.
+        """Probability of a replacement; what is set holds from the next draw on, in workers that
+        are running, too. A deep copy, and a plain pickle, has its own.
 
         Raises:
-            ValueError: what is set is not in [0, 1].
+            ValueError: what is set is not in [0, 1], or is above 0 with a bank that holds no patch
+                and cannot be filled any more.
         """
-        return self._prob
+        return float(self._shared["prob"])
 
     @prob.setter
     def prob(self, prob: float) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f"prob must lie in [0, 1], got {prob}: give a probability")
-        self._prob = prob
+        if prob and self._fixed and not any(map(self.bank.count, range(self.bank.num_classes))):
+            raise ValueError(
+                f"a bank must hold patches where prob is above 0, got prob {prob} and a bank "
+                "without any: give one in which some were accepted, or prob=0"
+            )
+        self._shared["prob"].fill_(prob)
+
+    @property
+    def _fixed(self) -> bool:
+        return isinstance(self.bank, SyntheticBank)  # another bank may still be filled
 
     def __getstate__(self) -> dict[str, Any]:
         """The rank goes along: a spawned worker belongs to no process group."""
@@ -123,9 +149,12 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         return process_rank() if given is None else given
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SyntheticAugment:
-        """A copy with its own random state, where one is set, which shares the bank."""
+        """A copy with its own ``prob`` and random state, where one is set, which shares the
+        bank.
+        """
         clone = object.__new__(type(self))
         clone.__dict__.update({k: v for k, v in self.__dict__.items() if k != "_tracing"})
+        clone._shared = copy.deepcopy(self._shared, memo)
         if "R" in self.__dict__:  # else it is the one that MONAI's unseeded transforms share
             clone.R = copy.deepcopy(self.R, memo)
         return clone
@@ -157,8 +186,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
                 f"balance must have one weight for each of the {len(self.labels)} classes, got "
                 f"{balance.tolist()}"
             )
-        fixed = isinstance(self.bank, SyntheticBank)  # another bank may still be filled
-        possible = self._usable_balance() if fixed else balance
+        possible = self._usable_balance() if self._fixed else balance
         if not (balance.min() >= 0 and 0 < possible.sum() < np.inf):
             raise ValueError(
                 "balance must not be negative and must favour a class in the bank, got "
@@ -205,20 +233,20 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
         Args:
             img: RGB patch ``3 x H x W``, tensor or array; uint8, or floating point in [0, 1] (up
-                to what interpolation overshoots). The replacement has the same type.
+                to what augmentation overshoots). The replacement has the same type.
             label: its class index, or the name of its class; see :class:`Labels`.
             randomize: draw anew.
             keys: where patch and label come from, for messages.
 
         Returns:
-            The patch, and its label in the type that it came in; :attr:`record` tells what was
-            done.
+            The patch, and its label in the type that it came in (the metadata of a MetaTensor no
+            longer tell of a file); :attr:`record` tells what was done.
 
         Raises:
             TypeError: the patch is no tensor nor array.
-            ValueError: it is not RGB, does not fit the bank's size, or its values are far from
-                [0, 1] (not looked at where all patches stay as they are, by ``prob=0``); the label
-                is none of the bank's.
+            ValueError: it is not RGB, does not fit the bank's size, or its values are not scaled
+                to [0, 1] (not looked at where all patches stay as they are, by ``prob=0``); the
+                label is none of the bank's.
         """
         return self.replaced(img, label, randomize, keys)[:2]
 
@@ -236,12 +264,13 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         drawn, corner = self._draw(own) if randomize else self._last
         self._last = drawn, corner
         if drawn is None:
-            return self.scale.of_real(img), label, _record(drawn)
+            return self.scale.of_real(img), label, record_of(drawn)
         new = self.labels.from_bank[drawn.label]
         out = in_place_of(img, self.scale.of_synthetic(drawn.image, size, corner))
         if isinstance(out, MetaTensor):
             self.push_transform(out)
-        return out, label if new == own else self.labels.like(label, new), _record(drawn)
+        told = label if new == own else self.labels.like(label, new)
+        return out, beside_synthetic(told), record_of(drawn)
 
     def inverse(self, data: Any) -> Any:
         """A real patch as it is.
@@ -259,16 +288,4 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         """``synthetic`` (bool), ``synthetic_confidence`` (float32 tensor, NaN for a real patch)
         and ``synthetic_seed`` (-1 for a real patch) of the last call.
         """
-        return _record(self._last[0])
-
-
-def _record(drawn: BankPatch | None) -> dict[str, Any]:
-    empty = torch.empty(0, dtype=torch.uint8, device="cpu")
-    known = drawn or BankPatch(empty, -1, float("nan"), -1)
-    values = (drawn is not None, float32(known.confidence), known.seed)
-    return dict(zip(RECORD, values, strict=True))
-
-
-def float32(value: float) -> Tensor:
-    """A number as a tensor that collates to float32."""
-    return torch.tensor(value, dtype=torch.float32, device="cpu")
+        return record_of(self._last[0])

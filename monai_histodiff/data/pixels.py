@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import io
+import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 __all__ = [
     "appearance",
     "centre_crop",
+    "check_range",
     "five_crops",
     "patch_grid",
     "recompressed",
@@ -26,6 +29,8 @@ __all__ = [
     "to_unit",
 ]
 
+BEYOND = (-0.5, 2.0)  # what augmented patches, brighter and with noise, may reach
+NEGATIVE = 0.005  # share of the values, above which no interpolation nor noise makes them so low
 THUMBNAIL = 16
 OCTAVES = 5
 
@@ -44,6 +49,39 @@ def to_bytes(patches: Tensor) -> Tensor:
     if patches.dtype == torch.uint8:
         return patches
     return (patches.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def check_range(patch: Any, where: str = "") -> None:
+    """Refuse a patch in floating point that is not scaled to [0, 1]: one of 0 to 255, one scaled
+    twice, or one around 0, such as [-1, 1] or [-0.5, 0.5].
+
+    What augmentation does to a patch in [0, 1] passes: overshoot of interpolation, noise of a
+    standard deviation of 0.1, also on black borders, and brightness. Of a patch around 0 those
+    pass that show almost nothing dark: their range could be [0, 1].
+
+    Args:
+        patch: floating-point tensor or array with values.
+        where: for the message, after the range that was found.
+
+    Raises:
+        ValueError: a value is not finite, or far from [0, 1]; more than 0.5 % are negative by more
+            than a quarter of the highest (an eighth where that is below 0.55); or the highest is
+            below 1/64, and not 0.
+    """
+    low, high = float(patch.min()), float(patch.max())
+    why = ""
+    if 0 < high < 1 / 64:
+        why = ", as if it was scaled twice"
+    elif BEYOND[0] <= low < 0 and high <= BEYOND[1]:
+        deep = high / (4 if high > 0.55 else 8)
+        share = int((patch < -deep).sum()) / math.prod(patch.shape)
+        if share > NEGATIVE:
+            why = f", and {share:.1%} below {-deep:.2g}"
+    if why or not (low >= BEYOND[0] and high <= BEYOND[1]):
+        raise ValueError(
+            f"a floating-point patch must lie in [0, 1], got {low:g} to {high:g}{where}{why}: "
+            "load it as uint8 (LoadImaged(..., dtype=np.uint8)), or scale it before, once"
+        )
 
 
 def thumbnails(patches: Tensor, side: int = THUMBNAIL) -> Tensor:

@@ -15,7 +15,7 @@ from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from monai_histodiff.data.pixels import to_bytes, to_unit
+from monai_histodiff.data.pixels import check_range, to_bytes, to_unit
 
 __all__ = [
     "RandHEJitter",
@@ -41,8 +41,8 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     """Multiply the stain concentrations of an RGB patch by ``gain`` and add ``offset``.
 
     Args:
-        image: RGB, ``3 x H x W``; floating point in [0, 1] or uint8. Values beyond [0, 1] by up to
-            0.5, as interpolation makes them, are accepted; the result is in [0, 1].
+        image: RGB, ``3 x H x W``; floating point in [0, 1] or uint8. Values beyond [0, 1], as
+            augmentation makes them, are accepted; the result is in [0, 1].
         gain: one factor for each of haematoxylin, eosin, residual; ones change nothing.
         offset: one offset for each, in optical density (natural logarithm); zeros change nothing.
 
@@ -50,20 +50,20 @@ def jitter_stains(image: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         The patch, of the same shape and dtype.
 
     Raises:
-        ValueError: the patch is not ``3 x H x W``, or its values are not in [0, 1].
+        ValueError: the patch is not ``3 x H x W``, is of another type, or its values are not
+            scaled to [0, 1], see :func:`~monai_histodiff.data.pixels.check_range`.
     """
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"a patch must be RGB, of shape 3 x H x W, got {tuple(image.shape)}")
     byte = image.dtype == torch.uint8
-    x = to_unit(image)
-    if not byte and x.numel():
-        low, high = (float(v) for v in x.aminmax())
-        if low < -0.5 or high > 1.5:
-            raise ValueError(
-                "a patch that is not uint8 must have values in [0, 1], "
-                f"got {low:g} to {high:g}: scale it before"
-            )
-    out = shift_stains(x, gain, offset)
+    if not (byte or image.is_floating_point()):
+        raise ValueError(
+            f"a patch must be uint8 or floating point, got {image.dtype}: cast it before (0 to "
+            "255 to uint8, 0 to 1 to float32)"
+        )
+    if not byte and image.numel():
+        check_range(image)
+    out = shift_stains(to_unit(image), gain, offset)
     return to_bytes(out) if byte else out.to(image.dtype)
 
 

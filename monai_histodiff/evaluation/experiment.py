@@ -253,7 +253,7 @@ class Evaluation:
         prob, full = self.recipe.share(arm)
         steps: list[Any] = [self.recipe.crop]
         if bank is not None:
-            names = self.material.classes
+            names, prob = self.material.classes, prob if len(bank) else 0.0
             mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full, classes=names)
             steps = [mix, *steps] if ARMS[arm].uncropped else [*steps, mix]
         steps += [_pair, self.recipe.augmentation(arm)]

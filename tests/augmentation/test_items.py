@@ -91,6 +91,24 @@ def test_no_key_of_yours_is_overwritten(bank: SyntheticBank, key: str) -> None:
     assert (out["seed"], out["confidence"]) == (5, 0.1) and out["synthetic_seed"] == -1
 
 
+SAME: list[tuple[dict[str, str], str]] = [
+    ({"weight_key": "w", "soft_label_key": "w"}, "'w' for weight_key and for soft_label_key"),
+    ({"weight_key": "synthetic"}, "'synthetic' for the record and for weight_key"),
+    ({"soft_label_key": "label"}, "'label' for label_key and for soft_label_key"),
+    ({"label_key": "image"}, "'image' for keys and for label_key"),
+    ({"label_key": "synthetic_seed"}, "'synthetic_seed' for the record and for label_key"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), SAME)
+def test_no_two_things_have_one_key(
+    bank: SyntheticBank, options: dict[str, str], message: str
+) -> None:
+    rule = "the keys of an item must be distinct, got "
+    with pytest.raises(ValueError, match=f"{rule}{message}: rename one"):
+        transform(bank, **options)  # type: ignore[arg-type]
+
+
 def test_a_second_transform_is_refused(bank: SyntheticBank) -> None:
     with pytest.raises(ValueError, match="use one SyntheticAugmentd in a pipeline"):
         transform(bank)(transform(bank)(real()))
@@ -107,6 +125,25 @@ def test_metadata_keep_the_grid_and_lose_the_file(bank: SyntheticBank) -> None:
     assert img.meta["filename_or_obj"] == "a.png" and img.meta["location"] == (3, 4)
     kept: Any = SyntheticAugment(bank, 0.0)(img, 0)[0]
     assert kept is img
+
+
+@pytest.mark.parametrize("balance", [[1, 0], [0, 1]])
+def test_label_and_kept_values_lose_the_file_too(bank: SyntheticBank, balance: list[int]) -> None:
+    meta = {"filename_or_obj": "a.png", "location": (3, 4)}
+
+    def told(value: Any) -> MetaTensor:
+        return MetaTensor(torch.tensor(value), meta=meta, applied_operations=[{"class": "Flip"}])
+
+    item = real(stain=told([0.5, 0.25]), label=told(0))
+    out = transform(bank, balance=balance, keep_keys="stain")(item)
+    assert int(out["label"]) == balance.index(1) and out["stain"].tolist() == [0.5, 0.25]
+    for key in ("label", "stain"):
+        assert isinstance(out[key], MetaTensor) and out[key].dtype == item[key].dtype
+        assert out[key].meta["filename_or_obj"] == "synthetic" and "location" not in out[key].meta
+        assert not out[key].applied_operations and "affine" in out[key].meta
+        assert item[key].meta["filename_or_obj"] == "a.png" and item[key].applied_operations
+    left = transform(bank, 0.0, keep_keys="stain")(item)
+    assert left["label"] is item["label"] and left["stain"] is item["stain"]
 
 
 def test_a_patch_set_is_replaced_in_a_loader(bank: SyntheticBank, tmp_path: Path) -> None:

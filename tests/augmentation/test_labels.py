@@ -97,6 +97,17 @@ def test_a_name_is_a_label_and_comes_back_as_a_name(name: str) -> None:
     assert (value, new) == (0, "a") and type(new) is type(name)
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_name_in_an_array_is_a_label_and_comes_back_in_one(shape: tuple[int, ...]) -> None:
+    bank = bank_of("a", "longer")
+    for balance, name in (([1, 0], "a"), ([0, 1], "longer")):
+        value, new = drawn(bank, np.full(shape, "a"), balance=balance)
+        assert (
+            value == ["a", "longer"].index(name) and new.tolist() == np.full(shape, name).tolist()
+        )
+        assert type(new) is np.ndarray and new.shape == shape
+
+
 REFUSED: list[tuple[Any, str]] = [
     (7, "got 7: pass classes="),
     (3, "got 3: if your indices start at 1, subtract 1 from each"),
@@ -112,6 +123,8 @@ REFUSED: list[tuple[Any, str]] = [
     (True, r"got True \(bool\)"),
     ("d", "got 'd': this is none of the bank's classes"),
     ("1", "got '1': this is none of the bank's classes"),
+    (np.array("d"), "got 'd': this is none of the bank's classes"),
+    (np.array(b"a"), r"got b'a' \(\|S1\): a name is text, an index a whole number"),
     (None, "got None: give each item its class"),
     ([1], "got a list: give each item its class"),
     ({"class": 1}, "got a dict"),

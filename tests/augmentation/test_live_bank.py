@@ -4,6 +4,7 @@ nothing behind.
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.util
 import json
@@ -316,6 +317,8 @@ def test_a_live_bank_tells_size_and_scale() -> None:
     assert bank.size == (SIDE, SIDE) and bank.um_per_px == 0.5
     bank.refresh()
     assert bank.snapshot().um_per_px == 0.5 and live().um_per_px is None
+    with pytest.raises(ValueError, match=r"not tell its own: make it with LiveBank\(.*\.\.\)$"):
+        SyntheticAugment(live(), um_per_px=0.5)
     cropped = SyntheticAugment(bank, 1.0, full_prob_at=1, um_per_px=0.5)
     assert cropped(torch.zeros(3, 4, 4, dtype=torch.uint8), 1)[0].shape == (3, 4, 4)
 
@@ -344,6 +347,16 @@ def test_a_snapshot_tells_of_its_own_refreshes_only() -> None:
     snapshot = bank.snapshot()
     bank.refresh()
     assert len(snapshot.provenance["refreshes"]) == 1 and len(bank.provenance["refreshes"]) == 2
+
+
+def test_a_bank_never_filled_is_not_kept(tmp_path: Path) -> None:
+    bank = live(judge=Judge(never=0), classes=["a"])
+    for keep in (bank.snapshot, lambda: bank.save(tmp_path / "bank")):
+        with pytest.raises(RuntimeError, match="must be filled .*, got 0 refreshes: call refresh"):
+            keep()
+    assert not list(tmp_path.iterdir()) and bank.refreshes == 0
+    bank.refresh()
+    assert len(SyntheticBank.load(bank.save(tmp_path / "bank"))) == 0, "what was found is told"
 
 
 def test_many_refreshes_leak_nothing() -> None:
@@ -423,12 +436,21 @@ def test_a_pickled_copy_holds_the_patches_but_no_model() -> None:
     with pytest.raises(RuntimeError, match="a worker process cannot sample"):
         pickle.loads(pickle.dumps(bank)).count(0)
     bank.refresh()
-    copy = pickle.loads(pickle.dumps(bank))
-    assert seeds_of(copy, 1) == accepted_of(0, 1) and copy.classes == ("a", "b", "c")
+    sent = pickle.loads(pickle.dumps(bank))
+    assert seeds_of(sent, 1) == accepted_of(0, 1) and sent.classes == ("a", "b", "c")
     bank.refresh()
-    assert copy.refreshes == 1 and seeds_of(copy, 1) == accepted_of(0, 1)
-    with pytest.raises(RuntimeError, match="a worker process cannot sample"):
-        copy.refresh()
+    assert sent.refreshes == 1 and seeds_of(sent, 1) == accepted_of(0, 1)
+    with pytest.raises(RuntimeError, match="cannot sample, nor can a pickled copy of .*: call re"):
+        sent.refresh()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_the_bank_itself_and_samples(copied: Any) -> None:
+    bank = live()
+    transform = SyntheticAugmentd("image", bank, prob=1.0, full_prob_at=1)
+    item = {"image": torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "label": 1}
+    assert copied(bank) is bank and copied(transform)(item)["synthetic"] is True
+    assert bank.refreshes == 1 and copied(bank).refresh() and bank.refreshes == 2
 
 
 def exit_with(painter: Painter) -> None:
@@ -512,6 +534,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"quota": 0}, "quota must lie from 1 to capacity, got 0 and capacity 10"),
     ({"quota": 11}, "quota must lie from 1 to capacity, got 11 and capacity 10"),
     ({"surplus": 0.5}, "surplus must be at least 1 and finite, got 0.5"),
+    ({"max_candidates": 0}, "max_candidates must be a whole number of at least 1, got 0"),
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+    ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
+    ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
     ({"surplus": float("nan")}, "surplus must be at least 1 and finite, got nan"),
 ]
 

@@ -66,14 +66,14 @@ def test_what_is_no_patch_of_its_size_is_told_so(img: Any, message: str, prob: f
 def test_an_empty_bank_has_no_size_to_compare() -> None:
     empty = SyntheticBank({0: zeros(0, 3, SIDE, SIDE)})
     image = zeros(3, 5, 7)
-    assert SyntheticAugment(empty, 1.0)(image, 0)[0] is image
+    assert SyntheticAugment(empty, 0.0)(image, 0)[0] is image
 
 
 # -------------------------------------------------------------------------------------------------
 # -------------------- scale
 
 SCALES: list[tuple[float | None, float, str]] = [
-    (None, 0.5, "um_per_px is 0.5, but the bank does not tell its own"),
+    (None, 0.5, "um_per_px is 0.5, but the bank .* with SyntheticBank.* into its bank.json"),
     (0.5, 0.0, "um_per_px must be a positive number"),
     (0.5, 0.1, "must be within 4 times the bank's 0.5, got 0.1: resample your patches"),
     (0.5, 2.1, "must be within 4 times the bank's 0.5, got 2.1"),

@@ -28,6 +28,7 @@ import monai_histodiff
 from monai_histodiff import SyntheticAugment, SyntheticAugmentd, SyntheticBank, even_weights
 from monai_histodiff.augmentation import transforms
 from monai_histodiff.utils import processes
+from monai_histodiff.utils.fingerprint import fingerprint
 
 SIDE = 8
 
@@ -389,12 +390,65 @@ def test_prob_is_what_is_drawn_by(kind: Any, bank: SyntheticBank) -> None:
     assert transform.prob == 1
 
 
-def test_an_empty_bank_changes_nothing() -> None:
-    transform = SyntheticAugmentd(
-        "image", SyntheticBank({0: torch.empty(0, 3, 4, 4, dtype=torch.uint8)}), prob=1.0
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_prob_that_is_set_holds_in_running_workers(bank: SyntheticBank, start: str) -> None:
+    steps = Compose([SyntheticAugmentd("image", bank, prob=0.0, full_prob_at=1)])
+    data = Dataset([real(i % 2) for i in range(8)], steps)
+    loader = DataLoader(
+        data,
+        num_workers=1,
+        batch_size=4,
+        persistent_workers=True,
+        multiprocessing_context=start,
     )
+    for prob in (0.0, 1.0, 0.0):
+        steps.transforms[0].prob = prob
+        assert {bool(made) for batch in loader for made in batch["synthetic"]} == {bool(prob)}
+
+
+@pytest.mark.parametrize("kind", [SyntheticAugment, SyntheticAugmentd])
+def test_a_copy_has_a_prob_of_its_own_and_fingerprints_depend_on_it(
+    kind: Any, bank: SyntheticBank
+) -> None:
+    transform = kind(*(("image",) if kind is SyntheticAugmentd else ()), bank, prob=0.25)
+    before, pickled = fingerprint(transform), pickle.dumps(transform)
+    for twin in (copy.deepcopy(transform), pickle.loads(pickled)):
+        twin.prob = 0.75
+        assert (twin.prob, transform.prob) == (0.75, 0.25)
+        assert fingerprint(twin) != before == fingerprint(transform)
+        assert pickle.dumps(twin) != pickled == pickle.dumps(transform)
+        twin.prob = 0.25
+        assert fingerprint(twin) == before
+
+
+def test_an_empty_bank_is_refused_where_it_would_replace(tmp_path: Path) -> None:
+    empty = SyntheticBank({k: torch.empty(0, 3, 4, 4, dtype=torch.uint8) for k in range(2)})
+    for given in (empty, empty.save(tmp_path / "bank")):
+        with pytest.raises(
+            ValueError, match="must hold patches .*, got prob 0.5 and a bank without any: give one"
+        ):
+            SyntheticAugmentd("image", given)
+    transform = SyntheticAugmentd("image", empty, prob=0.0)
     item = real(0)
     assert transform(item)["image"] is item["image"]
+    with pytest.raises(ValueError, match="must hold patches where prob is above 0, got prob 1"):
+        transform.prob = 1
+    assert transform.prob == 0
+
+
+def test_classes_without_patches_are_warned_of_once(
+    bank: SyntheticBank, caplog: pytest.LogCaptureFixture
+) -> None:
+    four = SyntheticBank(bank.images, classes=["a", "b", "rare", "none"])
+    transform = SyntheticAugmentd("image", four, prob=0.5)
+    [transform(real(2)) for _ in range(5)]
+    SyntheticAugment(SyntheticBank({0: bank.images[0], 1: bank.images[0][:0]}), prob=0.5)
+    SyntheticAugment(four, prob=0.5, classes=["b", "a"])
+    SyntheticAugment(four, prob=0.0)
+    classes = ["['rare', 'none']", "[1]"]
+    assert caplog.messages == [
+        f"the bank has no patch of the classes {k}: they stay real" for k in classes
+    ]
 
 
 def test_without_randomize_the_last_draw_is_repeated(bank: SyntheticBank) -> None:
@@ -458,6 +512,16 @@ def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:
             200,
             np.float32,
             r"a floating-point patch must lie in \[0, 1\], got 200 to 200 .*: load it as uint8",
+        ),
+        (
+            0.9 / 255,
+            np.float32,
+            r"must lie .* got 0.0035\d+ to 0.0035.* as if it was scaled twice",
+        ),
+        (
+            -0.2,
+            np.float32,
+            r"must lie in \[0, 1\], got -0.2 to -0.2 under 'image', and 100.0% bel",
         ),
         (-1.8, np.float64, r"must lie in \[0, 1\].*, got -1.8 to -1.8"),
         (float("nan"), np.float32, r"must lie in \[0, 1\].*, got nan to nan"),

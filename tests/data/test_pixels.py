@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from monai.transforms import CenterSpatialCrop
+import torch.nn.functional as F
+from monai.transforms import (
+    Affine,
+    CenterSpatialCrop,
+    Compose,
+    RandAdjustContrast,
+    RandGaussianNoise,
+    RandScaleIntensity,
+    RandShiftIntensity,
+    Rotate,
+    Zoom,
+)
+from torch import Tensor
 
 import monai_histodiff
 from monai_histodiff.data.pixels import (
     centre_crop,
+    check_range,
     five_crops,
     patch_grid,
     sharpness,
@@ -19,6 +34,7 @@ from monai_histodiff.data.pixels import (
     to_bytes,
     to_unit,
 )
+from monai_histodiff.data.stain import STAINS
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 
@@ -91,3 +107,72 @@ def test_nobody_writes_bytes_or_centre_crops_by_hand() -> None:
         if own.search(path.read_text(encoding="utf-8")) and path.name != "pixels.py"
     ]
     assert not found, f"call data/pixels.py in {found}"
+
+
+# -------------------------------------------------------------------------------------------------
+# -------------------- range
+
+
+def tissue(white: float, strength: float = 1.0, side: int = 96) -> Tensor:
+    """A patch in [0, 1] of nuclei in stroma, by Beer and Lambert's law, beside white."""
+    generator = torch.Generator().manual_seed(0)
+
+    def places(cells: int, share: float) -> Tensor:
+        field = torch.randn(1, 1, cells, cells, generator=generator)
+        field = F.interpolate(field, (side, side), mode="bicubic")[0, 0]
+        return (field >= field.quantile(1 - share)).float()
+
+    nuclei, there = places(24, 0.15), strength * places(4, 1 - white)
+    stains = torch.stack([(nuclei + 0.12) * there, 0.35 * there, torch.zeros_like(there)])
+    clean = torch.exp(-torch.einsum("shw,sc->chw", stains, 1.2 * STAINS))
+    return (clean + 0.01 * torch.randn(3, side, side, generator=generator)).clamp(0, 1)
+
+
+NOISE = RandGaussianNoise(prob=1.0, std=0.1, sample_std=False)
+BRIGHTER = RandScaleIntensity(factors=(0.2, 0.2), prob=1.0)
+AUGMENTED: dict[str, Any] = {
+    "nothing": lambda x: x,
+    "noise": NOISE,
+    "brighter": RandScaleIntensity(factors=(0.3, 0.3), prob=1.0),
+    "darker": RandShiftIntensity(offsets=(-0.1, -0.1), prob=1.0),
+    "contrast": RandAdjustContrast(prob=1.0, gamma=(4.0, 4.01)),
+    "bicubic": Affine(rotate_params=0.5, mode="bicubic", image_only=True),
+    "spline": Affine(rotate_params=0.5, mode=3, padding_mode="reflect", image_only=True),
+    "black borders": Compose([Rotate(np.pi / 4, padding_mode="zeros"), NOISE]),
+    "black frame": Compose([Zoom(0.7, padding_mode="constant"), NOISE]),
+    "bright noise": Compose([BRIGHTER, RandAdjustContrast(prob=1.0, gamma=(0.7, 0.71)), NOISE]),
+}
+
+
+@pytest.mark.parametrize("white", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_what_augmentation_does_to_a_patch_passes(name: str, white: float) -> None:
+    for strength in (0.6, 1.0):
+        check_range(AUGMENTED[name](tissue(white, strength)))
+        check_range(np.asarray(AUGMENTED[name](tissue(white, strength))))
+
+
+SCALED: dict[str, tuple[float, float, str]] = {
+    "0 to 255": (255, 0, r"got [\d.]+ to 2\d\d.* here: load"),
+    "twice": (1 / 255, 0, r"got 0.00\d+ to 0.00[\d]+ here, as if it was scaled twice: load"),
+    "around 0 by 1": (2, -1, r"got -0.\d+ to [01].* here.*: load"),
+    "around 0 by a half": (1, -0.5, r"got -0.\d+ to 0.\d+ here, and [\d.]+% below -0.0\d+: load"),
+    "normalised": (1 / 0.225, -0.45 / 0.225, r"got -[\d.]+ to [\d.]+ here: load"),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("white", [0.0, 0.5])
+def test_another_range_is_told(name: str, white: float) -> None:
+    factor, offset, got = SCALED[name]
+    image = tissue(white) * factor + offset
+    for patch in (image, image.half(), image.double().numpy()):
+        with pytest.raises(
+            ValueError, match=rf"patch must lie in \[0, 1\], {got} it as uint8 .* once"
+        ):
+            check_range(patch, " here")
+
+
+def test_black_and_white_lie_in_the_range() -> None:
+    for value in (0.0, 1.0):
+        check_range(torch.full((3, 4, 4), value))

@@ -153,17 +153,34 @@ def test_a_patch_is_rgb(shape: tuple[int, ...]) -> None:
         jitter_stains(torch.zeros(shape), ONES, ZEROS)
 
 
-@pytest.mark.parametrize("values", [(0.0, 255.0), (-1.0, 1.0)])
+@pytest.mark.parametrize("values", [(0.0, 255.0), (-1.0, 1.0), (-0.5, 0.5), (0.0, 1 / 255)])
 def test_other_ranges_are_refused(values: tuple[float, float]) -> None:
     low, high = values
     image = patch() * (high - low) + low
     for bad in (image, image.half(), image.double()):
         with pytest.raises(
             ValueError,
-            match=r"not uint8 must have values in \[0, 1\], got -?\d.* to \d.*: scale it before",
+            match=r"floating-point patch must lie in \[0, 1\], got -?\d.* to \d.*or scale it",
         ):
             jitter_stains(bad, ONES, ZEROS)
     jitter_stains(patch() * 1.2 - 0.1, ONES, ZEROS)  # what interpolation does
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool])
+def test_whole_numbers_other_than_bytes_are_refused(dtype: torch.dtype) -> None:
+    image = (patch() > 0.3).to(dtype)
+    with pytest.raises(ValueError, match="must be uint8 or floating point, got torch.*: cast it"):
+        jitter_stains(image, ONES, ZEROS)
+    with pytest.raises(ValueError, match="must be uint8 or floating point"):
+        RandHEJitterd("image", prob=1.0)({"image": image.numpy()})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    image = patch()
+    image[1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got .*(nan|inf)"):
+        jitter_stains(image, ONES, ZEROS)
 
 
 # --- the transform ---
@@ -335,6 +352,7 @@ def test_array_version_in_compose() -> None:
 def test_arrays_changed_and_unchanged_share_a_batch() -> None:
     items = [{"image": patch(i).numpy()} for i in range(8)]
     transform = RandHEJitterd("image", prob=0.5).set_random_state(0)
+    torch.manual_seed(0)  # by which the loader seeds
     (batch,) = DataLoader(Dataset(items, transform), batch_size=8)
     changed = [not np.allclose(batch["image"][i], items[i]["image"]) for i in range(8)]
     assert any(changed) and not all(changed)
