@@ -65,12 +65,13 @@ def check_range(patch: Any, where: str = "") -> None:
 
     Raises:
         ValueError: a value is not finite, or far from [0, 1]; more than 0.5 % are negative by more
-            than a quarter of the highest (an eighth where that is below 0.55); or the highest is
-            below 1/64, and not 0.
+            than a quarter of the highest (an eighth where that is below 0.55); or none is above
+            1/255, but for a patch that is black, of 0 and 1 of 255 levels.
     """
     low, high = float(patch.min()), float(patch.max())
     why = ""
-    if 0 < high < 1 / 64:
+    levels = patch * 255
+    if 0 < high < 1.01 / 255 and bool((abs(levels - levels.round()) > 0.01).any()):
         why = ", as if it was scaled twice"
     elif BEYOND[0] <= low < 0 and high <= BEYOND[1]:
         deep = high / (4 if high > 0.55 else 8)

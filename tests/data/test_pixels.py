@@ -173,6 +173,12 @@ def test_another_range_is_told(name: str, white: float) -> None:
             check_range(patch, " here")
 
 
+def test_black_with_the_noise_of_a_scanner_lies_in_the_range() -> None:
+    levels = torch.randint(0, 2, (3, 16, 16), generator=torch.Generator().manual_seed(0))
+    for patch in (levels.float() / 255, levels.half() / 255, levels.numpy() / 255):
+        check_range(patch)
+
+
 def test_black_and_white_lie_in_the_range() -> None:
     for value in (0.0, 1.0):
         check_range(torch.full((3, 4, 4), value))
