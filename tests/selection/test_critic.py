@@ -491,7 +491,7 @@ def test_the_set_that_was_judged_last_is_not_judged_again(
 
 
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
-    message = "each class needs at least 3 patches for 3 folds, got 2 of class 0"
+    message = "each class needs at least 3 patches for 3 folds, got 2 of class 'blue'"
     with pytest.raises(ValueError, match=message):
         fit_critic(labelled[:2], TRAINING, transform(), size=32, folds=3)
 
