@@ -69,18 +69,24 @@ def propagated_labels(
 def _edges(x: Tensor, neighbours: int) -> Tensor:
     """The normalised edges ``S`` of the nearest neighbours of unit rows ``N x D``: sparse."""
     ends, weights = [], []
-    for rows in torch.arange(len(x)).split(ROWS):
+    for rows in torch.arange(len(x), device=x.device).split(ROWS):
         cosine = x[rows] @ x.T
-        cosine[torch.arange(len(rows)), rows] = -2.0
+        cosine.scatter_(1, rows[:, None], -2.0)
         near = cosine.topk(neighbours, 1)
         ends.append(torch.stack([rows[:, None].expand_as(near.indices), near.indices]).flatten(1))
         weights.append((near.values * SHARPNESS).exp().flatten())
     (i, j), weight = torch.cat(ends, 1), torch.cat(weights)
     both, twice = torch.stack([torch.cat([i, j]), torch.cat([j, i])]), weight.repeat(2)
-    scale = torch.zeros(len(x), dtype=x.dtype).index_add_(0, both[0], twice).rsqrt()
+    scale = (
+        torch.zeros(len(x), dtype=x.dtype, device=x.device).index_add_(0, both[0], twice).rsqrt()
+    )
     values = twice * scale[both[0]] * scale[both[1]]
-    size = (len(x), len(x))
-    return torch.sparse_coo_tensor(both, values, size, check_invariants=False).coalesce()
+    known: dict[str, Any] = {
+        "size": (len(x), len(x)),
+        "device": x.device,
+        "check_invariants": False,
+    }
+    return torch.sparse_coo_tensor(both, values, **known).coalesce()
 
 
 def _spread(edges: Tensor, given: Tensor, reach: float) -> Tensor:

@@ -69,7 +69,7 @@ def nearest_views(
     targets = thumbnails(references).flatten(1)
     parts = []
     size = min(BATCH, max(1, PAIRS // max(1, len(targets))))
-    for rows in torch.arange(len(patches)).split(size):
+    for rows in torch.arange(len(patches), device="cpu").split(size):
         small = thumbnails(patches[rows])
         flips = (small, small.flip(3))
         turned = torch.stack([v.rot90(k, (2, 3)).flatten(1) for v in flips for k in range(4)])
@@ -129,7 +129,7 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
     names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
     if len(names) < 2:
         return CopyGate(FLOOR, 0, 0)
-    own = torch.tensor([names[g] for g in groups], dtype=torch.long)
+    own = torch.tensor([names[g] for g in groups], dtype=torch.long, device="cpu")
     distance, _, twin = nearest_views(references, references, (own, own), FLOOR)
     known = distance[distance.isfinite()]
     threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR

@@ -65,7 +65,7 @@ class TissueCheck:
         self.real, self.threshold = real.float(), math.inf
         names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         if len(names) > 1:
-            own = torch.tensor([names[group] for group in groups], dtype=torch.long)
+            own = torch.tensor([names[group] for group in groups], dtype=torch.long, device="cpu")
             usual = torch.quantile(self._nearest(self.real, own), 1 - percentile / 100)
             self.threshold = MARGIN * float(usual)
 
@@ -81,8 +81,8 @@ class TissueCheck:
         """Distance to the nearest real patch; with ``own``, the groups of the real patches, which
         the features then are of, to the nearest of another.
         """
-        found = []
-        for rows in torch.arange(len(features)).split(max(1, PAIRS // len(self.real))):
+        found, size = [], max(1, PAIRS // len(self.real))
+        for rows in torch.arange(len(features), device="cpu").split(size):
             apart = torch.cdist(features[rows], self.real)
             if own is not None:
                 apart[own[rows, None] == own[None]] = math.inf
