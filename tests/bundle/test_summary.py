@@ -282,8 +282,9 @@ def test_a_page_of_several_data_sets(tmp_path: Path) -> None:
         and f": +{mean} (" in rows[3]
         and f"labels per class by +{mean} (" in (shown.text)
     )
-    assert "set.zip: Nothing is claimed. A claim needs at least 3 draws" in shown.text
-    assert "Mean of 2 sets: Nothing is claimed. A claim needs at least 2 draws" in shown.text
+    least = "Nothing is claimed. A claim needs at least"
+    assert f"set.zip: {least} 3 draws of the labelled patches, got 2: how" in shown.text
+    assert f"sets: {least} 2 draws of the labelled patches of every data set, got" in shown.text
     assert "nor compared. " in shown.text and "set.zip, other.zip:" not in shown.text
     assert shown.table("Balanced accuracy, in %") == [
         ["set.zip5 labels per class, 2 draws", "52.0 ± 1.8", "57.0 ± 1.8"],

@@ -204,6 +204,8 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
     ("bank", unsealed(cell("confidence", "nan")), ValueError, r"must lie in \[0, 1\], got 'nan'"),
     ("bank", unsealed(cell("confidence", "?")), ValueError, "must be a number, got '\\?'"),
     ("bank", unsealed(cell("seed", "1.5")), ValueError, "seed must be a whole number, got '1.5'"),
+    ("bank", unsealed(cell("seed", str(2**63))), ValueError, f"whole number, got '{2**63}'"),
+    ("bank", unsealed(cell("seed", str(-(2**63) - 1))), ValueError, "whole number, got '-9223"),
     ("bank", unsealed(cell("index", "2")), ValueError, "label must be '=c', the name of index 2"),
     ("bank", unsealed(cell("index", "7")), ValueError, "whole number from 0 to 2, got '7'"),
     ("bank", unsealed(cell("path", "../x.png")), ValueError, "stay within the folder, got '../x"),

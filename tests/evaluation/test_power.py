@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
 from monai_histodiff.bundle.power import main
 from monai_histodiff.evaluation.power import foresee, measure
-from monai_histodiff.evaluation.worlds import ALIKE, Noise, make_groups, simulate
+from monai_histodiff.evaluation.worlds import (
+    ALIKE,
+    APART,
+    Noise,
+    make_groups,
+    simulate,
+    with_draws,
+)
 
 RNG = np.random.default_rng
 
@@ -18,6 +27,11 @@ def test_expected_accuracy_is_as_stated() -> None:
     assert world.treated[0.1].mean() == pytest.approx(0.8, abs=0.01)
     assert world.truth[0.1].mean() == pytest.approx(0.1, abs=0.01)
     assert world.truth[0.1].std() == pytest.approx(0.37 * 2**0.5 * 0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("noise", [ALIKE, APART, with_draws(ALIKE), with_draws(APART)])
+def test_the_parts_of_the_noise_add_up_to_one(noise: Noise) -> None:
+    assert sum(astuple(noise)) + noise.rest == pytest.approx(1) and noise.rest > 0
 
 
 def test_shared_difficulty_makes_arms_agree() -> None:

@@ -201,6 +201,11 @@ def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
     assert torch.equal(outcome.keep, confidence >= threshold)
 
 
+def test_certainty_is_a_probability() -> None:
+    sure = torch.eye(2, dtype=torch.float32).repeat(10, 1)
+    assert precision_threshold(sure, sure.argmax(1), 0.9) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize("target", [0.0, -0.5, 1.01, math.nan])
 def test_a_target_is_a_fraction(target: float) -> None:
     with pytest.raises(ValueError, match=r"target precision must lie in \(0, 1\], got "):

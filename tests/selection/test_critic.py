@@ -490,6 +490,15 @@ def test_the_set_that_was_judged_last_is_not_judged_again(
     assert float((fresh.of_patches(patches[::-1], 32) - judged.flip(0)).abs().max()) > 1e-3
 
 
+def test_classifiers_from_scratch_are_read_without_an_encoder(
+    critic: PatchCritic, labelled: PatchSet, tmp_path: Path
+) -> None:
+    critic.save(tmp_path / "critic.pt")
+    twin = PatchCritic.load_probes(tmp_path / "critic.pt", tmp_path / "no-encoder", 3)
+    found, wanted = (judge.probabilities(labelled.images(32)) for judge in (twin, critic))
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)  # saved in half precision
+
+
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
     message = "each class needs at least 3 patches for 3 folds, got 2 of class 'blue'"
     with pytest.raises(ValueError, match=message):
