@@ -378,6 +378,10 @@ def test_what_does_not_fit_is_refused_first() -> None:
             lambda: ForeignAutoencoder(Wrong("latent"), SIZE, (0.0, 1.0)),
         ),
         (
+            r"must be C x h x h.* got \(3, 4, 8\) of 16 pixels",
+            lambda: ForeignAutoencoder(Wrong("oblong"), SIZE, (0.0, 1.0)),
+        ),
+        (
             "classes must be rows of the 3 embeddings .*, got 3",
             lambda: classes_of_three(null_class=3),
         ),
@@ -470,7 +474,8 @@ class Wrong(nn.Module):
         self.what = what
 
     def encode(self, x: Tensor) -> Tensor:
-        return x[..., ::3, ::3] if self.what == "latent" else x[..., ::4, ::4]
+        down, right = {"latent": (3, 3), "oblong": (4, 2)}.get(self.what, (4, 4))
+        return x[..., ::down, ::right]
 
     def decode(self, z: Tensor) -> Tensor:
         return z

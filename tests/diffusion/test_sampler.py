@@ -864,6 +864,26 @@ def test_latents_are_sorted_by_class() -> None:
         Sources.of(items, 1)
 
 
+@pytest.mark.parametrize("missing", ["image", "row", "descriptor"])
+def test_sources_are_read_back(missing: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    items = [
+        {
+            "image": torch.randn(1, 2, 2, generator=generator).half(),
+            "descriptor": torch.randn(5, generator=generator).half(),
+            "label": i % 2,
+            "row": i + 7,
+        }
+        for i in range(5)
+    ]
+    kept = Sources.of([{k: v for k, v in d.items() if k != missing} for d in items], 2)
+    kept.save(tmp_path / "sources.pt")
+    found = Sources.load(tmp_path / "sources.pt", 2)
+    for name in ("latents", "rows", "descriptors"):
+        parts = zip(getattr(found, name), getattr(kept, name), strict=True)
+        assert all(torch.equal(a, b) for a, b in parts)
+
+
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_the_origin_of_a_variation_is_told(
     max_batch: int, model: LatentDiffusion, guide: LatentClassifier
