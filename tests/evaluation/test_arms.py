@@ -114,6 +114,11 @@ def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(
     assert len(draws) > 3
 
 
+def test_only_the_baselines_before_augmentation_go_without_it() -> None:
+    assert {name for name, arm in ARMS.items() if not arm.augmented} == {"A", "B"}
+    assert {name for name, arm in ARMS.items() if arm.shortened} == {"A"}
+
+
 def test_records_of_arms_hold_together(candidates: Candidates) -> None:
     assert {arm for pair in COMPARISONS for arm in pair.split("-")} <= set(ARMS)
     parts = {field.name for field in fields(Material)} | {*dir(Material)}

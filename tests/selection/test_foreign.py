@@ -138,6 +138,9 @@ def test_exact_copies_are_refused_as_copies(judge: Judge, real: PatchSet, tmp_pa
     assert set(found.candidates.reasons) == {Reason.near_copy}
     assert told["copies"] == told["pictures"] == 24 and told["accepted"] == 0
     assert told["taught"] == 1 and told["expected"] == 1
+    assert {name: (row["pictures"], row["accepted"]) for name, row in told["classes"].items()} == {
+        name: (count, 0) for name, count in train.counts().items()
+    }
     assert found.nearest_names() == [r.path for r in train.records]
 
 
