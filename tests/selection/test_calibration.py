@@ -201,6 +201,11 @@ def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
     assert torch.equal(outcome.keep, confidence >= threshold)
 
 
+def test_a_critic_that_knows_nothing_is_at_chance() -> None:
+    blind = torch.full((20, 2), 0.5, dtype=torch.float32)
+    assert precision_threshold(blind, torch.arange(20) % 2, 0.9) == (0.5, 0.5)
+
+
 def test_certainty_is_a_probability() -> None:
     sure = torch.eye(2, dtype=torch.float32).repeat(10, 1)
     assert precision_threshold(sure, sure.argmax(1), 0.9) == (1.0, 1.0)
