@@ -95,13 +95,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
 
     @property
     def prob(self) -> float:
-        """Probability of a replacement; what is set holds from the next draw on, in workers that
-        are running, too. A deep copy, and a plain pickle, has its own.
-
-        Raises:
-            ValueError: what is set is not in [0, 1], or is above 0 with a bank that holds no patch
-                and cannot be filled any more.
-        """
+        """As :attr:`SyntheticAugment.prob`."""
         return self.augment.prob
 
     @prob.setter

@@ -54,12 +54,20 @@ def checked_options(
         raise ValueError(f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}")
     if not 1 <= surplus < math.inf:
         raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
-    least = {"max_candidates": (max_candidates, 1), "batch_size": (batch_size, 1)}
-    for name, (value, low) in {**least, "seed": (seed, 0)}.items():
+    wholes = (
+        ("max_candidates", max_candidates, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    )
+    for name, value, low in wholes:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
             raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    numbers = {name: value for name, (value, _) in least.items()}
-    return {"quota": quota, **numbers, "surplus": surplus}
+    return {
+        "quota": quota,
+        "max_candidates": max_candidates,
+        "batch_size": batch_size,
+        "surplus": surplus,
+    }
 
 
 def cannot_sample(filled: bool) -> str:

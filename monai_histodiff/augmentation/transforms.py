@@ -129,7 +129,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
     def prob(self, prob: float) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f"prob must lie in [0, 1], got {prob}: give a probability")
-        if prob and self._fixed and not any(map(self.bank.count, range(self.bank.num_classes))):
+        if prob and isinstance(self.bank, SyntheticBank) and not len(self.bank):
             raise ValueError(
                 f"a bank must hold patches where prob is above 0, got prob {prob} and a bank "
                 "without any: give one in which some were accepted, or prob=0"

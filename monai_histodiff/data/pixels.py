@@ -70,8 +70,7 @@ def check_range(patch: Any, where: str = "") -> None:
     """
     low, high = float(patch.min()), float(patch.max())
     why = ""
-    levels = patch * 255
-    if 0 < high < 1.01 / 255 and bool((abs(levels - levels.round()) > 0.01).any()):
+    if 0 < high < 1.01 / 255 and not _of_levels(patch * 255):
         why = ", as if it was scaled twice"
     elif BEYOND[0] <= low < 0 and high <= BEYOND[1]:
         deep = high / (4 if high > 0.55 else 8)
@@ -83,6 +82,11 @@ def check_range(patch: Any, where: str = "") -> None:
             f"a floating-point patch must lie in [0, 1], got {low:g} to {high:g}{where}{why}: "
             "load it as uint8 (LoadImaged(..., dtype=np.uint8)), or scale it before, once"
         )
+
+
+def _of_levels(values: Any) -> bool:
+    """Whether all are whole numbers, but for rounding."""
+    return bool((abs(values - values.round()) <= 0.01).all())
 
 
 def thumbnails(patches: Tensor, side: int = THUMBNAIL) -> Tensor:

@@ -20,6 +20,7 @@ __all__ = [
     "copy_distances",
     "copy_gate",
     "flag_copies",
+    "group_index",
     "nearest_views",
 ]
 
@@ -45,6 +46,12 @@ class CopyGate:
     threshold: float
     twins: int
     compared: int
+
+
+def group_index(groups: Sequence[str]) -> Tensor:
+    """A number for the group of each patch, int64, from 0 in the order in which they come."""
+    names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    return torch.tensor([names[group] for group in groups], dtype=torch.long, device="cpu")
 
 
 def nearest_views(
@@ -126,10 +133,9 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
     _check_finite(references)
     if len(references) != len(groups):
         raise ValueError(f"each patch needs a group, got {len(references)} and {len(groups)}")
-    names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
-    if len(names) < 2:
+    if len(set(groups)) < 2:
         return CopyGate(FLOOR, 0, 0)
-    own = torch.tensor([names[g] for g in groups], dtype=torch.long, device="cpu")
+    own = group_index(groups)
     distance, _, twin = nearest_views(references, references, (own, own), FLOOR)
     known = distance[distance.isfinite()]
     threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, five_crops, thumbnails
-from monai_histodiff.selection.copies import FLOOR, nearest_views
+from monai_histodiff.selection.copies import FLOOR, group_index, nearest_views
 from monai_histodiff.utils.progress import patient
 
 __all__ = ["Copies", "CopyCheck", "structure"]
@@ -81,8 +81,7 @@ class CopyCheck:
         self.owner = torch.arange(len(real)).repeat_interleave(
             torch.tensor([*map(len, views)], dtype=torch.long)
         )
-        names = {group: i for i, group in enumerate(dict.fromkeys(real.groups))}
-        group = torch.tensor([names[g] for g in real.groups], dtype=torch.long)
+        group = group_index(real.groups)
         own = group[sorted(chosen)].repeat_interleave(
             torch.tensor([*map(len, asked)], dtype=torch.long)
         )
@@ -90,7 +89,7 @@ class CopyCheck:
         rows = [len(part) for part in asked]
         self.threshold, least, most = FLOOR, _difference(ALIKE), _difference(APART)
         gate = least
-        if len(names) > 1:
+        if len(set(real.groups)) > 1:
             small = torch.cat(asked)
             plain = _by_picture(nearest_views(small, self.views, sides, FLOOR)[0], rows)[0]
             shape = nearest_views(structure(small), structure(self.views), sides, FLOOR)[0]

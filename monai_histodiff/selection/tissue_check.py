@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from monai_histodiff.selection.copies import group_index
+
 __all__ = ["KnownFeatures", "TissueCheck"]
 
 PAIRS = 2**24  # of two patches that are compared at once, for the sake of memory
@@ -63,10 +65,10 @@ class TissueCheck:
                 f"{len(real)} patches and {len(groups)} groups"
             )
         self.real, self.threshold = real.float(), math.inf
-        names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        if len(names) > 1:
-            own = torch.tensor([names[group] for group in groups], dtype=torch.long, device="cpu")
-            usual = torch.quantile(self._nearest(self.real, own), 1 - percentile / 100)
+        if len(set(groups)) > 1:
+            usual = torch.quantile(
+                self._nearest(self.real, group_index(groups)), 1 - percentile / 100
+            )
             self.threshold = MARGIN * float(usual)
 
     def __call__(self, features: Tensor) -> Tensor:
