@@ -29,10 +29,8 @@ def facts_of(results: Mapping[str, Any], place: int = 0) -> dict[str, str]:
     """
     chosen, sets = results["selection"], results.get("foreign", {}).get("sets", ())
     settings, own = results.get("settings", {}), sets[place] if sets else {}
-    accepted, made = (
-        own.get(ours, chosen[theirs])
-        for ours, theirs in (("accepted", "accepted"), ("pictures", "candidates"))
-    )
+    accepted = own.get("accepted", chosen["accepted"])
+    made = own.get("pictures", chosen["candidates"])
     said = results["verdict"] if not place else results["claims"].get("G2-C", {}).get("sentence")
     least = chosen.get("source_threshold", chosen["threshold"])
     rule = (
