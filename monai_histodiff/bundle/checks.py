@@ -46,13 +46,16 @@ ROOTED = {
 }
 
 
-def check_places(name: str, values: Mapping[str, Any], home: Path | None = None) -> None:
+def check_places(
+    name: str, values: Mapping[str, Any], home: Path | None = None, made: bool = False
+) -> None:
     """Check values, then device, folders and room on the disk.
 
     Args:
         name: the config's, in the table of options.
         values: of its options.
         home: folder of the config's file, for the remedy.
+        made: what the training stage writes is there, and is kept.
 
     Raises:
         ValueError: a value is out of range, a place of another kind, or the disk full.
@@ -60,7 +63,8 @@ def check_places(name: str, values: Mapping[str, Any], home: Path | None = None)
     """
     check_values(name, values)
     _check_apart(values)
-    _check_output(name, values)
+    if not made or name != "train":
+        _check_output(name, values)
     try:
         checked_device(values["device"])
     except ValueError as error:

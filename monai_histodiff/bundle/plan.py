@@ -77,6 +77,10 @@ class RunPlan:
         """The same plan: a configuration copies its values, and a run has one."""
         return self
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a step of that name is to be done."""
+        return any(step.name == name for step in self.steps)
+
     def announce(self) -> None:
         """Print the notes, and one line: the steps, and about how long they take; once."""
         if self._told:

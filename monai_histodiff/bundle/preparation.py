@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from monai_histodiff._version import __version__
 from monai_histodiff.bundle.checks import (
     check_arms,
     check_places,
@@ -31,7 +32,7 @@ from monai_histodiff.bundle.plan import (
     training_steps,
 )
 from monai_histodiff.bundle.run_folder import RunFolder
-from monai_histodiff.bundle.running import option_values, running_config
+from monai_histodiff.bundle.running import method, option_values, running_config
 from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
@@ -74,19 +75,26 @@ def prepare(name: str) -> RunPlan:
     task: Task | None = None
     if name == "finetune":
         parser = ConfigParser(config)
-        stages = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
+        configs = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
+        stages = {stage: option_values(stage, own) for stage, own in configs.items()}
+        folder, judged = RunFolder(stages["train"]["output_dir"]), stages["evaluate"]
+        judgements = [path for path in (folder.results, folder.report) if path.exists()]
+        made = folder.outcome.is_file() and (not judgements or judged["replace"])
         for stage, own in stages.items():
-            check_places(stage, own, home)
+            check_places(stage, own, home, made)
         _check_alike(stages)
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
         _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")
         task = check_task(stages["train"])
-        judged = stages["evaluate"]
         check_arms(judged)
         check_pool(judged["arms"], task.pool, judged["further_steps"])
         if "G0" in judged["arms"]:
             RunFolder(judged["published_dir"]).check(task)
-        steps = _training(stages["train"], task)
+        if made:
+            folder.check(task)
+            _check_same(folder, method("train", configs["train"]))
+        else:
+            steps = _training(stages["train"], task)
         steps += evaluation_steps(judged, len(task.test), task.size)
     elif name == "train":
         check_sampling(values, schedule_of(values["ldm_dir"]))
@@ -114,6 +122,8 @@ def prepare(name: str) -> RunPlan:
     seeds = len(last.get("seeds", ()))
     notes = () if task is None else task.notes(seeds, first["critic_folds"])
     notes += tuple(uncompared_note(_arms(last)))
+    if name == "finetune" and made:
+        notes += (f"The candidates in '{folder.root}' are of this command: kept, and judged.",)
     speed = measure_speed(values["device"], bool(first["bfloat16"]))
     plan = RunPlan(steps, *speed, notes)
     plan.announce()
@@ -137,6 +147,23 @@ def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
+def _check_same(folder: RunFolder, wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with candidates that this command would not have made.
+
+    Raises:
+        FileExistsError: they are of another version, another option or other weights.
+    """
+    outcome = folder.read_outcome()
+    made = {"version": outcome.get("version"), **outcome.get("options", {})}
+    for key, value in {"version": __version__, **wanted}.items():
+        if made.get(key) != value:
+            raise FileExistsError(
+                f"output_dir must be new, or hold what the same command made, got "
+                f"'{folder.root}' of {key} {made.get(key)}, and now {value}: choose another, or "
+                "run evaluate on it"
+            )
+
+
 def _check_scales(values: Mapping[str, Any], home: Path) -> None:
     """Refuse scales to try, other than those of the config's own file, beside one that is fixed.
 
@@ -154,14 +181,15 @@ def _check_scales(values: Mapping[str, Any], home: Path) -> None:
 
 
 def _stage(stage: str, parser: ConfigParser, guidance_dir: str) -> dict[str, Any]:
-    """Values of the options of a stage of ``finetune.json``."""
+    """The config of a stage of ``finetune.json``, with what that overrides."""
     path = Path(guidance_dir) / "configs" / STAGES[stage]
     config, overrides = ConfigParser(), parser.get_parsed_content(f"{stage}_options")
     config.read_config(str(path))
     check_stage_names(stage, overrides, config.get())
     config.update(overrides)
     check_names(stage, config.get(), path.parent)
-    return option_values(stage, config.get())
+    config.resolve_macro_and_relative_ids()  # as in a config that runs
+    return config.get()
 
 
 def _training(values: Mapping[str, Any], task: Task) -> list[Step]:

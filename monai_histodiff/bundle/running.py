@@ -17,7 +17,7 @@ from monai_histodiff.bundle.option_table import options_of
 from monai_histodiff.bundle.options import DEVICE, PATH, Option
 from monai_histodiff.utils.files import file_sha256
 
-__all__ = ["method_of", "option_values", "running_config"]
+__all__ = ["method", "method_of", "option_values", "running_config"]
 
 # options that tell draw, trainings, or what is done besides: not which method is judged
 ASIDE = {
@@ -73,22 +73,25 @@ def option_values(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_of(name: str) -> dict[str, Any]:
-    """What tells the method of the running config from others, as plain values: every option but
-    those of the draw, the seeds, the arms, the machine (but for bfloat16) and the places; hashes
-    of the weights that it starts from; and ``parts``, a hash of all of the config that is no
-    option. Keys are ``NAME#OPTION``. Empty where no config is running.
+    """:func:`method` of the running config. Empty where none is running."""
+    running = running_config()
+    return {} if running is None else method(name, running[0])
+
+
+def method(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the method of a config from others, as plain values: every option but those of
+    the draw, the seeds, the arms, the machine (but for bfloat16) and the places; hashes of the
+    weights that it starts from; and ``parts``, a hash of all of the config that is no option.
+    Keys are ``NAME#OPTION``.
 
     Args:
         name: the config's, in the table of options.
+        config: with overrides.
 
     Raises:
         ValueError: as :func:`option_values`.
     """
-    running = running_config()
-    if running is None:
-        return {}
-    config, known = running[0], options_of(name)
-    values = option_values(name, config)
+    known, values = options_of(name), option_values(name, config)
     kept = {
         key: value
         for key, value in values.items()

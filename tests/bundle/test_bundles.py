@@ -103,21 +103,52 @@ def write_stripes(
 def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small run of bundles/finetune.json, on which several tests look."""
     base = tmp_path_factory.mktemp("finetune")
-    data, out = write_stripes(base / "data", per_class=8), base / "out"
-    run(
-        config_file=str(BUNDLES / "finetune.json"),
-        bundle_root=str(BUNDLES),
-        dataset_dir=str(data),
-        output_dir=str(out),
-        labels_per_class=6,
-        device="cpu",
-        seeds=[0, 1],
-        arms=["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"],
-        strength=1.0,
-        train={**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
-        evaluate=SMALL_EVALUATE,
-    )
-    return out
+    run(**finetune_options(write_stripes(base / "data", per_class=8), base / "out"))
+    return base / "out"
+
+
+def finetune_options(data: Path, out: Path) -> dict[str, Any]:
+    return {
+        "config_file": str(BUNDLES / "finetune.json"),
+        "bundle_root": str(BUNDLES),
+        "dataset_dir": str(data),
+        "output_dir": str(out),
+        "labels_per_class": 6,
+        "device": "cpu",
+        "seeds": [0, 1],
+        "arms": ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"],
+        "strength": 1.0,
+        "train": {**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
+        "evaluate": SMALL_EVALUATE,
+    }
+
+
+def test_the_same_command_goes_on_where_its_evaluation_was_stopped(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(finetuned, tmp_path / "out"))
+    options = finetune_options(finetuned.parent / "data", out)
+    whole = json.loads((out / "results.json").read_text())
+    candidates, cached = (out / "outcome.json").read_bytes(), sorted((out / "cache").iterdir())
+    with pytest.raises(SystemExit, match="must be new, got .*, which holds 'candidates' already"):
+        run_stage(**options)
+    for name in ("results.json", "report.html", "predictions.npz"):
+        (out / name).unlink()
+    for change, message in (
+        ({"strength": 0.5}, "of train#strength 1.0, and now 0.5: choose another, or run evaluate"),
+        ({"draw": 1}, "draw must be what the candidates were made with, 0, got 1: give --draw 0"),
+        ({"train": {**options["train"], "flip#prob": 0.4}}, r"of train#parts \w+, and now \w+"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run_stage(**options | change)
+    cached[0].unlink()  # the training at which it was stopped
+    run_stage(**options)
+    told = capsys.readouterr().out
+    assert "are of this command: kept, and judged" in told and "sample and judge" not in told
+    assert (out / "outcome.json").read_bytes() == candidates
+    assert sorted((out / "cache").iterdir()) == cached
+    again = json.loads((out / "results.json").read_text())
+    assert again["arms"] == whole["arms"] and again["options"] == whole["options"]
 
 
 def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_path: Path) -> None:
