@@ -62,7 +62,9 @@ ROOMS = (
     "augmentation",
     "evaluation",
     "report",
+    "options",
     "bundle",
+    "commands",
 )
 
 # What a name is imported from when it is first asked for: the transforms then pull in neither the

@@ -117,7 +117,7 @@ def test_the_wheel_works_outside_the_checkout(python: Path, tmp_path: Path, whee
         "transform = m.SyntheticAugmentd('image', 'bank', prob=1.0)\n"
         "item = transform({'image': torch.full((3, 8, 8), 9, dtype=torch.uint8), 'label': 0})\n"
         "assert int(item['image'].max()) == 0\n"
-        "from monai_histodiff.bundle.main_job import bundles_dir\n"
+        "from monai_histodiff.commands.main_job import bundles_dir\n"
         "assert (bundles_dir() / 'histopathology_ldm' / 'models' / 'model.pt').is_file()\n"
         "print(m.__file__, m.__version__)"
     )

@@ -1,5 +1,5 @@
-"""What the bundles and the command line call: stages, the folder of a run, results, inference,
-packing.
+"""What the configs of the bundles call: checks and plan, stages, the folder of a run, results,
+inference.
 """
 
 from monai_histodiff.bundle.demo import write_demo as write_demo
@@ -21,6 +21,3 @@ from monai_histodiff.bundle.tracking import track_results as track_results
 from monai_histodiff.bundle.verdict import judge_and_report as judge_and_report
 from monai_histodiff.bundle.verdict import open_sets as open_sets
 from monai_histodiff.bundle.verdict_folder import VerdictFolder as VerdictFolder
-from monai_histodiff.bundle.zoo import check_bundle as check_bundle
-from monai_histodiff.bundle.zoo import package_bundle as package_bundle
-from monai_histodiff.bundle.zoo_submission import submit_bundles as submit_bundles

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_histodiff.bundle.option_table import check_values
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import OWN, VerdictFolder
@@ -18,6 +17,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.parts import diffusers_hint
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.evaluation.synthetic import further_counts
+from monai_histodiff.options.table import check_values
 from monai_histodiff.selection.selector import CENTROIDS
 from monai_histodiff.utils.weights import checked_device
 

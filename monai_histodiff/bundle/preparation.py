@@ -19,7 +19,6 @@ from monai_histodiff.bundle.checks import (
     room_for,
 )
 from monai_histodiff.bundle.errors import show_errors
-from monai_histodiff.bundle.names import check_names, check_stage_names
 from monai_histodiff.bundle.notes import uncompared_note
 from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
@@ -38,6 +37,7 @@ from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.options.names import check_names, check_stage_names
 from monai_histodiff.selection.foreign_set import check_pictures
 
 __all__ = ["prepare"]

@@ -12,9 +12,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_histodiff.bundle.names import referred
-from monai_histodiff.bundle.option_table import options_of
-from monai_histodiff.bundle.options import DEVICE, PATH, Option
+from monai_histodiff.options.names import referred
+from monai_histodiff.options.option import DEVICE, PATH, Option
+from monai_histodiff.options.table import options_of
 from monai_histodiff.utils.files import file_sha256
 
 __all__ = ["method", "method_of", "option_values", "running_config"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_histodiff.bundle.option_docs import TITLES, config_files
+from monai_histodiff.options.docs import TITLES, config_files
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 FILES = sorted(path for path in BUNDLES.rglob("*.[jy]*") if path.suffix in (".json", ".yaml"))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hub import Hub, running
 
-from monai_histodiff.bundle.zoo import bundle_files, check_bundle
+from monai_histodiff.commands.zoo import bundle_files, check_bundle
 
 pytest.importorskip("huggingface_hub", reason="rehearses the hub: pip install huggingface-hub")
 

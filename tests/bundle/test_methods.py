@@ -12,13 +12,13 @@ from monai.bundle import ConfigWorkflow
 from test_summary import another, run, write
 
 from monai_histodiff._version import __version__
-from monai_histodiff.bundle.option_docs import config_files
-from monai_histodiff.bundle.option_table import options_of
 from monai_histodiff.bundle.results import describe_versions
 from monai_histodiff.bundle.running import method_of
-from monai_histodiff.bundle.summary import main
+from monai_histodiff.commands.summary import main
 from monai_histodiff.evaluation.draws import combine, combine_sets
 from monai_histodiff.evaluation.results_files import read_results
+from monai_histodiff.options.docs import config_files
+from monai_histodiff.options.table import options_of
 from monai_histodiff.report.limits import limits
 
 BUNDLES = Path(__file__).parents[2] / "bundles"

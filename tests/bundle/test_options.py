@@ -22,14 +22,14 @@ from monai.data import set_track_meta
 from monai_histodiff.bundle import checks, plan
 from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.inference import label_of
-from monai_histodiff.bundle.names import check_names
-from monai_histodiff.bundle.option_docs import config_files, options_page
-from monai_histodiff.bundle.option_table import OPTIONS, check_values, options_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.running import option_values
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.options.docs import config_files, options_page
+from monai_histodiff.options.names import check_names
+from monai_histodiff.options.table import OPTIONS, check_values, options_of
 from monai_histodiff.selection.selector import CENTROIDS
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from monai.data import set_track_meta
 from monai_histodiff.bundle import RunFolder, VerdictFolder
 from monai_histodiff.bundle.checks import _check_apart
 from monai_histodiff.bundle.errors import told
-from monai_histodiff.bundle.option_docs import config_files
 from monai_histodiff.bundle.tracking import track_results
+from monai_histodiff.options.docs import config_files
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 GUIDANCE = BUNDLES / "histopathology_guidance"

@@ -12,15 +12,15 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_histodiff.bundle.option_docs import config_files
-from monai_histodiff.bundle.option_table import check_values, options_of
-from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, TEXT, WHOLE, Option
 from monai_histodiff.bundle.running import option_values
 from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
-from monai_histodiff.bundle.sampling_options import SAMPLING_OPTIONS
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.solvers import SOLVERS
+from monai_histodiff.options.docs import config_files
+from monai_histodiff.options.option import FLAG, NUMBER, NUMBERS, TEXT, WHOLE, Option
+from monai_histodiff.options.sampling import SAMPLING_OPTIONS
+from monai_histodiff.options.table import check_values, options_of
 from monai_histodiff.utils.weights import save_weights
 
 BUNDLES = Path(__file__).parents[2] / "bundles"

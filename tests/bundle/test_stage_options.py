@@ -11,12 +11,12 @@ from conftest import WritePatchSet
 from monai.bundle import ConfigWorkflow
 from monai.data import set_track_meta
 
-from monai_histodiff.bundle.check import main as check
 from monai_histodiff.bundle.errors import told
-from monai_histodiff.bundle.option_docs import config_files
-from monai_histodiff.bundle.option_table import options_of
 from monai_histodiff.bundle.results import describe_dataset
+from monai_histodiff.commands.check import main as check
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.options.docs import config_files
+from monai_histodiff.options.table import options_of
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 GUIDANCE = BUNDLES / "histopathology_guidance"

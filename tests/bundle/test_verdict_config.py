@@ -21,10 +21,10 @@ from PIL import Image, ImageFilter
 
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
-from monai_histodiff.bundle.judge import judge as judge_anew
 from monai_histodiff.bundle.verdict import possible_arms
 from monai_histodiff.bundle.verdict_rules import beyond, chance, is_far, lost_classes
 from monai_histodiff.bundle.verdict_words import headline, reasons, warnings, withheld
+from monai_histodiff.commands.judge import judge as judge_anew
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.experiment import Recipe
 from monai_histodiff.selection import Judge, fit_critic

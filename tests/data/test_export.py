@@ -16,7 +16,7 @@ from making import folder_of
 from PIL import Image
 
 from monai_histodiff import PatchSet, SyntheticBank
-from monai_histodiff.bundle.export import facts_of, main
+from monai_histodiff.commands.export import facts_of, main
 from monai_histodiff.data.export import card, export_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource
 

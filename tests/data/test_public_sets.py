@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from monai_histodiff import PatchSet
-from monai_histodiff.bundle import fetch
+from monai_histodiff.commands import fetch
 from monai_histodiff.data.download import check_file, fetch_file
 from monai_histodiff.data.public_fetch import fetch_public_set
 from monai_histodiff.data.public_readers import PATHMNIST

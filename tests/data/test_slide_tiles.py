@@ -15,7 +15,7 @@ from PIL import Image
 from slides_painted import disc, write_slide
 
 from monai_histodiff import PatchSet
-from monai_histodiff.bundle.tiles import main
+from monai_histodiff.commands.tiles import main
 from monai_histodiff.data import slide_tiles
 from monai_histodiff.data.slide_files import find_slides, slide_sha256
 from monai_histodiff.data.slide_folder import SlideReport

@@ -29,11 +29,11 @@ from monai_histodiff import (
     PatchCritic,
     PatchSet,
 )
-from monai_histodiff.bundle.judge import judge
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.classifiers import FixMatchTraining
+from monai_histodiff.commands.judge import judge
 from monai_histodiff.data.pixels import five_crops
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Recipe

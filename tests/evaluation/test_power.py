@@ -5,7 +5,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from monai_histodiff.bundle.power import main
+from monai_histodiff.commands.power import main
 from monai_histodiff.evaluation.power import foresee, measure
 from monai_histodiff.evaluation.worlds import (
     ALIKE,

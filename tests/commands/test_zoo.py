@@ -21,7 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_histodiff import LatentDiffusion
-from monai_histodiff.bundle.zoo import LARGE, check_bundle, main, package_bundle
+from monai_histodiff.commands.zoo import LARGE, check_bundle, main, package_bundle
 from monai_histodiff.utils.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ def test_command_prints_path_and_hash(bundle: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "monai_histodiff.bundle.zoo",
+        "monai_histodiff.commands.zoo",
         str(bundle),
         str(tmp_path / "dist"),
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from monai_histodiff.bundle.config_names import (
+from monai_histodiff.data.sizes import LARGEST, SMALLEST
+from monai_histodiff.options.config_names import (
     DECODER,
     DIFFUSION,
     ENCODER,
@@ -16,7 +17,7 @@ from monai_histodiff.bundle.config_names import (
     SHARE,
     UNETS,
 )
-from monai_histodiff.bundle.options import (
+from monai_histodiff.options.option import (
     FLAG,
     NUMBER,
     NUMBERS,
@@ -27,7 +28,6 @@ from monai_histodiff.bundle.options import (
     WHOLES,
     Option,
 )
-from monai_histodiff.data.sizes import LARGEST, SMALLEST
 
 __all__ = ["PRETRAINING"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pages import Page
 
-from monai_histodiff.bundle.summary import main
+from monai_histodiff.commands.summary import main
 from monai_histodiff.evaluation.draws import (
     by_label_count,
     combine,

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.evaluation.draws import (
     by_data_set,
     by_label_count,

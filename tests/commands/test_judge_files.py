@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_judge import finished
 
-from monai_histodiff.bundle.judge import main
+from monai_histodiff.commands.judge import main
 
 
 @pytest.mark.parametrize(

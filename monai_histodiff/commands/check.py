@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from monai_histodiff.bundle.arguments import parsed
-from monai_histodiff.bundle.config_names import TRAIN
 from monai_histodiff.bundle.errors import plain_errors
-from monai_histodiff.bundle.option_table import options_of
 from monai_histodiff.bundle.task import LEAST
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.power import foresee
+from monai_histodiff.options.config_names import TRAIN
+from monai_histodiff.options.table import options_of
 from monai_histodiff.report.findings import write_findings
 from monai_histodiff.utils.progress import patient
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from monai_histodiff import __version__
-from monai_histodiff.bundle.judge import judge, main
 from monai_histodiff.bundle.predictions import read_predictions, write_predictions
 from monai_histodiff.bundle.provenance import describe_files
+from monai_histodiff.commands.judge import judge, main
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import combine
 from monai_histodiff.evaluation.results_files import read_results

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from monai_histodiff.bundle.config_names import (
+from monai_histodiff.diffusion.settings import MODES
+from monai_histodiff.diffusion.solvers import SOLVERS
+from monai_histodiff.options.config_names import (
     FINETUNE,
     GUIDANCE,
     INFERENCE,
@@ -15,9 +17,7 @@ from monai_histodiff.bundle.config_names import (
     SHARE,
     TRAIN,
 )
-from monai_histodiff.bundle.options import FLAG, NUMBER, NUMBERS, PATH, TEXT, WHOLE, Option
-from monai_histodiff.diffusion.settings import MODES
-from monai_histodiff.diffusion.solvers import SOLVERS
+from monai_histodiff.options.option import FLAG, NUMBER, NUMBERS, PATH, TEXT, WHOLE, Option
 
 __all__ = ["AS_MADE", "SAMPLING_OPTIONS"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.provenance import read_json
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.bank_files import ABOUT as BANK
 from monai_histodiff.data.export import FORMATS, export_patches
 from monai_histodiff.data.patch_set import PatchSet

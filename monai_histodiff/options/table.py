@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monai_histodiff.bundle.config_names import (
+from monai_histodiff.data.sizes import LARGEST, SMALLEST
+from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.options.config_names import (
     DEMO,
     EVALUATE,
     EVERY,
@@ -26,7 +28,7 @@ from monai_histodiff.bundle.config_names import (
     TRAIN,
     UNETS,
 )
-from monai_histodiff.bundle.options import (
+from monai_histodiff.options.option import (
     DEVICE,
     FLAG,
     LABELS,
@@ -39,11 +41,9 @@ from monai_histodiff.bundle.options import (
     WHOLES,
     Option,
 )
-from monai_histodiff.bundle.pretraining_options import PRETRAINING
-from monai_histodiff.bundle.sampling_options import AS_MADE, SAMPLING_OPTIONS
-from monai_histodiff.bundle.verdict_options import with_verdict
-from monai_histodiff.data.sizes import LARGEST, SMALLEST
-from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.options.pretraining import PRETRAINING
+from monai_histodiff.options.sampling import AS_MADE, SAMPLING_OPTIONS
+from monai_histodiff.options.verdict import with_verdict
 
 __all__ = ["OPTIONS", "check_values", "options_of"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files, read_json
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import rejudged
 from monai_histodiff.evaluation.results_files import REMEDY, check_kinds, read_results

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 import yaml
 
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.metadata import metadata_problems
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.utils.files import whole_file
 
 __all__ = ["bundle_files", "check_bundle", "package_bundle"]

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.slide_files import find_slides
 from monai_histodiff.data.slide_groups import read_slide_table
 from monai_histodiff.data.slide_reader import READERS

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monai_histodiff import PatchSet
-from monai_histodiff.bundle.check import colour_alone, main, page_values, power_of
+from monai_histodiff.commands.check import colour_alone, main, page_values, power_of
 from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 

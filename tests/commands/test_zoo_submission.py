@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_histodiff.bundle.zoo_submission import EXCLUSIONS, INFO, LIST, main, submit_bundles
+from monai_histodiff.commands.zoo_submission import EXCLUSIONS, INFO, LIST, main, submit_bundles
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 LISTS = (

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.download import checksum
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.public_fetch import describe, fetch_public_set

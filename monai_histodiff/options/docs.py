@@ -1,4 +1,4 @@
-"""``python -m monai_histodiff.bundle.option_docs bundles > docs/options.md``: the table of options
+"""``python -m monai_histodiff.options.docs bundles > docs/options.md``: the table of options
 as a page.
 """
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_histodiff.bundle.option_table import options_of
+from monai_histodiff.options.table import options_of
 
 __all__ = ["config_files", "options_page"]
 
 HEAD = """# Options
 
-Every option of every config, as `--NAME VALUE`; made from `monai_histodiff/bundle/option_table.py`
-by `python -m monai_histodiff.bundle.option_docs bundles > docs/options.md`. An unknown name, or a
+Every option of every config, as `--NAME VALUE`; made from `monai_histodiff/options/table.py`
+by `python -m monai_histodiff.options.docs bundles > docs/options.md`. An unknown name, or a
 value of another kind or out of range, is refused in the first second. Other keys of a config
 (networks, transforms, optimisers) can be overridden as MONAI's bundles allow, for example
 `--optimizer#lr 0.0005`. A path that begins with `$`, `@` or `%` would be an

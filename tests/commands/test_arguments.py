@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_histodiff.bundle import arguments
-from monai_histodiff.bundle.arguments import parsed
+from monai_histodiff.commands import arguments
+from monai_histodiff.commands.arguments import parsed
 
 
 def test_the_home_folder_is_meant_wherever_a_path_begins_with_a_tilde(
@@ -30,7 +30,7 @@ def test_every_command_takes_its_arguments_so() -> None:
     own = Path(arguments.__file__)
     calls = {
         path.name: re.findall(r"\.parse_args\((\w*)", path.read_text(encoding="utf-8"))
-        for path in own.parent.glob("*.py")
+        for path in own.parents[1].rglob("*.py")
         if path != own
     }
     other = {name: found for name, found in calls.items() if found}

@@ -16,7 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
-from monai_histodiff.bundle.option_table import options_of
+from monai_histodiff.options.table import options_of
 
 __all__ = ["check_names", "check_stage_names", "referred"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monai_histodiff.bundle import main_job
+from monai_histodiff.commands import main_job
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_histodiff.bundle.arguments import parsed
 from monai_histodiff.bundle.errors import plain_errors
-from monai_histodiff.bundle.zoo import METADATA, bundle_files, check_bundle
+from monai_histodiff.commands.arguments import parsed
+from monai_histodiff.commands.zoo import METADATA, bundle_files, check_bundle
 
 __all__ = ["main", "submit_bundles"]
 

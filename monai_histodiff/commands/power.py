@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from monai_histodiff.bundle.arguments import parsed
+from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.evaluation.power import WORLDS, measure, rows
 
 

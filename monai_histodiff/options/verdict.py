@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from monai_histodiff.bundle.options import FLAG, LABELS, NUMBER, PATH, TEXTS, Option
 from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.options.option import FLAG, LABELS, NUMBER, PATH, TEXTS, Option
 
 __all__ = ["VERDICT", "VERDICT_ARMS", "with_verdict"]
 
