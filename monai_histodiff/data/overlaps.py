@@ -21,7 +21,7 @@ REACH, CELL = 12, 3  # a mark's surroundings: 24 x 24 pixels, in cells of 3
 FLAT = 0.02  # deviation of the surroundings, below which they tell nothing
 ALIKE = 0.95  # correlation of two marks that are one
 AGREE, SLACK = 3, 1  # marks that must lie at one shift, and pixels by which it may vary
-ROWS, COLUMNS = 2048, 8192  # marks compared at once, for the sake of memory
+ROWS, COLUMNS = 512, 1024  # marks compared at once: what a core keeps at hand
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,10 @@ def _alike(first: Marks, second: Marks) -> Iterator[tuple[Tensor, Tensor]]:
     for top in patient(range(0, len(first.look), ROWS), "compare", unit="part"):
         for left in range(top if second is first else 0, len(second.look), COLUMNS):
             rows, columns = first.look[top : top + ROWS], second.look[left : left + COLUMNS]
-            i, j = (rows @ columns.T >= ALIKE).nonzero().unbind(1)
+            likeness = rows @ columns.T
+            if likeness.max() < ALIKE:
+                continue
+            i, j = (likeness >= ALIKE).nonzero().unbind(1)
             i, j = i + top, j + left
             kept = first.picture[i] < first.picture[j] if second is first else slice(None)
             yield i[kept], j[kept]
