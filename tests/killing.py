@@ -1,10 +1,9 @@
 """Kills at random moments of the main job: whatever is left is resumed to the bit.
 
 ``python tests/killing.py --minutes 20`` runs a tiny ``finetune.json`` once, and then again and
-again into new folders, each killed (SIGKILL) at one to three random moments and resumed as a user
-would: the same command while there is no ``outcome.json``, and then ``evaluate.yaml``. Bank,
-candidates, weights and test probabilities must equal those of the first run in every bit, and no
-draft may be left.
+again into new folders, each killed (SIGKILL) at one to three random moments and resumed by the
+same command. Bank, candidates, weights and test probabilities must equal those of the first run in
+every bit, and no draft may be left.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.utils.weights import read_state
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
-GUIDANCE = BUNDLES / "histopathology_guidance"
 COLOURS = {"pink": (230, 150, 190), "violet": (120, 80, 170)}
 TRAIN = {
     "adaptation_steps": 2,
@@ -62,17 +60,14 @@ def write_data(folder: Path) -> Path:
 
 
 def command(out: Path, data: Path) -> list[str]:
-    """What a user types next."""
+    """What a user types, again and again; where an evaluation was killed between its last two
+    files, these are to be replaced.
+    """
     given: dict[str, Any] = {**COMMON, "dataset_dir": str(data), "output_dir": str(out)}
-    if (out / "outcome.json").exists():
-        config, root = GUIDANCE / "configs" / "evaluate.yaml", GUIDANCE
-        given |= {**EVALUATE, "replace": True}
-    else:
-        config, root = BUNDLES / "finetune.json", BUNDLES
-        given |= {"strength": 1.0, "train": TRAIN, "evaluate": EVALUATE}
+    given |= {"strength": 1.0, "train": TRAIN, "evaluate": {**EVALUATE, "replace": True}}
     options = [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    start = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
-    return [*start, "--bundle_root", str(root), *options]
+    start = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLES)]
+    return [*start, "--config_file", str(BUNDLES / "finetune.json"), *options]
 
 
 def run(out: Path, data: Path, seconds: float | None = None) -> bool:

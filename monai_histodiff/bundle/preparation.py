@@ -78,8 +78,8 @@ def prepare(name: str) -> RunPlan:
         configs = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
         stages = {stage: option_values(stage, own) for stage, own in configs.items()}
         folder, judged = RunFolder(stages["train"]["output_dir"]), stages["evaluate"]
-        judgements = [path for path in (folder.results, folder.report) if path.exists()]
-        made = folder.outcome.is_file() and (not judgements or judged["replace"])
+        whole = folder.results.exists() and folder.report.exists()
+        made = folder.outcome.is_file() and (judged["replace"] or not whole)
         for stage, own in stages.items():
             check_places(stage, own, home, made)
         _check_alike(stages)
