@@ -65,3 +65,16 @@ def test_the_sentence_and_the_claim_are_what_the_statistics_say() -> None:
     figures = re.search(r"Mean over the four sets: ([^,]+), p ([\d.]+)", PAGE)
     assert figures and figures[1] == told(mean) and float(figures[2]) == round(mean["p"], 3)
     assert told(mean).split(" ")[0] in PAGE.split("\n\n")[1]
+
+
+def test_earlier_runs_of_the_method_and_the_critic_are_told_as_they_were() -> None:
+    every, earlier = [], (DOCS / "evidence" / "0.20.0").glob
+    for name, stem in SETS.items():
+        paths = [*files(name).values(), *earlier(f"{stem}-5-*.json")]
+        every.append(read_results(sorted(paths)))
+        assert len(every[-1]) == 6 and told(combine(every[-1])["G-C"]) in PAGE, name
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in files(name).values()]
+        critic = np.mean([result["critic"]["balanced_accuracy"] for result in found])
+        c, g = rows(name)[-1][2:4]
+        assert re.search(rf"{100 * critic:.1f} \((`G` )?{g}, (`C` )?{c}\)", PAGE), name
+    assert f"in the mean over 24 draws {told(combine_sets(every)['G-C'])}" in PAGE
