@@ -120,6 +120,21 @@ def test_the_readmes(place: Path) -> None:
     assert names["patches"].shape == (2, 3, 128, 128)
 
 
+def test_the_critic_as_a_classifier(place: Path) -> None:
+    (code,) = blocks("docs/verdict.md")
+    assert "my_patches.zip" in code
+    demo = PatchSet.open("my_patches.zip")
+    test = demo.select("test").few(10)
+    test.write(place / "some")
+    names = run(code.replace("my_patches.zip", "some"), {}, "verdict.md")
+    found = names["probabilities"]
+    assert found.shape == (30, 3) and torch.allclose(found.sum(1), torch.ones(30))
+    right = found.argmax(1) == torch.as_tensor(names["patches"].labels)
+    assert names["patches"].classes == demo.classes and right.float().mean() > 0.85
+    images = names["patches"].images(128)
+    assert torch.allclose(names["critic"](images / 255), found, atol=1e-4)  # one crop is all
+
+
 def test_the_plan_of_the_evidence(place: Path) -> None:
     """The two sets are not at hand: the demonstration set stands for both."""
     demo = PatchSet.open("my_patches.zip")
