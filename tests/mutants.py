@@ -49,7 +49,8 @@ MODULES = {
     "diffusion/exemplar": "diffusion/test_exemplar.py",
     "diffusion/foreign": "diffusion/test_foreign_generators.py",
     "diffusion/generative": "diffusion/test_generative.py",
-    "diffusion/guide": "diffusion/test_guide_file.py diffusion/test_model.py",
+    "diffusion/guide": "diffusion/test_guide.py diffusion/test_guide_file.py "
+    "diffusion/test_model.py",
     "diffusion/latents": "diffusion/test_latents.py diffusion/test_sampler.py",
     "diffusion/sampler": "diffusion/test_sampler.py",
     "diffusion/sharing": "diffusion/test_unet.py diffusion/test_sampler.py",

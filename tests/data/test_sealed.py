@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from monai_histodiff import Candidates, SyntheticBank
-from monai_histodiff.data.sealed import read_sealed
+from monai_histodiff.data.sealed import COLUMNS, read_sealed
 
 REMEDY = "(copy the folder anew|give the folder that|pass a larger max_bytes)"
 
@@ -284,6 +284,13 @@ def test_texts_that_spreadsheets_run_come_back_as_they_were(written: Path) -> No
     assert SyntheticBank.load(written / "bank").classes == ("a", "b", "=c")
     found = read_sealed(written / "candidates", "candidates.json", ("classes",), ("reason",))
     assert [row.record.label for row in found.rows] == ["b", "b", "=c", "=c"]
+
+
+def test_a_set_without_patches_has_pictures_of_no_size(tmp_path: Path) -> None:
+    nothing = torch.empty(0, 3, 8, 8, dtype=torch.uint8)
+    SyntheticBank({0: nothing}, classes=["a"]).save(tmp_path / "bank")
+    found = read_sealed(tmp_path / "bank", "bank.json", (), COLUMNS)
+    assert found.images.shape == (0, 3, 0, 0) and len(found.rows) == 0
 
 
 def test_everything_is_named_a_dtype_and_a_device(written: Path) -> None:

@@ -56,6 +56,17 @@ def test_the_order_of_the_patches_does_not_matter() -> None:
         assert getattr(one, part) == pytest.approx(getattr(other, part))
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_the_first_group_may_hold_any_class(first: int) -> None:
+    labels = np.array([first, first, *range(3), *range(3)])
+    groups = np.array(["a", "a", *"bbbccc"])
+    layout, values = Layout(labels, groups), np.arange(8.0)
+    assert layout.cells(values).tolist() == [1.0, *range(2, 8)]
+    assert layout.counts.sum() == 8 and layout.counts[0].tolist() == [
+        2.0 * (k == first) for k in range(3)
+    ]
+
+
 def test_with_one_patch_a_group_the_variance_is_that_of_stratified_means() -> None:
     """Nothing within groups to correlate: the sum over classes of s^2 / n, over K^2."""
     labels = np.arange(3000) % 3

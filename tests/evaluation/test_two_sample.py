@@ -23,11 +23,38 @@ def drawn(draw_patches: DrawPatches, label: int, count: int, seed: int) -> Tenso
     return torch.from_numpy(draw_patches(label, count, 32, seed)).permute(0, 3, 1, 2)
 
 
+class FirstBright(torch.nn.Module):
+    """Calls what is white a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        white = (x.mean((1, 2, 3)) > 0.99).float()
+        return torch.stack([1 - white, white], 1)
+
+
 def test_what_is_alike_cannot_be_told_apart(draw_patches: DrawPatches) -> None:
     samples, real, held = (drawn(draw_patches, 0, 80, seed) for seed in (1, 2, 3))
     found = two_sample_test(samples, real, held, TRAINING)
     assert abs(found["accuracy"] - 0.5) < 0.25
     assert found["numbers"] == {"samples": 80, "real": 80, "held_out": 80}
+
+
+def test_one_sample_in_five_is_for_the_test(draw_patches: DrawPatches) -> None:
+    """The share that is recognised counts fifths of 25 samples, and of no more."""
+    given: list[int] = []
+
+    def recipe(items: list[dict[str, Any]], *_: Any) -> torch.nn.Module:
+        given.append(len({item["image"].data_ptr() for item in items if item["label"] == 1}))
+        return FirstBright()
+
+    samples = torch.zeros(25, 3, 32, 32, dtype=torch.uint8)
+    samples[20] = 255  # the first that is tested
+    real = drawn(draw_patches, 0, 10, 1)
+    found = two_sample_test(samples, real, real, recipe)  # type: ignore[arg-type]
+    assert given == [20] and found["samples"] == pytest.approx(1 / 5)
 
 
 def test_what_differs_is_told_apart(draw_patches: DrawPatches) -> None:

@@ -263,7 +263,7 @@ def test_a_percentile_lies_in_0_to_100(percentile: float) -> None:
 
 def test_real_patches_are_finite_and_have_groups() -> None:
     spoilt = patches(3)
-    spoilt[1, 0, 2, 2] = float("nan")
+    spoilt[1, 0, 2, 2] = spoilt[1, 1, 3, 3] = float("nan")
     for call in (lambda: copy_gate(spoilt, list("abc")), lambda: copy_distances(spoilt, spoilt)):
         with pytest.raises(ValueError, match="real patches must be finite, got 1 that are not"):
             call()

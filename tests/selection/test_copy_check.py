@@ -9,7 +9,8 @@ from conftest import DrawPatches
 
 from monai_histodiff import PatchSet, RandHEJitter
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.data.pixels import to_bytes
+from monai_histodiff.data.pixels import thumbnails, to_bytes
+from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.copy_check import APART, CopyCheck, structure
 
 
@@ -83,6 +84,18 @@ def test_one_group_leaves_the_fixed_thresholds(tmp_path: Path) -> None:
     assert check.threshold == pytest.approx(4 / 255) and check.likeness == pytest.approx(0.95)
     with pytest.raises(ValueError, match="copies need at least one real patch, got none"):
         CopyCheck(real[:0], 32)
+
+
+def test_the_threshold_is_what_real_patches_of_other_groups_keep(real: PatchSet) -> None:
+    """A percentile of the distances of thumbnails, over all flips and turns; never less than four
+    levels.
+    """
+    images = thumbnails(real.images())
+    turned = [v for x in (images, images.flip(3)) for v in (x.rot90(k, (2, 3)) for k in range(4))]
+    pairs = torch.stack([torch.cdist(images.flatten(1), v.flatten(1)) for v in turned]).amin(0)
+    nearest = (pairs / images[0].numel() ** 0.5).fill_diagonal_(9).amin(1)
+    found = CopyCheck(real, 48, percentile=50).threshold
+    assert found == pytest.approx(float(nearest.quantile(0.5)), rel=1e-3) and found > 5 * FLOOR
 
 
 def test_plain_pictures_have_no_structure(draw_patches: DrawPatches) -> None:

@@ -171,6 +171,12 @@ def test_new_pictures_are_judged_by_their_labels(
     kept = found.counts()["accepted"]
     assert kept >= 22 and found.taught == 1, "some are copies, or unlike, by chance"
     wrong = [CLASSES[(CLASSES.index(name) + 1) % 3] for name in right]
+    for name, row in found.by_class().items():
+        own = [i for i, label in enumerate(right) if label == name]
+        told = [CLASSES[int(found.called[i])] for i in own]
+        assert row["called"] == {other: told.count(other) for other in CLASSES}
+        assert row["pictures"] == 10 and row["called"][name] >= 8
+        assert row["accepted"] == int(found.candidates.accepted[own].sum())
     found = judged(judge, real, tmp_path / "wrong", images, wrong)
     assert found.counts()["accepted"] == 0 and found.taught == 0
     assert found.candidates.reasons.count(Reason.low_confidence) >= 22
