@@ -54,7 +54,8 @@ MODULES = {
     "diffusion/latents": "diffusion/test_latents.py diffusion/test_sampler.py",
     "diffusion/sampler": "diffusion/test_sampler.py",
     "diffusion/sharing": "diffusion/test_unet.py diffusion/test_sampler.py",
-    "diffusion/sources": "diffusion/test_sampler.py diffusion/test_latents.py",
+    "diffusion/sources": "diffusion/test_sampler.py diffusion/test_latents.py "
+    "diffusion/test_exemplar.py",
     "diffusion/wanted": "diffusion/test_sampler.py",
     "selection/folds": "selection/test_critic.py",
     "selection/critic": "selection/test_critic.py",

@@ -121,6 +121,16 @@ def test_results_without_a_comparison_are_called_so(
     assert "| difference |" in to_markdown([run()]) and none not in to_markdown([run()])
 
 
+def test_sets_of_digests_of_their_own_stand_side_by_side(tmp_path: Path) -> None:
+    sets = {"one.zip": "1", "two.zip": "2"}
+    runs = [
+        {**run(site=name), "dataset": {"path": name, "sha256": digit * 64}}
+        for name, digit in sets.items()
+    ]
+    found = read_results(write(tmp_path, *runs))
+    assert [results["dataset"]["path"] for results in found] == list(sets)
+
+
 def test_draws_that_differ_widen_the_interval() -> None:
     alike = combine([run(i, gain=0.05) for i in range(3)])["G-C"]
     spread = combine([run(i, gain=g) for i, g in enumerate((-0.05, 0.05, 0.15))])["G-C"]

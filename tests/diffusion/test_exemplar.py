@@ -18,6 +18,7 @@ from monai_histodiff.diffusion.latents import describe_exemplars, encode_latents
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.training.steps import DenoisingPrepareBatch
+from monai_histodiff.utils.weights import write_state
 
 D = 5
 
@@ -289,6 +290,14 @@ def test_sources_keep_their_descriptors(conditional: LatentDiffusion, tmp_path: 
     for name in ("latents", "rows", "descriptors"):
         for a, b in zip(getattr(real, name), getattr(read, name), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_labels_alone_are_no_sources(tmp_path: Path) -> None:
+    write_state(tmp_path / "sources.pt", {"label": torch.zeros(3, dtype=torch.long)})
+    with pytest.raises(
+        ValueError, match=r"must hold label, and image or descriptor, got \['label'\]"
+    ):
+        Sources.load(tmp_path / "sources.pt", 3)
 
 
 def test_samples_of_no_class_are_made_after_any_source(

@@ -67,6 +67,16 @@ def test_the_first_group_may_hold_any_class(first: int) -> None:
     ]
 
 
+def test_groups_weigh_by_their_pairs_over_the_variance_of_these() -> None:
+    """A group of one patch has none."""
+    sizes = np.array([1, 2, 3, 5])
+    groups = np.repeat(np.arange(4), sizes)
+    weight = Layout(np.arange(11) % 2, groups).pairs[0]
+    spread = _pair_variance(sizes.astype(float), 0.1)
+    assert weight[0] == 0
+    assert weight[1:] == pytest.approx((sizes * (sizes - 1))[1:] / spread[1:])
+
+
 def test_with_one_patch_a_group_the_variance_is_that_of_stratified_means() -> None:
     """Nothing within groups to correlate: the sum over classes of s^2 / n, over K^2."""
     labels = np.arange(3000) % 3
