@@ -157,6 +157,12 @@ def test_errors(
         evaluation(parts, candidates, **options)
 
 
+def test_seeds_may_be_as_large_as_numpy_takes_them(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+) -> None:
+    assert evaluation(parts, candidates, seeds=[0, 2**32 - 1]) is not None
+
+
 def test_patches_without_a_label_are_not_tested_on(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> None:

@@ -86,6 +86,15 @@ def test_a_forecast_is_told_in_seeds_and_draws() -> None:
     assert "for 3 or 6 points neither 20 seeds nor 10 draws suffice: test on" in few.sentence
 
 
+def test_a_forecast_counts_all_seeds() -> None:
+    labels, groups = np.arange(400) % 2, np.arange(400)
+
+    def least(seeds: int) -> float:
+        return foresee(labels, groups, seeds, 1, worlds=40).detectable
+
+    assert least(3) > least(12) > least(60)
+
+
 def test_with_one_group_of_a_class_nothing_can_be_told() -> None:
     found = foresee(np.repeat([0, 1], 6), ["a"] * 6 + ["b"] * 6, 3, worlds=10)
     assert np.isnan(found.detectable) and set(found.seeds.values()) == {0}

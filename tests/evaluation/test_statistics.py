@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -203,6 +205,20 @@ def test_an_interval_does_not_jump_where_runs_add_nothing() -> None:
     assert nothing.freedom == pytest.approx(np.full(401, free))
 
 
+def test_the_noise_of_runs_counts_by_the_chance_that_they_add_something() -> None:
+    """``runs`` and ``mixed``, of ``f`` and ``f free`` degrees of freedom, differ by chance by
+    their common variance times ``sqrt(2 / (f + 2) + 2 / (f free + 2))``.
+    """
+    group, free, runs, mixed, f = 4.0, 12.0, 2.4, 2.0, 4.0
+    zero, of_groups, of_runs, both = (np.array([x]) for x in (0.0, group, runs, mixed))
+    found = _sum(zero, of_groups, free, of_runs, both, f)
+    alone = mixed * (2 / (f + 2) + 2 / (f * free + 2)) ** 0.5
+    surely = NormalDist().cdf((runs - mixed) / alone)
+    noise = surely * (runs**2 / (f + 2) + mixed**2 / (f * free + 2))
+    freedom = (group + runs - mixed) ** 2 / (group**2 / (free + 2) + noise) - 2
+    assert freedom > 5 and found.freedom[0] == pytest.approx(freedom)
+
+
 def test_the_mean_of_data_sets() -> None:
     parts = [
         Estimate(*(np.array([v]) for v in values))
@@ -292,23 +308,17 @@ def test_draws_cover_new_draws(shared: bool) -> None:
     assert 0.925 <= np.mean(covered) <= 0.99, "of 640"
 
 
-def test_the_order_of_the_classes_does_not_matter_where_draws_have_test_sets_of_their_own() -> (
-    None
-):
+def test_what_classes_are_called_does_not_matter_where_draws_have_test_sets_of_their_own() -> None:
     labels, groups = make_groups(RNG(0), 20)
     right = np.array([0.5, 0.8, 0.95])
-    arms = [answers(3, labels, right[labels], i) for i in range(4)]
+    arms = [answers(3, labels, right[labels], i) for i in range(8)]
 
-    def found(names: NDArray[np.int64]) -> Estimate:
-        return balanced_estimate(
-            [
-                Draw(arms[0], arms[1], names, groups),
-                Draw(arms[2], arms[3], names, groups + 1000),
-            ]
-        )
+    def found(names: NDArray[np.int64]) -> float:
+        draws = [Draw(arms[2 * i], arms[2 * i + 1], names, groups + 1000 * i) for i in range(4)]
+        return balanced_estimate(draws).group_variance.item()
 
-    one, other = found(labels), found(2 - labels)
-    assert one.group_variance == pytest.approx(other.group_variance)
+    assert found(labels) == pytest.approx(found(2 - labels))
+    assert found(labels) == pytest.approx(found(5 * labels))
 
 
 def test_one_draw_says_nothing_of_others() -> None:
