@@ -51,7 +51,8 @@ MODULES = {
     "diffusion/generative": "diffusion/test_generative.py",
     "diffusion/guide": "diffusion/test_guide.py diffusion/test_guide_file.py "
     "diffusion/test_model.py",
-    "diffusion/latents": "diffusion/test_latents.py diffusion/test_sampler.py",
+    "diffusion/latents": "diffusion/test_latents.py diffusion/test_sampler.py "
+    "diffusion/test_exemplar.py",
     "diffusion/sampler": "diffusion/test_sampler.py",
     "diffusion/sharing": "diffusion/test_unet.py diffusion/test_sampler.py",
     "diffusion/sources": "diffusion/test_sampler.py diffusion/test_latents.py "

@@ -548,6 +548,11 @@ def test_live_bank_that_cannot_be(options: dict[str, Any], message: str) -> None
         live(**options)
 
 
+def test_the_least_live_bank_holds_one_patch_of_each_class() -> None:
+    least = live(quota=1, capacity=1, max_candidates=1, batch_size=1, surplus=1.0, seed=0)
+    assert least.options["quota"] == 1 and least.capacity == 1
+
+
 # -------------------------------------------------------------------------------------------------
 # ----------------- handler
 

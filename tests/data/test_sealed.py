@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,12 @@ def test_a_set_without_patches_has_pictures_of_no_size(tmp_path: Path) -> None:
     SyntheticBank({0: nothing}, classes=["a"]).save(tmp_path / "bank")
     found = read_sealed(tmp_path / "bank", "bank.json", (), COLUMNS)
     assert found.images.shape == (0, 3, 0, 0) and len(found.rows) == 0
+
+
+def test_the_first_patch_may_be_an_origin(written: Path, tmp_path: Path) -> None:
+    made = load(written / "candidates")
+    replace(made, origin=torch.tensor([0, 1, 0, 2])).save(tmp_path / "made", ["a", "b", "=c"])
+    assert load(tmp_path / "made").origin.tolist() == [0, 1, 0, 2]
 
 
 def test_everything_is_named_a_dtype_and_a_device(written: Path) -> None:

@@ -234,6 +234,9 @@ def test_the_columns_of_a_manifest_are_read(
     made_by = found.counts()["generators"]
     assert set(made_by) == {"a", "b"} and made_by["a"]["pictures"] == 1
     assert found.pictures_by_class() == {"blue": 0, "pink": 2, "violet": 0}
+    columns[1]["generator"] = ""
+    found = judged(judge, real, tmp_path / "some", images, ["pink"] * 2, columns)
+    assert set(found.counts()["generators"]) == {"a", "not named"}
 
 
 def test_variations_are_judged_by_a_member_that_has_not_seen_their_source(
