@@ -47,7 +47,7 @@ ROOTED = {
 
 
 def check_places(
-    name: str, values: Mapping[str, Any], home: Path | None = None, made: bool = False
+    name: str, values: Mapping[str, Any], home: Path | None = None, kept: bool = False
 ) -> None:
     """Check values, then device, folders and room on the disk.
 
@@ -55,7 +55,7 @@ def check_places(
         name: the config's, in the table of options.
         values: of its options.
         home: folder of the config's file, for the remedy.
-        made: what the training stage writes is there, and is kept.
+        kept: what the stage would write is there, and is kept.
 
     Raises:
         ValueError: a value is out of range, a place of another kind, or the disk full.
@@ -63,7 +63,7 @@ def check_places(
     """
     check_values(name, values)
     _check_apart(values)
-    if not made or name != "train":
+    if not kept:
         _check_output(name, values)
     try:
         checked_device(values["device"])

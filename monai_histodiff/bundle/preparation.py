@@ -73,15 +73,16 @@ def prepare(name: str) -> RunPlan:
     check_places(name, values, home)
     steps: list[Step] = []
     task: Task | None = None
+    kept = False  # the candidates of a run whose evaluation was stopped
     if name == "finetune":
         parser = ConfigParser(config)
         configs = {s: _stage(s, parser, values["guidance_dir"]) for s in STAGES}
         stages = {stage: option_values(stage, own) for stage, own in configs.items()}
         folder, judged = RunFolder(stages["train"]["output_dir"]), stages["evaluate"]
         whole = folder.results.exists() and folder.report.exists()
-        made = folder.outcome.is_file() and (judged["replace"] or not whole)
+        kept = folder.outcome.is_file() and (judged["replace"] or not whole)
         for stage, own in stages.items():
-            check_places(stage, own, home, made)
+            check_places(stage, own, home, kept and stage == "train")
         _check_alike(stages)
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
         _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")
@@ -90,8 +91,8 @@ def prepare(name: str) -> RunPlan:
         check_pool(judged["arms"], task.pool, judged["further_steps"])
         if "G0" in judged["arms"]:
             RunFolder(judged["published_dir"]).check(task)
-        if made:
-            folder.check(task)
+        if kept:  # its files are checked by the evaluation, which comes next
+            folder.check_settings(**task.settings)
             _check_same(folder, method("train", configs["train"]))
         else:
             steps = _training(stages["train"], task)
@@ -122,7 +123,7 @@ def prepare(name: str) -> RunPlan:
     seeds = len(last.get("seeds", ()))
     notes = () if task is None else task.notes(seeds, first["critic_folds"])
     notes += tuple(uncompared_note(_arms(last)))
-    if name == "finetune" and made:
+    if kept:
         notes += (f"The candidates in '{folder.root}' are of this command: kept, and judged.",)
     speed = measure_speed(values["device"], bool(first["bfloat16"]))
     plan = RunPlan(steps, *speed, notes)
