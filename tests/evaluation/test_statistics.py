@@ -131,6 +131,20 @@ def test_only_the_seeds_vary() -> None:
     assert total[0] >= spread and found.run_variance[0] < spread
 
 
+def test_where_trainings_vary_their_number_gives_the_degrees_of_freedom() -> None:
+    """Every patch moves alike. One arm: Student's; two that vary alike: both."""
+    labels, groups = np.arange(40) % 2, np.arange(40) // 2
+    arm = np.broadcast_to(np.array([0.5, 0.6, 0.7, 0.9])[:, None], (1, 4, 40))
+    for control, freedom in ((None, 3), (np.full((1, 4, 40), 0.5), 3), (1 - arm, 6)):
+        found = balanced_estimate([Draw(arm, control, labels, groups)])
+        value = arm.mean(1) - (0 if control is None else control.mean(1))
+        parts = (Layout(labels, groups).group_variance(value), (found.run_variance, freedom))
+        assert found.run_variance[0] == pytest.approx(
+            (freedom // 3) * arm[0, :, 0].var(ddof=1) / 4
+        )
+        assert found.freedom[0] == pytest.approx(satterthwaite(*parts)[0])
+
+
 def test_noise_of_patches_in_single_trainings_is_counted_once() -> None:
     """Independent answers, no other noise: the variance is that of a mean of all answers."""
     labels, groups, worlds = np.arange(240) % 2, np.arange(240) // 6, 1500

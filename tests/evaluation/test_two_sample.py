@@ -119,6 +119,17 @@ def test_samples_are_given_the_class_of_their_exemplars(
     assert found["samples"] > 0.9 if faithful else found["samples"] == pytest.approx(1 / 3)
     picture = np.array(Image.open(tmp_path / "exemplars.png"))
     assert picture.shape == (6 * 34 + 2, 10 * 34 + 2, 3)  # two exemplars a row, each with four
+    tiles = np.stack(
+        [
+            picture[2 + 34 * i : 34 * (i + 1), 2 + 34 * j : 34 * (j + 1)].reshape(-1, 3)
+            for i in range(6)
+            for j in range(10)
+        ]
+    ).reshape(12, 5, 32 * 32, 3)
+    apart = np.abs(tiles.mean(2)[:, :1] - tiles.mean(2)[:, 1:]).max((1, 2))
+    assert (apart < 12).all() if faithful else (apart > 12).any(), "each beside samples after it"
+    for exemplar in tiles:
+        assert len({tile.tobytes() for tile in exemplar}) == 5, "samples of different seeds"
 
 
 def test_each_class_needs_patches(write_patch_set: WritePatchSet, tmp_path: Path) -> None:
