@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_histodiff.evaluation.draws import combine, combine_sets
+from monai_histodiff.evaluation.draws import _estimate, _only, combine, combine_sets
 from monai_histodiff.evaluation.results_files import read_results
+from monai_histodiff.evaluation.statistics import combined
+from monai_histodiff.evaluation.verdict import describe
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "evidence.md").read_text(encoding="utf-8")
@@ -78,3 +80,27 @@ def test_earlier_runs_of_the_method_and_the_critic_are_told_as_they_were() -> No
         c, g = rows(name)[-1][2:4]
         assert re.search(rf"{100 * critic:.1f} \((`G` )?{g}, (`C` )?{c}\)", PAGE), name
     assert f"in the mean over 24 draws {told(combine_sets(every)['G-C'])}" in PAGE
+
+
+def test_the_same_real_patches_in_place_of_synthetic_ones_are_told_as_they_were() -> None:
+    """The supplement of the plan: arm E of the same runs, whose other arms are the table's."""
+    section = PAGE.partition("## Against the same real patches")[2].partition("\n## ")[0]
+    table = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in section.splitlines()]
+    estimates: dict[str, list[Any]] = {"E-C": [], "G-E": []}
+    for name in SETS:
+        runs = []
+        for path in files(name).values():
+            run = json.loads((path.parent / "supplement" / path.name).read_text(encoding="utf-8"))
+            planned = json.loads(path.read_text(encoding="utf-8"))
+            for arm in "CG":
+                assert run["hits"][arm] == planned["hits"][arm], "the same trainings"
+            runs.append(run)
+        mean = np.mean([np.mean(run["arms"]["E"]["balanced_accuracy"]) for run in runs])
+        found = {pair: _only(_estimate(runs, pair)) for pair in estimates}
+        (row,) = [cells for cells in table if cells[:1] == [name]]
+        assert row[1:3] == [rows(name)[-1][3], f"{100 * mean:.1f}"], name
+        assert row[3:] == [told(describe(found[pair])) for pair in ("E-C", "G-E")]
+        for pair, every in estimates.items():
+            every.append(found[pair])
+    (row,) = [cells for cells in table if cells[:1] == ["mean"]]
+    assert row[3:] == [told(describe(combined(every))) for every in estimates.values()]
