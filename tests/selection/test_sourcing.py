@@ -117,6 +117,8 @@ def test_sources_beyond_the_number_wanted_are_of_as_many_patches_as_can_be(
         )
         for seed in (0, 0, 1)
     }
+    one = known_sources(Model(), latents, known, labelled, Judge(), SIZE, max_sources=1)  # type: ignore[arg-type]
+    assert one.counts == [1, 1, 1] and one.rows[1][0] in (labelled.labels == 1).nonzero()
     given = (labelled.labels == 1).nonzero()[:, 0].tolist()
     for found in wanted.values():
         rows = found.rows[1].tolist()
