@@ -38,8 +38,18 @@ OCTAVES = 5
 def to_unit(patches: Tensor) -> Tensor:
     """uint8 patches to float32 in [0, 1]; floating-point patches are taken to be in [0, 1]
     already.
+
+    Raises:
+        ValueError: they are of another integer type, whose range nothing tells.
     """
-    return patches.float() / 255 if patches.dtype == torch.uint8 else patches.float()
+    if patches.dtype == torch.uint8:
+        return patches.float() / 255
+    if not patches.is_floating_point():
+        raise ValueError(
+            f"patches must be uint8, or floating point in [0, 1], got {patches.dtype}: convert "
+            "those of 0 to 255 by .to(torch.uint8)"
+        )
+    return patches.float()
 
 
 def to_bytes(patches: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class Wanted:
     """Patches that a sampler is asked for, one for each seed.
 
     Args:
-        seeds: whole numbers.
+        seeds: whole numbers from 0 to 2^32 - 1, which is what a generator tells apart.
         labels: class indices, int64, shape ``N``; ``None``: of no class.
         exemplars: descriptors ``N x D``; ``None``: those that the sources draw, if any.
     """
@@ -39,10 +39,13 @@ class Wanted:
             classes: how many classes the sampler knows.
 
         Raises:
-            ValueError: there is no seed, labels or exemplars differ in number from the seeds, or
-                labels are names or out of range.
+            ValueError: there is no seed, a seed or a label is no whole number or out of range,
+                labels are names, or labels or exemplars differ in number from the seeds.
         """
         own = [int(seed) for seed in seeds]
+        for seed, given in zip(own, seeds, strict=True):
+            if seed != given or not 0 <= seed < 2**32:
+                raise ValueError(f"seeds must be whole numbers from 0 to {2**32 - 1}, got {given}")
         if not own:
             raise ValueError("at least one seed is needed, got none")
         if exemplars is not None and len(exemplars) != len(own):
@@ -56,7 +59,10 @@ class Wanted:
                 "among the class names, as by patches.classes.index(...)"
             )
         # A copy: an inference tensor could not be differentiated by.
-        wanted = torch.as_tensor(labels, dtype=torch.long).clone()
+        given_labels = torch.as_tensor(labels)
+        wanted = given_labels.to(torch.long, copy=True)
+        if not torch.equal(wanted.double(), given_labels.double()):
+            raise ValueError(f"labels must be class indices, whole numbers, got {labels}")
         if not classes:
             raise ValueError(
                 "labels need a guide, a model of classes, or sources with descriptors, got none"

@@ -182,3 +182,9 @@ def test_black_with_the_noise_of_a_scanner_lies_in_the_range() -> None:
 def test_black_and_white_lie_in_the_range() -> None:
     for value in (0.0, 1.0):
         check_range(torch.full((3, 4, 4), value))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool])
+def test_patches_of_other_integers_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"must be uint8, or floating point in \[0, 1\], got"):
+        to_unit(torch.ones(1, 3, 4, 4).to(dtype))

@@ -24,6 +24,7 @@ from monai_histodiff.diffusion.guidance import guide as guided
 from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid, uniform_grid
 from monai_histodiff.diffusion.solvers import ddim, dpmpp_2m
 from monai_histodiff.diffusion.sources import Sources
+from monai_histodiff.diffusion.wanted import Wanted
 from monai_histodiff.utils.processes import candidate_seed
 
 LABELS, SEEDS = [0, 1, 2, 0, 1, 2, 2], [11, 5, 7, 2**31, 3, 7, 0]
@@ -955,3 +956,16 @@ def test_a_reflected_patch_is_in_the_middle(model: LatentDiffusion) -> None:
     assert model.padded(padded) is padded
     with pytest.raises(ValueError, match=r"patches must be larger than 2 pixels, got \(2, 8\)"):
         model.padded(torch.rand(1, 3, 2, 8))
+
+
+@pytest.mark.parametrize("seeds", [[0, 0.5], torch.tensor([0.2, 0.9]), [-1], [5, 5 + 2**32]])
+def test_seeds_are_whole_numbers_that_a_generator_tells_apart(seeds: Any) -> None:
+    with pytest.raises(ValueError, match="seeds must be whole numbers from 0 to 4294967295, got"):
+        Wanted.checked(None, seeds, None, 0)
+
+
+def test_labels_are_not_rounded() -> None:
+    for labels in ([0.6, 0.99], torch.tensor([0.0, 1.7])):
+        with pytest.raises(ValueError, match="class indices, whole numbers, got"):
+            Wanted.checked(labels, [0, 1], None, 3)
+    assert Wanted.checked([0.0, 1.0], [0, 1], None, 3).labels.tolist() == [0, 1]  # type: ignore[union-attr]
