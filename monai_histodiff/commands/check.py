@@ -30,6 +30,7 @@ from monai_histodiff.utils.progress import patient
 __all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
 
 MOST = 2000  # patches of each side that the colour baselines are fitted and tested on
+FOLDS = 3  # of the main job's critic, each with a patch of each class
 MOST_SEEDS = 1000
 SHOWN = 8  # pictures of each kind on the page
 METRIC = "balanced_accuracy"
@@ -121,7 +122,7 @@ def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]
 
 def _possible(found: Findings) -> str:
     """Which ``labels_per_class`` a run takes: the critic rests on some patches in all."""
-    least = max(1, -(-LEAST // max(1, len(found.classes))))
+    least = max(FOLDS, -(-LEAST // max(1, len(found.classes))))
     if found.most_labels >= least:
         return f"{least} to {found.most_labels}"
     if not found.rarest:
