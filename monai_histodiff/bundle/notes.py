@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
+from monai_histodiff.bundle.plan import LOOK
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.experiment import Evaluation
@@ -19,6 +20,7 @@ __all__ = [
     "data_notes",
     "forecast_note",
     "left_out_note",
+    "look_warning",
     "precision_note",
     "result_notes",
     "training_notes",
@@ -70,15 +72,28 @@ def colour_note(results: Mapping[str, Any]) -> str:
     )
 
 
-def critic_note(results: Mapping[str, Any]) -> str:
-    """A plain sentence where the critic itself does as well as arm G; otherwise empty.
+def look_warning(found: Sequence[str]) -> list[tuple[str, str]]:
+    """A warning, a word and a sentence, of what the look before work found; none without any.
 
     Args:
-        results: with ``arms``, and ``critic`` where there is one.
+        found: in words, see :meth:`monai_histodiff.bundle.task.Task.problems`.
+    """
+    return [(LOOK, f"{'; '.join(found)}.")] if found else []
+
+
+def critic_note(results: Mapping[str, Any]) -> str:
+    """A plain sentence where the critic itself does as well as arm G, and better than colour
+    alone; otherwise empty.
+
+    Args:
+        results: with ``arms`` and ``floors``, and ``critic`` where there is one.
     """
     runs = results["arms"].get("G", {}).get(CLAIM, [])
     alone = results.get("critic", {}).get(CLAIM)
+    floors = [found[CLAIM] for found in results.get("floors", {}).values()]
     if not runs or alone is None or alone < (reached := sum(runs) / len(runs)):
+        return ""
+    if alone <= max(floors, default=0.0):
         return ""
     return (
         f"The critic itself reaches {alone:.1%} of balanced accuracy on the test patches, and arm "

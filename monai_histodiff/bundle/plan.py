@@ -36,6 +36,7 @@ FIVE_CROPS = 5  # of a test patch, or of an unlabelled one
 ADAPTING = 2  # views of each patch that the critic's encoder is adapted to
 STAGE, REPORT = 3.0, 2.5  # seconds to start a stage and to write what it found, on any device
 PROBE_BATCH, PROBE_SIZE = 8, 128
+LOOK = "Look at this first:"
 BUSY = 1.5  # times as long by the clock as computed, from which on it is told
 
 
@@ -63,13 +64,21 @@ class RunPlan:
         steps: in order.
         unit: seconds of one unit of cost, as measured beforehand.
         hint: a further line for the beginning.
-        notes: what was found, assumed or foreseen, told before the plan.
+        notes: what was assumed or foreseen, told before the plan.
+        found: what would spoil a result, as the look before work found it; told after the notes,
+            and on the page of the results.
     """
 
     def __init__(
-        self, steps: list[Step], unit: float = 0.0, hint: str = "", notes: Sequence[str] = ()
+        self,
+        steps: list[Step],
+        unit: float = 0.0,
+        hint: str = "",
+        notes: Sequence[str] = (),
+        found: Sequence[str] = (),
     ) -> None:
-        self.steps, self.unit, self.hint, self.notes = steps, unit, hint, tuple(notes)
+        self.steps, self.unit, self.hint = steps, unit, hint
+        self.notes, self.found = tuple(notes), tuple(found)
         self._start: float | None = None
         self._told = False
 
@@ -82,11 +91,13 @@ class RunPlan:
         return any(step.name == name for step in self.steps)
 
     def announce(self) -> None:
-        """Print the notes, and one line: the steps, and about how long they take; once."""
+        """Print the notes, what was found, and one line: the steps, and about how long they take;
+        once.
+        """
         if self._told:
             return
         self._told = True
-        for note in self.notes:
+        for note in (*self.notes, *(f"{LOOK} {problem}." for problem in self.found)):
             print(note, flush=True)
         if self.steps:
             texts = ", ".join(step.text for step in self.steps)

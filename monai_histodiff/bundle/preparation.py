@@ -126,7 +126,7 @@ def prepare(name: str) -> RunPlan:
     if kept:
         notes += (f"The candidates in '{folder.root}' are of this command: kept, and judged.",)
     speed = measure_speed(values["device"], bool(first["bfloat16"]))
-    plan = RunPlan(steps, *speed, notes)
+    plan = RunPlan(steps, *speed, notes, () if task is None else task.problems())
     plan.announce()
     return plan
 

@@ -18,6 +18,7 @@ from monai_histodiff.bundle.notes import (
     data_notes,
     forecast_note,
     left_out_note,
+    look_warning,
     result_notes,
     training_notes,
 )
@@ -111,6 +112,8 @@ def run_and_report(
     if further_steps:
         further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
+    leaks = find_leaks(patches.select("train"), evaluation.test)
+    results["warnings"] = [*look_warning(outcome.get("found", ())), *leaks.warnings]
     results["notes"] = [
         *results["shortfalls"],
         size_note(patches, evaluation.material.size),
@@ -123,7 +126,6 @@ def run_and_report(
         *shown,
         *training_notes(results),
         *filter(None, [critic_note(results)]),
-        *find_leaks(patches.select("train"), evaluation.test).notes,
         *data_notes(patches, dataset_dir),
         *result_notes(outcome, evaluation, results["differences"], results.get("agreement")),
     ]

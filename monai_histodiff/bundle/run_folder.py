@@ -50,7 +50,7 @@ class RunFolder:
     Attributes:
         record: who works in it, or worked in it last.
         split: which patches were used for what.
-        outcome: of the sampling, with the files of the run; the training stage writes it last.
+        outcome: of the sampling, and the files of the run; the training stage's last file.
         predictions: test probabilities of every arm and seed, see
             :mod:`~monai_histodiff.bundle.predictions`.
         results: of the evaluation.
@@ -99,14 +99,11 @@ class RunFolder:
         Claim(self.record).check()
         found = [path.name for path in (self.results, self.report) if path.exists()]
         if found and not replace:
-            half = (
-                ""
-                if len(found) == 2
-                else f" alone, of an evaluation that was stopped after {found[0]}"
-            )
+            held = " and ".join(found)
+            held += f" alone, of an evaluation that was stopped after {held}" * (len(found) == 1)
             raise FileExistsError(
                 f"output_dir must be new to the evaluation, got '{self.root}', which holds "
-                f"{' and '.join(found)}{half}: add --replace True (nothing is trained again)"
+                f"{held}: add --replace True (nothing is trained again)"
             )
 
     def claim(self, stage: str = STAGE, replace: bool = False) -> str:
@@ -194,6 +191,7 @@ class RunFolder:
         selector: Any,
         sampler: GuidedSampler,
         settings: Mapping[str, Any],
+        found: Sequence[str] = (),
     ) -> Path:
         """Write what came out of a training stage, but for the weights that its trainers wrote:
         ``split.csv``, the selector's critic, the sampler's sources, and all that :meth:`save`
@@ -205,13 +203,14 @@ class RunFolder:
             selector: see there.
             sampler: see there.
             settings: further plain values, beside those of the task.
+            found: :meth:`Task.problems`; the report repeats them.
         """
         sources = sampler.sources or Sources()
         write_split(self.split, task.known, task.labelled, task.patches.select("test"))
         selector.critic.save(self.critic)
         sources.save(self.sources)
         recorded = {**settings_of(task, sources), **settings}
-        return self.save(candidates, task.patches.classes, selector, sampler, recorded)
+        return self.save(candidates, task.patches.classes, selector, sampler, recorded, found)
 
     def save(
         self,
@@ -220,6 +219,7 @@ class RunFolder:
         selector: Any,
         sampler: GuidedSampler,
         settings: Mapping[str, Any] | None = None,
+        found: Sequence[str] = (),
     ) -> Path:
         """Write ``candidates/``, ``bank/`` (the accepted ones) and, last, ``outcome.json``:
         counts, thresholds, speed, settings, and the hashes of all files of the run. The claim
@@ -233,16 +233,16 @@ class RunFolder:
             sampler: made them.
             settings: further plain values; ``model_um_per_px``, where it is among them, is the
                 bank's ``um_per_px``.
+            found: as for :meth:`finish`.
 
         Returns:
-            The path of ``outcome.json``, whose ``selection`` and ``sampling`` entries the report
-            repeats.
+            The path of ``outcome.json``, of which the report repeats a part.
         """
         provenance = {
             "run": str(Claim(self.record).content.get("run", "")),
             "version": __version__,
             **outcome_of(candidates, classes, selector, sampler),
-            "settings": dict(settings or {}),
+            **{"settings": dict(settings or {}), "found": list(found)},
         }
         scale = provenance["settings"].get("model_um_per_px")
         candidates.save(self.candidates, classes, scale)

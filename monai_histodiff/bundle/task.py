@@ -124,8 +124,8 @@ class Task:
         self.test.images(self.size)
 
     def notes(self, seeds: int = 0, folds: int = 3) -> tuple[str, ...]:
-        """Plain sentences: size and scale, what is assumed, what would spoil a result, and what
-        the verdict will be able to see with so many seeds: 0 where there will be none.
+        """Plain sentences: size and scale, what is assumed, and what the verdict will be able to
+        see with so many seeds: 0 where there will be none.
 
         Args:
             seeds: of the evaluation.
@@ -140,7 +140,6 @@ class Task:
             )
         if torn := torn_note(self.labelled, folds):
             found.append(torn)
-        found += [f"Look at this first: {problem}." for problem in self._problems()]
         labels, groups = self.test.labels.numpy(), self.test.groups
         unmet = shortfalls(labels, groups, self.test.classes, seeds) if seeds else []
         found += [f"Nothing will be claimed: {rule}" for rule in unmet]
@@ -148,9 +147,9 @@ class Task:
             found.append(foresee(labels, groups, seeds).sentence)
         return tuple(found)
 
-    def _problems(self) -> tuple[str, ...]:
-        """What the look before work finds in the patches that the run uses, but for what a note
-        of the set says already.
+    def problems(self) -> tuple[str, ...]:
+        """What would spoil a result, as the look before work finds it in the patches that the run
+        uses, but for what a note of the set says already.
         """
         used = self.known.extend(self.test, len(self.test))
         seen = self.labelled[:LOOKED_AT].extend(used, LOOKED_AT - len(self.labelled))

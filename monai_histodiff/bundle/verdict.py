@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import critic_note, left_out_note, training_notes
+from monai_histodiff.bundle.notes import critic_note, left_out_note, look_warning, training_notes
 from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -23,6 +23,7 @@ from monai_histodiff.bundle.results import (
 from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, warnings, withheld
+from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
@@ -92,6 +93,7 @@ def judge_and_report(
     arms: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Any] | None = None,
+    found: Sequence[str] = (),
 ) -> Path:
     """Judge the sets, train the arms, and write ``accepted.csv``, ``accepted/``, ``judged.csv``,
     ``predictions.npz``, ``results.json`` and ``report.html``.
@@ -106,6 +108,7 @@ def judge_and_report(
         arms: what to train; C is among them.
         seeds: one training of each arm for each.
         settings: further plain values, for the report.
+        found: what would spoil a result, see :meth:`monai_histodiff.bundle.task.Task.problems`.
 
     Returns:
         The path of the report.
@@ -145,7 +148,11 @@ def judge_and_report(
     named, figures = len(judged) > 1, results["foreign"]["sets"]
     results |= headline(figures[0], results["verdict"])
     results["claims"] = withheld(results["claims"], figures)
-    results["warnings"] = [w for part in figures for w in warnings(part, named)]
+    results["warnings"] = [
+        *look_warning(found),
+        *find_leaks(train, judge.test).warnings,
+        *(w for part in figures for w in warnings(part, named)),
+    ]
     told = notes(results, arms, trained, judge, judged)
     told += [*left_out_note(evaluation.left_out), *training_notes(results)]
     results["notes"] = [*told, *filter(None, [critic_note(results)])]

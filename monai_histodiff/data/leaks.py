@@ -40,8 +40,8 @@ class Leaks:
     pairs: tuple[tuple[str, str], ...]
 
     @property
-    def notes(self) -> list[str]:
-        """Plain sentences; none where there is no copy."""
+    def warnings(self) -> list[tuple[str, str]]:
+        """What must not be overlooked, a word and a sentence; none where there is no copy."""
         found = []
         if self.exact:
             blank = f" ({self.blank} of them blank)" if self.blank else ""
@@ -53,9 +53,12 @@ class Leaks:
         if not found:
             return []
         return [
-            f"Leak across the split: of {self.patches} test patches {' and '.join(found)}, such as"
-            f" '{self.pairs[0][0]}' of '{self.pairs[0][1]}'. What is claimed of new patients does"
-            " not hold for them: take them out, or give both one group."
+            (
+                "Leak across the split.",
+                f"Of {self.patches} test patches {' and '.join(found)}, such as "
+                f"'{self.pairs[0][0]}' of '{self.pairs[0][1]}'. What is claimed of new patients "
+                "does not hold for them: take them out, or give both one group.",
+            )
         ]
 
 
@@ -67,7 +70,7 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
         test: patches that must be new.
 
     Returns:
-        Counts, pairs of paths, and notes.
+        Counts, pairs of paths, and warnings.
 
     Raises:
         ValueError: a side is empty: nothing would be compared.

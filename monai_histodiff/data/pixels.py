@@ -36,11 +36,12 @@ OCTAVES = 5
 
 
 def to_unit(patches: Tensor) -> Tensor:
-    """uint8 patches to float32 in [0, 1]; floating-point patches are taken to be in [0, 1]
-    already.
+    """uint8 patches to float32 in [0, 1]; floating-point patches must be in [0, 1] already. Values
+    that are not finite stay.
 
     Raises:
-        ValueError: they are of another integer type, whose range nothing tells.
+        ValueError: they are of another integer type, whose range nothing tells, or floating point
+            and not scaled to [0, 1], see :func:`check_range`.
     """
     if patches.dtype == torch.uint8:
         return patches.float() / 255
@@ -49,6 +50,8 @@ def to_unit(patches: Tensor) -> Tensor:
             f"patches must be uint8, or floating point in [0, 1], got {patches.dtype}: convert "
             "those of 0 to 255 by .to(torch.uint8)"
         )
+    if patches.numel():
+        check_range(patches.nan_to_num(0.5, 0.5, 0.5))
     return patches.float()
 
 

@@ -63,8 +63,8 @@ def nearest_views(
     """The nearest reference of each patch, over the eight flips and turns of the patch.
 
     Args:
-        patches: ``N x C x H x W``, uint8 or floating point; compared as thumbnails.
-        references: ``M x C x H' x W'``, likewise.
+        patches: thumbnails, or other maps of one size, floating point, ``N x C x H x W``.
+        references: likewise, ``M x C x H x W``.
         groups: index of the group of each patch and of each reference, ``N`` and ``M``: those of
             its own group do not count.
         least: nor do those that are nearer than this.
@@ -73,11 +73,11 @@ def nearest_views(
         Distance to the nearest one that counts (infinite where none does), its index, and whether
         there is one nearer than ``least``; each of shape ``N``.
     """
-    targets = thumbnails(references).flatten(1)
+    targets = references.flatten(1)
     parts = []
     size = min(BATCH, max(1, PAIRS // max(1, len(targets))))
     for rows in torch.arange(len(patches), device="cpu").split(size):
-        small = thumbnails(patches[rows])
+        small = patches[rows]
         flips = (small, small.flip(3))
         turned = torch.stack([v.rot90(k, (2, 3)).flatten(1) for v in flips for k in range(4)])
         # by matrix product: fast, but not exactly 0 for a copy
@@ -94,6 +94,11 @@ def nearest_views(
     return distance, index, twin
 
 
+def _thumbnails(patches: Tensor) -> Tensor:
+    """As :func:`~monai_histodiff.data.pixels.thumbnails`, of few patches at a time."""
+    return torch.cat([thumbnails(part) for part in patches.split(BATCH)])
+
+
 def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of each patch to its nearest reference.
 
@@ -106,12 +111,13 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
         both of shape ``N``.
 
     Raises:
-        ValueError: there is no reference, or one is not finite.
+        ValueError: there is no reference, or one is not finite, or patches or references are not
+            scaled to [0, 1], see :func:`~monai_histodiff.data.pixels.check_range`.
     """
     if len(references) == 0:
         raise ValueError("copy distances need at least one reference, got none")
     _check_finite(references)
-    return nearest_views(patches, references)[:2]
+    return nearest_views(_thumbnails(patches), _thumbnails(references))[:2]
 
 
 def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> CopyGate:
@@ -126,8 +132,8 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
             group, twins left out.
 
     Raises:
-        ValueError: a reference is not finite, or has no group, or ``percentile`` does not lie in
-            [0, 100].
+        ValueError: a reference is not finite, not scaled to [0, 1], or has no group, or
+            ``percentile`` does not lie in [0, 100].
     """
     _check_percentile(percentile)
     _check_finite(references)
@@ -136,7 +142,8 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
     if len(set(groups)) < 2:
         return CopyGate(FLOOR, 0, 0)
     own = group_index(groups)
-    distance, _, twin = nearest_views(references, references, (own, own), FLOOR)
+    small = _thumbnails(references)
+    distance, _, twin = nearest_views(small, small, (own, own), FLOOR)
     known = distance[distance.isfinite()]
     threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR
     return CopyGate(max(FLOOR, threshold), int(twin.sum()), len(known))

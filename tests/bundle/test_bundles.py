@@ -334,6 +334,9 @@ def test_thorough_settings_are_laid_over_the_entry_for_patches_of_another_scale(
     assert (made["um_per_px"], made["model_um_per_px"], made["patch_size"]) == (None, 1.0, 100)
     assert results["sampling"]["size"] == 100, "201 pixels of 0.5 um"
     assert "Patches have 100 x 100 pixels at 1 um per pixel." in results["notes"]
+    found = json.loads((out / "outcome.json").read_text())["found"]
+    assert found and results["warnings"][0] == ["Look at this first:", f"{'; '.join(found)}."]
+    assert told.count(f"Look at this first: {found[0]}.") == 1
     candidates, bank = Candidates.load(out / "candidates"), SyntheticBank.load(out / "bank")
     assert candidates.images.shape[1:] == (3, 100, 100) and bank.um_per_px == 1.0
     shown = tmp_path / "shown"

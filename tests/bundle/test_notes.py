@@ -20,6 +20,7 @@ from monai_histodiff.bundle.notes import (
     data_notes,
     forecast_note,
     left_out_note,
+    look_warning,
     result_notes,
     training_notes,
     uncompared_note,
@@ -108,6 +109,21 @@ def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
     assert told(0.5, 0.52) == "" and colour_note({"arms": {}}) == ""
     assert told(0.48, 0.5).startswith("Arm C reaches 49% of balanced accuracy, and the colour")
     assert "alone 50%: its classifier was trained too little" in told(0.4, 0.6)
+
+
+def test_a_critic_that_sees_no_more_than_colour_is_not_recommended() -> None:
+    def told(alone: float) -> str:
+        arms = {"C": {"balanced_accuracy": [0.1]}, "G": {"balanced_accuracy": [0.2]}}
+        floors = {name: {"balanced_accuracy": 0.3 + 0.1 * i} for i, name in enumerate("ab")}
+        critic = {"balanced_accuracy": alone}
+        return critic_note({"arms": arms, "critic": critic, "floors": floors})
+
+    assert told(0.35) == told(0.4) == "" and told(0.41).startswith("The critic itself reaches 41")
+
+
+def test_what_the_look_found_is_one_warning() -> None:
+    assert look_warning(()) == []
+    assert look_warning(["a is b", "c"]) == [("Look at this first:", "a is b; c.")]
 
 
 def test_a_critic_that_does_as_well_as_arm_g_is_told_of() -> None:

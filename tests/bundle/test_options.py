@@ -469,7 +469,7 @@ def test_the_plan_tells_what_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [Step("a", "first", 15, seconds=30.0), Step("b", "second", 90)]
-    made = RunPlan(steps, 2.0, "Hint: none.", ["Do."])
+    made = RunPlan(steps, 2.0, "Hint: none.", ["Do."], ["2 are blank"])
     now = iter([100.0, 190.0])
     monkeypatch.setattr(plan.time, "perf_counter", lambda: next(now))
     made.announce()
@@ -479,6 +479,7 @@ def test_the_plan_tells_what_is_left(
     made.begin("not planned")
     assert capsys.readouterr().out.splitlines() == [
         "Do.",
+        "Look at this first: 2 are blank.",
         "Plan: first, second: about 4 minutes.",
         "Hint: none.",
         "[1/2] first: 0% done, about 4 minutes left",
@@ -489,7 +490,7 @@ def test_the_plan_tells_what_is_left(
 def test_the_plan_names_arms_that_get_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     start("finetune", output_dir="out", arms=["C", "D"], seeds=[0])
     told = capsys.readouterr().out
-    assert "No verdict on arms C and D, without arm G to compare with: add G.\nPlan: " in told
+    assert "No verdict on arms C and D, without arm G to compare with: add G.\n" in told
 
 
 def test_the_plan_counts_what_the_options_ask_for() -> None:

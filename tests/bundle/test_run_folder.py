@@ -280,7 +280,8 @@ def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
     folder.claim()
     folder.models.mkdir()
     torch.save({}, folder.guide)
-    folder.finish(task, candidates, judge, sampler, {"quota": 4})
+    folder.finish(task, candidates, judge, sampler, {"quota": 4}, ("2 are blank",))
+    assert folder.read_outcome()["found"] == ["2 are blank"]
     assert folder.read_outcome()["settings"] == {
         **{"labels_per_class": 2, "draw": 0, "quota": 4},
         **{"model_um_per_px": None, "patch_size": 32},

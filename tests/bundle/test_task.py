@@ -161,9 +161,9 @@ def test_the_look_before_work_reads_what_the_run_uses(
     folder = Path(write(side=96, um="1.0"))
     (folder / "pink/11.png").write_bytes((folder / "pink/0.png").read_bytes())
     task = check_task({**VALUES, "dataset_dir": str(folder), "unlabelled_patches": 99})
-    assert task.notes()[1:] == (
-        "Look at this first: 1 pair of different splits are copies: the test is not of new "
-        "patches, such as 'pink/0.png' and 'pink/11.png'.",
+    assert task.problems() == (
+        "1 pair of different splits are copies: the test is not of new patches, such as "
+        "'pink/0.png' and 'pink/11.png'",
     )
     monkeypatch.setattr("monai_histodiff.bundle.task.LOOKED_AT", 5)
     seen: list[int] = []
@@ -171,7 +171,7 @@ def test_the_look_before_work_reads_what_the_run_uses(
         "monai_histodiff.bundle.task.check",
         lambda part, progress: (seen.append(len(part)), type("Found", (), {"problems": ()}))[1],
     )
-    task.notes()
+    task.problems()
     assert seen == [5] and LOOKED_AT == 3000
 
 
@@ -189,7 +189,7 @@ def test_of_a_large_set_the_look_takes_all_labelled_patches_and_says_how_many(
         )[1],
     )
     told = "two are one (of the 14 patches that were looked at, of 24)"
-    assert f"Look at this first: {told}." in task.notes()
+    assert told in task.problems()
     assert len(seen[0]) == 14 and seen[0] >= {r.path for r in task.labelled.records}
 
 

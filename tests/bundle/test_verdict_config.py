@@ -105,6 +105,7 @@ def told(
         "real.zip",
         options.get("arms", ["C", "F", "G", "K"]),
         [0],
+        found=options.get("found", ()),
     )
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Leaks cannot be seen from outside" in page
@@ -154,11 +155,12 @@ def test_good_pictures_are_kept_and_listed(
 ) -> None:
     images, labels = new_pictures(draw_patches)
     given = write(tmp_path / "set", images, labels, seed="3", generator="a painter", confidence="")
-    results, page = told(judge, real, tmp_path / "out", given)
+    results, page = told(judge, real, tmp_path / "out", given, found=["9 patches are blank"])
     kept = results["selection"]["accepted"]
     assert kept >= 15 and list(results["arms"]) == ["C", "F", "G", "K"]
     assert set(results["claims"]) == {"G-C", "G-F", "G-K"}
-    assert not results["warnings"] and "a painter" in page
+    assert results["warnings"] == [["Look at this first:", "9 patches are blank."]]
+    assert "a painter" in page and "<strong>Look at this first:</strong> 9 patches" in page
     accepted = PatchSet.open(tmp_path / "out" / "accepted")
     assert len(accepted) == kept and set(accepted.classes) <= set(CLASSES)
     shutil.copy(tmp_path / "out" / "accepted.csv", given / "manifest.csv")

@@ -45,10 +45,10 @@ def test_byte_copies_under_other_groups_are_counted(across: Callable) -> None:
     found = find_leaks(*across(train, [train[4], tissue(9), train[2]]))
     assert (found.patches, found.exact, found.blank, found.near) == (3, 2, 0, 0)
     assert found.pairs == (("test0.png", "train4.png"), ("test2.png", "train2.png"))
-    (note,) = found.notes
-    assert note.startswith(
-        "Leak across the split: of 3 test patches 2 are exact copies of training patches, such as"
-        " 'test0.png' of 'train4.png'."
+    ((word, sentence),) = found.warnings
+    assert word == "Leak across the split." and sentence.startswith(
+        "Of 3 test patches 2 are exact copies of training patches, such as 'test0.png' of "
+        "'train4.png'."
     )
 
 
@@ -68,13 +68,13 @@ def test_re_encoded_and_turned_copies_are_near(turns: int, flip: bool, across: C
     assert (found.exact, found.near) == (0, 1) and found.pairs == (("test1.png", "train3.png"),)
     assert (
         "1 are nearly copies (re-encoded, flipped or turned), such as 'test1.png'"
-        in found.notes[0]
+        in found.warnings[0][1]
     )
 
 
 def test_patches_that_are_new_are_no_leak(across: Callable) -> None:
     found = find_leaks(*across([tissue(i) for i in range(30)], [tissue(i) for i in range(30, 60)]))
-    assert found.exact == found.near == 0 and found.notes == [] and found.pairs == ()
+    assert found.exact == found.near == 0 and found.warnings == [] and found.pairs == ()
 
 
 def test_blank_patches_are_alike_by_nature(across: Callable) -> None:
@@ -82,7 +82,7 @@ def test_blank_patches_are_alike_by_nature(across: Callable) -> None:
     noise = glass - np.random.default_rng(0).integers(0, 3, glass.shape).astype(np.uint8)
     found = find_leaks(*across([glass, tissue(0)], [glass, noise, tissue(1)]))
     assert (found.exact, found.blank, found.near) == (1, 1, 0)
-    assert "of 3 test patches 1 (1 of them blank) are exact copies" in found.notes[0]
+    assert "Of 3 test patches 1 (1 of them blank) are exact copies" in found.warnings[0][1]
 
 
 def test_an_empty_side_is_an_error_and_no_clean_split(across: Callable) -> None:

@@ -95,7 +95,7 @@ def test_overlapping_tiles_across_the_split_are_a_leak(fields: np.ndarray, tmp_p
     found = find_leaks(patches.select("train"), patches.select("test"))
     assert (found.exact, found.near, found.overlap) == (1, 0, 1)
     assert found.pairs == (("test2.png", "train2.png"), ("test1.png", "train3.png"))
-    assert "and 1 show some of the same tissue, shifted" in found.notes[0]
+    assert "and 1 show some of the same tissue, shifted" in found.warnings[0][1]
 
 
 def test_the_look_before_work_tells_of_them(fields: np.ndarray, tmp_path: Path) -> None:

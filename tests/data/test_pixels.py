@@ -25,6 +25,7 @@ from torch import Tensor
 
 import monai_histodiff
 from monai_histodiff.data.pixels import (
+    appearance,
     centre_crop,
     check_range,
     five_crops,
@@ -188,3 +189,18 @@ def test_black_and_white_lie_in_the_range() -> None:
 def test_patches_of_other_integers_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"must be uint8, or floating point in \[0, 1\], got"):
         to_unit(torch.ones(1, 3, 4, 4).to(dtype))
+
+
+def test_patches_that_are_not_scaled_are_refused_wherever_they_enter() -> None:
+    """By `to_unit`, through which all comparisons, features and judgements take them."""
+    patches = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for other in (patches * 255, patches * 2 - 1, patches / 255):
+        for take in (to_unit, thumbnails, appearance, sharpness):
+            with pytest.raises(
+                ValueError, match=r"must lie in \[0, 1\], got .*: load it as uint8"
+            ):
+                take(other)
+    broken = patches.clone()
+    broken[0, 0, 0, 0], broken[1, 0, 0, 0] = float("nan"), float("inf")
+    assert torch.equal(to_unit(broken).isfinite(), broken.isfinite()), "for the caller to tell"
+    assert to_unit(patches[:0]).shape == (0, 3, 32, 32)

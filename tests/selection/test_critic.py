@@ -16,8 +16,9 @@ from torch import nn
 
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
+from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
-from monai_histodiff.selection.copies import FLOOR
+from monai_histodiff.selection.copies import FLOOR, copy_distances, copy_gate
 from monai_histodiff.selection.folds import group_folds, torn_classes
 from monai_histodiff.selection.selector import select
 from monai_histodiff.utils.weights import save_weights
@@ -525,3 +526,22 @@ def test_a_critic_without_a_number_is_not_loaded(
         ValueError, match="a temperature above 0 and a threshold in .* fit it anew"
     ):
         PatchCritic.load(tmp_path / "critic.pt", small, 3)
+
+
+def test_patches_of_another_range_are_refused_by_all_that_judges(
+    critic: PatchCritic, labelled: PatchSet
+) -> None:
+    patches = labelled.images(32).float()  # of 0 to 255
+    selector = Selector.for_patches(critic, labelled, 32)
+    for judge in (
+        critic.probabilities,
+        lambda x: selector(x, labelled.labels),
+        lambda x: copy_distances(x, labelled.images(32)),
+        lambda x: copy_distances(labelled.images(32), x),
+        lambda x: copy_gate(x, labelled.groups),
+        PatchEncoder().descriptors,
+        PatchEncoder().features,
+    ):
+        for other in (patches, patches / 127.5 - 1):
+            with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got .*: load it as"):
+                judge(other)
