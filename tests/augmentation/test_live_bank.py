@@ -330,6 +330,8 @@ def test_the_thread_ends_with_its_bank(end: str) -> None:
     painter.gate.clear()
     bank.prepare()
     assert painter.inside.wait(30)
+    (filling,) = (t for t in threading.enumerate() if t.name == "LiveBank")
+    assert filling.daemon, "a script may end meanwhile"
     threading.Timer(0.05, painter.gate.set).start()
     if end == "close":
         bank.close()

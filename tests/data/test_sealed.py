@@ -67,6 +67,17 @@ def edit_json(name: str, **values: Any) -> Callable[[Path], None]:
     return edit
 
 
+def resized(size: list[Any]) -> Callable[[Path], None]:
+    """Another size in the seal."""
+
+    def edit(folder: Path) -> None:
+        about = json.loads((folder / "bank.json").read_text())
+        about["seal"]["size"] = size
+        (folder / "bank.json").write_text(json.dumps(about))
+
+    return edit
+
+
 def edit_rows(change: Callable[[list[list[str]]], Any]) -> Callable[[Path], None]:
     """Change the rows of a manifest (the header is row 0), as somebody without a seal would."""
 
@@ -130,6 +141,10 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
     ("candidates", lambda f: (f / "candidates.json").unlink(), FileNotFoundError, "hold the seal"),
     ("bank", edit_json("bank.json", seal=...), FileNotFoundError, "must hold the seal"),
     ("bank", edit_json("bank.json", seal={"patches": 5}), ValueError, "must tell patches, size"),
+    ("bank", resized([-8, 8]), ValueError, "must tell patches, size"),
+    ("bank", resized([8.0, 8]), ValueError, "must tell patches, size"),
+    ("bank", resized([True, 8]), ValueError, "must tell patches, size"),
+    ("bank", resized([0, 8]), ValueError, "must tell patches, size"),
     ("bank", edit_json("bank.json", indices=...), ValueError, r"entries .*, got no \['indices'\]"),
     (
         "bank",

@@ -81,11 +81,15 @@ def test_training_noise_is_added_to_the_latent_and_nothing_else_is_random() -> N
     assert not torch.allclose(autoencoder(patches), out, atol=1e-3)
 
 
-def test_a_fresh_decoder_is_the_linear_inverse_of_the_principal_components() -> None:
+@pytest.mark.parametrize(("channels", "blocks"), [((32,), (1,)), ((32, 16), (2, 1))])
+def test_a_fresh_decoder_is_the_linear_inverse_of_the_principal_components(
+    channels: tuple[int, ...], blocks: tuple[int, ...]
+) -> None:
     """Against numpy: the least error that any linear map of so many components can reach, and the
     scale of each of them.
     """
-    autoencoder = PatchAutoencoder((32,), (1,), latent_channels=5, stem=4)
+    stem = 4 // 2 ** (len(channels) - 1)
+    autoencoder = PatchAutoencoder(channels, blocks, latent_channels=5, stem=stem)
     patches = F.avg_pool2d(
         torch.rand(40, 3, 40, 40), 5, 1, 2
     )  # neighbouring pixels resemble each other
@@ -93,11 +97,11 @@ def test_a_fresh_decoder_is_the_linear_inverse_of_the_principal_components() -> 
         raw = autoencoder.fit(patches).encode(patches)
         error = float((autoencoder.decode(raw) - patches).square().mean())
     colour = patches.mean((0, 2, 3)).view(3, 1, 1)
-    blocks = (
+    flat = (
         F.pixel_unshuffle(patches - colour, 4).permute(0, 2, 3, 1).reshape(-1, 48).double().numpy()
     )
-    values = np.linalg.svd(blocks, compute_uv=False) ** 2 / len(
-        blocks
+    values = np.linalg.svd(flat, compute_uv=False) ** 2 / len(
+        flat
     )  # variances along the principal axes
     assert error == pytest.approx(values[5:].sum() / 48, rel=1e-3)
     std = np.sqrt(values[:5])

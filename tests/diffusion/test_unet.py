@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from monai_histodiff import FineUNet, LatentDiffusion, PatchAutoencoder
 from monai_histodiff.diffusion.sharing import load_autoencoder
+from monai_histodiff.diffusion.unet import EMBEDDING, _FineBlock
 from monai_histodiff.training.checkpoints import EMAHandler
 from monai_histodiff.utils.weights import load_weights, save_weights
 
@@ -51,6 +52,17 @@ def make(unet: nn.Module | DiffusionModelUNet, trained: bool = True, **options: 
             if not parameter.any():
                 parameter.normal_(0, 0.1)
     return fine.eval()
+
+
+def test_a_block_scales_and_shifts_by_what_the_time_says() -> None:
+    block = _FineBlock(8)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, 0, 0.3)
+    x, time = torch.randn(2, 8, 5, 5), torch.randn(2, EMBEDDING)
+    scale, shift = block.modulate(time).chunk(2, 1)
+    normed = block.norm2(block.conv1(F.silu(block.norm1(x))))
+    bent = torch.einsum("nchw,nc->nchw", normed, 1 + scale) + shift[..., None, None]
+    torch.testing.assert_close(block(x, time), x + block.conv2(F.silu(bent)))
 
 
 def test_a_fresh_one_predicts_what_its_unet_does(model: LatentDiffusion) -> None:

@@ -64,9 +64,9 @@ def test_each_size_is_compared_on_what_both_have(tmp_path: Path) -> None:
     train, held_out = patches(tmp_path / "a", 40, 0), patches(tmp_path / "b", 40, 1)
     found = {
         dark: evaluate_sizes(
-            sampler(dark), encoder, train, held_out, [24, 32, 48], tmp_path / str(dark), 40, 16
+            sampler(dark), encoder, train, held_out, [24, 32, 48], tmp_path / name, 40, 16
         )
-        for dark in (0, 4)
+        for dark, name in ((0, "new/0"), (4, "new"))  # below nothing yet, and there already
     }
     for size, crop in (("24", 24), ("32", 32), ("48", 32)):
         fine, broken = (found[dark][size] for dark in (0, 4))
@@ -74,7 +74,7 @@ def test_each_size_is_compared_on_what_both_have(tmp_path: Path) -> None:
         assert fine["samples"]["appearance"] < 3 * fine["floor"]["appearance"] + 0.5
         assert broken["samples"]["appearance"] > 5 * fine["samples"]["appearance"]
         assert broken["samples"]["kid"] > fine["samples"]["kid"]
-        with Image.open(tmp_path / "0" / f"samples-{size}.png") as grid:
+        with Image.open(tmp_path / "new/0" / f"samples-{size}.png") as grid:
             assert grid.size == (4 * (int(size) + 2) + 2,) * 2
     with pytest.raises(ValueError, match="each set must hold at least"):
         evaluate_sizes(sampler(), encoder, train, held_out[:1], [32], tmp_path / "x", 8)

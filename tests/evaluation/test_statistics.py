@@ -100,6 +100,22 @@ def test_copies_within_a_group_add_no_certainty() -> None:
     assert copied.group_variance(np.tile(values, 4))[0] == pytest.approx(plain, rel=0.03)
 
 
+def test_two_copies_of_each_patch_leave_the_degrees_of_freedom() -> None:
+    labels = np.arange(60) % 3
+    values = RNG(0).normal(size=(1, 60))
+    plain = Layout(labels, np.arange(60)).group_variance(values)[1]
+    copied = Layout(np.tile(labels, 2), np.tile(np.arange(60), 2))
+    assert copied.group_variance(np.tile(values, 2))[1] == pytest.approx(plain, rel=0.05)
+
+
+def test_of_ten_patches_the_variance_is_what_nine_degrees_of_freedom_give() -> None:
+    labels = np.arange(30) % 3
+    values = RNG(0).normal(size=(1, 30))
+    truth = sum(values[0, labels == k].var(ddof=1) / 10 for k in range(3)) / 9
+    found = Layout(labels, np.arange(30)).group_variance(values)[0][0]
+    assert found == pytest.approx(truth, rel=0.02)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.1, 0.5])
 def test_the_group_variance_and_its_freedom_are_unbiased(correlation: float) -> None:
     labels, groups = make_groups(RNG(1), 30)
@@ -197,6 +213,7 @@ def test_where_no_error_is_known_there_is_no_p_value() -> None:
 def test_degrees_of_freedom_by_hand() -> None:
     one, two = np.array(2.0), np.array(1.0)
     assert satterthwaite((one, 4)) == pytest.approx(4)
+    assert satterthwaite((0 * one, 4)) == 1, "no variance: the fewest"
     assert satterthwaite((one, 4), (two, 10)) == pytest.approx(9 / (4 / 6 + 1 / 12) - 2)
 
 
@@ -359,6 +376,16 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert found.mean[accuracy] == pytest.approx(right.mean())
     assert found.error[accuracy] == pytest.approx(right.std(ddof=1) / 90**0.5)
     assert found.freedom[accuracy] == pytest.approx(89)
+
+
+def test_the_jackknife_of_a_difference_is_that_of_the_differences() -> None:
+    rng, weights = RNG(0), leave_out([str(i) for i in range(12)])
+    treated, control = (rng.normal(size=(3, 13, 2)) for _ in range(2))
+    alone, found = jackknife(weights, treated), jackknife(weights, treated, control)
+    assert alone.mean == pytest.approx(treated[:, 0].mean(0))
+    assert found.mean == pytest.approx(treated[:, 0].mean(0) - control[:, 0].mean(0))
+    apart = jackknife(weights, treated - control)
+    assert found.group_variance == pytest.approx(apart.group_variance)
 
 
 def test_the_jackknife_covers_the_area_under_the_curve() -> None:

@@ -294,6 +294,12 @@ def test_no_candidate_is_no_outcome() -> None:
     )
 
 
+def test_unless_asked_otherwise_a_label_need_not_be_the_most_probable() -> None:
+    parts = torch.tensor([[0.4, 0.6]]), torch.tensor([0]), torch.ones(1), torch.zeros(1)
+    assert select(*parts, threshold=0.3).keep.tolist() == [True]
+    assert select(*parts, threshold=0.3, most_probable=True).keep.tolist() == [False]
+
+
 # --- guidance scale ---
 
 
@@ -327,9 +333,14 @@ def test_best_scale_depends_on_the_attempts() -> None:
 
 
 def test_where_nothing_is_accepted_the_mean_confidence_decides() -> None:
-    confidence = torch.tensor([[[0.1, 0.2]], [[0.3, 0.4]], [[0.9, math.nan]], [[0.3, 0.4]]])
+    confidence = torch.tensor([[[0.1, 0.2]], [[0.3, 0.4]], [[0.6, math.nan]], [[0.3, 0.4]]])
     nothing = torch.zeros(4, 1, 2, dtype=torch.bool)
-    assert best_scale([1, 2, 3, 4], nothing, confidence, 5, 10) == 3
+    assert best_scale([1, 2, 3, 4], nothing, confidence, 5, 10) == 2, "what is not finite is none"
+    sure = confidence.nan_to_num(0.9)
+    assert best_scale([1, 2, 3, 4], nothing, sure, 5, 10) == 3
+    one = nothing.clone()
+    one[0, 0, 0] = True
+    assert best_scale([1, 2, 3, 4], one, sure, 5, 10) == 1, "the one that is accepted at all"
     assert best_scale([1, 4, 9, 2], nothing[[0, 1, 1, 3]], confidence[[0, 1, 1, 3]], 5, 10) == 2, (
         "the lowest of equals, in any order"
     )

@@ -47,7 +47,11 @@ def test_parts_of_a_large_set_are_compared_one_after_another(
     groups = torch.arange(11) % 4, torch.arange(40) % 5
     whole = nearest_views(candidates, references, groups)
     monkeypatch.setattr(copies, "PAIRS", 120)  # 3 patches at a time
+    seen: list[int] = []
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda a, b: (seen.append(a.shape[1]), cdist(a, b))[1])
     parts = nearest_views(candidates, references, groups)
+    assert seen == [3, 3, 3, 2]
     torch.testing.assert_close(parts[0], whole[0])
     assert torch.equal(parts[1], whole[1]) and bool((parts[1] % 5 != groups[0]).all())
 
