@@ -348,8 +348,9 @@ def test_pictures_far_from_real_ones_are_called_so_first() -> None:
     found = headline(overall(0.01, 0.0), "The comparison says no.")
     assert set(found) == {"verdict"} and found["verdict"] == (
         "They do not look like your tissue: in the features of the encoder 1% of the pictures lie "
-        "among real test patches, and 80% of as many real training patches do (KID 1,716, of real "
-        "ones 21.46). Of the 20 of 90 pictures that are kept: The comparison says no."
+        "among real test patches, and 80% of as many real training patches do (KID, where 0 is "
+        "equal: 1,716, of real ones 21.46). Of the 20 of 90 pictures that are kept: The comparison "
+        "says no."
     )
     wrong = headline({**overall(0.01, 0.0), "taught": 0.1}, "No.")["verdict"]
     assert "your tissue: " in wrong and " The labels do not fit: the critic" in wrong
