@@ -111,7 +111,8 @@ def export_patches(
         text += f"\n## Indices\n\n{note}\n"
     if form != "webdataset" and (odd := {n: _folder(n) for n in index if _folder(n) != n}):
         told = ", ".join(f"`{folder}` holds `{name}`" for name, folder in odd.items())
-        text += f"\n## Folders\n\nNames that no folder can have are written otherwise: {told}.\n"
+        rule = "Names that no folder can have everywhere are written otherwise"
+        text += f"\n## Folders\n\n{rule}: {told}.\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "webdataset":
         with whole_file(target) as draft:
