@@ -37,7 +37,7 @@ from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
 from monai_histodiff.diffusion.settings import SamplingSettings
-from monai_histodiff.options.names import check_names, check_stage_names
+from monai_histodiff.options.names import as_of_main_job, check_names, check_stage_names
 from monai_histodiff.selection.foreign_set import check_pictures
 
 __all__ = ["prepare"]
@@ -67,7 +67,14 @@ def prepare(name: str) -> RunPlan:
     running = running_config()
     if running is None:
         return RunPlan([])
-    config, home = running
+    if name != "finetune":
+        return _prepared(name, *running)
+    with as_of_main_job():
+        return _prepared(name, *running)
+
+
+def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
+    """:func:`prepare` of a running config, whose file lies in ``home``."""
     check_names(name, config, home)
     values = option_values(name, config)
     check_places(name, values, home)
@@ -82,7 +89,8 @@ def prepare(name: str) -> RunPlan:
         whole = folder.results.exists() and folder.report.exists()
         kept = folder.outcome.is_file() and (judged["replace"] or not whole)
         for stage, own in stages.items():
-            check_places(stage, own, home, kept and stage == "train")
+            with as_of_main_job(stage):
+                check_places(stage, own, home, kept and stage == "train")
         _check_alike(stages)
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
         _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import run
 
 from monai_histodiff.bundle.errors import told
+from monai_histodiff.options.names import spelt
 
 __all__ = ["run_stage"]
 
@@ -23,11 +25,12 @@ def run_stage(config_file: str | os.PathLike[str], **overrides: Any) -> None:
     Raises:
         SystemExit: the input is bad (a value out of range, a file that is missing or that is there
             already, a full disk). The message is that of the first error, without the chain of the
-            configuration that led to it.
+            configuration that led to it, and with options as the main job takes them.
     """
     try:
         run(config_file=str(config_file), **overrides)
     except Exception as error:
         if (line := told(error)) is None:
             raise
+        line = spelt(line, Path(config_file).stem)
         raise SystemExit(f"Error: {line}") from error

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
+from monai_histodiff.bundle.labels_needed import (
+    FOLDS,
+    check_classes,
+    check_critic,
+    least_labels,
+)
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.sizes import crop_size, size_note
+from monai_histodiff.data.sizes import MODEL, crop_size, size_note
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.verdict import shortfalls
-from monai_histodiff.selection.folds import group_folds, torn_classes
+from monai_histodiff.options.config_names import TRAIN
+from monai_histodiff.options.names import spelt
+from monai_histodiff.selection.folds import torn_classes
 
-__all__ = ["Task", "check_task"]
+__all__ = ["Task", "check_task", "refusal"]
 
-LEAST = 10  # labelled patches that a critic's threshold must rest on, see precision_threshold
 TRAINED, SLOW = 128, 1.5  # pixels, and a multiple of them that is told of
 LOOKED_AT = 3000  # patches, at the most, that the look before work reads
 
@@ -52,6 +59,7 @@ class Task:
         test_fraction: float = 0.3,
         um_per_px: float | None = None,
         patch_size: int | None = None,
+        critic_folds: int | None = None,
     ) -> Task:
         """Open a patch set as every stage of a run takes it; the pictures are not read yet.
 
@@ -65,16 +73,39 @@ class Task:
             um_per_px: micrometres per pixel of patches whose manifest tells none; ``None``: the
                 model's.
             patch_size: pixels at the model's scale; ``None``: what all patches have there.
+            critic_folds: members of the critic that is to be fitted, for which every class must
+                have enough patches; ``None``: none is.
 
         Raises:
             ValueError, OSError: with the rule, the value and the remedy.
         """
         scale = scale_of(ldm_dir)
         patches = PatchSet.open(dataset_dir, um_per_px=um_per_px)
+        rest = labels_per_class, draw, unlabelled_patches, test_fraction, um_per_px, patch_size
+        return cls.of(patches, scale, *rest, critic_folds)
+
+    @classmethod
+    def of(
+        cls,
+        patches: PatchSet,
+        scale: float,
+        labels_per_class: int | str,
+        draw: int = 0,
+        unlabelled_patches: int = 0,
+        test_fraction: float = 0.3,
+        um_per_px: float | None = None,
+        patch_size: int | None = None,
+        critic_folds: int | None = None,
+    ) -> Task:
+        """What :meth:`open` takes of a set that is open, to be read at a scale."""
         _check_scales(patches)
         patches = patches.at(scale)
+        if critic_folds:
+            check_classes(patches, critic_folds)
         patches = patches.with_split(test_fraction, seed=draw)
         train = patches.select("train")
+        if critic_folds:
+            check_classes(patches, critic_folds, train)
         labelled = train.few(labels_per_class, seed=draw)
         known = labelled.extend(train, unlabelled_patches, seed=draw)
         asked = {"labels_per_class": labels_per_class, "draw": draw, "um_per_px": um_per_px}
@@ -187,24 +218,26 @@ def check_task(values: Mapping[str, Any]) -> Task:
     """
     names = signature(Task.open).parameters
     task = Task.open(**{name: values[name] for name in names if name in values})
-    labelled = task.labelled
-    own = (labelled.labels.tolist(), labelled.groups, values["critic_folds"])
-    try:
-        group_folds(*own, classes=labelled.classes)
-    except ValueError as error:
-        remedy = "give a smaller --critic_folds, or more --labels_per_class"
-        raise ValueError(f"{error}: {remedy}") from error
-    if len(labelled) < LEAST:
-        raise ValueError(
-            f"labels_per_class must give at least {LEAST} labelled patches in all, which the "
-            f"critic's threshold rests on, got {len(labelled)}: give more"
-        )
-    if not len(task.test):
-        raise ValueError(
-            "dataset_dir must hold labelled test patches, got none: give some groups the split "
-            "'test', or record no split, and some are drawn"
-        )
+    check_critic(task.labelled, task.test, values["critic_folds"])
     return task
+
+
+def refusal(patches: PatchSet, test_fraction: float = 0.3, draw: int = 0) -> str:
+    """Why the main job refuses a set, with as few labels as it takes and its own other options, in
+    words; empty where it takes it.
+
+    Args:
+        patches: the set, as its files are.
+        test_fraction: held out where no split is recorded.
+        draw: seed of that, and of the labels.
+    """
+    least = least_labels(len(patches.classes), FOLDS)
+    try:
+        task = Task.of(patches, MODEL, least, draw, 0, test_fraction, critic_folds=FOLDS)
+        check_critic(task.labelled, task.test, FOLDS)
+    except ValueError as error:
+        return spelt(str(error), TRAIN)
+    return ""
 
 
 def torn_note(labelled: PatchSet, folds: int) -> str:

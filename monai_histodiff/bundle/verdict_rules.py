@@ -80,8 +80,8 @@ def distance(told: Mapping[str, Any]) -> str:
     made, real = (told["overall"][side] for side in ("samples", "floor"))
     return (
         f"in the features of the encoder {made['precision']:.0%} of the pictures lie among real "
-        f"test patches, and {real['precision']:.0%} of as many real training patches do (KID "
-        f"{made['kid']:,.4g}, of real ones {real['kid']:,.4g})"
+        f"test patches, and {real['precision']:.0%} of as many real training patches do (KID, "
+        f"where 0 is equal: {made['kid']:,.4g}, of real ones {real['kid']:,.4g})"
     )
 
 

@@ -227,10 +227,11 @@ def notes(
         counts = part.pictures_by_class()
         if missing := [name for name, count in counts.items() if not count]:
             found.append(f"{part.name} has no picture of {', '.join(missing)}.")
-        if set(part.pictures.sizes()) != {(judge.size, judge.size)}:
+        own, every = (judge.size, judge.size), len(part.pictures)
+        if larger := sum(size != own for size in part.pictures.sizes()):
             found.append(
-                f"Pictures of {part.name} are larger than {judge.size} x {judge.size}: their "
-                "centre is judged and used."
+                f"{larger} of {every} pictures of {part.name} {'is' if larger == 1 else 'are'} "
+                f"larger than {judge.size} x {judge.size}: their centre is judged and used."
             )
         found += [note for note in part.pictures.notes if not note.startswith("No group")]
     return list(dict.fromkeys(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.bundle.errors import plain_errors
-from monai_histodiff.bundle.task import LEAST
+from monai_histodiff.bundle.labels_needed import FOLDS, least_labels
+from monai_histodiff.bundle.task import refusal
 from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
@@ -30,10 +32,11 @@ from monai_histodiff.utils.progress import patient
 __all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
 
 MOST = 2000  # patches of each side that the colour baselines are fitted and tested on
-FOLDS = 3  # of the main job's critic, each with a patch of each class
 MOST_SEEDS = 1000
 SHOWN = 8  # pictures of each kind on the page
 METRIC = "balanced_accuracy"
+# problems that the refusal of the main job tells, too
+TOLD_ANYWAY = ("no test part can be drawn", "at least 2 classes", "patches are as small as")
 
 
 def colour_alone(
@@ -122,7 +125,9 @@ def _facts(found: Findings, floors: Mapping[str, float]) -> list[tuple[str, str]
 
 def _possible(found: Findings) -> str:
     """Which ``labels_per_class`` a run takes: the critic rests on some patches in all."""
-    least = max(FOLDS, -(-LEAST // max(1, len(found.classes))))
+    least = least_labels(len(found.classes), FOLDS)
+    if len(found.classes) < 2:
+        return "none"
     if found.most_labels >= least:
         return f"{least} to {found.most_labels}"
     if not found.rarest:
@@ -259,6 +264,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         patches = PatchSet.open(args.dataset, args.um_per_px, *levels)
         options = args.test_fraction, args.draw
         found = check(patches, *options, progress=True)
+        if why := refusal(patches, *options):
+            rest = [p for p in found.problems if not p.startswith(TOLD_ANYWAY)]
+            found = replace(found, problems=(f"the main job refuses this set: {why}", *rest))
         size = min(PATCH, *(min(size) for size in found.sizes))
         floors = colour_alone(patches, size, *options)
         power = power_of(patches, *options, args.seeds)
@@ -270,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"page: {page}")
         if args.write:
             print(f"set: {patches.write(args.write)}")
+    if why:
+        parser.exit(1, f"the main job refuses this set: {why}\n")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,8 @@ def check(
         rarest,
         (),
     )
-    told = _problems(findings, split_problem)
+    blank = patches.take(plain)
+    told = _problems(findings, split_problem, _blank_words(blank, patches.counts()))
     if patches.um_per_px is None:
         told += _plan_problems(findings, patches)
     return replace(findings, problems=told)
@@ -178,7 +179,19 @@ def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, st
     return most, rarest, ""
 
 
-def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
+def _blank_words(blank: PatchSet, counts: Mapping[str, int]) -> str:
+    """What blank patches have in common, in words: transparency, or a class."""
+    told = ""
+    if clear := sum(blank.transparent()):
+        of = "they are" if clear == len(blank) else f"{clear} of them are"
+        told = f"; {of} transparent, which is read over white: save them without an alpha channel"
+    labels = {r.label for r in blank.records}
+    if len(blank) > 1 and len(labels) == 1 and len(counts) > 1 and (name := labels.pop()):
+        told += f"; all of class '{name}', which has {counts[name]}"
+    return told
+
+
+def _problems(found: Findings, split_problem: str, of_blank: str) -> tuple[str, ...]:
     """What would spoil a result, in words, the worst first."""
     told = []
     kinds = Counter(t.across for t in found.twins)
@@ -206,7 +219,8 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
     if split_problem:
         told.append(split_problem)
     if len(found.classes) < 2:
-        told.append(f"at least 2 classes are needed, got {len(found.classes)}")
+        got = f"{len(found.classes)}: add labelled patches of another"
+        told.append(f"at least 2 classes are needed, got {got}")
     splits = {split for counts in found.classes.values() for split in counts} - {"val"}
     for name, counts in found.classes.items():
         missing = [split for split in sorted(splits) if not counts.get(split)]
@@ -224,7 +238,8 @@ def _problems(found: Findings, split_problem: str) -> tuple[str, ...]:
     ):
         if paths:
             many = "1 patch is" if len(paths) == 1 else f"{len(paths)} patches are"
-            told.append(f"{many} {name}, such as '{paths[0]}'")
+            more = of_blank if paths is found.blank else ""
+            told.append(f"{many} {name}, such as '{paths[0]}'{more}")
     return tuple(told)
 
 

@@ -13,6 +13,25 @@ from monai_histodiff.data.splits import SPLITS
 __all__ = ["read_folders", "top_folder"]
 
 SHOWN = 4  # names of a folder level in an error
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+# files that hold pictures and are not read, by their ending, and what to do with them
+KINDS = {
+    (".gif",): "convert them to PNG, in folders that name their classes",
+    (".npy", ".npz", ".h5", ".hdf5", ".mat", ".pt", ".parquet", ".tfrecord"): (
+        "save each picture of these arrays as a PNG, in folders that name their classes"
+    ),
+    (
+        ".zip",
+        ".tar",
+        ".gz",
+        ".tgz",
+        ".rar",
+        ".7z",
+    ): "unpack the archives: one within a set is not read",
+    (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".dcm", ".czi"): (
+        "cut these slides into patches by 'histodiff-tiles FOLDER NEW'"
+    ),
+}
 
 
 def read_folders(
@@ -73,17 +92,35 @@ def _in_folders(source: PatchSource) -> list[str]:
         other = [n for n in source.names if n not in source.pictures]
         got = [f"{loose} pictures that lie in no folder"] * bool(loose)
         got += [f"one folder, '{pictures[0].split('/')[0]}'"] if pictures else []
-        got += [f"{len(other)} other files{count_endings(other)}"] * bool(other or not got)
-        remedy = (
-            f"call '{tables[0]}' {MANIFEST} if it lists them"
-            if tables
-            else (f"put pictures into folders that name their classes, or write a {MANIFEST}")
-        )
+        got += [f"{files_of(other)}{count_endings(other)}"] * bool(other or not got)
+        remedy = f"put pictures into folders that name their classes, or write a {MANIFEST}"
+        if tables:
+            remedy = f"call '{tables[0]}' {MANIFEST} if it lists them"
+        elif not source.pictures:
+            remedy = _converted(other) or remedy
         raise ValueError(
             f"{source.option} must hold a {MANIFEST} or class folders with pictures"
             f" ({', '.join(SUFFIXES)}), got '{source.root}' with {' and '.join(got)}: {remedy}"
         )
     return pictures
+
+
+def files_of(names: Sequence[str]) -> str:
+    """How many files that are no pictures."""
+    return f"{len(names)} other file{'s' * (len(names) != 1)}"
+
+
+def _converted(names: Sequence[str]) -> str:
+    """What to do with files of a kind that holds pictures and is not read; empty of others."""
+    if any("camelyonpatch" in name.lower() for name in names):
+        return (
+            "'histodiff-fetch pcam NEW --archives FOLDER' makes a set of PatchCamelyon's files, as"
+            " they are downloaded (.h5.gz, and the tables)"
+        )
+    for endings, remedy in KINDS.items():
+        if any(name.lower().endswith(endings) for name in names):
+            return remedy
+    return ""
 
 
 def _tell_ignored(source: PatchSource, pictures: Sequence[str], notes: list[str]) -> None:
@@ -92,15 +129,23 @@ def _tell_ignored(source: PatchSource, pictures: Sequence[str], notes: list[str]
     for folder in source.folders:
         if folder not in used:
             inside = [n for n in source.names if n.startswith(f"{folder}/")]
+            remedy = _converted(inside) or "convert them"
             raise ValueError(
-                f"a folder must hold pictures ({', '.join(SUFFIXES)}), got {len(inside)} other"
-                f" files{count_endings(inside)} and no picture in '{source.root / folder}':"
-                " convert them, or take the folder away"
+                f"a folder must hold pictures ({', '.join(SUFFIXES)}), got {files_of(inside)}"
+                f"{count_endings(inside)} and no picture in '{source.root / folder}':"
+                f" {remedy}, or take the folder away"
             )
     if other := sorted(set(source.names) - set(pictures)):
+        are = "1 file" if len(other) == 1 else f"{len(other)} files"
+        no = "is no picture" if len(other) == 1 else "are no pictures"
         notes.append(
-            f"{len(other)} files of '{source.root}'{count_endings(other)} are no pictures in class"
-            " folders: not used."
+            f"{are} of '{source.root}'{count_endings(other)} {no} in class folders: not used."
+        )
+    for name in (n for n in other if "/" not in n and n.lower().endswith(TABLES)):
+        saved = "save it as" if name.lower().endswith(TABLES[2:]) else "call it"
+        notes.append(
+            f"The table '{name}' beside the class folders is not read: if it names the class,"
+            f" patient or split of each picture, {saved} {MANIFEST}."
         )
 
 
@@ -117,8 +162,9 @@ def _levels(
     chosen = {level - 1 for level in (class_level, group_level) if level is not None}
     if not chosen <= set(range(depth)) or class_level == group_level is not None:
         raise ValueError(
-            f"class_level and group_level must be two of the levels 1 to {depth} that each picture"
-            f" has, got {class_level} and {group_level}: {told}"
+            "class_level and group_level, where they are given, must be two of the levels 1 to"
+            f" {depth} that each picture has, got {class_level} and {group_level}, {told}: choose"
+            " among these"
         )
     parts = [i for i in range(depth) if all(n.lower() in SPLITS for n in names[i])]
     if wrong := chosen & set(parts):
@@ -138,6 +184,13 @@ def _levels(
     skipped = {split, *chosen} | ({0} if not chosen and top_folder(source) else set())
     rest = [i for i in range(depth) if i not in skipped]
     deeper = max(len(f) for f in folders) > depth
+    if class_level is None and group_level is not None and len(rest) != 1:
+        left = ", ".join(str(i + 1) for i in rest)
+        raise ValueError(
+            "class_level must be given beside group_level unless one level alone is left, got"
+            f" group_level {group_level}, and {f'levels {left}' if rest else 'no level'} left,"
+            f" {told}: give class_level, too{'' if rest else ', and another group_level'}"
+        )
     if class_level is None and (len(rest) != 1 or deeper):
         raise ValueError(
             "a picture must lie in one folder, which names its class, below 'train', 'val' and"
@@ -165,7 +218,8 @@ def _remedy(source: PatchSource, names: Sequence[Sequence[str]], split: int | No
 
 def _described(source: PatchSource, names: Sequence[Sequence[str]]) -> str:
     levels = [
-        f"level {i + 1} ({len(found)} names): {', '.join(map(repr, found[:SHOWN]))}"
+        f"level {i + 1} ({len(found)} name{'s' * (len(found) != 1)}): "
+        + ", ".join(map(repr, found[:SHOWN]))
         + (", ..." if len(found) > SHOWN else "")
         for i, found in enumerate(names)
     ]

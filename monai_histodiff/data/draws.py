@@ -35,7 +35,9 @@ def draw_groups(records: Sequence[PatchRecord], fraction: float, seed: int) -> s
         sizes = Counter(r.group for r in records if r.label == label)
         if len(sizes) < 2:
             raise ValueError(
-                f"a class must have at least 2 groups to be split, got {len(sizes)} in '{label}'"
+                f"a class must have at least 2 groups (patients) to be split, got {len(sizes)} in"
+                f" '{label}': record the group of each patch, add patches of another, leave the"
+                " class out, or record a split"
             )
         have = sum(n for group, n in sizes.items() if group in taken)
         free = rng.permutation([g for g in sorted(sizes) if g not in taken]).tolist()
@@ -50,7 +52,9 @@ def draw_groups(records: Sequence[PatchRecord], fraction: float, seed: int) -> s
             have += sizes[group]
         if have == 0:
             raise ValueError(
-                f"no group of class '{label}' can be held out without emptying another class"
+                "a class must have a group to hold out that leaves some of every class, got none"
+                f" in '{label}', whose groups (patients) are those of other classes too: record a"
+                " split, or add groups"
             )
     return taken
 
@@ -73,9 +77,14 @@ def draw_split(
         ]
     if recorded[""] or not recorded["test"] or not recorded["train"]:
         parts = {name or "none": count for name, count in sorted(recorded.items())}
+        remedy = "complete it, or leave it empty everywhere to have test groups drawn"
+        if recorded.keys() == {"train", "val"}:
+            remedy = (
+                "rename 'val' to 'test' if it is what results are to be measured on ('val' is kept"
+                " apart), or record no split, in folders or a manifest, to have test groups drawn"
+            )
         raise ValueError(
-            f"a split must name 'train' and 'test' and every patch's part, got {parts}:"
-            " complete it, or leave it empty everywhere to have test groups drawn"
+            f"a split must name 'train' and 'test' and every patch's part, got {parts}: {remedy}"
         )
     return records
 
@@ -95,19 +104,22 @@ def draw_few(
     counts = Counter(r.label for r in records)
     present = [c for c in classes if counts[c]]
     if len(present) < 2:
-        raise ValueError(f"at least 2 classes are needed, got {len(present)}: {present}")
+        raise ValueError(
+            f"at least 2 classes are needed, got {len(present)}: {present}: add labelled patches"
+            " of another class"
+        )
     share = Fraction(1) if labels_per_class == "all" else _share(labels_per_class)
     rng = np.random.default_rng(seed)
     chosen: list[int] = []
-    for label in classes:
-        wanted = math.ceil(share * counts[label]) if share else int(labels_per_class)
-        if counts[label] < max(1, wanted):
-            raise ValueError(
-                f"labels_per_class is {labels_per_class}, but class '{label}' has"
-                f" {counts[label]} patches to train on: ask for fewer, or leave the class out"
-            )
-        if labels_per_class == "all":
-            continue
+    number = 1 if share else int(labels_per_class)
+    if counts[rarest := min(classes, key=lambda label: counts[label])] < number:
+        most = f"ask for at most {counts[rarest]}" if counts[rarest] else "label some"
+        raise ValueError(
+            f"labels_per_class is {labels_per_class}, but class '{rarest}' has {counts[rarest]}"
+            f" patches to train on: {most}, or leave the class out"
+        )
+    for label in classes if labels_per_class != "all" else ():
+        wanted = math.ceil(share * counts[label]) if share else number
         queues = defaultdict(list)
         for i in rng.permutation([i for i, r in enumerate(records) if r.label == label]).tolist():
             queues[records[i].group].append(i)

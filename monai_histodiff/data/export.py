@@ -1,6 +1,9 @@
 """Patches in other hands: a patch set as an ImageFolder, a WebDataset shard, or a Hugging Face
 ``imagefolder``, each with a card that says what it is.
 
+``LABEL`` is the name of the class; characters that no folder can have everywhere are written as in
+web addresses (``3/4`` as ``3%2F4``), and the card says so.
+
 * ``imagefolder``: ``LABEL/NAME.png``, as ``torchvision.datasets.ImageFolder`` reads it, below
   ``train/``, ``val/`` and ``test/`` where a split is recorded.
 * ``huggingface``: ``LABEL/NAME.png`` below ``train/``, ``validation/`` and ``test/`` (``train/``
@@ -47,7 +50,9 @@ FOLDERS = {  # of each part of the split
     "huggingface": {"": "train", "train": "train", "val": "validation", "test": "test"},
 }
 FORMATS = ("imagefolder", "webdataset", "huggingface")
-UNSAFE = re.compile(r"[^\w\- ]")  # what the name of a folder may not hold
+UNSAFE = re.compile(
+    r'[%/\\:*?"<>|\x00-\x1f]|^\.|\.$'
+)  # what the name of a folder may not hold everywhere
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 logger = logging.getLogger(__name__)
 
@@ -77,9 +82,8 @@ def export_patches(
     Raises:
         FileExistsError: it, or its card, is there already.
         ValueError: the form is unknown, the set is empty, a patch has no label, a split is
-            recorded for some patches only, a column has the name of one of the form's, the name
-            of a class cannot be one of a folder, a class has no index or two, or the path does
-            not end as the form needs it.
+            recorded for some patches only, a column has the name of one of the form's, a class
+            has no index or two, or the path does not end as the form needs it.
     """
     if form not in FORMATS:
         raise ValueError(f"a form must be one of {', '.join(FORMATS)}, got '{form}'")
@@ -89,11 +93,6 @@ def export_patches(
         raise ValueError(
             f"every patch must have a label, got {len(blind)} without, such as '{blind[0]}': "
             "leave them out by with_labels()"
-        )
-    if odd := [n for n in patches.classes if UNSAFE.search(n) or n != n.strip()]:
-        raise ValueError(
-            f"names of classes must be of letters, digits, '-', '_' and blanks, got '{odd[0]}': "
-            "rename it"
         )
     _check_records(patches.records, form)
     target = Path(path).expanduser()
@@ -110,6 +109,10 @@ def export_patches(
     if form == "imagefolder" and (note := _renumbered(patches, index)):
         logger.warning(note)
         text += f"\n## Indices\n\n{note}\n"
+    if form != "webdataset" and (odd := {n: _folder(n) for n in index if _folder(n) != n}):
+        told = ", ".join(f"`{folder}` holds `{name}`" for name, folder in odd.items())
+        rule = "Names that no folder can have everywhere are written otherwise"
+        text += f"\n## Folders\n\n{rule}: {told}.\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "webdataset":
         with whole_file(target) as draft:
@@ -168,7 +171,7 @@ def _indices(patches: PatchSet, classes: Sequence[str]) -> dict[str, int]:
 def _renumbered(patches: PatchSet, index: Mapping[str, int]) -> str:
     """A sentence on a part of the split whose folders torchvision would number otherwise."""
     for part in sorted({r.split for r in patches.records}):
-        names = sorted({r.label for r in patches.records if r.split == part})
+        names = sorted({r.label for r in patches.records if r.split == part}, key=_folder)
         if other := [name for i, name in enumerate(names) if index[name] != i]:
             return (
                 f"torchvision numbers the folders of each part anew, and gives '{other[0]}' the"
@@ -205,7 +208,8 @@ def card(patches: PatchSet, facts: Mapping[str, Any], classes: Sequence[str] = (
     title = plain.get("title", "Synthetic histopathology patches")
     counts = Counter(r.label for r in patches.records)
     table = "\n".join(
-        f"| {name} | {counts[name]} | {i} |" for name, i in _indices(patches, classes).items()
+        f"| {name.replace('|', '&#124;')} | {counts[name]} | {i} |"
+        for name, i in _indices(patches, classes).items()
     )
     said = {
         "What made them": "made_by",
@@ -227,6 +231,11 @@ def card(patches: PatchSet, facts: Mapping[str, Any], classes: Sequence[str] = (
         f"are no evidence of what tissue looks like. Not for diagnosis.\n\n"
         f"| class | patches | index |\n|---|---|---|\n{table}\n\n{parts}\n"
     )
+
+
+def _folder(name: str) -> str:
+    """The folder of a class."""
+    return UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", name)
 
 
 def _names(records: Sequence[PatchRecord]) -> list[str]:
@@ -256,7 +265,7 @@ def _write_folders(
     """Write the pictures; what is known of each, by the folder of its part of the split."""
     names, tables = _names(patches.records), defaultdict(list)
     for i, record in enumerate(patches.records):
-        folder, file = folders[record.split], f"{record.label}/{names[i]}.png"
+        folder, file = folders[record.split], f"{_folder(record.label)}/{names[i]}.png"
         path = draft / folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_png(patches, i))

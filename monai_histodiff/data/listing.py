@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from monai_histodiff.data.patch_files import (
     PatchSource,
 )
 from monai_histodiff.data.splits import SPLITS, read_split, refuse_torn_groups
-from monai_histodiff.data.tables import TableRow, likely_columns, number, read_table
+from monai_histodiff.data.tables import TableRow, likely_columns, number, read_table, with_split
 
 __all__ = ["list_patches"]
 
@@ -190,7 +191,8 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
         )
     if kept := sum(record.split == "val" for record, _ in found):
         notes.append(
-            f"{kept} patches of the split 'val' are kept apart: neither trained nor tested on."
+            f"{'1 patch' if kept == 1 else f'{kept} patches'} of the split 'val' "
+            f"{'is' if kept == 1 else 'are'} kept apart: neither trained nor tested on."
         )
     return notes
 
@@ -200,14 +202,19 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
 
 def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Found]:
     where = f"'{source.root / manifest}'"
-    rows = read_table(source.read(manifest), where, COLUMNS[:2], (*COLUMNS[2:], SCALE))
+    taken: list[tuple[str, str]] = []
+    rows = read_table(source.read(manifest), where, COLUMNS[:2], (*COLUMNS[2:], SCALE), taken)
     if not rows:
         raise ValueError(f"a manifest must list at least one patch, got an empty one in {where}")
+    rows = with_split(rows, taken)
+    notes += [f"The column '{name}' of {where} is taken for '{ours}'." for name, ours in taken]
+    if folder := _folder_of(source, rows[0].cells["path"]):
+        notes.append(f"The paths of {where} are taken to begin at '{folder}'.")
     seen: dict[str, int] = {}
     found = []
     for row in rows:
         at = f"line {row.line} of {where}"
-        name = _file(source, row, at)
+        name = _file(source, row, folder, at)
         if name in seen:
             raise ValueError(
                 f"a manifest must list each path once, got '{name}' twice, at line {seen[name]}"
@@ -217,7 +224,9 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
         found.append(_record(row, name, at))
     unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
     if spare := len(unnamed):
-        notes.append(f"{spare} pictures of '{source.root}' are not in its manifest: not used.")
+        many = "1 picture" if spare == 1 else f"{spare} pictures"
+        are = "is" if spare == 1 else "are"
+        notes.append(f"{many} of '{source.root}' {are} not in its manifest: not used.")
     notes += [
         f"The column '{name}' of {where} is not read: call it '{ours}' if it is that."
         for name, ours in likely_columns(list(rows[0].cells), ("group", "split", SCALE))
@@ -225,16 +234,26 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
     return found
 
 
-def _file(source: PatchSource, row: TableRow, at: str) -> str:
+def _folder_of(source: PatchSource, path: str) -> str:
+    """The one folder below the manifest in which its first path is found, if not beside it."""
+    plain = path.replace("\\", "/").removeprefix("./")
+    inside = [n for n in source.pictures if n.endswith(f"/{plain}")]
+    sole = plain and source.find(path) is None and len(inside) == 1
+    return inside[0].removesuffix(f"/{plain}") if sole else ""
+
+
+def _file(source: PatchSource, row: TableRow, folder: str, at: str) -> str:
     path = row.cells["path"]
-    name = source.find(path)
+    name = source.find(f"{folder}/{path.removeprefix('./')}" if folder else path)
     if name is None and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive):
         root = source.root.resolve()
         inside = Path(path).is_relative_to(root) and source.find(str(Path(path).relative_to(root)))
-        shown = f", as '{inside}'" if inside else ", and keep the file below its folder"
+        remedy = "put the pictures, or a link to their folder, beside the manifest, and write each"
+        remedy += " path from there, such as 'FOLDER/" + PureWindowsPath(path).name + "'"
+        if inside:
+            remedy = f"write it relative to the manifest, as '{inside}'"
         raise ValueError(
-            f"a path must be relative to the manifest, got '{path}' at {at}: write it relative to "
-            f"the manifest{shown}"
+            f"a path must be relative to the manifest, got '{path}' at {at}: {remedy}"
         )
     if name is None:
         alike = [n for n in source.names if n.casefold() == path.casefold()]
@@ -258,9 +277,17 @@ def _record(row: TableRow, name: str, at: str) -> Found:
     if extra.get(SCALE) and not _positive(extra[SCALE]):
         raise ValueError(
             f"{SCALE} must be a number above 0, such as 0.5, or empty, got"
-            f" '{extra[SCALE]}' for '{name}' ({at})"
+            f" '{extra[SCALE]}' for '{name}' ({at}): {_scale_remedy(extra[SCALE])}"
         )
     return PatchRecord(name, label, split, group, extra), at
+
+
+def _scale_remedy(text: str) -> str:
+    if re.fullmatch(r"\d+,\d+", text):
+        return f"write it with a decimal point, {text.replace(',', '.')}"
+    if re.fullmatch(r"\d+(\.\d+)? ?[xX]", text):
+        return "write micrometres per pixel in place of a magnification: about 0.5 at 20x"
+    return "correct it, or leave it empty in every row"
 
 
 def _positive(text: str) -> bool:

@@ -150,6 +150,10 @@ class PatchSet(Sequence):
         """What to call each patch: its path, with its source where several have that path."""
         return self._reader.names(self.records)
 
+    def transparent(self) -> list[bool]:
+        """Whether the file of each patch has transparency, which is read over white."""
+        return [self._reader.transparent(r) for r in self.records]
+
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of files, of what is recorded of each, and of their scale."""
         return self._reader.digest(self.records)
@@ -168,11 +172,7 @@ class PatchSet(Sequence):
         return self._reader.sizes(self.records)
 
     def check_size(self, size: int) -> None:
-        """Refuse patches that are smaller than ``size`` x ``size``, before any is decoded.
-
-        Raises:
-            ValueError: some are; the message says how many, and what would do.
-        """
+        """Refuse, by a ``ValueError``, patches smaller than ``size`` x ``size``, undecoded."""
         self._reader.check_size(self.records, size)
 
     def images(self, size: int | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
-from monai_histodiff.data.pictures import decode_patch, picture_size
+from monai_histodiff.data.pictures import NIFTI, decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
 from monai_histodiff.utils.progress import patient
 
@@ -141,6 +143,13 @@ class PatchReader:
         image = torch.from_numpy(array).permute(2, 0, 1)
         height, width = image.shape[1:]
         return resampled(image, self._scaled(record, height, width)).contiguous()
+
+    def transparent(self, record: PatchRecord) -> bool:
+        """Whether its file has transparency, which is read over white."""
+        if record.path.lower().endswith(NIFTI):
+            return False
+        with Image.open(io.BytesIO(self.content(record))) as picture:
+            return "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA")
 
     def size(self, record: PatchRecord) -> tuple[int, int]:
         """Height and width of the image, from the header of the file, which is read once."""

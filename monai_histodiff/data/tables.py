@@ -15,7 +15,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["TableRow", "likely_columns", "number", "read_table", "write_table"]
+from monai_histodiff.data.splits import SPLITS
+
+__all__ = ["TableRow", "likely_columns", "number", "read_table", "with_split", "write_table"]
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|nan)", re.ASCII)
@@ -27,8 +29,10 @@ OTHERS = {
     "split": "fold, subset, set, partition, phase",
     "um_per_px": "mpp, um, um_per_pixel, micron_per_px, microns_per_pixel, micrometers_per_pixel,"
     " pixel_size, pixelsize, spacing, resolution",
-    "path": "file, filename, file_name, filepath, file_path, image, image_path, img, img_path",
-    "label": "class, classname, class_name, target, category, diagnosis, tissue, y",
+    "path": "file, filename, file_name, filepath, file_path, image, image_name, image_path, img,"
+    " img_name, img_path",
+    "label": "class, classname, class_name, target, category, diagnosis, tissue, y, tumor, tumour,"
+    " majority_vote_label",
 }
 
 
@@ -41,7 +45,11 @@ class TableRow:
 
 
 def read_table(
-    content: bytes, where: str, required: Sequence[str], optional: Sequence[str] = ()
+    content: bytes,
+    where: str,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    taken: list[tuple[str, str]] | None = None,
 ) -> list[TableRow]:
     """The rows of a table.
 
@@ -52,6 +60,9 @@ def read_table(
         required: columns that must be there. They and ``optional`` ones are found whatever their
             case; blanks around their cells are taken off.
         optional: columns that may be there. Further ones keep their names and cells.
+        taken: a required column that is not there may be the only one that has a usual name for
+            it, see :func:`likely_columns`; pairs of its name and ours are added to this list.
+            ``None``: it must be there by our name.
 
     Returns:
         One :class:`TableRow` for each line that is not empty.
@@ -79,7 +90,7 @@ def read_table(
             if not any(cell.strip() for cell in cells):
                 continue
             if not columns:
-                columns = _columns(cells, where, required, optional)
+                columns = _columns(cells, where, required, optional, taken)
                 continue
             rows.append(_row(cells, columns, lines.line_num, where, (*required, *optional)))
     except csv.Error as error:
@@ -106,8 +117,26 @@ def likely_columns(columns: Sequence[str], wanted: Sequence[str]) -> list[tuple[
     ]
 
 
+def with_split(rows: list[TableRow], taken: list[tuple[str, str]]) -> list[TableRow]:
+    """The rows with a split where one column alone has a usual name for it, and tells it in every
+    row; its name and ours are then added to ``taken``.
+    """
+    likely = [name for name, _ in likely_columns(list(rows[0].cells), ("split",))]
+    if len(likely) != 1 or not all(r.cells[likely[0]].strip().lower() in SPLITS for r in rows):
+        return rows
+    taken.append((likely[0], "split"))
+    return [
+        TableRow(r.line, {"split" if k in likely else k: v.strip() for k, v in r.cells.items()})
+        for r in rows
+    ]
+
+
 def _columns(
-    cells: Sequence[str], where: str, required: Sequence[str], optional: Sequence[str]
+    cells: Sequence[str],
+    where: str,
+    required: Sequence[str],
+    optional: Sequence[str],
+    taken: list[tuple[str, str]] | None = None,
 ) -> list[str]:
     if cells and cells[0].lower().startswith("sep="):
         raise ValueError(
@@ -116,16 +145,19 @@ def _columns(
         )
     known = {name.casefold(): name for name in (*required, *optional)}
     columns = [_trimmed(cell, f"the header of {where}") for cell in cells]
-    columns = [known.get(name.casefold(), name) for name in columns]
+    written = columns = [known.get(name.casefold(), name) for name in columns]
+    if taken is not None:
+        meant = likely_columns(columns, [name for name in required if name in OTHERS])
+        sole = [(a, b) for a, b in meant if [b for _, b in meant].count(b) == 1]
+        taken += sole
+        columns = [dict(sole).get(name, name) for name in columns]
     if missing := [name for name in required if name not in columns]:
-        meant = [
-            f"rename '{a}' to '{b}'"
-            for a, b in likely_columns(columns, [m for m in missing if m in OTHERS])
-        ]
-        remedy = "; ".join(meant) or "rename those that are meant, or write them"
+        likely = likely_columns(columns, [m for m in missing if m in OTHERS])
+        renamed = [f"rename '{a}' to '{b}'" for a, b in likely]
+        remedy = " or ".join(renamed) or "rename those that are meant, or write them"
         raise ValueError(
             f"a table must have the columns {list(required)}, got none named {missing} among"
-            f" {columns} in {where}: {remedy}"
+            f" {written} in {where}: {remedy}"
         )
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:

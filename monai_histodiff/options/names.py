@@ -9,6 +9,7 @@ import inspect
 import pydoc
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from monai_histodiff.options.config_names import EVALUATE, FINETUNE, TRAIN
 from monai_histodiff.options.table import options_of
 
-__all__ = ["check_names", "check_stage_names", "referred"]
+__all__ = ["as_of_main_job", "check_names", "check_stage_names", "referred", "spelt"]
 
 REFERENCE = re.compile(r"@([\w#]+)")
+GIVEN = re.compile(r"--(\w+)(?![\w#])")  # an option in a message
 COMPONENT = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_", "_wrapper_")
 CONFIGS = (".json", ".yaml", ".yml")
 # keys that MONAI, and the Model Zoo, look up by themselves
@@ -116,6 +119,31 @@ def check_stage_names(stage: str, overrides: Mapping[str, Any], config: Mapping[
         if key.split("#")[0] not in config:
             rule = f"an option of the stage {stage} must be one of its config's"
             _refuse(rule, key, {*options_of(stage), *config})
+
+
+def spelt(text: str, *stages: str) -> str:
+    """A message of stages of the main job, with their options as the main job takes them: its own
+    as they are, others as ``--STAGE#NAME``.
+    """
+    own = options_of(FINETUNE)
+
+    def word(found: re.Match[str]) -> str:
+        having = [stage for stage in stages if found[1] in options_of(stage)]
+        told = " and ".join(f"--{stage}#{found[1]}" for stage in having)
+        return told if told and found[1] not in own else found[0]
+
+    return GIVEN.sub(word, text)
+
+
+@contextmanager
+def as_of_main_job(*stages: str) -> Iterator[None]:
+    """Let the messages of errors name options as :func:`spelt` does; by default of all stages."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1:
+            error.args = (spelt(str(error), *(stages or (TRAIN, EVALUATE))),)
+        raise
 
 
 def referred(thing: Any) -> Iterator[str]:

@@ -56,7 +56,7 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
         ["Repeat another picture", *_counts(sets, "twins")],
         ["Softer than 99 in 100 real patches", *_counts(sets, "soft")],
         ["Labels that the critic gives too", *(percent(told["taught"]) for told in sets)],
-        ["KID, mean of the classes\n", *(_kid(told) for told in sets)],
+        ["KID, mean of the classes\n0 is equal, lower is better", *(_kid(told) for told in sets)],
         [
             TableCell("Change of balanced accuracy", "points, against arm C"),
             *(_change(differences, arm) for arm, _ in zip(("G-C", "G2-C"), sets, strict=False)),

@@ -144,9 +144,9 @@ def _verdict(results: Mapping[str, Any], primary: str) -> Verdict:
     _, low, high = change(results["differences"].get(primary, {}))
     tone = claim(low, high, known)
     more = MEANING[tone] if math.isfinite(low + high) else UNKNOWN
-    if "word" in results:
-        return Verdict(tone, results["word"], results["verdict"])
-    return Verdict(tone, tone.capitalize(), results["verdict"], more)
+    word = results.get("word", tone.capitalize())
+    told = results["verdict"].replace(f"{word}: ", "", 1)  # it stands above the sentence
+    return Verdict(tone, word, told[:1].upper() + told[1:], "" if "word" in results else more)
 
 
 def _further(

@@ -15,7 +15,7 @@ from pathlib import Path
 from monai_histodiff.data.listing import list_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.sizes import told_size
+from monai_histodiff.data.sizes import SMALLEST, told_size
 from monai_histodiff.data.tables import number
 from monai_histodiff.utils.progress import patient
 
@@ -92,13 +92,13 @@ def open_synthetic(
     if small := [side for side in sides if side < size]:
         least = min(small)
         scale = "" if found.um_per_px is None else f" at {found.um_per_px:g} um per pixel"
+        lower = f", or --patch_size {least}" if least >= SMALLEST else ""
         assumed = "".join(f" ({note})" for note in found.notes if ASSUMED in note)
         raise ValueError(
             f"pictures of {option} must be at least {size} x {size}{scale}, got {len(small)} of "
             f"{len(found)} that are smaller, the smallest {told_size(found, sides.index(least))}"
             f"{assumed}: give their "
-            "--synthetic_um_per_px if it is another, or a smaller --patch_size, or make them "
-            "larger"
+            f"--synthetic_um_per_px if it is another{lower}, or make them larger"
         )
     return found
 

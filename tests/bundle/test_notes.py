@@ -41,7 +41,7 @@ def test_notes_name_no_path_of_the_user(write_patch_set: WritePatchSet, tmp_path
     root = write_patch_set(tmp_path / "secret" / "set")
     (root / "extra.png").write_bytes((root / "blue" / "0-0.png").read_bytes())
     notes = data_notes(PatchSet.open(root), str(root))
-    assert notes == ["1 pictures of 'set' are not in its manifest: not used."]
+    assert notes == ["1 picture of 'set' is not in its manifest: not used."]
     rows = [line.rsplit(",", 2)[0] for line in (root / "manifest.csv").read_text().splitlines()]
     (root / "manifest.csv").write_text("\n".join(rows))
     (_, told) = data_notes(PatchSet.open(root), str(root))

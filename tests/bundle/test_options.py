@@ -28,7 +28,7 @@ from monai_histodiff.bundle.running import option_values
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.options.docs import config_files, options_page
-from monai_histodiff.options.names import check_names
+from monai_histodiff.options.names import check_names, spelt
 from monai_histodiff.options.table import OPTIONS, check_values, options_of
 from monai_histodiff.selection.selector import CENTROIDS
 
@@ -118,7 +118,7 @@ FINETUNE = [
         "an option of the stage train must be one of its config's, got 'nosuch'",
     ),
     ({"evaluate#classifer_steps": 9}, "got 'classifer_steps': did you mean 'classifier_steps'?"),
-    ({"evaluate#replace": "false"}, "got 'false': write --replace True or --replace False"),
+    ({"evaluate#replace": "false"}, "'false': write --evaluate#replace True or --evalu"),
     ({"evaluate#generator_metrics": 1}, "generator_metrics must be True or False, got 1"),
     ({"train#bfloat16": "no"}, "bfloat16 must be True or False, or None, got 'no'"),
     ({"train#guidance_interval": [6.0, -6.0]}, "guidance_interval must rise, got [6.0, -6.0]"),
@@ -158,7 +158,7 @@ FINETUNE = [
     ({"train#adaptation_learning_rate": 0}, "a number, above 0, got 0: give more than 0"),
     (
         {"train#guidance_interval": [50, 60]},
-        "0.02 to 4.00, or the guide never acts, got [50, 60]: give one that does, or --guidance",
+        "or the guide never acts, got [50, 60]: give one that does, or --train#guidance_scale 0",
     ),
     ({"train#exemplar_mix": 0.7, "train#exemplar_scale": 0}, "exemplar_mix must be 0 with an ex"),
     ({"train": 5}, "train must be options, got 5: write --train#OPTION VALUE"),
@@ -170,8 +170,12 @@ FINETUNE = [
     ({"labels_per_class": 2}, "each class needs at least 3 patches for 3 folds, got 2"),
     (
         {"train#critic_folds": 40},
-        "got 25 of class 'lung_aca': give a smaller --critic_folds, or more --labels_per_class",
+        "got 25 of class 'lung_aca': give a smaller --train#critic_folds, or more "
+        "--labels_per_class",
     ),
+    ({"train#quota": 1.5}, "write it without quotes or a point, such as --train#quota 5"),
+    ({"evaluate#batch_size": 1.5}, "or a point, such as --evaluate#batch_size 5"),
+    ({"train#test_fraction": "1"}, "without quotes, such as --train#test_fraction 0.5"),
     ({"labels_per_class": 81}, "labels_per_class is 81, but class 'lung_aca' has 80 patches"),
     ({"draw": -1}, "draw must be a whole number, at least 0, at most 4294967295, got -1"),
     ({"draw": 1.5}, "got 1.5: write it without quotes or a point, such as --draw 5"),
@@ -451,6 +455,16 @@ def test_an_argument_that_a_class_takes_may_be_added(tmp_path: Path) -> None:
     check_names("train", {**own, **free}, tmp_path)
     with pytest.raises(ValueError, match="got 'thing#out': did you mean|got 'thing#out': docs/op"):
         check_names("train", {**own, "thing": {**own["thing"], "out": 1}}, tmp_path)
+
+
+def test_a_message_of_a_stage_names_options_as_the_main_job_takes_them() -> None:
+    both = ("train", "evaluate")
+    assert spelt("give a smaller --critic_folds", *both) == "give a smaller --train#critic_folds"
+    assert spelt("add --replace True", *both) == "add --evaluate#replace True"
+    assert spelt("--batch_size 4", "train") == "--train#batch_size 4"
+    assert spelt("--batch_size 4", *both) == "--train#batch_size and --evaluate#batch_size 4"
+    for text in ("--labels_per_class 5", "--train#quota 5", "--none 1", "a critic_folds"):
+        assert spelt(text, *both) == text
 
 
 def test_all_configs_are_in_the_table() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from monai_histodiff.bundle.labels_needed import least_labels
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.bundle.task import LOOKED_AT, check_task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -145,6 +146,42 @@ def test_a_scale_that_is_recorded_of_some_only_is_refused(write: Write) -> None:
         check_task({**VALUES, "dataset_dir": folder})
     task = check_task({**VALUES, "dataset_dir": folder, "um_per_px": 0.5})
     assert set(task.patches.sizes()) == {(112, 112)}
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_all_classes_that_are_too_few_are_named_at_once_with_what_is_needed(
+    split: bool, draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    items = []
+    for label, (name, count) in enumerate({"blue": 12, "pink": 4, "violet": 1}.items()):
+        for i, patch in enumerate(draw_patches(label, count, 96)):
+            part = ("test" if i == 0 and count > 1 else "train") if split else ""
+            items.append((PatchRecord(f"{name}/{i}.png", name, part, f"{name}{i}"), patch))
+    values = {**VALUES, "dataset_dir": str(write_patches(tmp_path / "set", items))}
+    further = "" if split else " and some of another group .patient. to test on"
+    pink = "3 of 3" if split else "4 of 4"
+    message = (
+        f"^each class must have at least 4 labelled patches to train on{further}, got {pink} "
+        "groups of 'pink', 1 of 1 group of 'violet': label more of 'pink', 'violet', of further "
+        "groups, or leave them out$"
+    )
+    with pytest.raises(ValueError, match="at least 9 .* leave them out, or give --critic_folds 3"):
+        check_task({**values, "critic_folds": 9})
+    for asked in (25, 5, 1, "all"):
+        with pytest.raises(ValueError, match=message):
+            check_task({**values, "labels_per_class": asked})
+    few = [item for item in items if item[0].label != "violet"]
+    values["dataset_dir"] = str(write_patches(tmp_path / "two", few))
+    with pytest.raises(ValueError, match="at least 5 .* of 'pink': .* of 'pink', .* leave it out"):
+        check_task(values)
+
+
+def test_a_run_needs_a_patch_of_each_class_for_each_fold_and_ten_in_all(write: Write) -> None:
+    assert [least_labels(n, 3) for n in (1, 2, 3, 4, 25)] == [10, 5, 4, 3, 3]
+    values = {**VALUES, "dataset_dir": write(), "labels_per_class": 4}
+    with pytest.raises(ValueError, match="got 8: give at least --labels_per_class 5$"):
+        check_task(values)
+    assert len(check_task({**values, "labels_per_class": 5}).labelled) == 10
 
 
 def test_classes_of_few_groups_are_told_and_not_refused(write: Write) -> None:

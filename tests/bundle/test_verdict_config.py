@@ -205,8 +205,10 @@ def test_pictures_without_fine_detail_are_told_of(
     results, page = told(judge, real, tmp_path / "out", given, arms=["C"])
     assert results["foreign"]["sets"][0]["soft"] == 24 and "Soft." in page
     assert "24 of 24 pictures are softer than 99 in 100 of the real training patches" in page
+    images[0] = np.pad(images[0], ((0, 8), (0, 0), (0, 0)), "reflect")
     good = write(tmp_path / "good", images, labels)
     results, page = told(judge, real, tmp_path / "out2", good, arms=["C"])
+    assert "1 of 24 pictures of good is larger than 32 x 32: their centre is judged" in page
     assert results["foreign"]["sets"][0]["soft"] <= 4 and "Soft." not in page
 
 
@@ -350,8 +352,9 @@ def test_pictures_far_from_real_ones_are_called_so_first() -> None:
     found = headline(overall(0.01, 0.0), "The comparison says no.")
     assert set(found) == {"verdict"} and found["verdict"] == (
         "They do not look like your tissue: in the features of the encoder 1% of the pictures lie "
-        "among real test patches, and 80% of as many real training patches do (KID 1,716, of real "
-        "ones 21.46). Of the 20 of 90 pictures that are kept: The comparison says no."
+        "among real test patches, and 80% of as many real training patches do (KID, where 0 is "
+        "equal: 1,716, of real ones 21.46). Of the 20 of 90 pictures that are kept: The "
+        "comparison says no."
     )
     wrong = headline({**overall(0.01, 0.0), "taught": 0.1}, "No.")["verdict"]
     assert "your tissue: " in wrong and " The labels do not fit: the critic" in wrong

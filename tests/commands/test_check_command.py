@@ -20,7 +20,7 @@ def dataset(draw_patches: Callable[..., np.ndarray], tmp_path: Path) -> Path:
     """Three classes of twelve patches, four to a group, one group for testing; and a copy."""
     items = []
     for label, name in enumerate(("blue", "pink", "violet")):
-        for i, patch in enumerate(draw_patches(label, 12)):
+        for i, patch in enumerate(draw_patches(label, 12, 96)):
             split = "test" if i < 4 else "train"
             items.append((PatchRecord(f"{name}/{i}.png", name, split, f"{name}{i // 4}"), patch))
     items.append((PatchRecord("pink/copy.png", "pink", "test", "pink0"), items[20][1]))
@@ -110,7 +110,7 @@ def test_the_page_shows_a_class_by_one_patch_of_each_group_first(dataset: Path) 
         "pink, pink2",
         "pink, pink0",
     ]
-    assert pink["pictures"][0]["image"].shape == (32, 32, 3)
+    assert pink["pictures"][0]["image"].shape == (96, 96, 3)
     assert values["tone"] == "bad" and values["sections"][0]["title"] == "To look at"
 
 
@@ -148,12 +148,12 @@ def test_folders_of_patients_become_a_set(
     told = capsys.readouterr().err
     assert "--class_level N --group_level N" in told and "N is 1 or 2" in told, "the remedy"
     levels = ["--class_level", "1", "--group_level", "2"]
-    main(["deep", *levels, "--um_per_px", "0.5", "--write", "new"])
+    main(["deep", *levels, "--um_per_px", "1.02", "--write", "new"])
     out = capsys.readouterr().out
-    assert "set: new" in out and "left out or assumed:\n- 1 files of 'deep' (.txt 1) are no" in out
+    assert "set: new" in out and "left out or assumed:\n- 1 file of 'deep' (.txt 1) is no" in out
     made = PatchSet.open("new")
     assert len(made) == 37 and set(made.groups) == set(PatchSet.open(dataset).groups)
-    assert {r.um_per_px for r in made.records} == {0.5}
+    assert {r.um_per_px for r in made.records} == {1.02}
 
 
 def test_too_few_of_a_class_are_named(
@@ -163,9 +163,37 @@ def test_too_few_of_a_class_are_named(
     patches = PatchSet.open(dataset)
     trained = [i for i, r in enumerate(patches.records) if (r.label, r.split) == ("blue", "train")]
     patches.take(sorted(set(range(len(patches))) - set(trained[1:]))).write("rare")
-    main(["rare"])
+    with pytest.raises(SystemExit) as stopped:
+        main(["rare", "--write", "new"])
     told = "labels_per_class: none: 'blue' has 1 to train on, and a run needs 4 of each class"
-    assert told in capsys.readouterr().out
+    found = capsys.readouterr()
+    assert told in found.out and stopped.value.code == 1
+    why = (
+        "the main job refuses this set: each class must have at least 4 labelled patches to train "
+        "on, got 1 of 1 group of 'blue': label more of 'blue', of further groups, or leave it out"
+    )
+    assert found.err == f"{why}\n" and f"to look at:\n- {why}\n" in found.out
+    assert why in Path("rare-check.html").read_text().replace("&#39;", "'")
+    assert len(PatchSet.open("new")) == 30, "it is written all the same"
+
+
+def test_what_the_main_job_refuses_is_told_once(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PatchSet.open(dataset).select(label="pink").write("one")
+    for arguments, rule in (
+        (["one"], "at least 2 classes are needed, got 1: ['pink']: add labelled patches of anoth"),
+        ([str(dataset), "--um_per_px", "0.5"], "patches must be at least 96 x 96 at 1 um per px"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        found = capsys.readouterr()
+        assert stopped.value.code == 1
+        assert found.err.startswith(f"the main job refuses this set: {rule[:-3]}")
+        assert found.out.count(rule[:18]) == 1
+        if arguments == ["one"]:
+            assert "labels_per_class: none\n" in found.out
 
 
 def test_what_cannot_be_opened_is_told_in_a_line(

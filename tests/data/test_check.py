@@ -48,6 +48,23 @@ def test_a_sound_set_has_no_problems(tmp_path: Path) -> None:
     assert found.most_labels == 6
 
 
+def test_what_blank_patches_have_in_common_is_told(tmp_path: Path) -> None:
+    content = rows()
+    glass = np.full((128, 128, 3), 240, np.uint8)
+    content = [(*row[:4], glass) if row[1] == "b" else row for row in content]
+    patches = written(tmp_path / "set", content)
+    told = f"8 patches are blank, such as '{content[1][0]}'; all of class 'b', which has 8"
+    assert told in check(patches).problems
+    for path, label, *_, picture in content:
+        alpha = np.full((128, 128, 1), 0 if label == "b" else 255, np.uint8)
+        Image.fromarray(np.concatenate((picture, alpha), 2)).save(tmp_path / "set" / path)
+    assert patches.transparent() == [True] * 16
+    clear = "; they are transparent, which is read over white: save them without an alpha channel;"
+    assert told.replace(";", clear) in check(patches).problems
+    Image.fromarray(glass).save(tmp_path / "set" / content[1][0])
+    assert told.replace(";", clear.replace("they", "7 of them")) in check(patches).problems
+
+
 def test_sources_that_share_file_names_are_not_mixed_up(tmp_path: Path) -> None:
     """A copy in one hospital hides no overlap between files of the same names in another."""
     pictures = tissue(5, 160).permute(0, 2, 3, 1).numpy()
@@ -169,7 +186,10 @@ def test_few_groups_and_few_classes_are_told(tmp_path: Path) -> None:
     found = check(written(tmp_path / "one", one))
     assert found.most_labels == 0
     assert found.problems[0].startswith("no test part can be drawn: a class must have at least 2")
-    assert found.problems[1] == "at least 2 classes are needed, got 1"
+    assert (
+        found.problems[1]
+        == "at least 2 classes are needed, got 1: add labelled patches of another"
+    )
 
 
 def test_unlabelled_patches_and_mixed_scales_are_counted(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_split_folders_may_lie_above_or_below_the_classes(tmp_path: Path) -> Non
                 for p, q in zip(names, pairs_in(patches, names), strict=True)
             }
         )
-        assert "1 patches of the split 'val' are kept apart" in patches.notes[-1]
+        assert "1 patch of the split 'val' is kept apart" in patches.notes[-1]
         assert patches.with_split() is patches
     assert (
         found[0]
@@ -119,7 +119,7 @@ def test_deeper_folders_must_be_told_what_they_are(tmp_path: Path) -> None:
 def test_levels_below_a_split(tmp_path: Path) -> None:
     names = [f"{split}/{name}" for split in ("train", "test") for name in ("ADC/p/x.png",)]
     root = folder_of(tmp_path / "set", None, *names)
-    with pytest.raises(ValueError, match="1 .2 names.: 'test', 'train'; level 2 .1 names.: 'ADC'"):
+    with pytest.raises(ValueError, match="1 .2 names.: 'test', 'train'; level 2 .1 name.: 'ADC'"):
         PatchSet.open(root)
     with pytest.raises(ValueError, match="one split only, got 1 that straddle, such as 'p'"):
         PatchSet.open(root, class_level=2, group_level=3)
@@ -301,8 +301,8 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
     "absolute": (
         f"{HEADER}\n/elsewhere/a.png,A,train,g\n",
         ValueError,
-        "must be relative to the manifest, got '/elsewhere/a.png' at line 2 of .*: write it "
-        "relative to the manifest, and keep the file below its folder",
+        "must be relative to the manifest, got '/elsewhere/a.png' at line 2 of .*: put the "
+        "pictures, or a link to their folder, beside the manifest, .* such as 'FOLDER/a.png'",
     ),
     "absolute on Windows": (
         f"{HEADER}\nC:\\set\\a.png,A,train,g\n",
@@ -455,7 +455,7 @@ def test_group_and_split_are_optional(tmp_path: Path) -> None:
     assert pairs(patches) == [("A", "", "set/a.png"), ("", "", "set/b.png")]
     assert patches.labels.tolist() == [0, -1]
     assert [note.split(":")[0] for note in patches.notes] == [
-        f"1 pictures of '{root}' are not in its manifest",
+        f"1 picture of '{root}' is not in its manifest",
         "No group is recorded for 2 of 2 patches",
     ]
 
@@ -466,7 +466,7 @@ def test_val_is_a_part_of_its_own(tmp_path: Path) -> None:
     patches = PatchSet.open(root)
     assert paths(patches.select("val")) == ["b.png"] and patches.with_split() is patches
     assert patches.notes == (
-        "1 patches of the split 'val' are kept apart: neither trained nor tested on.",
+        "1 patch of the split 'val' is kept apart: neither trained nor tested on.",
     )
 
 
@@ -557,7 +557,12 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     [
         ((), "with 0 other files: put"),
         (("a.png", "b.png"), "with 2 pictures that lie in no folder: put pictures into folders"),
-        (("A/a.npy", "B/b.npy"), r"with 2 other files \(.npy 2\): put"),
+        (("A/a.npy", "B/b.npy"), r"with 2 other files \(.npy 2\): save each picture of these"),
+        (("A/a.gif", "B/b.gif"), r"with 2 other files \(.gif 2\): convert them to PNG"),
+        (("A.zip",), r"with 1 other file \(.zip 1\): unpack the archives"),
+        (("a.svs",), r"with 1 other file \(.svs 1\): cut these slides .* by 'histodiff-tiles"),
+        (("camelyonpatch_x.h5",), r"file \(.h5 1\): 'histodiff-fetch pcam NEW --archives FOLDER'"),
+        (("notes.txt",), r"with 1 other file \(.txt 1\): put pictures into folders"),
         (("a.png", "labels.csv"), "in no folder and 1 other .* call 'labels.csv' manifest.csv if"),
         (("img/a.png", "labels.csv"), "one folder, 'img' and 1 other .* call 'labels.csv' man"),
     ],
@@ -571,10 +576,10 @@ def test_a_set_without_classes_is_told_what_it_holds(
 
 
 def test_columns_that_others_call_otherwise_are_told(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "one", "Filename,class\na.png,A\n", "a.png")
+    root = folder_of(tmp_path / "one", "Filename,image,tumor\na.png,b.png,A\n", "a.png")
     message = (
-        r"got none named \['path', 'label'\] among \['Filename', 'class'\] in .*: rename "
-        "'Filename' to 'path'; rename 'class' to 'label'"
+        r"got none named \['path'\] among \['Filename', 'image', 'tumor'\] in .*: rename "
+        "'Filename' to 'path' or rename 'image' to 'path'"
     )
     with pytest.raises(ValueError, match=message):
         PatchSet.open(root)
@@ -587,6 +592,70 @@ def test_columns_that_others_call_otherwise_are_told(tmp_path: Path) -> None:
     assert notes[1].endswith("is not read: call it 'um_per_px' if it is that.")
     table = "path,label,group,slide,um_per_px,spacing\na.png,A,7,3,0.5,x\n"
     assert PatchSet.open(folder_of(tmp_path / "three", table, "a.png")).notes == ()
+
+
+def test_the_one_column_with_a_usual_name_is_taken_and_told(tmp_path: Path) -> None:
+    """As MHIST has them; and pictures in a folder beside the table."""
+    table = "Image Name,Majority Vote Label,Votes,Partition\na.png,HP,1,train\nb.png,SSA,6,test\n"
+    root = folder_of(tmp_path / "set", table, "images/a.png", "images/b.png")
+    patches = PatchSet.open(root)
+    assert paths(patches) == ["images/a.png", "images/b.png"]
+    assert [p[:2] for p in pairs(patches)] == [("HP", "train"), ("SSA", "test")]
+    assert patches.records[1].extra == {"Votes": "6"}
+    of = f"of '{root / 'manifest.csv'}'"
+    assert patches.notes[:4] == (
+        f"The column 'Image Name' {of} is taken for 'path'.",
+        f"The column 'Majority Vote Label' {of} is taken for 'label'.",
+        f"The column 'Partition' {of} is taken for 'split'.",
+        f"The paths {of} are taken to begin at 'images'.",
+    )
+    assert PatchSet.open(patches.write(tmp_path / "copy")).records == patches.records
+    (root / "manifest.csv").write_text(table.replace(",test", ",2"))
+    patches = PatchSet.open(root)
+    assert {r.split for r in patches.records} == {""} and patches.records[0].extra["Partition"]
+    assert any("'Partition' of" in n and "call it 'split' if" in n for n in patches.notes)
+
+
+def test_pictures_are_looked_for_in_one_folder_only(tmp_path: Path) -> None:
+    names = ("images/a.png", "other/b.png")
+    root = folder_of(tmp_path / "set", "path,label\na.png,A\nb.png,B\n", *names)
+    with pytest.raises(FileNotFoundError, match="line 3 .* names 'b.png', which is not there"):
+        PatchSet.open(root)
+    twice = ("images/a.png", "masks/a.png")
+    root = folder_of(tmp_path / "two", "path,label\na.png,A\n", *twice)
+    with pytest.raises(FileNotFoundError, match="line 2 .* names 'a.png', which is not there"):
+        PatchSet.open(root)
+
+
+@pytest.mark.parametrize(("file", "told"), [("labels.csv", "call"), ("manifest.xlsx", "save")])
+def test_a_table_beside_class_folders_is_told(file: str, told: str, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
+    (root / file).write_text("x")
+    note = f"The table '{file}' beside the class folders is not read: if it names the class, "
+    note += f"patient or split of each picture, {told} it "
+    assert PatchSet.open(root).notes[1].startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("0,5", "decimal point, 0.5"),
+        ("20x", "of a magnification: about"),
+        ("-1", "correct it, or"),
+    ],
+)
+def test_a_scale_that_is_none_has_its_remedy(text: str, told: str, tmp_path: Path) -> None:
+    table = f"path;label;um_per_px\na.png;A;{text}\n"
+    with pytest.raises(ValueError, match=f"got '{text}' for 'a.png' .*: .*{told}"):
+        PatchSet.open(folder_of(tmp_path / "set", table, "a.png"))
+
+
+def test_a_group_level_alone_must_leave_one_level_for_the_class(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "x/A/p1/a.png", "x/B/p2/b.png")
+    told = "class_level must be given .* got group_level 3, and levels 1, 2 left, .*: give class_l"
+    with pytest.raises(ValueError, match=told):
+        PatchSet.open(root, group_level=3)
+    assert PatchSet.open(root, class_level=2, group_level=3).classes == ("A", "B")
 
 
 def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_zips_with_a_folder_of_their_name_that_share_classes(tmp_path: Path) -> 
 
 def test_levels_are_counted_from_the_top_of_a_zip(tmp_path: Path) -> None:
     path = zip_of(tmp_path, "set", "ADC/p1/1.png", "NORM/p2/2.png")
-    with pytest.raises(ValueError, match="1 .1 names.: 'set'; .*--class_level N .*N is 2 or 3"):
+    with pytest.raises(ValueError, match="1 .1 name.: 'set'; .*--class_level N .*N is 2 or 3"):
         PatchSet.open(path)
     patches = PatchSet.open(path, class_level=2, group_level=3)
     assert triples(patches) == [("ADC", "", "p1"), ("NORM", "", "p2")]

@@ -104,7 +104,7 @@ def test_hold_out_that_cannot_be_is_refused() -> None:
     # whichever group is held out for A, one of its classes keeps a single group; the last class
     # then has none to give
     with pytest.raises(
-        ValueError, match="no group of class '.' can be held out without emptying another"
+        ValueError, match="leaves some of every class, got none in '.', whose groups"
     ):
         PatchSet([], rows, "ABC").hold_out(0.5)
 
@@ -116,7 +116,7 @@ def test_fraction_out_of_range(fraction: float) -> None:
 
 
 def test_class_with_one_group_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="at least 2 groups to be split, got 1 in 'B'"):
+    with pytest.raises(ValueError, match="2 groups .* to be split, got 1 in 'B': record"):
         PatchSet([], records({"A": [1, 1], "B": [5]}), "AB").with_split()
 
 
@@ -170,18 +170,19 @@ def test_few_is_exact_and_spread_over_groups(k: int) -> None:
 
 def test_few_refuses_what_cannot_be() -> None:
     patches = PatchSet([], records({"A": [4], "B": [3, 3]}), ["A", "B", "C"])
+    both = PatchSet([], patches.records, ["A", "B"])
     wrong: list[tuple[Any, str]] = [
         (0, "must be 'all', a share such as '5%', or at least 1, got 0"),
         (1.5, "got 1.5"),
         ("25", "got '25'"),
-        (5, "'A' has 4 patches"),
+        (7, "'A' has 4 patches to train on: ask for at most 4, or leave the class out"),
     ]
     for number, message in wrong:
         with pytest.raises(ValueError, match=f"^labels_per_class .*{message}"):
-            patches.few(number)
-    with pytest.raises(ValueError, match=r"at least 2 classes are needed, got 1: \['B'\]"):
+            both.few(number)
+    with pytest.raises(ValueError, match=r"at least 2 classes .* got 1: \['B'\]: add labelled"):
         patches.select(label="B").few(1)
-    with pytest.raises(ValueError, match="class 'C' has 0 patches"):
+    with pytest.raises(ValueError, match="class 'C' has 0 patches to train on: label some, or"):
         patches.few(1)
     with pytest.raises(ValueError, match=r"at least 2 classes are needed, got 0: \[\]"):
         PatchSet([], [], []).few("all")
@@ -328,7 +329,7 @@ def test_a_class_of_the_test_part_alone_is_refused() -> None:
     ("splits", "parts"),
     [
         (["train"] * 4, "{'train': 4}"),
-        (["train", "val", "val", "train"], "{'train': 2, 'val': 2}"),
+        (["val", "val", "test", "val"], "{'test': 1, 'val': 3}"),
         (["test"] * 4, "{'test': 4}"),
         (["train", "test", "", "train"], "{'none': 1, 'test': 1, 'train': 2}"),
     ],
@@ -336,6 +337,13 @@ def test_a_class_of_the_test_part_alone_is_refused() -> None:
 def test_a_recorded_split_is_whole_or_refused(splits: list[str], parts: str) -> None:
     rows = [PatchRecord(f"{i}.png", "AB"[i % 2], s, f"{i}") for i, s in enumerate(splits)]
     with pytest.raises(ValueError, match=f"and every patch's part, got {parts}: complete it"):
+        PatchSet([], rows, "AB").with_split()
+
+
+def test_a_split_of_train_and_val_alone_has_its_own_remedy() -> None:
+    rows = [PatchRecord(f"{i}.png", "AB"[i % 2], ("train", "val")[i > 1], "g") for i in range(4)]
+    told = "got {'train': 2, 'val': 2}: rename 'val' to 'test' if .*, or record no split, in fold"
+    with pytest.raises(ValueError, match=told):
         PatchSet([], rows, "AB").with_split()
 
 

@@ -576,6 +576,16 @@ def test_outcome_is_said_in_words_and_colour(
     assert re.search(rf"\.{tone} \{{ --tone: var\(--{tone}\); \}}", page.source)
 
 
+@pytest.mark.parametrize("before", ["", "The labels do not fit. Of the 3 that are kept: "])
+def test_the_word_of_the_verdict_stands_above_its_sentence_and_not_in_it(
+    read: Read, results: dict[str, Any], before: str
+) -> None:
+    results["verdict"] = f"{before}Inconclusive: balanced accuracy changed by +1.0 points."
+    results["claim"] = "inconclusive"
+    told = f"{before}{'b' if before else 'B'}alanced accuracy changed by +1.0 points."
+    assert f"Do synthetic patches help? Inconclusive {told}" in read(results).text
+
+
 def test_without_the_usual_comparison_the_first_one_counts(
     read: Read, results: dict[str, Any]
 ) -> None:

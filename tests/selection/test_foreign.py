@@ -113,6 +113,16 @@ def test_pictures_too_small_at_the_scale_name_what_was_assumed(
         open_synthetic(folder, fine, 32)
 
 
+@pytest.mark.parametrize(("side", "offered"), [(95, False), (96, True), (100, True)])
+def test_no_patch_size_is_offered_that_is_refused(
+    real: PatchSet, tmp_path: Path, side: int, offered: bool
+) -> None:
+    folder = made(tmp_path / "s", [np.zeros((side, side, 3), np.uint8)], [CLASSES[0]])
+    remedy = f", or --patch_size {side}, or make" if offered else "if it is another, or make"
+    with pytest.raises(ValueError, match=f"at least 128 x 128.*{remedy} them larger$"):
+        open_synthetic(folder, real, 128)
+
+
 def test_a_copy_of_a_training_patch_that_a_test_patch_is_like_is_no_leak(
     judge: Judge, real: PatchSet, tmp_path: Path
 ) -> None:

@@ -1,0 +1,79 @@
+"""How many labelled patches a run needs of each class, told before any work."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.selection.folds import group_folds
+
+__all__ = ["FOLDS", "check_classes", "check_critic", "least_labels"]
+
+FOLDS = 3  # of the main job's critic, each with a patch of each class
+LEAST = 10  # labelled patches that a critic's threshold must rest on, see precision_threshold
+
+
+def least_labels(classes: int, folds: int) -> int:
+    """Labelled training patches that a run needs of each class: one for each member of the critic,
+    and some in all.
+    """
+    return max(folds, -(-LEAST // max(1, classes)))
+
+
+def check_classes(patches: PatchSet, folds: int, train: PatchSet | None = None) -> None:
+    """Refuse, all at once, the classes with too few labelled patches for a run, before a draw for
+    testing (of a set without a split), or among those to train on, ``train``.
+
+    Raises:
+        ValueError: there are such; the message names them, and what is needed.
+    """
+    tested = train is None
+    labelled = (patches if train is None else train).with_labels()
+    least = least_labels(len(patches.classes), folds)
+    if tested and any(r.split for r in patches.records):
+        return
+    groups = Counter(label for label, _ in {(r.label, r.group) for r in labelled.records})
+    short = {
+        name: count
+        for name, count in labelled.counts().items()
+        if count < least + tested or groups[name] < 1 + tested
+    }
+    if short and len(patches.classes) > 1:
+        further = " and some of another group (patient) to test on" if tested else ""
+        found = ", ".join(
+            f"{count} of {groups[name]} group{'s' * (groups[name] != 1)} of '{name}'"
+            for name, count in short.items()
+        )
+        fewer = f", or give --critic_folds {FOLDS}" if folds > FOLDS else ""
+        names = ", ".join(f"'{name}'" for name in short)
+        raise ValueError(
+            f"each class must have at least {least} labelled patches to train on{further}, got "
+            f"{found}: label more of {names}, of further groups, or leave "
+            f"{'it' if len(short) == 1 else 'them'} out{fewer}"
+        )
+
+
+def check_critic(labelled: PatchSet, test: PatchSet, folds: int) -> None:
+    """Check that labelled patches suffice for a critic of so many members, and that there are
+    others to test on.
+
+    Raises:
+        ValueError: with the rule, the value and the remedy.
+    """
+    own = (labelled.labels.tolist(), labelled.groups, folds)
+    try:
+        group_folds(*own, classes=labelled.classes)
+    except ValueError as error:
+        remedy = "give a smaller --critic_folds, or more --labels_per_class"
+        raise ValueError(f"{error}: {remedy}") from error
+    if len(labelled) < LEAST:
+        raise ValueError(
+            f"labels_per_class must give at least {LEAST} labelled patches in all, which the "
+            f"critic's threshold rests on, got {len(labelled)}: give at least "
+            f"--labels_per_class {least_labels(len(labelled.classes), 1)}"
+        )
+    if not len(test):
+        raise ValueError(
+            "dataset_dir must hold labelled test patches, got none: give some groups the split "
+            "'test', or record no split, and some are drawn"
+        )
