@@ -1,6 +1,4 @@
-"""``LiveBank``: a bank that is filled by a sampler and a selector in the main process, and renewed
-while training runs.
-"""
+"""``LiveBank``: a bank that a sampler and a selector fill, and renew while training runs."""
 
 from __future__ import annotations
 
@@ -24,7 +22,8 @@ from monai_histodiff.augmentation.filling import (
     stop_all,
 )
 from monai_histodiff.data.bank import BankPatch, SyntheticBank
-from monai_histodiff.data.bank_files import check_classes, check_scale
+from monai_histodiff.data.bank_files import check_classes
+from monai_histodiff.data.scale import check_scale
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.selector import Selector
 from monai_histodiff.utils.processes import (

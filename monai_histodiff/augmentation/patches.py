@@ -13,8 +13,9 @@ from monai.data import MetaTensor
 from monai.utils.enums import MetaKeys
 from torch import Tensor
 
-from monai_histodiff.data.bank import Bank, SyntheticBank, check_scale
+from monai_histodiff.data.bank import Bank, SyntheticBank
 from monai_histodiff.data.pixels import check_range, resampled, to_bytes, to_unit
+from monai_histodiff.data.scale import check_scale
 
 __all__ = [
     "SYNTHETIC",

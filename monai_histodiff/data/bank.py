@@ -16,10 +16,10 @@ from torch import Tensor
 from monai_histodiff.data.bank_files import (
     check_classes,
     check_provenance,
-    check_scale,
     read_bank,
     write_bank,
 )
+from monai_histodiff.data.scale import check_scale
 from monai_histodiff.data.sealed import MAX_BYTES
 from monai_histodiff.utils.shared_memory import SharedTensors
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from torch import Tensor
 
 from monai_histodiff.data.names import check_name
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
+from monai_histodiff.data.scale import check_scale
 from monai_histodiff.data.sealed import COLUMNS, INDEX, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import REMEDY
 
-__all__ = ["check_classes", "check_provenance", "check_scale", "read_bank", "write_bank"]
+__all__ = ["check_classes", "check_provenance", "read_bank", "write_bank"]
 
 ABOUT = "bank.json"
 
@@ -130,19 +130,6 @@ def check_classes(classes: Sequence[str]) -> None:
         check_name("class name", name)
     if twice := sorted({name for name in classes if list(classes).count(name) > 1}):
         raise ValueError(f"class names must be distinct, got {twice[0]!r} more than once")
-
-
-def check_scale(um_per_px: float | None) -> None:
-    """Refuse a scale that is not a positive number.
-
-    Raises:
-        ValueError: it is not.
-    """
-    number = isinstance(um_per_px, (int, float)) and not isinstance(um_per_px, bool)
-    if um_per_px is not None and not (number and 0 < um_per_px < math.inf):
-        raise ValueError(
-            f"um_per_px must be a positive number of micrometres per pixel, got {um_per_px!r}"
-        )
 
 
 def check_provenance(provenance: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ from PIL import Image
 
 from monai_histodiff.data.patch_files import COLUMNS, SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.reading import image_scale
+from monai_histodiff.data.scale import image_scale
 from monai_histodiff.data.sealed import COLUMNS as SEALED
 from monai_histodiff.data.sealed import HASH, INDEX
 from monai_histodiff.data.splits import refuse_partial_split

@@ -4,9 +4,7 @@ over all sources.
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,8 +21,16 @@ from monai_histodiff.data.patch_files import (
     PatchRecord,
     PatchSource,
 )
+from monai_histodiff.data.scale import LEAST, MOST, is_scale, scale_remedy
 from monai_histodiff.data.splits import SPLITS, read_split, refuse_torn_groups
-from monai_histodiff.data.tables import TableRow, likely_columns, number, read_table, with_split
+from monai_histodiff.data.tables import (
+    TableRow,
+    likely_columns,
+    number,
+    read_table,
+    scale_columns,
+    with_split,
+)
 
 __all__ = ["list_patches"]
 
@@ -231,6 +237,11 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
         f"The column '{name}' of {where} is not read: call it '{ours}' if it is that."
         for name, ours in likely_columns(list(rows[0].cells), ("group", "split", SCALE))
     ]
+    notes += [
+        f"The column '{name}' of {where} is not read: {SCALE} is {rule}; write that in a column "
+        "of its own."
+        for name, rule in scale_columns(list(rows[0].cells))
+    ]
     return found
 
 
@@ -274,24 +285,16 @@ def _record(row: TableRow, name: str, at: str) -> Found:
     if "group" in row.cells and not group:
         raise ValueError(f"every patch must name its group, got none for '{name}' ({at})")
     extra = {k: v for k, v in row.cells.items() if k not in COLUMNS}
-    if extra.get(SCALE) and not _positive(extra[SCALE]):
+    if extra.get(SCALE) and not _is_scale(extra[SCALE]):
         raise ValueError(
-            f"{SCALE} must be a number above 0, such as 0.5, or empty, got"
-            f" '{extra[SCALE]}' for '{name}' ({at}): {_scale_remedy(extra[SCALE])}"
+            f"{SCALE} must be a number of micrometres per pixel, from {LEAST:g} to {MOST:g}, or "
+            f"empty, got '{extra[SCALE]}' for '{name}' ({at}): {scale_remedy(extra[SCALE])}"
         )
     return PatchRecord(name, label, split, group, extra), at
 
 
-def _scale_remedy(text: str) -> str:
-    if re.fullmatch(r"\d+,\d+", text):
-        return f"write it with a decimal point, {text.replace(',', '.')}"
-    if re.fullmatch(r"\d+(\.\d+)? ?[xX]", text):
-        return "write micrometres per pixel in place of a magnification: about 0.5 at 20x"
-    return "correct it, or leave it empty in every row"
-
-
-def _positive(text: str) -> bool:
+def _is_scale(text: str) -> bool:
     try:
-        return 0 < number(text) < math.inf
+        return is_scale(number(text))
     except ValueError:
         return False

@@ -30,7 +30,8 @@ from monai_histodiff.data.listing import list_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.pictures import LIMITS, Limits
 from monai_histodiff.data.pixels import centre_crop, five_crops
-from monai_histodiff.data.reading import PatchReader, check_scale, fill_scale, scale_notes
+from monai_histodiff.data.reading import PatchReader
+from monai_histodiff.data.scale import fill_scale
 
 __all__ = ["PatchSet"]
 
@@ -111,11 +112,8 @@ class PatchSet(Sequence):
         Args:
             um_per_px: micrometres per pixel, such as the model's; ``None``: as the files are.
         """
-        notes = list(self.notes)
-        if um_per_px is not None:
-            check_scale(um_per_px)
-            notes += scale_notes(self.records, um_per_px)
-        return PatchSet(self._sources, self.records, self.classes, notes, um_per_px)
+        new = () if um_per_px is None else self._reader.scale_notes(self.records, um_per_px)
+        return PatchSet(self._sources, self.records, self.classes, [*self.notes, *new], um_per_px)
 
     def __len__(self) -> int:
         return len(self.records)

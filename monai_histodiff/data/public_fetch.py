@@ -18,7 +18,7 @@ from monai_histodiff.data.download import check_file, fetch_file
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.public_readers import Patches
 from monai_histodiff.data.public_sets import PUBLIC_SETS, PublicSet
-from monai_histodiff.data.reading import check_scale
+from monai_histodiff.data.scale import check_scale
 
 __all__ = ["describe", "fetch_public_set"]
 
@@ -57,8 +57,7 @@ def fetch_public_set(
     if name not in known:
         raise ValueError(f"the set must be one of {', '.join(known)}, got '{name}'")
     what, target = known[name], Path(folder)
-    if um_per_px is not None:
-        check_scale(um_per_px)
+    check_scale(um_per_px)
     if um_per_px is not None and (what.um_per_px is None or um_per_px < what.um_per_px):
         raise ValueError(
             f"um_per_px must be at least the set's own, {what.um_per_px or 'unknown'}, got "
@@ -103,13 +102,13 @@ def _files(what: PublicSet, archives: Path, progress: bool) -> dict[str, Path]:
 
 
 def _check_size(pixels: tuple[int, int], scale: float, tile: int | None, of: str) -> None:
-    """Refuse a spacing or a tile by which nothing would be left of a picture."""
+    """Refuse a tile that is larger than a picture at its spacing."""
     width, height = (round(side / scale) for side in pixels)
-    if min(width, height) < (tile or 1):
+    if tile and min(width, height) < tile:
         size = f"{width} x {height} px" + f", from {pixels[0]} x {pixels[1]}" * (scale != 1)
         raise ValueError(
-            f"pictures must hold one tile, or pixel, at least, got {size} of '{of}', and tile"
-            f" {tile or 'none'}: choose a smaller tile or um_per_px"
+            f"pictures must hold one tile at least, got {size} of '{of}', and tile {tile}: choose"
+            " a smaller tile or um_per_px"
         )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,75 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from monai_histodiff.data.patch_files import SCALE, PatchRecord, PatchSource
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource
 from monai_histodiff.data.pictures import NIFTI, decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
+from monai_histodiff.data.scale import image_scale, scale_in_header, scale_notes
 from monai_histodiff.utils.progress import patient
 
-__all__ = [
-    "PatchReader",
-    "check_scale",
-    "fill_scale",
-    "image_scale",
-    "patch_hash",
-    "scale_notes",
-    "size_words",
-]
+DESCRIPTION = 270  # of TIFF
 
-ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
-ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
-
-
-def check_scale(um_per_px: float) -> None:
-    """Refuse what is no magnification.
-
-    Raises:
-        ValueError: it is not above 0.
-    """
-    if not 0 < um_per_px < math.inf:
-        raise ValueError(f"um_per_px must be above 0, such as 1.0, got {um_per_px}")
-
-
-def fill_scale(
-    records: Sequence[PatchRecord], um_per_px: float
-) -> tuple[list[PatchRecord], list[str]]:
-    """The records, with a magnification where none is recorded; and a plain sentence where what
-    is recorded stays, though it differs.
-    """
-    check_scale(um_per_px)
-    said = {SCALE: repr(float(um_per_px))}
-    other = {f"{r.um_per_px:g}" for r in records if r.um_per_px not in (None, um_per_px)}
-    notes = [
-        f"{SCALE} {um_per_px:g} is for patches that record none: {', '.join(sorted(other)[:3])}, "
-        "as others record it, stays."
-    ] * bool(other)
-    return [r if r.um_per_px else replace(r, extra={**r.extra, **said}) for r in records], notes
-
-
-def scale_notes(records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
-    """Plain sentences on what is assumed, or lacking, at a magnification."""
-    scales, notes = [r.um_per_px for r in records], []
-    if unknown := sum(s is None for s in scales):
-        notes.append(
-            f"{unknown} of {len(records)} patches record no {SCALE}: taken to be at {um_per_px:g}"
-            " um per pixel, as the model is."
-        )
-    if coarse := sum(s is not None and s > ENLARGED * um_per_px for s in scales):
-        notes.append(
-            f"{coarse} of {len(records)} patches are coarser than {um_per_px:g} um per pixel:"
-            " enlarged, without the detail that the model knows."
-        )
-    return notes
-
-
-def image_scale(record: PatchRecord, um_per_px: float | None) -> float | None:
-    """Micrometres per pixel of an image that is read at ``um_per_px``; ``None`` where the record
-    says none. Scales that differ by 5 % or less count as one: the image is as its file is.
-    """
-    own = record.um_per_px
-    if own is None or um_per_px is None or abs(own / um_per_px - 1) < ALIKE + 1e-9:
-        return own
-    return um_per_px
+__all__ = ["PatchReader", "patch_hash", "size_words"]
 
 
 def size_words(path: str, read: tuple[int, int], own: tuple[int, int]) -> str:
@@ -151,6 +91,18 @@ class PatchReader:
         with Image.open(io.BytesIO(self.content(record))) as picture:
             return "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA")
 
+    def scale_notes(self, records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
+        """Plain sentences on what is assumed, or lacking, at a magnification, also where the file
+        of the first record tells one, which is not used: few files tell their own.
+        """
+        first, own = next((r for r in records if r.um_per_px is None), None), None
+        if first is not None and not first.path.lower().endswith(NIFTI):
+            # what cannot be read is told when it is decoded
+            with suppress(Exception), Image.open(io.BytesIO(self.content(first))) as picture:
+                description = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")
+                own = scale_in_header(picture.info, str(description))
+        return scale_notes(records, um_per_px, own)
+
     def size(self, record: PatchRecord) -> tuple[int, int]:
         """Height and width of the image, from the header of the file, which is read once."""
         source = self.sources[record.source]
@@ -172,8 +124,8 @@ class PatchReader:
         if size[0] * size[1] > (most := self.sources[record.source].limits.pixels):
             raise ValueError(
                 f"a patch must have at most {most} pixels at {wanted:g} um per pixel, got "
-                f"{size[0]} x {size[1]} of '{record.path}', recorded at {own:g}: is it in "
-                "micrometres, not nanometres? Correct um_per_px, or cut smaller patches"
+                f"{size[0]} x {size[1]} of '{record.path}', recorded at {own:g}: is that "
+                "a magnification? Correct um_per_px, or cut smaller patches"
             )
         return size
 

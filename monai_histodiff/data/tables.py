@@ -17,7 +17,15 @@ from dataclasses import dataclass
 
 from monai_histodiff.data.splits import SPLITS
 
-__all__ = ["TableRow", "likely_columns", "number", "read_table", "with_split", "write_table"]
+__all__ = [
+    "TableRow",
+    "likely_columns",
+    "number",
+    "read_table",
+    "scale_columns",
+    "with_split",
+    "write_table",
+]
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|nan)", re.ASCII)
@@ -27,12 +35,21 @@ OTHERS = {
     "group": "patient, patient_id, patientid, case, case_id, subject, subject_id, slide, slide_id,"
     " wsi, source_slide",
     "split": "fold, subset, set, partition, phase",
-    "um_per_px": "mpp, um, um_per_pixel, micron_per_px, microns_per_pixel, micrometers_per_pixel,"
-    " pixel_size, pixelsize, spacing, resolution",
+    "um_per_px": "mpp, mpp_x, um, um_px, um_per_pixel, micron_per_px, micron_per_pixel,"
+    " microns_per_px, microns_per_pixel, micrometers_per_pixel, micrometres_per_pixel, pixel_size,"
+    " pixelsize, pixel_size_um, pixel_size_x, spacing, resolution",
     "path": "file, filename, file_name, filepath, file_path, image, image_name, image_path, img,"
     " img_name, img_path",
     "label": "class, classname, class_name, target, category, diagnosis, tissue, y, tumor, tumour,"
     " majority_vote_label",
+}
+# columns that tell the scale in another way, and what um_per_px is then
+CONVERTED = {
+    "about 10 divided by it": "magnification, mag, objective, objective_power, objective_lens,"
+    " nominal_magnification, zoom, power",
+    "1000 times it": "mm_per_px, mm_per_pixel, pixel_size_mm, spacing_mm",
+    "a thousandth of it": "nm_per_px, nm_per_pixel, pixel_size_nm",
+    "1 divided by it": "px_per_um, pixels_per_um, pixels_per_micron, px_per_micron",
 }
 
 
@@ -113,8 +130,26 @@ def likely_columns(columns: Sequence[str], wanted: Sequence[str]) -> list[tuple[
         for ours in wanted
         if ours not in there
         for name in columns
-        if name.casefold().replace(" ", "_").replace("-", "_") in OTHERS[ours].split(", ")
+        if _plain(name) in OTHERS[ours].split(", ")
     ]
+
+
+def scale_columns(columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Columns that tell the scale in another way, where there is no ``um_per_px``: pairs of their
+    name, and of how it follows.
+    """
+    if "um_per_px" in {name.casefold() for name in columns}:
+        return []
+    return [
+        (name, rule)
+        for rule, names in CONVERTED.items()
+        for name in columns
+        if _plain(name) in names.split(", ")
+    ]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "_", name.strip().casefold()).strip("_")
 
 
 def with_split(rows: list[TableRow], taken: list[tuple[str, str]]) -> list[TableRow]:

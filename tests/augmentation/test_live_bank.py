@@ -532,7 +532,7 @@ def test_real_sampler_and_selector(model: LatentDiffusion, guide: LatentClassifi
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"classes": []}, "a bank needs at least one class, got none"),
     ({"classes": ["a", "a"]}, "class names must be distinct, got 'a' more than once"),
-    ({"um_per_px": -1.0}, "um_per_px must be a positive number"),
+    ({"um_per_px": -1.0}, "um_per_px must be a number of micrometres"),
     ({"quota": 0}, "quota must lie from 1 to capacity, got 0 and capacity 10"),
     ({"quota": 11}, "quota must lie from 1 to capacity, got 11 and capacity 10"),
     ({"surplus": 0.5}, "surplus must be at least 1 and finite, got 0.5"),

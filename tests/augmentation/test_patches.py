@@ -74,7 +74,7 @@ def test_an_empty_bank_has_no_size_to_compare() -> None:
 
 SCALES: list[tuple[float | None, float, str]] = [
     (None, 0.5, "um_per_px is 0.5, but the bank .* with SyntheticBank.* into its bank.json"),
-    (0.5, 0.0, "um_per_px must be a positive number"),
+    (0.5, 0.0, "um_per_px must be a number of micrometres"),
     (0.5, 0.1, "must be within 4 times the bank's 0.5, got 0.1: resample your patches"),
     (0.5, 2.1, "must be within 4 times the bank's 0.5, got 2.1"),
 ]

@@ -178,9 +178,12 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
     (lambda: SyntheticBank({0: noise(1)}, classes=[" "]), "printable text, not empty, .* got ' '"),
     (lambda: SyntheticBank({0: noise(1)}, classes=["a\x1b[31m"]), r"got 'a\\x1b\[31m'"),
     (lambda: SyntheticBank({0: noise(1)}, classes=["a "]), "without blanks around it, got 'a '"),
-    (lambda: SyntheticBank({0: noise(1)}, um_per_px=0.0), "a positive number .*, got 0.0"),
-    (lambda: SyntheticBank({0: noise(1)}, um_per_px=float("nan")), "positive number .*, got nan"),
-    (lambda: SyntheticBank({0: noise(1)}, um_per_px=True), "positive number .*, got True"),
+    (lambda: SyntheticBank({0: noise(1)}, um_per_px=0.0), "a number of micrometres .*, got 0.0"),
+    (
+        lambda: SyntheticBank({0: noise(1)}, um_per_px=float("nan")),
+        "number of micrometres .*, got nan",
+    ),
+    (lambda: SyntheticBank({0: noise(1)}, um_per_px=True), "number of micrometres .*, got True"),
     (
         lambda: SyntheticBank({0: noise(1)}, provenance={"run": {"at": Path("out")}}),
         "provenance must be of plain values .*PosixPath.*: turn it into text",

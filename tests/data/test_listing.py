@@ -374,12 +374,12 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
     "scale": (
         f"{HEADER},um_per_px\na.png,A,train,g,\nb.png,A,train,g,0;5\n",
         ValueError,
-        r"number above 0, such as 0.5, or empty, got '0;5' for 'b.png' \(line 3",
+        r"or empty, got '0;5' for 'b.png' \(line 3",
     ),
     "a scale with an underscore": (
         f"{HEADER},um_per_px\na.png,A,train,g,1_0\n",
         ValueError,
-        "number above 0, such as 0.5, or empty, got '1_0'",
+        "or empty, got '1_0'",
     ),
     "a blank before a quote": (
         f'{HEADER}\na.png, "A",train,g\n',
@@ -401,7 +401,7 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
         ValueError,
         "must have a name where there is another without, got 'y' at line 2 of .*: name it",
     ),
-    "no scale": (f"{HEADER},um_per_px\na.png,A,train,g,0\n", ValueError, "above 0, .*, got '0'"),
+    "no scale": (f"{HEADER},um_per_px\na.png,A,train,g,0\n", ValueError, "or empty, got '0'"),
 }
 
 
@@ -590,7 +590,14 @@ def test_columns_that_others_call_otherwise_are_told(tmp_path: Path) -> None:
         "The column 'mpp'",
     ]
     assert notes[1].endswith("is not read: call it 'um_per_px' if it is that.")
-    table = "path,label,group,slide,um_per_px,spacing\na.png,A,7,3,0.5,x\n"
+    table = "path,label,Objective Power,mm_per_px,pixel-size (um)\na.png,A,20,0.0005,0.5\n"
+    notes = PatchSet.open(folder_of(tmp_path / "four", table, "a.png")).notes
+    about = {note.split("'")[1]: note for note in notes if note.startswith("The column")}
+    rule = "is not read: um_per_px is {}; write that in a column of its own."
+    assert about["Objective Power"].endswith(rule.format("about 10 divided by it"))
+    assert about["mm_per_px"].endswith(rule.format("1000 times it"))
+    assert about["pixel-size (um)"].endswith("call it 'um_per_px' if it is that.")
+    table = "path,label,group,slide,um_per_px,spacing,magnification\na.png,A,7,3,0.5,x,20\n"
     assert PatchSet.open(folder_of(tmp_path / "three", table, "a.png")).notes == ()
 
 
@@ -640,7 +647,7 @@ def test_a_table_beside_class_folders_is_told(file: str, told: str, tmp_path: Pa
     ("text", "told"),
     [
         ("0,5", "decimal point, 0.5"),
-        ("20x", "of a magnification: about"),
+        ("20x", "about 0.5 at 20x"),
         ("-1", "correct it, or"),
     ],
 )

@@ -4,12 +4,16 @@ and what needs no change keeps its bytes.
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from making import folder_of, gradient
+from PIL import Image
 
 from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -146,12 +150,72 @@ def test_what_is_assumed_is_said(tmp_path: Path) -> None:
     assert told.at(2.0).at(None).sizes() == [(8, 8)] * 3, "as the files are"
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf")])
-def test_a_scale_that_is_none(scale: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scale", "remedy"),
+    [
+        (0, "correct it, or say none"),
+        (-1.0, "correct it, or say none"),
+        (float("nan"), "correct it, or say none"),
+        (float("inf"), "correct it, or say none"),
+        (20, "if that is a magnification, write micrometres per pixel, about 0.5 at 20x"),
+        (40.0, "about 0.25 at 40x"),
+        (250, "if that is in nanometres, write 0.25"),
+        (0.0005, "if that is in millimetres, write 0.5"),
+    ],
+)
+def test_a_scale_that_is_none(scale: float, remedy: str, tmp_path: Path) -> None:
     patches = one(tmp_path / "set", gradient(), None)
+    rule = "um_per_px must be a number of micrometres per pixel, from 0.02 to 16, "
     for ask in (patches.at, lambda s: PatchSet.open(tmp_path / "set", um_per_px=s)):
-        with pytest.raises(ValueError, match="um_per_px must be above 0, such as 1.0, got"):
+        with pytest.raises(ValueError, match=re.escape(f"{rule}got {scale!r}: ") + f".*{remedy}"):
             ask(scale)
+    with pytest.raises(ValueError, match=re.escape(f"{rule}or empty, got '{scale}' ") + ".*"):
+        one(tmp_path / "written", gradient(), str(scale))
+
+
+def header(**settings: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(gradient()).save(stream, **settings)
+    return stream.getvalue()
+
+
+def described(text: str, **settings: Any) -> bytes:
+    return header(format="TIFF", tiffinfo={270: text}, **settings)
+
+
+def ome(size: str, unit: str = "") -> bytes:
+    told = f' PhysicalSizeXUnit="{unit}"' if unit else ""
+    return described(f'<OME><Pixels ID="0" SizeX="8" PhysicalSizeX="{size}"{told}/></OME>')
+
+
+IMAGEJ = "ImageJ=1.54\nimages=1\nunit=micron\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "own"),
+    [
+        (header(format="TIFF", resolution=20000.0, resolution_unit=3), "0.5"),
+        (header(format="PNG", dpi=(25400 / 0.25, 25400 / 0.25)), "0.25"),
+        (ome("0.5"), "0.5"),
+        (ome("0.5", "Âµm"), "0.5"),
+        (ome("250.0", "nm"), "0.25"),
+        (described(IMAGEJ, resolution=4.0, resolution_unit=1), "0.25"),
+        (ome("1.03"), ""),  # as it is read
+        (header(format="TIFF", dpi=(300, 300)), ""),  # of a printer
+        (header(format="JPEG", dpi=(96, 96)), ""),
+        (header(format="PNG"), ""),
+        (b"broken", ""),
+    ],
+)
+def test_the_scale_in_a_file_s_own_header_is_told_of(
+    content: bytes, own: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.png").write_bytes(content)
+    notes = [n for n in PatchSet.open(tmp_path).at(1.0).notes if "own header" in n]
+    told = f"'a/1.png' tells {own} um per pixel in its own header, which is not read: if it is "
+    told += f"right, give --um_per_px {own}, or record it."
+    assert notes == ([told] if own else [])
 
 
 def test_cache_keys_know_the_scale(tmp_path: Path) -> None:
@@ -174,15 +238,16 @@ def test_writing_keeps_bytes_and_scale(tmp_path: Path) -> None:
 
 
 def test_a_scale_that_would_make_a_picture_too_large_is_refused(tmp_path: Path) -> None:
-    """Such as nanometres: 250 in place of 0.25."""
+    """Such as a magnification: 10 in place of 1."""
     items = [
-        (PatchRecord("a.png", "A", "", "g", {"um_per_px": "250"}), np.zeros((64, 64, 3), "u1"))
+        (PatchRecord("a.png", "A", "", "g", {"um_per_px": "10"}), np.zeros((640, 640, 3), "u1"))
     ]
     patches = PatchSet.open(write_patches(tmp_path / "set", items))
     told = (
-        "at most 33554432 pixels at 1 um per pixel, got 16000 x 16000 of 'a.png', recorded at 250"
+        "at most 33554432 pixels at 1 um per pixel, got 6400 x 6400 of 'a.png', recorded at 10: "
+        "is that a magnification"
     )
     for look in (lambda p: p.sizes(), lambda p: p[0], lambda p: p.images(8)):
         with pytest.raises(ValueError, match=told):
             look(patches.at(1.0))
-    assert patches.at(250.0).sizes() == [(64, 64)]
+    assert patches.at(10.0).sizes() == [(640, 640)]

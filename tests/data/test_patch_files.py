@@ -271,7 +271,7 @@ def test_a_class_folder_without_pictures_does_not_vanish_from_a_zip(tmp_path: Pa
     root = folder_of(tmp_path / "set", None, "A/a.png")
     (root / "B").mkdir()
     (root / "B" / "b.gif").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"got 1 other files \(.gif 1\) and no picture in .*B'"):
+    with pytest.raises(ValueError, match=r"got 1 other file \(.gif 1\) and no picture in .*B'"):
         PatchSet.open(zipped(root, tmp_path / "set.zip"))
 
 

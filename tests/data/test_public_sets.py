@@ -382,8 +382,8 @@ def test_a_part_may_be_drawn_shrunk_and_cut(server: Server, tmp_path: Path) -> N
 def test_a_spacing_or_tile_that_leaves_nothing_is_refused(server: Server, tmp_path: Path) -> None:
     known, archives = served("nct", server, tmp_path / "archives"), tmp_path / "archives"
     for options, message in (
-        ({"um_per_px": float("nan")}, "um_per_px must be above 0, such as 1.0, got nan"),
-        ({"um_per_px": 500.0}, "got 0 x 0 px, from 224 x 224 of 'NCT.*', and tile none: choose a"),
+        ({"um_per_px": float("nan")}, "um_per_px must be a number of .*, got nan"),
+        ({"um_per_px": 500.0}, "got 500.0: if that is in nanometres, write 0.5"),
         ({"tile": 512}, "got 224 x 224 px of 'NCT.*', and tile 512: choose a smaller"),
         ({"tile": 128, "um_per_px": 1.0}, "got 112 x 112 px, from 224 x 224 of"),
     ):

@@ -188,7 +188,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
         ValueError,
         "classes must be a list",
     ),
-    ("bank", edit_json("bank.json", um_per_px=-1), ValueError, "um_per_px must be a positive"),
+    ("bank", edit_json("bank.json", um_per_px=-1), ValueError, "um_per_px must be a number of"),
     ("bank", write("bank.json", lambda b: b[: len(b) // 2]), ValueError, "must be whole JSON"),
     ("bank", write("bank.json", lambda b: b"[]"), ValueError, "must have the entries"),
     ("bank", write("bank.json", lambda b: b"\xff\xfe" + b), ValueError, "must be UTF-8 text"),
