@@ -11,6 +11,7 @@ from typing import Any
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
 from monai_histodiff.bundle.tracking import check_tracking
 from monai_histodiff.bundle.verdict_folder import OWN, VerdictFolder
+from monai_histodiff.classifiers.discriminant import Scatter
 from monai_histodiff.classifiers.encoder_names import check_encoder_name
 from monai_histodiff.data.patch_files import MANIFEST
 from monai_histodiff.data.patch_set import PatchSet
@@ -257,3 +258,5 @@ def _check_models(config: str, values: Mapping[str, Any]) -> None:
                 f"ldm_dir must be the bundle of a generator, such as histopathology_ldm, got no "
                 f"'{name}' in '{root}', {what}{hint}"
             )
+    if config in ("finetune", "train"):
+        Scatter.beside(root)  # is whole

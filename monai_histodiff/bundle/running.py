@@ -25,8 +25,10 @@ ASIDE = {
     *("tensorboard", "mlflow_uri", "generator_metrics", "further_steps"),
 }
 NOT_PARTS = {"_meta_", "plan", "save_execute_config", "execute_config"}
-WEIGHTS = {"train": ("model.pt", "encoder.pt")}  # of the generator's bundle, that a config reads
+# of the generator's bundle, that a config reads
+WEIGHTS = {"train": ("model.pt", "encoder.pt", "scatter.pt"), "evaluate": ("encoder.pt",)}
 ENCODERS = ("encoder", "critic_encoder")  # a file, or the name of one elsewhere
+ABSENT = "none"
 DIGITS = 12  # of a hash
 
 
@@ -97,16 +99,26 @@ def method(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if key not in ASIDE and known[key].kind not in (PATH, DEVICE)
     }
-    files = {key: Path(values[key]) for key in ENCODERS if key in values}
-    files |= {file: Path(values["ldm_dir"]) / "models" / file for file in WEIGHTS.get(name, ())}
-    hashes = {
-        key: file_sha256(path)[:DIGITS] if path.is_file() else str(path)
-        for key, path in files.items()
-    }
     rest = {k: v for k, v in config.items() if k not in values and k not in NOT_PARTS}
     text = json.dumps(rest, sort_keys=True, default=lambda thing: type(thing).__name__)
     parts = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-    return {f"{name}#{k}": v for k, v in sorted({**kept, **hashes, "parts": parts}.items())}
+    found = {**kept, **_weights(name, values), "parts": parts}
+    return {f"{name}#{k}": v for k, v in sorted(found.items())}
+
+
+def _weights(name: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the weights that a config reads, or the names of encoders from elsewhere."""
+    files = {file: Path(values["ldm_dir"]) / "models" / file for file in WEIGHTS.get(name, ())}
+    names = {}
+    for key in (key for key in ENCODERS if key in values):
+        given = Path(values[key])
+        path = given / "models" / "encoder.pt" if given.is_dir() else given
+        if path.is_file():
+            files |= {key: path, f"{key}, scatter.pt": path.with_name("scatter.pt")}
+        else:
+            names[key] = str(values[key])
+    hashes = {k: file_sha256(p)[:DIGITS] if p.is_file() else ABSENT for k, p in files.items()}
+    return {**hashes, **names}
 
 
 def _unclear(option: Option, value: Any, why: str) -> ValueError:

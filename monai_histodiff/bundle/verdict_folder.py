@@ -65,7 +65,7 @@ class VerdictFolder:
                 f"output_dir must be new, or that of a verdict, got '{self.root}', which holds "
                 f"'{found[0]}', and no verdict has written it: choose another"
             )
-        if found and self.report.exists() and not replace:
+        if (self.results.exists() or self.report.exists()) and not replace:
             raise FileExistsError(
                 f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
                 "choose another, or add --replace True (no arm is trained again)"

@@ -161,6 +161,19 @@ class Scatter:
         within, between = whole("within"), whole("between")
         return cls(int(state["count"]), mean.double(), within, between, str(state["encoder"]))
 
+    @classmethod
+    def beside(cls, source: str | os.PathLike[str]) -> Scatter | None:
+        """That of an encoder, ``scatter.pt`` beside its file; ``None`` where there is none.
+
+        Args:
+            source: where the encoder is from, a bundle or a file.
+
+        Raises:
+            ValueError: as :meth:`load`.
+        """
+        home = Path(source) / "models" if Path(source).is_dir() else Path(source).parent
+        return cls.load(home / SCATTER) if (home / SCATTER).is_file() else None
+
 
 @torch.no_grad()
 def view_scatter(encoder: PatchEncoder, batches: Iterable[Tensor], views: PatchViews) -> Scatter:
@@ -210,18 +223,15 @@ def adapted_encoder(
     Raises:
         ValueError: ``scatter.pt`` is damaged, or of another encoder.
     """
-    home = Path(source) / "models" if Path(source).is_dir() else Path(source).parent
-    path = home / SCATTER
     if not isinstance(encoder, PatchEncoder) or len(patches) < 2:
         return encoder
-    if not path.is_file():
-        logger.info("no '%s': the encoder is used as it is", path)
+    if (pool := Scatter.beside(source)) is None:
+        logger.info("no '%s' with '%s': the encoder is used as it is", SCATTER, source)
         return encoder
-    pool = Scatter.load(path)
     if pool.encoder != encoder.digest():
         raise ValueError(
-            f"'{path}' must be of the encoder beside it, got another's: train_encoder.yaml writes "
-            "both, copy both, or remove it"
+            f"'{SCATTER}' must be of the encoder beside it, got another's with '{source}': "
+            "train_encoder.yaml writes both, copy both, or remove it"
         )
     torch.manual_seed(seed)
     batches = patient(patches.images(size).split(64), "adapt the encoder", unit="batch")

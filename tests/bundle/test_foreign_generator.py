@@ -162,6 +162,17 @@ def test_what_a_bundle_lacks_is_told_before_any_work(
             scale_of(ldm)
 
 
+def test_a_scatter_that_was_cut_is_told_before_any_work(
+    ldm: Path, write: Callable[..., str], tmp_path: Path
+) -> None:
+    whole = (BUNDLES / "histopathology_ldm/models/scatter.pt").read_bytes()
+    (ldm / "models/scatter.pt").write_bytes(whole[: len(whole) // 2])
+    options = {**SETTINGS, "ldm_dir": str(ldm), "dataset_dir": write("blue", "pink")}
+    with pytest.raises(SystemExit, match=r"scatter\.pt"):
+        run_stage(GUIDANCE / "configs/train.yaml", **options, output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_generator_cannot_do_is_told_before_any_work(
     ldm: Path, write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +187,7 @@ def test_what_a_generator_cannot_do_is_told_before_any_work(
     shipped = {"ldm_dir": str(BUNDLES / "histopathology_ldm"), "class_scale": 0.5}
     with pytest.raises(SystemExit, match="class_scale must be 1 for a generator that does not"):
         run_stage(config, **{**options, **shipped}, dataset_dir=own)
-    told = "in their order, blue, violet, got blue, pink in .*: give --class_scale 0, which leaves"
+    told = "in their order, blue, violet, got blue, pink in .*: give --train#class_scale 0, which leaves"
     with pytest.raises(SystemExit, match=told):
         run_stage(config, **options, dataset_dir=write("blue", "violet"))
     assert not (tmp_path / "out").exists()

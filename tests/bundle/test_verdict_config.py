@@ -414,21 +414,22 @@ def test_arms_that_would_be_arm_c_are_left_out(
     assert possible_arms(["C", "G"], [nothing, nothing]) == ["C"]
 
 
-def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["report.html", "results.json"])
+def test_a_folder_is_not_written_over(left: str, tmp_path: Path) -> None:
     folder = VerdictFolder(tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "outcome.json").write_text("{}")
     with pytest.raises(FileExistsError, match="must not be that of a training run"):
         folder.claim(True)
     (tmp_path / "run" / "outcome.json").unlink()
-    for name in ("report.html", "accepted.csv"):
+    for name in (left, "accepted.csv"):
         (tmp_path / "run" / name).write_text("")
     (tmp_path / "run" / "run.json").write_text('{"stage": "verdict"}')
     with pytest.raises(FileExistsError, match="output_dir must be new"):
         folder.claim()
     folder.claim(True)
     folder.release()
-    assert not (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / left).exists()
 
 
 def test_the_recipe_is_that_of_the_guidance_bundle() -> None:

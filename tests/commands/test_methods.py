@@ -351,10 +351,43 @@ def test_every_option_of_the_method_is_recorded(name: str) -> None:
         assert other[f"{name}#{key}"] == value and usual[f"{name}#{key}"] != value
         assert {k for k in usual if usual[k] != other[k]} == {f"{name}#{key}"}
     assert {key.split("#")[1] for key in usual} - {*options_of(name)} <= {
-        *("parts", "model.pt", "encoder.pt")
+        *("parts", "model.pt", "encoder.pt", "scatter.pt"),
+        *("encoder, scatter.pt", "critic_encoder, scatter.pt"),
     }
     other = recorded(name, **{"flip#prob": 0.25})
     assert {k for k in usual if usual[k] != other[k]} == {f"{name}#parts"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "changed"),
+    [
+        ("train", "model.pt", {"train#model.pt"}),
+        ("train", "encoder.pt", {"train#encoder.pt"}),
+        ("train", "scatter.pt", {"train#scatter.pt"}),
+        ("evaluate", "encoder.pt", {"evaluate#encoder.pt"}),
+        ("verdict", "encoder.pt", {"verdict#encoder", "verdict#critic_encoder"}),
+        (
+            "verdict",
+            "scatter.pt",
+            {"verdict#encoder, scatter.pt", "verdict#critic_encoder, scatter.pt"},
+        ),
+    ],
+)
+def test_every_file_of_weights_that_a_result_depends_on_is_recorded(
+    name: str, file: str, changed: set[str], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    for own in ("model.pt", "encoder.pt", "scatter.pt"):
+        (models / own).write_bytes(own.encode())
+    usual = recorded(name, ldm_dir=str(tmp_path))
+    (models / file).write_bytes(b"another")
+    other = recorded(name, ldm_dir=str(tmp_path))
+    assert {k for k in usual if usual[k] != other[k]} == changed
+    if file == "scatter.pt":
+        (models / file).unlink()
+        absent = recorded(name, ldm_dir=str(tmp_path))
+        assert {k for k in usual if usual[k] != absent[k]} == changed
 
 
 def test_without_a_config_nothing_is_recorded() -> None:
