@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "by_label_count",
     "combine",
     "combine_sets",
+    "label_key",
     "rejudged",
 ]
 
@@ -174,12 +176,18 @@ def by_data_set(results: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def by_label_count(results: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by label count, from few to many, ``"all"`` last."""
-    counts = sorted(
-        {run["settings"]["labels_per_class"] for run in results},
-        key=lambda n: (isinstance(n, str), n),
-    )
+    """Runs by label count, from few to many: numbers, then shares, ``"all"`` last."""
+    found: dict[tuple[int, float], list[Run]] = {}
+    for run in results:
+        found.setdefault(label_key(run["settings"]["labels_per_class"]), []).append(run)
     return {
-        str(n): [run for run in results if run["settings"]["labels_per_class"] == n]
-        for n in counts
+        str(runs[0]["settings"]["labels_per_class"]): runs for _, runs in sorted(found.items())
     }
+
+
+def label_key(count: int | str) -> tuple[int, float]:
+    """Equal for equal ``labels_per_class``, such as 5 % and 5.0 %, and in their order."""
+    text = str(count)
+    if re.fullmatch(r"\d+(\.\d+)?%", text):
+        return 1, float(text[:-1])
+    return (0, int(text)) if text.isdecimal() else (2, 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_histodiff.evaluation.draws import label_key
 from monai_histodiff.evaluation.methods import compare_methods
 
 __all__ = ["REMEDY", "check_kinds", "read_results"]
@@ -134,8 +135,8 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
         FileNotFoundError: a file does not exist.
         ValueError: none is given, one is no JSON, lacks what is combined here or contradicts
             itself, a draw occurs twice (also under two numbers, or as all patches that train),
-            draws are of other methods or classes, results answer two questions, two data sets have
-            one name or one has two, or two share test groups.
+            draws are of other methods or classes, results answer two questions, or two data sets
+            have one name or share test groups.
     """
     if not paths:
         raise ValueError("at least one results.json is needed, got none")
@@ -143,6 +144,8 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
     for path in paths:
         results = _read(path)
         for other in found:
+            if _same_set(results, other):  # a zip, and the folder that it was: one name for both
+                results["dataset"]["path"] = other["dataset"]["path"]
             _check_beside(results, other, path)
         found.append(results)
     return found
@@ -203,6 +206,12 @@ def _check(results: Run, path: str | os.PathLike[str]) -> None:
             raise ValueError(f"differences must hold {name}, a claim, got none in '{path}'")
 
 
+def _same_set(results: Run, other: Run) -> bool:
+    """Whether both are of the very same patches; before 0.11 it is not known."""
+    own = results["dataset"].get("sha256")
+    return bool(own) and own == other["dataset"].get("sha256")
+
+
 def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
     """Refuse results that are not another draw, or another data set, beside these."""
     asked = ["verdict.json" if "foreign" in run else "evaluate.yaml" for run in (other, results)]
@@ -212,15 +221,8 @@ def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> Non
             f"second in '{path}': combine them apart"
         )
     mine, theirs = (run["dataset"] for run in (results, other))
-    digests = [data.get("sha256") for data in (mine, theirs)]  # before 0.11 it is not known
-    same = all(digests) and digests[0] == digests[1]
     if mine["path"] != theirs["path"]:
         both = f"'{theirs['path']}' and '{mine['path']}' in '{path}'"
-        if same:
-            raise ValueError(
-                f"data sets must differ, got one under two names, {both}: its patients would "
-                "count twice; leave one out"
-            )
         groups = [{*run["test"]["groups"]} for run in (results, other)]
         shared = groups[0] & groups[1]
         if 2 * len(shared) >= min(map(len, groups)):  # fewer may have one name by chance
@@ -230,7 +232,7 @@ def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> Non
                 "others in its manifest, and evaluate it again (the trainings are in the cache)"
             )
         return
-    if all(digests) and not same:
+    if mine.get("sha256") and theirs.get("sha256") and not _same_set(results, other):
         raise ValueError(
             f"results of '{mine['path']}' must be of one data set, got two of that name, the "
             f"second in '{path}': rename the folder of one, and evaluate it again"
@@ -240,7 +242,8 @@ def _check_beside(results: Run, other: Run, path: str | os.PathLike[str]) -> Non
             f"draws of '{mine['path']}' must have the same classes, got {theirs['classes']} and "
             f"{mine['classes']} in '{path}': combine them apart"
         )
-    if results["settings"]["labels_per_class"] == other["settings"]["labels_per_class"]:
+    mine, theirs = (run["settings"]["labels_per_class"] for run in (results, other))
+    if label_key(mine) == label_key(theirs):
         _check_draw(results, other, path)
 
 
@@ -262,9 +265,8 @@ def _check_draw(results: Run, other: Run, path: str | os.PathLike[str]) -> None:
         return
     if (number := _all_labelled(results)) and number == _all_labelled(other):
         raise ValueError(
-            f"draws must be of other labelled patches, got all {number} that train in draw "
-            f"{draws[0]} and in draw {draws[1]} of '{name}', in '{path}': leave one out, and give "
-            "the other more seeds"
+            f"draws must be of other labelled patches, got all {number} that train in both draws "
+            f"{draws} of '{name}', in '{path}': leave one out, and give the other more seeds"
         )
     if _repeats(results, other):
         raise ValueError(

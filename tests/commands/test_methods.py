@@ -189,7 +189,7 @@ def test_where_all_patches_are_labelled_nothing_is_drawn(tmp_path: Path) -> None
     for results in (one, other):
         own = {"train": {"a": 30, "b": 20}, "labelled": {"a": 30, "b": 20}}
         results["dataset"] = {**results["dataset"], "counts": own}
-    with pytest.raises(ValueError, match="of other labelled patches, got all 50 that train in dr"):
+    with pytest.raises(ValueError, match="of other labelled patches, got all 50 that train in bo"):
         read_results(write(tmp_path, one, other))
     other["dataset"]["counts"] = {**other["dataset"]["counts"], "labelled": {"a": 20, "b": 20}}
     assert len(read_results(write(tmp_path, one, other))) == 2

@@ -13,6 +13,7 @@ from pages import Page
 
 from monai_histodiff.commands.summary import main
 from monai_histodiff.evaluation.draws import (
+    by_data_set,
     by_label_count,
     combine,
     combine_sets,
@@ -191,6 +192,21 @@ def test_a_comparison_that_one_draw_lacks_is_left_out_and_named(tmp_path: Path) 
     page = Page(to_html([run(0), other], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "Not in every run, and so not combined: G-F." in page.text
     assert "Not in every run" not in to_markdown([run(0), run(1)])
+
+
+def test_a_zip_and_its_folder_are_one_data_set(tmp_path: Path) -> None:
+    data = [{"path": name, "sha256": "1" * 64} for name in ("set.zip", "set")]
+    runs = [{**run(), "dataset": data[0]}, another(run(1), dataset=data[1])]
+    found = read_results(write(tmp_path, *runs))
+    assert list(by_data_set(found)) == ["set.zip"] and len(by_data_set(found)["set.zip"]) == 2
+
+
+def test_label_counts_are_numbers_whatever_their_form() -> None:
+    given = ["all", "10%", "5%", 25, "5.0%", 5, "5", "2.5%"]
+    runs = [{"settings": {"labels_per_class": n}} for n in given]
+    found = {name: len(part) for name, part in by_label_count(runs).items()}
+    assert found == {"5": 2, "25": 1, "2.5%": 1, "5%": 2, "10%": 1, "all": 1}
+    assert list(found) == ["5", "25", "2.5%", "5%", "10%", "all"]
 
 
 def test_markdown_has_every_label_count_arm_and_difference(tmp_path: Path) -> None:
@@ -411,7 +427,7 @@ def test_learning_curves_stand_at_their_values(tmp_path: Path) -> None:
                 {**run(), "dataset": {"path": name, "sha256": "1" * 64}}
                 for name in ("one.zip", "two.zip")
             ],
-            "data sets must differ, got one under two names, 'one.zip' and 'two.zip' in .*1.json",
+            "each draw must occur once, got draw 0 with 25 labels per class of one.zip twice",
         ),
         (
             [
