@@ -362,11 +362,10 @@ def test_thorough_settings_are_laid_over_the_entry_for_patches_of_another_scale(
         results["sampling"]["strength"] == 0.5
         and results["settings"]["backbone"] == "patch encoder"
     )
-    for stage, settings in json.loads((BUNDLES / "thorough.json").read_text()).items():
-        if isinstance(settings, dict):
-            assert set(settings) <= set(
-                ConfigParser.load_config_file(str(GUIDANCE / "configs" / f"{stage}.yaml"))
-            )
+    for stage, settings in json.loads((BUNDLES / "thorough.json").read_text())["overlay"].items():
+        assert set(settings) <= set(
+            ConfigParser.load_config_file(str(GUIDANCE / "configs" / f"{stage}.yaml"))
+        )
 
 
 def test_bank_holds_the_accepted_candidates_and_reloads(finetuned: Path) -> None:

@@ -501,6 +501,15 @@ def test_the_plan_tells_what_is_left(
     ]
 
 
+def test_options_of_a_stage_leave_what_thorough_json_sets() -> None:
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLES / name) for name in ("finetune.json", "thorough.json")])
+    parser.update({"train": {"quota": 9}, "evaluate": {"generator_metrics": False}})
+    train, evaluate = (parser.get_parsed_content(f"{s}_options") for s in ("train", "evaluate"))
+    assert (train["quota"], train["adaptation_steps"], train["max_candidates"]) == (9, 800, 800)
+    assert (evaluate["classifier_steps"], evaluate["generator_metrics"]) == (1000, False)
+
+
 def test_the_plan_names_arms_that_get_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     start("finetune", output_dir="out", arms=["C", "D"], seeds=[0])
     told = capsys.readouterr().out
