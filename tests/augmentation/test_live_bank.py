@@ -8,6 +8,7 @@ import copy
 import gc
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -642,11 +643,20 @@ def test_handler_does_not_wait_unless_told_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{"refresh_every": None}, {"refresh_every": 0}, {"max_reuse": -1.0}]
+    "rules",
+    [
+        {"refresh_every": None},
+        {"refresh_every": 0},
+        {"refresh_every": math.nan},
+        {"refresh_every": math.inf},
+        {"max_reuse": -1.0},
+        {"max_reuse": math.nan},
+        {"refresh_every": None, "max_reuse": math.inf},
+    ],
 )
 def test_handler_needs_a_rule(rules: dict[str, Any]) -> None:
     with pytest.raises(
-        ValueError, match="refresh_every or max_reuse must be given, and positive, got "
+        ValueError, match="refresh_every or max_reuse must be given, and positive and finite, got "
     ):
         BankRefresher(live(), **rules)
 
