@@ -164,7 +164,12 @@ class Filling:
                     _Guarded(part, self._stopped) for part in (sampler, selector)
                 ]
                 judged = sample_candidates(
-                    *guarded, len(classes), progress=False, classes=classes, **options
+                    guarded[0],
+                    guarded[1],
+                    len(classes),
+                    progress=False,
+                    classes=classes,
+                    **options,
                 )
             rows = [
                 (judged.accepted & (judged.labels == k)).nonzero()[:, 0]

@@ -59,8 +59,9 @@ def sample_candidates(
         Every candidate. Accepted ones beyond the quota are marked :attr:`Reason.over_quota`.
 
     Raises:
-        ValueError: a number is below 1 or, but for the surplus, not whole; sampler, selector and
-            classes do not fit one another, see :mod:`monai_histodiff.selection.agreement`.
+        ValueError: a number is below 1 or, but for the surplus, not whole; the critic knows
+            another number of classes; the selector judges variations where the sampler makes none,
+            or the other way round; or there are more or fewer names than classes.
     """
     if min(num_classes, quota, max_candidates, batch_size) < 1 or not 1 <= surplus < math.inf:
         numbers = (num_classes, quota, max_candidates, batch_size, surplus)
