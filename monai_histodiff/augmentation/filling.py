@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -55,6 +55,8 @@ def checked_options(
     if not 1 <= surplus < math.inf:
         raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
     wholes = (
+        ("quota", quota, 1),
+        ("capacity", capacity, 1),
         ("max_candidates", max_candidates, 1),
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
@@ -115,7 +117,7 @@ class Filling:
         sampler: makes the candidates. On a CUDA device it works on a stream of its own, beside the
             training.
         selector: judges them.
-        num_classes: classes to fill.
+        classes: names of the classes to fill, by index.
         options: further arguments of :func:`monai_histodiff.sample_candidates`.
 
     Attributes:
@@ -126,14 +128,14 @@ class Filling:
         self,
         sampler: GuidedSampler,
         selector: Selector,
-        num_classes: int,
+        classes: Sequence[str],
         options: Mapping[str, Any],
     ) -> None:
         self.result: Future[Fresh] = Future()
         self._stopped = threading.Event()
         self._thread = threading.Thread(
             target=self._run,
-            args=(sampler, selector, num_classes, options),
+            args=(sampler, selector, classes, options),
             name="LiveBank",
             daemon=True,
         )
@@ -153,7 +155,7 @@ class Filling:
         self,
         sampler: GuidedSampler,
         selector: Selector,
-        num_classes: int,
+        classes: Sequence[str],
         options: Mapping[str, Any],
     ) -> None:
         try:
@@ -162,11 +164,16 @@ class Filling:
                     _Guarded(part, self._stopped) for part in (sampler, selector)
                 ]
                 judged = sample_candidates(
-                    guarded[0], guarded[1], num_classes, progress=False, **options
+                    guarded[0],
+                    guarded[1],
+                    len(classes),
+                    progress=False,
+                    classes=classes,
+                    **options,
                 )
             rows = [
                 (judged.accepted & (judged.labels == k)).nonzero()[:, 0]
-                for k in range(num_classes)
+                for k in range(len(classes))
             ]
             columns = {
                 "images": judged.images,

@@ -25,6 +25,7 @@ from monai_histodiff.data.bank import BankPatch, SyntheticBank
 from monai_histodiff.data.bank_files import check_classes
 from monai_histodiff.data.scale import check_scale
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.selection.agreement import check_agreement
 from monai_histodiff.selection.selector import Selector
 from monai_histodiff.utils.processes import (
     candidate_seed,
@@ -57,8 +58,9 @@ class LiveBank:
 
     Args:
         sampler: makes the candidates; its model gives the size of the patches.
-        selector: judges them.
-        classes: names, by class index.
+        selector: judges them, by the rule for variations where the sampler's ``strength`` is below
+            1.
+        classes: names, by class index: all that the critic knows.
         quota: accepted patches wanted of each class in a refresh.
         max_candidates: candidates of each class in a refresh, at the most.
         capacity: patches kept of each class; shared memory for twice as many is set aside, and
@@ -76,7 +78,8 @@ class LiveBank:
 
     Raises:
         ValueError: there is no class, names are not distinct, the quota exceeds the capacity, a
-            number is below 1 (the seed below 0), or the scale is not positive.
+            number is below 1 (the seed below 0) or not whole but for the surplus, the scale is not
+            positive, or sampler, selector and classes do not fit one another.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class LiveBank:
             raise ValueError("a bank needs at least one class, got none")
         check_classes(classes)
         check_scale(um_per_px)
+        check_agreement(sampler, selector, len(classes))
         self.options = checked_options(
             quota, max_candidates, batch_size, surplus, capacity=capacity, seed=seed
         )
@@ -212,13 +216,8 @@ class LiveBank:
             waited = time.perf_counter() - start
             accepted = [len(part["images"]) for part in fresh.patches]
             self.history.append({"accepted": accepted, **fresh.about})
-            logger.info(
-                "refresh %d: accepted %s in %.2f s, waited %.2f s",
-                self.refreshes,
-                accepted,
-                fresh.about["seconds"],
-                waited,
-            )
+            told = (self.refreshes, accepted, fresh.about["seconds"], waited)
+            logger.info("refresh %d: accepted %s in %.2f s, waited %.2f s", *told)
             return True
 
     def close(self) -> None:
@@ -286,7 +285,7 @@ class LiveBank:
                 raise RuntimeError(cannot_sample(filled=self.refreshes > 0))
             if not self._filling and first_rank():
                 options = {**self.options, "seed": candidate_seed(self.seed, self.refreshes)}
-                self._filling.append(Filling(*self._source, len(self.classes), options))
+                self._filling.append(Filling(*self._source, self.classes, options))
 
     def _result(self, wait: bool) -> Fresh | None:
         (filling,) = self._filling

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from ignite.engine import Engine, Events
 
 from monai_histodiff.augmentation.live_bank import LiveBank
+from monai_histodiff.selection.agreement import check_counts
 from monai_histodiff.utils.processes import from_first_rank
 
 __all__ = ["BankRefresher"]
@@ -30,7 +33,8 @@ class BankRefresher:
             published at the next epoch after it is ready.
 
     Raises:
-        ValueError: a rule is not positive, or both are ``None``.
+        ValueError: a rule is not positive and finite, both are ``None``, or ``refresh_every`` is
+            no whole number.
     """
 
     def __init__(
@@ -41,11 +45,13 @@ class BankRefresher:
         wait: bool = False,
     ) -> None:
         rules = [rule for rule in (refresh_every, max_reuse) if rule is not None]
-        if not rules or min(rules) <= 0:
+        if not rules or not all(0 < rule < math.inf for rule in rules):
             raise ValueError(
-                "refresh_every or max_reuse must be given, and positive, got "
-                f"{refresh_every} and {max_reuse}"
+                "refresh_every or max_reuse must be given, and positive and finite, got "
+                f"{refresh_every} and {max_reuse}: None switches one of them off"
             )
+        if refresh_every is not None:
+            check_counts(refresh_every=refresh_every)
         self.bank, self.refresh_every, self.max_reuse, self.wait = (
             bank,
             refresh_every,

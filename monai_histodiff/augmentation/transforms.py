@@ -73,7 +73,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             the transform with ``prob=0`` into validation, which else sees other patches.
 
     Raises:
-        ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1; a
+        ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1 or not finite; a
             :class:`~monai_histodiff.SyntheticBank` holds no patch, and ``prob`` is above 0;
             ``balance`` is negative or gives no weight to any class in the bank; ``classes`` are
             not names of the bank's; ``um_per_px`` is not positive, or the bank does not know its
@@ -92,8 +92,11 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         classes: Sequence[str] | None = None,
         um_per_px: float | None = None,
     ) -> None:
-        if not full_prob_at >= 1:
-            raise ValueError(f"full_prob_at must be at least 1, got {full_prob_at}")
+        if not 1 <= full_prob_at < np.inf:
+            raise ValueError(
+                f"full_prob_at must be at least 1 and finite, got {full_prob_at}: give the number "
+                "of real patches of a class, or prob=0 to replace none"
+            )
         self.bank: Bank = (
             SyntheticBank.load(bank) if isinstance(bank, (str, os.PathLike)) else bank
         )

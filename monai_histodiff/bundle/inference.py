@@ -18,6 +18,7 @@ from monai.utils import CommonKeys
 from PIL import Image
 from torch import Tensor, nn
 
+from monai_histodiff.bundle.claim import Claim
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
@@ -34,6 +35,7 @@ __all__ = [
     "seed_items",
 ]
 
+SIDES = (8, 4096)  # pixels of the pictures that are written
 logger = logging.getLogger(__name__)
 
 
@@ -126,7 +128,8 @@ class PatchWriter:
     a sample grid beside it.
 
     Args:
-        output_dir: receives ``samples/`` (PNG and manifest) and ``samples.png``.
+        output_dir: receives ``samples/`` (PNG and manifest), ``samples.png``, and
+            ``samples_run.json``, which tells who writes there.
         classes: class names, by label.
         critic: where given, judges each patch.
         accepted_only: leave out patches that the critic does not accept, see
@@ -139,7 +142,8 @@ class PatchWriter:
             known: the manifest tells it.
 
     Raises:
-        ValueError: ``um_per_px`` is given without ``model_um_per_px``.
+        ValueError: ``um_per_px`` is given without ``model_um_per_px``, or pictures of the sampler
+            would have fewer than 8 or more than 4096 pixels a side at it.
     """
 
     def __init__(
@@ -157,14 +161,13 @@ class PatchWriter:
                 f"um_per_px needs model_um_per_px, that of the sampler's patches, got {um_per_px} "
                 "and none: give both"
             )
-        self.root, self.classes, self.critic, self.accepted_only = (
-            Path(output_dir),
-            tuple(classes),
-            critic,
-            accepted_only,
-        )
+        self.root, self.classes = Path(output_dir), tuple(classes)
+        self.critic, self.accepted_only = critic, accepted_only
         self.sampler, self.made_at = sampler, model_um_per_px
         self.um_per_px = model_um_per_px if um_per_px is None else um_per_px
+        self._claim = Claim(self.root / "samples_run.json")
+        if sampler is not None and um_per_px is not None:
+            self._side(sampler.size)
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -172,12 +175,14 @@ class PatchWriter:
         engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.gather)
         engine.add_event_handler(Events.COMPLETED, self.write)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def check(self) -> None:
-        """Refuse a folder that holds samples already.
+        """Refuse a folder that holds samples already, and claim it until they are written.
 
         Raises:
-            FileExistsError: the folder ``samples`` exists and is not empty.
+            FileExistsError: the folder ``samples`` exists and is not empty, or another process
+                samples into it.
         """
         target = self.root / "samples"
         if target.exists() and any(target.iterdir()):
@@ -185,6 +190,16 @@ class PatchWriter:
                 f"output_dir must be new, got '{self.root}', which holds 'samples' already: "
                 "choose another"
             )
+        self._claim.take({"stage": "inference"})
+
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        """Let others have the folder, and let the error go on.
+
+        Raises:
+            BaseException: the engine's error.
+        """
+        self._claim.release()
+        raise error
 
     def gather(self, engine: Engine) -> None:
         """Keep one batch: patches, seeds and labels."""
@@ -198,30 +213,26 @@ class PatchWriter:
         )
 
     def write(self) -> Path:
-        """Write what was gathered.
+        """Write what was gathered, which is kept where that fails.
 
         Raises:
             FileExistsError: the folder ``samples`` exists and is not empty.
+            ValueError: a picture would have too few or too many pixels.
         """
         patches, seeds, labels = (torch.cat(v) for v in zip(*self._parts, strict=True))
-        self._parts.clear()
         scores = torch.full((len(patches),), float("nan"), dtype=torch.float32)
         if self.critic is not None:
             origins = None if self.sampler is None else self.sampler.origins(labels, seeds)
-            found = self.critic.probabilities(patches, origins)
+            judged = self.critic.probabilities(patches, origins)
             varied = self.sampler is not None and self.sampler.settings.strength < 1
             threshold = 0.0 if varied else float(self.critic.threshold)
-            far = torch.zeros_like(found[:, 0])
-            chosen = select(found, labels, far, far, threshold, most_probable=varied)
+            far = torch.zeros_like(judged[:, 0])
+            chosen = select(judged, labels, far, far, threshold, most_probable=varied)
             scores, keep = chosen.confidence, chosen.keep
             self._tell(int(keep.sum()), scores, threshold)
             if self.accepted_only:
-                patches, seeds, labels, scores = (
-                    patches[keep],
-                    seeds[keep],
-                    labels[keep],
-                    scores[keep],
-                )
+                found = (patches, seeds, labels, scores)
+                patches, seeds, labels, scores = (part[keep] for part in found)
         names = [self.classes[y] if y >= 0 and self.classes else "" for y in labels.tolist()]
         pictures = self._scaled(to_bytes(patches)).permute(0, 2, 3, 1).numpy()
         scale = {} if self.um_per_px is None else {SCALE: f"{self.um_per_px:g}"}
@@ -242,16 +253,28 @@ class PatchWriter:
         target = write_patches(self.root / "samples", items)
         if len(patches):
             Image.fromarray(patch_grid(patches)).save(self.root / "samples.png")
+        self._parts.clear()
+        self._claim.release()
         return target
 
     def _scaled(self, patches: Tensor) -> Tensor:
         """Patches at the magnification that is to be written."""
         if self.um_per_px is None or self.made_at is None:
             return patches
-        height, width = (
-            round(side * self.made_at / self.um_per_px) for side in patches.shape[-2:]
-        )
+        height, width = (self._side(side) for side in patches.shape[-2:])
         return resampled(patches, (height, width))
+
+    def _side(self, side: int) -> int:
+        """Pixels that so many of a patch become."""
+        made, wanted, (low, high) = float(self.made_at or 1), float(self.um_per_px or 1), SIDES
+        if not low <= (found := round(side * made / wanted)) <= high:
+            span = side * made
+            raise ValueError(
+                f"pictures must have {low} to {high} pixels a side, got {found}, for patches of "
+                f"{side} at {made:g} um per pixel and um_per_px {wanted:g}: give one from "
+                f"{span / high:.6g} to {span / low:.6g}"
+            )
+        return found
 
     def _tell(self, kept: int, scores: Tensor, threshold: float) -> None:
         """Print how many patches the critic accepts; where it is none, warn and say why.

@@ -125,6 +125,11 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
     elif name in ("ldm inference", "ldm evaluate"):
         own = {"steps": values["solver_steps"], "exemplar_scale": values["exemplar_scale"]}
         SamplingSettings.pretrained(values["few_steps"], **own)  # refuses what it was not taught
+        if values.get("exemplar_set") and values["exemplar_scale"] == 0:
+            raise ValueError(
+                f"exemplar_set needs an exemplar_scale above 0, got {values['exemplar_set']} and "
+                "0: leave one of them out"
+            )
     if not steps:
         return RunPlan([])
     first, last = (stages[s] if name == "finetune" else values for s in STAGES)

@@ -27,6 +27,7 @@ from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
+from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
 
@@ -230,9 +231,9 @@ class ClassifierTraining:
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Logits, float32 on the CPU, of patches ``N x 3 x H x W`` (uint8, or floating point in [0,
-    1]).
+    1]), in evaluation mode. The network is left in the mode that it was in.
     """
     device = next(network.parameters()).device
-    return torch.cat(
-        [network(to_unit(part).to(device)).float().cpu() for part in images.split(batch_size)]
-    )
+    with evaluating(network):
+        parts = [network(to_unit(p).to(device)).float().cpu() for p in images.split(batch_size)]
+    return torch.cat(parts)

@@ -19,6 +19,7 @@ from monai_histodiff.classifiers.views import PatchViews
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.progress import patient
 from monai_histodiff.utils.weights import read_state, write_state
 
@@ -184,13 +185,11 @@ def view_scatter(encoder: PatchEncoder, batches: Iterable[Tensor], views: PatchV
         batches: patches ``N x 3 x H x H``, uint8 or in [0, 1], of one size.
         views: draws a view of each patch of a batch.
     """
-    training, device = encoder.training, encoder.discriminant.weight.device
-    encoder.eval()
-    pairs = []
-    for batch in batches:
-        patches = to_unit(batch.to(device))
-        pairs.append(torch.stack([encoder.statistics(views(patches)) for _ in range(2)]))
-    encoder.train(training)
+    device, pairs = encoder.discriminant.weight.device, []
+    with evaluating(encoder):
+        for batch in batches:
+            patches = to_unit(batch.to(device))
+            pairs.append(torch.stack([encoder.statistics(views(patches)) for _ in range(2)]))
     first, second = torch.cat(pairs, 1).cpu()
     return Scatter.of(first, second, encoder.digest())
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from monai_histodiff.data.pixels import appearance, centre_crop, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
+from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.progress import patient
 from monai_histodiff.utils.weights import checked_device, load_weights
 
@@ -206,12 +207,9 @@ def in_evaluation(
     """What an encoder gives patches, uint8 or in [0, 1], in evaluation mode: batches on its
     device, float32 features on the CPU. It is left in the mode that it was in.
     """
-    training = encoder.training
-    encoder.eval()
     batches = patient(patches.split(batch_size), "features", unit="batch")
-    parts = [encoder(to_unit(part.to(device))).float().cpu() for part in batches]
-    encoder.train(training)
-    return torch.cat(parts)
+    with evaluating(encoder):
+        return torch.cat([encoder(to_unit(part.to(device))).float().cpu() for part in batches])
 
 
 def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:

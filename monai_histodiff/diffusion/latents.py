@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from monai.data import DataLoader
-from monai.networks.utils import eval_mode
 from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -21,6 +20,7 @@ from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.utils.fingerprint import fingerprint
 from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.processes import from_first_rank
 from monai_histodiff.utils.weights import read_state, write_state
 
@@ -129,7 +129,7 @@ def _encode(
 ) -> dict[str, Tensor]:
     """The columns of the items, one row for each encoding."""
     parts: dict[str, list[Tensor]] = {"image": [], "label": []}
-    with kept_random_state(), eval_mode(model):
+    with kept_random_state(), torch.no_grad(), evaluating(model):
         loader = DataLoader(patches, batch_size=batch_size, num_workers=num_workers)
         batches = (batch for _ in range(repeats) for batch in loader)
         for batch in tqdm(batches, desc="encode latents", total=repeats * len(loader)):

@@ -29,6 +29,7 @@ from monai_histodiff.diffusion.foreign import (
 )
 from monai_histodiff.diffusion.parts import check_networks, files_of_bundle, scale_of_diffusers
 from monai_histodiff.diffusion.schedules import NoiseSchedule
+from monai_histodiff.diffusion.settings import TAUGHT
 from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
@@ -53,6 +54,10 @@ class LatentDiffusion(nn.Module):
         prediction: what the UNet predicts: ``"epsilon"``, ``"velocity"`` (alpha eps - sigma z0,
             Salimans & Ho 2022), ``"sample"`` (z0) or ``"flow"`` (eps - z0).
         patch_size: height and width of the patches that it was trained on, in pixels.
+
+    Attributes:
+        taught: the settings that a student was taught to sample by, see
+            :meth:`few_steps_from_bundle`; a sampler takes no others. Empty: it takes any.
     """
 
     latent_mean: Tensor
@@ -75,6 +80,7 @@ class LatentDiffusion(nn.Module):
         self.unet = unet
         self.schedule = NoiseSchedule.named(schedule) if isinstance(schedule, str) else schedule
         self.patch_size = patch_size
+        self.taught: dict[str, Any] = {}
         channels = autoencoder.latent_channels
         self.register_buffer("latent_mean", torch.zeros(channels, dtype=torch.float32))
         self.register_buffer("latent_std", torch.ones(channels, dtype=torch.float32))
@@ -143,14 +149,16 @@ class LatentDiffusion(nn.Module):
         cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu"
     ) -> LatentDiffusion:
         """The student of a bundle, ``models/few_steps.pt``, which was distilled from its model to
-        sample in few steps: see :meth:`SamplingSettings.pretrained`.
+        sample in few steps, and by no other settings: see :meth:`SamplingSettings.pretrained`.
 
         Raises:
             FileNotFoundError: the folder is not a bundle, or has no student.
             ValueError: the weights cannot be read or do not fit the network.
         """
         config, own = files_of_bundle(bundle_dir, "configs/inference.json", "models/few_steps.pt")
-        return cls._configured(config, own, device)
+        student = cls._configured(config, own, device)
+        student.taught = dict(TAUGHT)
+        return student
 
     @classmethod
     def _configured(

@@ -24,10 +24,11 @@ from monai_histodiff.diffusion.guide import LatentClassifier
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import SamplingSettings
-from monai_histodiff.diffusion.sharing import check_parts
+from monai_histodiff.diffusion.sharing import check_exemplars, check_parts
 from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.diffusion.wanted import Wanted
+from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["GuidedSampler"]
 
@@ -58,7 +59,8 @@ class GuidedSampler:
 
     Raises:
         TypeError: there is no setting of that name.
-        ValueError: a setting is out of range, or the networks do not fit one another.
+        ValueError: a setting is out of range, or not as the model was taught it, or the networks
+            do not fit one another.
     """
 
     def __init__(
@@ -88,14 +90,8 @@ class GuidedSampler:
             shape = self.latent_shape if chosen.strength < 1 else None
             (sources or Sources()).check(classes, shape)
             if sources is not None and self._draws_exemplars:
-                self._check_exemplars(torch.cat(sources.descriptors))
+                check_exemplars(model, chosen, torch.cat(sources.descriptors))
         self._grid(self._schedule())  # refuses a stop that the schedule or the start rules out
-
-    def _check_exemplars(self, descriptors: Tensor) -> None:
-        if self.model.exemplar is None:
-            rule = "exemplars need a model that was trained with them"
-            raise ValueError(f"{rule}, got another: set exemplar_scale to 0, or leave them out")
-        self.model.exemplar.checked(descriptors)
 
     @property
     def _draws_exemplars(self) -> bool:
@@ -161,7 +157,8 @@ class GuidedSampler:
         Raises:
             ValueError: labels are given where no guide, class of the model or source answers to
                 them, are missing where they are needed, differ in number from the seeds, or are
-                out of range; exemplars differ in number, are not finite, or the model takes none.
+                out of range; exemplars differ in number, are not finite, or are not taken by the
+                model, or at an ``exemplar_scale`` of 0.
             FloatingPointError: the network's output is not finite; the message names step, time
                 and class.
             torch.OutOfMemoryError: not even one patch fits into the memory of the device.
@@ -206,12 +203,11 @@ class GuidedSampler:
     def _sample(
         self, labels: Any, seeds: Any, exemplars: Any, finish: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():
+        networks = evaluating(self.model, self.guide, self.weak)
+        with torch.inference_mode(False), torch.no_grad(), networks:
             wanted = Wanted.checked(labels, seeds, exemplars, self._classes)
             if exemplars is not None:
-                self._check_exemplars(exemplars)
-            for network in filter(None, (self.model, self.guide, self.weak)):
-                network.eval()
+                check_exemplars(self.model, self.settings, exemplars)
             side = self.latent_shape[1] * self.model.autoencoder.factor
             batch = self.max_batch or batch_from_memory(self.device, side)
             made, reached = in_batches(
@@ -232,7 +228,7 @@ class GuidedSampler:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(s.bfloat16)):
             latents, like = self._start(noise(), labels, generators, schedule)
             if wanted.exemplars is not None:
-                like = wanted.exemplars if s.exemplar_scale else None
+                like = wanted.exemplars
             if like is not None and self.model.exemplar is not None:
                 own = like.float().to(self.device)
                 like = self.model.exemplar.perturbed(own, s.exemplar_noise, generators)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from monai_histodiff.diffusion.solvers import SOLVERS
 
-__all__ = ["MODES", "SamplingSettings", "check_guidance"]
+__all__ = ["MODES", "TAUGHT", "SamplingSettings", "check_guidance", "check_taught"]
 
+# of the student, models/few_steps.pt
 TAUGHT: dict[str, Any] = {"solver": "ddim", "steps": 4, "stop": None, "exemplar_scale": 1.0}
 MANY: dict[str, Any] = {"steps": 14, "stop": 4.0, "exemplar_scale": 1.5}
 MODES = ("noisy", "x0", "clean")
@@ -50,6 +54,22 @@ def check_guidance(
         raise ValueError(f"mode must be one of {MODES}, got '{mode}'")
     if not 1 <= autoguidance < math.inf:
         raise ValueError(f"autoguidance weight must be at least 1 and finite, got {autoguidance}")
+
+
+def check_taught(chosen: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
+    """Refuse settings of a model that was taught to sample by others.
+
+    Raises:
+        ValueError: one that was taught has another value; the message tells all.
+    """
+    wrong = {k: chosen[k] for k, v in taught.items() if k in chosen and chosen[k] != v}
+    if wrong:
+        known, given = (", ".join(f"{k} {v}" for k, v in d.items()) for d in (taught, wrong))
+        raise ValueError(
+            f"few steps must be those that the student was taught ({known}), got {given}: set "
+            "few_steps to False (the model of LatentDiffusion.from_bundle takes all), or leave "
+            "these as they were taught (SamplingSettings.pretrained)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,19 +146,18 @@ class SamplingSettings:
 
         Raises:
             TypeError: there is no setting of that name.
-            ValueError: a setting is out of range, or one that the student was taught.
+            ValueError: a setting is out of range, or not as the student was taught it.
         """
         own = TAUGHT if few_steps else MANY
         chosen = {name: value for name, value in changes.items() if value is not None}
-        wrong = {k: v for k, v in chosen.items() if few_steps and k in own and v != own[k]}
-        if wrong:
-            given = ", ".join(f"{k} {v}" for k, v in wrong.items())
-            rule = "few steps must be those that the student was taught"
-            taught = ", ".join(f"{k} {v}" for k, v in own.items())
-            raise ValueError(f"{rule} ({taught}), got {given}: set few_steps to False")
+        check_taught(chosen, TAUGHT if few_steps else {})
         return cls(**{**own, **chosen})
 
     def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("size", self.size)):
+            odd = isinstance(value, bool) or not isinstance(value, (int, np.integer))
+            if value is not None and odd:
+                raise ValueError(f"{name} must be a whole number, got {value!r}: round it")
         if self.steps < (least := 1 if self.stop is None else 2):
             rule = "1" if least == 1 else "2 with a stop, the last of which is the estimate"
             raise ValueError(f"steps must be at least {rule}, got {self.steps}")

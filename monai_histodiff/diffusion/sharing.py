@@ -11,11 +11,11 @@ from torch import Tensor
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
 from monai_histodiff.diffusion.guide import LatentClassifier
 from monai_histodiff.diffusion.model import LatentDiffusion
-from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.diffusion.settings import SamplingSettings, check_taught
 from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.weights import load_fitting, read_state
 
-__all__ = ["check_parts", "load_autoencoder", "same_latents"]
+__all__ = ["check_exemplars", "check_parts", "load_autoencoder", "same_latents"]
 
 # weights of a model that its latents do not depend on
 OTHERS = re.compile(r"unet\.|autoencoder\.(.+\.)?(decoder|post_quant_conv)\.")
@@ -65,10 +65,11 @@ def check_parts(
     """Refuse networks that do not fit one another, or settings that they cannot follow.
 
     Raises:
-        ValueError: autoguidance has no weak model, this has other latents, the guide reads other
-            latents or knows other classes than the model draws, or the model cannot leave its
-            classes aside.
+        ValueError: a setting is not as the model was taught it, autoguidance has no weak model,
+            this has other latents, the guide reads other latents or knows other classes than the
+            model draws, or the model cannot leave its classes aside.
     """
+    check_taught(vars(settings), model.taught)
     if settings.autoguidance > 1 and weak is None:
         weight = settings.autoguidance
         raise ValueError(f"autoguidance needs a weak model, got weight {weight} and none")
@@ -85,3 +86,21 @@ def check_parts(
     if settings.class_scale != 1 and model.null_class is None:
         rule = "class_scale other than 1 needs a model that draws classes, and also none"
         raise ValueError(f"{rule}, got {settings.class_scale} for another: leave it 1")
+
+
+def check_exemplars(
+    model: LatentDiffusion, settings: SamplingSettings, descriptors: Tensor
+) -> None:
+    """Refuse exemplars that a model, or a sampler of these settings, would not draw after.
+
+    Raises:
+        ValueError: the model was trained without, their scale is 0, or the descriptors are not as
+            those that it was trained with.
+    """
+    if model.exemplar is None:
+        rule = "exemplars need a model that was trained with them"
+        raise ValueError(f"{rule}, got another: leave them out, or set exemplar_scale to 0")
+    if not settings.exemplar_scale:
+        rule = "exemplars need an exemplar_scale above 0"
+        raise ValueError(f"{rule}, got 0: set it to 1, or leave the exemplars out")
+    model.exemplar.checked(descriptors)

@@ -53,7 +53,7 @@ def exemplar_fidelity(
         classes; ``per_class``, the same for each; ``number`` of exemplars.
 
     Raises:
-        ValueError: a class has no training or no test patch, or the model takes no exemplars.
+        ValueError: a class has no training or no test patch, or the sampler takes no exemplars.
     """
     classes, generator = train.classes, torch.Generator().manual_seed(seed)
     rows = []

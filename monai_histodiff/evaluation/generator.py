@@ -38,6 +38,7 @@ from monai_histodiff.evaluation.two_sample import two_sample_test
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.modes import evaluating
 
 __all__ = [
     "Described",
@@ -91,8 +92,11 @@ def images_of(
 
 @torch.no_grad()
 def reconstruct(model: LatentDiffusion, patches: Tensor) -> Tensor:
-    """Patches ``N x 3 x H x W`` in [0, 1], of any size, through the autoencoder."""
-    decoded = model.decode(model.encode(model.padded(patches.to(model.latent_mean.device))))
+    """Patches ``N x 3 x H x W`` in [0, 1], of any size, through the autoencoder, in evaluation
+    mode.
+    """
+    with evaluating(model):
+        decoded = model.decode(model.encode(model.padded(patches.to(model.latent_mean.device))))
     return centre_crop(decoded, (patches.shape[2], patches.shape[3]))
 
 

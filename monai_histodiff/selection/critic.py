@@ -26,6 +26,7 @@ from monai_histodiff.selection.calibration import (
 )
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.global_state import float32_default
+from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
 
 __all__ = ["PatchCritic", "fit_critic"]
@@ -82,8 +83,8 @@ class PatchCritic(nn.Module):
     def probabilities(
         self, patches: Tensor, origins: Tensor | None = None, batch_size: int = 64
     ) -> Tensor:
-        """As calling the critic, in batches, on uint8 or floating-point patches; the result is on
-        the CPU.
+        """As calling the critic, in batches, on uint8 or floating-point patches, in evaluation
+        mode; the result is on the CPU.
 
         Args:
             patches: ``N x 3 x H x W``.
@@ -98,12 +99,10 @@ class PatchCritic(nn.Module):
                 negative, or other in number.
         """
         if origins is None:
-            return torch.cat(
-                [
-                    self(to_unit(part).to(self.temperature.device)).cpu()
-                    for part in patches.split(batch_size)
-                ]
-            )
+            device = self.temperature.device
+            with evaluating(self):
+                parts = [self(to_unit(p).to(device)).cpu() for p in patches.split(batch_size)]
+            return torch.cat(parts)
         if self.folds is None:
             raise ValueError(
                 "to judge variations of patches the critic must know its folds (fit_critic tells "

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.selection.agreement import check_agreement, check_counts, shortfall
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import Selection, Selector
@@ -33,15 +34,16 @@ def sample_candidates(
     seed: int = 0,
     surplus: float = 1.0,
     progress: bool = True,
+    classes: Sequence[str] = (),
 ) -> Candidates:
     """Sample and select until each class has its quota or has used up its attempts; a class that
-    falls short is warned of.
+    falls short is warned of, with the most frequent reason of refusal.
 
     Args:
         sampler: makes candidates. Variations of patches whose sources' rows it knows are judged by
             what has not seen them.
-        selector: judges them.
-        num_classes: classes ``0 .. num_classes - 1`` are filled.
+        selector: judges them, by the rule for variations if that is what the sampler makes.
+        num_classes: classes ``0 .. num_classes - 1`` are filled: all that the critic knows.
         quota: accepted patches wanted of each class.
         max_candidates: candidates of each class, at the most.
         batch_size: candidates between two judgements, shared by the classes that still need some.
@@ -51,18 +53,23 @@ def sample_candidates(
             up the most diverse quota are kept, by :func:`farthest_first` on 8 x 8 thumbnails; at 1
             the first ones are.
         progress: show a progress bar.
+        classes: their names, for warnings and for what is returned; empty: not known.
 
     Returns:
         Every candidate. Accepted ones beyond the quota are marked :attr:`Reason.over_quota`.
 
     Raises:
-        ValueError: a number is below 1.
+        ValueError: a number is below 1 or, but for the surplus, not whole; the critic knows
+            another number of classes; the selector judges variations where the sampler makes none,
+            or the other way round; or there are more or fewer names than classes.
     """
     if min(num_classes, quota, max_candidates, batch_size) < 1 or not 1 <= surplus < math.inf:
         numbers = (num_classes, quota, max_candidates, batch_size, surplus)
         raise ValueError(
             f"classes, quota, candidates, batch and surplus must be at least 1, got {numbers}"
         )
+    check_counts(quota=quota, max_candidates=max_candidates, batch_size=batch_size)
+    check_agreement(sampler, selector, num_classes, classes)
     pool = math.ceil(quota * surplus)
     made, kept = [0] * num_classes, [0] * num_classes
     parts: list[Candidates] = []
@@ -99,23 +106,18 @@ def sample_candidates(
     varied = [p.origin for p in parts if p.origin is not None]
     reasons = [r for p in parts for r in p.reasons]
     for c in range(num_classes):
-        rows = [i for i, r in enumerate(reasons) if r == Reason.accepted and labels[i] == c]
+        own = (labels == c).nonzero()[:, 0].tolist()
+        rows = [i for i in own if reasons[i] == Reason.accepted]
         if len(rows) < quota:
-            rate = f"{kept[c] / made[c]:.1%}"
-            logger.warning(
-                "class %d: %d of %d patches found, with %s of %d candidates accepted",
-                c,
-                len(rows),
-                quota,
-                rate,
-                made[c],
-            )
+            name = f"'{classes[c]}'" if classes else str(c)
+            logger.warning("class %s: %s", name, shortfall([reasons[i] for i in own], quota))
         elif len(rows) > quota:
             small = thumbnails(images[rows], 8).flatten(1)
             for i in set(range(len(rows))) - set(farthest_first(small, quota).tolist()):
                 reasons[rows[i]] = Reason.over_quota
     seconds, origin = time.perf_counter() - start, torch.cat(varied) if varied else None
-    return Candidates(images, labels, seeds, score, distance, nearest, reasons, seconds, origin)
+    judged = (score, distance, nearest, reasons)
+    return Candidates(images, labels, seeds, *judged, seconds, origin, tuple(classes))
 
 
 def _judged(
@@ -158,7 +160,7 @@ def tune_scale(
     Args:
         sampler: makes the trial, whatever its own scale.
         selector: judges it.
-        num_classes: classes ``0 .. num_classes - 1`` are tried.
+        num_classes: classes ``0 .. num_classes - 1`` are tried: all that the critic knows.
         scales: what to choose from.
         trials: candidates of each class at each scale.
         quota: accepted patches that the run wants of each class.
@@ -166,13 +168,16 @@ def tune_scale(
         seed: the run's seed.
 
     Raises:
-        ValueError: a scale is out of range, there is none, or a number is below 1.
+        ValueError: a scale is out of range, there is none, a number is below 1 or not whole, or
+            the parts do not fit, as for :func:`sample_candidates`.
     """
     if min(len(scales), num_classes, trials, quota, max_candidates) < 1:
         numbers = (len(scales), num_classes, trials, quota, max_candidates)
         raise ValueError(
             f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}"
         )
+    check_counts(trials=trials, quota=quota, max_candidates=max_candidates)
+    check_agreement(sampler, selector, num_classes)
     samplers = [sampler.replace(scale=scale) for scale in sorted(float(s) for s in scales)]
     if len(samplers) == 1:
         return samplers[0].settings.scale

@@ -22,6 +22,7 @@ from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
+from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["CENTROIDS", "CentroidSelector", "Selection", "Selector", "select"]
 
@@ -288,10 +289,11 @@ class CentroidSelector:
         ]
         try:
             parts = []
-            for part in patches.split(batch_size):
-                self.critic(to_unit(part).to(self.critic.temperature.device))
-                parts.append(torch.cat(found, 1))
-                found.clear()
+            with evaluating(self.critic):
+                for part in patches.split(batch_size):
+                    self.critic(to_unit(part).to(self.critic.temperature.device))
+                    parts.append(torch.cat(found, 1))
+                    found.clear()
         finally:
             for hook in hooks:
                 hook.remove()

@@ -35,8 +35,19 @@ def is_distributed() -> bool:
 def process_rank() -> int:
     """Rank of this process: that of its process group, else the one that the launcher put into
     ``RANK``, else 0.
+
+    Raises:
+        ValueError: ``RANK`` is no whole number.
     """
-    return distributed.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
+    if is_distributed():
+        return distributed.get_rank()
+    rank = os.environ.get("RANK", "0")
+    if not rank.isdecimal():
+        raise ValueError(
+            f"the environment's RANK must be a whole number, got {rank!r}: unset it, or start the "
+            "processes by a launcher such as torchrun"
+        )
+    return int(rank)
 
 
 def first_rank() -> bool:

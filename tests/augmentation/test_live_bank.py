@@ -8,6 +8,7 @@ import copy
 import gc
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -41,6 +42,7 @@ from monai_histodiff import (
     sample_candidates,
 )
 from monai_histodiff.augmentation import filling, live_bank
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.utils.processes import candidate_seed
 
 
@@ -529,12 +531,44 @@ def test_real_sampler_and_selector(model: LatentDiffusion, guide: LatentClassifi
     assert set(snapshot.provenance["weights_sha256"]) == {"model", "guide", "critic"}
 
 
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"]])
+def test_a_bank_has_the_classes_of_the_critic(names: list[str]) -> None:
+    judge = Judge()
+    judge.critic = PatchCritic([torch.nn.Identity()], 3)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=f"the critic's, 3, got {len(names)}: give all that it"):
+        live(judge=judge, classes=names)
+    assert live(judge=judge).num_classes == 3
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_a_bank_of_variations_has_a_selector_of_variations(strength: float) -> None:
+    painter, judge = Painter(), Judge()
+    painter.settings = SamplingSettings(strength=strength)
+    for varied in (True, False):
+        judge.variations = varied  # type: ignore[attr-defined]
+        if varied == (strength < 1):
+            assert live(painter, judge).refresh()
+        else:
+            with pytest.raises(ValueError, match=f"must be {not varied} at the sampler's strengt"):
+                live(painter, judge)
+
+
+def test_a_refresh_that_falls_short_names_the_class(caplog: pytest.LogCaptureFixture) -> None:
+    live(judge=Judge(never=1), classes=["a", "tumour", "c"]).refresh()
+    assert caplog.messages == [
+        "class 'tumour': 0 of 4 patches found, with 0.0% of 24 candidates accepted; most refused: "
+        "low confidence (24)"
+    ]
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"classes": []}, "a bank needs at least one class, got none"),
     ({"classes": ["a", "a"]}, "class names must be distinct, got 'a' more than once"),
     ({"um_per_px": -1.0}, "um_per_px must be a number of micrometres"),
     ({"quota": 0}, "quota must lie from 1 to capacity, got 0 and capacity 10"),
     ({"quota": 11}, "quota must lie from 1 to capacity, got 11 and capacity 10"),
+    ({"quota": 2.5}, "quota must be a whole number of at least 1, got 2.5"),
+    ({"capacity": 9.5}, "capacity must be a whole number of at least 1, got 9.5"),
     ({"surplus": 0.5}, "surplus must be at least 1 and finite, got 0.5"),
     ({"max_candidates": 0}, "max_candidates must be a whole number of at least 1, got 0"),
     ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
@@ -611,11 +645,20 @@ def test_handler_does_not_wait_unless_told_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{"refresh_every": None}, {"refresh_every": 0}, {"max_reuse": -1.0}]
+    "rules",
+    [
+        {"refresh_every": None},
+        {"refresh_every": 0},
+        {"refresh_every": math.nan},
+        {"refresh_every": math.inf},
+        {"max_reuse": -1.0},
+        {"max_reuse": math.nan},
+        {"refresh_every": None, "max_reuse": math.inf},
+    ],
 )
 def test_handler_needs_a_rule(rules: dict[str, Any]) -> None:
     with pytest.raises(
-        ValueError, match="refresh_every or max_reuse must be given, and positive, got "
+        ValueError, match="refresh_every or max_reuse must be given, and positive and finite, got "
     ):
         BankRefresher(live(), **rules)
 

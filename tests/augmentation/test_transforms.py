@@ -478,7 +478,9 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
         ({"balance": [1.0]}, r"one weight for each of the 2 classes, got \[1.0\]"),
         ({"balance": [float("inf"), 1]}, r"balance must not be negative .*, got \[inf, 1.0\]"),
         ({"balance": [float("nan"), 1]}, r"balance must not be negative .*, got \[nan, 1.0\]"),
-        ({"full_prob_at": 0}, "full_prob_at must be at least 1, got 0"),
+        ({"full_prob_at": 0}, "full_prob_at must be at least 1 and finite, got 0"),
+        ({"full_prob_at": math.inf}, "full_prob_at must be at least 1 and finite, got inf"),
+        ({"full_prob_at": math.nan}, "full_prob_at must be at least 1 and finite, got nan"),
         (
             {"classes": ["b", "c"]},
             r"classes must be names of the bank's, \['a', 'b'\], in the order of your class "

@@ -257,6 +257,11 @@ OTHERS = [
     ("ldm train_encoder", {"temperature": 0}, "temperature must be a number, above 0, got 0"),
     ("ldm inference", {"solver_steps": 14}, "got steps 14: set few_steps to False"),
     ("ldm evaluate", {"solver_steps": 14, "dataset_dir": str(LDM)}, "got steps 14: set few_steps"),
+    (
+        "ldm evaluate",
+        {"exemplar_scale": 0, "few_steps": False, "exemplar_set": "a", "dataset_dir": str(LDM)},
+        "exemplar_set needs an exemplar_scale above 0, got a and 0: leave one of them out",
+    ),
     ("ldm evaluate", {"num_samples": 1.5}, "num_samples must be a whole number, at least 1, got"),
 ]
 

@@ -148,9 +148,10 @@ def test_guidance_without_labels_by_given_exemplars(conditional: LatentDiffusion
     exemplars = torch.randn(4, D)
     told, plain = sampler(None, range(4), exemplars), sampler(None, range(4))
     assert float((told - plain).abs().max()) > 1e-3
-    torch.testing.assert_close(
-        sampler.replace(exemplar_scale=0.0)(None, range(4), exemplars), plain
-    )
+    aside = sampler.replace(exemplar_scale=0.0)
+    torch.testing.assert_close(aside(None, range(4)), plain)
+    with pytest.raises(ValueError, match="an exemplar_scale above 0, got 0: set it to 1, or leav"):
+        aside(None, range(4), exemplars)
     # each patch follows its own exemplar, whatever the batch
     turned = sampler(None, [3, 2, 1, 0], exemplars.flip(0)).flip(0)
     torch.testing.assert_close(turned, told, rtol=0, atol=1e-5)

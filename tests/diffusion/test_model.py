@@ -445,6 +445,8 @@ def test_student_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
     student = LatentDiffusion.few_steps_from_bundle(str(bundle))
     assert torch.equal(student.latent_mean, other.latent_mean) and not student.training
     assert not torch.equal(student.latent_mean, LatentDiffusion.from_bundle(bundle).latent_mean)
+    assert LatentDiffusion.from_bundle(bundle).taught == make_model(0).taught == {}
+    assert student.taught == {"solver": "ddim", "steps": 4, "stop": None, "exemplar_scale": 1.0}
     path = bundle / "configs" / "inference.json"
     config = json.loads(path.read_text())
     fine = {

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from monai_histodiff import GuidedSampler, LatentDiffusion
 from monai_histodiff.diffusion import SamplingSettings
+from monai_histodiff.diffusion.settings import TAUGHT
+
+MakeModel = Callable[..., LatentDiffusion]
 
 
 def test_the_student_has_the_settings_that_it_was_taught() -> None:
@@ -34,3 +41,35 @@ def test_what_the_student_was_not_taught_is_refused(changes: dict[str, Any], tol
     with pytest.raises(ValueError, match=rule):
         SamplingSettings.pretrained(**changes)
     assert SamplingSettings.pretrained(False, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 20}, "steps 20"),
+        ({"solver": "dpmpp_2m", "steps": 12, "stop": 4.0}, "solver dpmpp_2m, steps 12, stop 4.0"),
+        ({"exemplar_scale": 3.0}, "exemplar_scale 3.0"),
+    ],
+)
+def test_a_sampler_of_the_student_takes_no_others(
+    changes: dict[str, Any], told: str, make_model: MakeModel
+) -> None:
+    student = make_model(0)
+    student.taught = dict(TAUGHT)
+    sampler = GuidedSampler(student, settings=SamplingSettings.pretrained())
+    rule = rf"few steps must be those that the student was taught \(.+\), got {told}: set few"
+    for made in (sampler, copy.deepcopy(sampler)):
+        with pytest.raises(ValueError, match=rule):
+            made.replace(**changes)
+    assert sampler.replace(size=24, exemplar_noise=0.1).settings.steps == 4
+    with pytest.raises(ValueError, match="got solver dpmpp_2m, steps 20: set few_steps to False"):
+        GuidedSampler(student)
+    assert GuidedSampler(make_model(0), **changes)
+
+
+@pytest.mark.parametrize("name", ["steps", "size"])
+@pytest.mark.parametrize("value", [2.7, 8.0, True, "8"])
+def test_counts_are_whole_numbers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got {value!r}: round"):
+        SamplingSettings(**{name: value})
+    assert vars(SamplingSettings(**{name: np.int64(8)}))[name] == 8

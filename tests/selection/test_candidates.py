@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,7 +108,8 @@ def test_class_that_falls_short_is_named_with_its_acceptance_rate(
     lucky = int((found.accepted & (found.labels == 1)).sum())
     assert 0 < lucky < 10 and int((found.accepted & (found.labels == 0)).sum()) == 10
     assert caplog.messages == [
-        f"class 1: {lucky} of 10 patches found, with {lucky / 40:.1%} of 40 candidates accepted"
+        f"class 1: {lucky} of 10 patches found, with {lucky / 40:.1%} of 40 candidates accepted; "
+        f"most refused: low confidence ({40 - lucky})"
     ]
 
 
@@ -130,8 +132,84 @@ def test_run_that_accepts_nothing_says_so_and_goes_on(caplog: pytest.LogCaptureF
         and len(found.bank(found.accepted, ["a", "b"])) == 0
     )
     assert caplog.messages == [
-        f"class {c}: 0 of 3 patches found, with 0.0% of 5 candidates accepted" for c in (0, 1)
+        f"class {c}: 0 of 3 patches found, with 0.0% of 5 candidates accepted; most refused: low "
+        "confidence (5)"
+        for c in (0, 1)
     ]
+
+
+def test_what_is_said_of_a_class_has_its_name_and_the_most_frequent_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = ["near copy", "low confidence", "near copy", "accepted"]
+
+    def select(images: Tensor, labels: Tensor, origins: Tensor) -> Selection:
+        n = len(labels)
+        return Selection(
+            torch.zeros(n, dtype=torch.bool), torch.ones(n), torch.ones(n), torch.zeros(n), given
+        )
+
+    painter: Any = Painter()
+    options: Any = {"classes": ["tumour"], "max_candidates": 4, "batch_size": 4}
+    found = sample_candidates(painter, select, 1, 2, **options)  # type: ignore
+    assert caplog.messages == [
+        "class 'tumour': 1 of 2 patches found, with 25.0% of 4 candidates accepted; most refused: "
+        "near copy (2)"
+    ]
+    assert found.classes == ("tumour",)
+    caplog.clear()
+    given[:] = ["accepted"]
+    sample_candidates(painter, select, 1, 2, **{**options, "max_candidates": 1})  # type: ignore
+    assert caplog.messages == [
+        "class 'tumour': 1 of 2 patches found, with 100.0% of 1 candidates accepted"
+    ]
+    with pytest.raises(ValueError, match="classes must be 2 names, got 1: name each"):
+        sample_candidates(painter, select, 2, 2, **options)  # type: ignore
+
+
+class Ruled:
+    """Stands for a selector that tells its rule, and what its critic knows."""
+
+    def __init__(self, variations: bool | None = None, num_classes: int = 2) -> None:
+        self.critic = SimpleNamespace(num_classes=num_classes)
+        if variations is not None:
+            self.variations = variations
+
+
+@pytest.mark.parametrize("use", [sample_candidates, tune_scale])
+@pytest.mark.parametrize(
+    ("variations", "strength", "message"),
+    [
+        (True, 1.0, "must be False at the sampler's strength, 1, got True, by which copies would"),
+        (False, 0.5, "must be True at the sampler's strength, 0.5, got False, by which all would"),
+    ],
+)
+def test_sampler_and_selector_agree_on_variations(
+    use: Any, variations: bool, strength: float, message: str
+) -> None:
+    brush: Any = Brush()
+    brush.settings = SamplingSettings(strength=strength)
+    numbers = {"num_classes": 2, "quota": 3, "max_candidates": 5}
+    with pytest.raises(ValueError, match=f"variations of a selector {message}"):
+        use(brush, Ruled(variations), **numbers)
+    for right in (Ruled(strength < 1), Ruled(None)):
+        with pytest.raises(TypeError, match="'Ruled' object is not callable"):
+            use(brush, right, **numbers)
+
+
+@pytest.mark.parametrize("use", [sample_candidates, tune_scale])
+@pytest.mark.parametrize("known", [1, 3])
+def test_the_critic_knows_the_classes_that_are_filled(use: Any, known: int) -> None:
+    with pytest.raises(ValueError, match=f"as many as the critic's, {known}, got 2: give all"):
+        use(Brush(), Ruled(None, known), num_classes=2, quota=3, max_candidates=5)
+
+
+@pytest.mark.parametrize("name", ["quota", "max_candidates"])
+@pytest.mark.parametrize("use", [sample_candidates, tune_scale])
+def test_counts_are_whole(use: Any, name: str) -> None:
+    numbers: Any = {"num_classes": 2, "quota": 3, "max_candidates": 5, name: 2.5}
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 2.5: round it"):
+        use(Brush(), judge({}), **numbers)
 
 
 @pytest.mark.parametrize("surplus", [0.5, float("nan")])

@@ -30,6 +30,15 @@ def test_alone_a_process_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert from_first_rank(lambda: {"a": 1}) == {"a": 1}
 
 
+@pytest.mark.parametrize("rank", ["", "first", "-1", "1.5"])
+def test_a_rank_that_is_no_whole_number_is_named(
+    rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(ValueError, match=f"RANK must be a whole number, got '{rank}': unset it"):
+        process_rank()
+
+
 def test_seeds_are_those_of_numpy() -> None:
     assert candidate_seed(5, 2, 1) == int(np.random.SeedSequence((5, 2, 1)).generate_state(1)[0])
 

@@ -1,0 +1,78 @@
+"""What sampler, selector and classes must agree on before anything is made; and what is said of a
+class that falls short.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from monai_histodiff.selection.reasons import Reason
+
+__all__ = ["check_agreement", "check_counts", "shortfall"]
+
+
+def check_agreement(
+    sampler: Any, selector: Any, num_classes: int, classes: Sequence[str] = ()
+) -> None:
+    """Refuse parts of which some candidates could not be judged, or would be judged by the rule
+    for others. A rule of one's own that has no critic, or none for variations, is not asked.
+
+    Args:
+        sampler: makes the candidates.
+        selector: judges them.
+        num_classes: classes that are to be filled.
+        classes: their names; empty: not known.
+
+    Raises:
+        ValueError: there are more or fewer names than classes, the critic knows another number of
+            classes, or the selector expects variations where the sampler makes none, or the other
+            way round.
+    """
+    if classes and len(classes) != num_classes:
+        raise ValueError(f"classes must be {num_classes} names, got {len(classes)}: name each")
+    known = getattr(getattr(selector, "critic", None), "num_classes", num_classes)
+    if known != num_classes:
+        raise ValueError(
+            f"classes must be as many as the critic's, {known}, got {num_classes}: give all that "
+            "it was fitted on, in their order, or fit it on these"
+        )
+    expected = getattr(selector, "variations", None)
+    if expected is None:
+        return
+    strength = float(sampler.settings.strength)
+    if expected != (varied := strength < 1):
+        lost = "all would be refused as copies" if varied else "copies would be accepted"
+        other = "of 1" if varied else "below 1"
+        raise ValueError(
+            f"variations of a selector must be {varied} at the sampler's strength, {strength:g}, "
+            f"got {expected}, by which {lost}: make the selector with variations={varied}, or the "
+            f"sampler with a strength {other}"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse counts that are no whole numbers.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}: round it")
+
+
+def shortfall(outcomes: Sequence[Reason], quota: int) -> str:
+    """What is said of a class that falls short, with the most frequent reason of refusal.
+
+    Args:
+        outcomes: of its candidates, at least one.
+        quota: accepted patches wanted.
+    """
+    refused = Counter(str(r) for r in outcomes if not r.passed).most_common(1)
+    why = "".join(f"; most refused: {reason} ({count})" for reason, count in refused)
+    found = outcomes.count(Reason.accepted)
+    rate = f"with {found / len(outcomes):.1%} of {len(outcomes)} candidates accepted"
+    return f"{found} of {quota} patches found, {rate}{why}"
