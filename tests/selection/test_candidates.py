@@ -100,6 +100,14 @@ def test_surplus_keeps_the_most_diverse(batch_size: int) -> None:
     )
 
 
+def test_nothing_is_made_beyond_the_quota() -> None:
+    painter: Any = Painter()
+    found = sample_candidates(painter, even, 1, 4, 100, batch_size=1, seed=3)  # type: ignore
+    greys = [candidate_seed(3, 0, j) % 256 for j in range(100)]
+    fourth = [j for j, grey in enumerate(greys) if grey % 2 == 0][3]
+    assert len(found) == fourth + 1 and int(found.accepted.sum()) == 4
+
+
 def test_class_that_falls_short_is_named_with_its_acceptance_rate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
