@@ -105,7 +105,7 @@ def test_nothing_is_made_beyond_the_quota() -> None:
     found = sample_candidates(painter, even, 1, 4, 100, batch_size=1, seed=3)  # type: ignore
     greys = [candidate_seed(3, 0, j) % 256 for j in range(100)]
     fourth = [j for j, grey in enumerate(greys) if grey % 2 == 0][3]
-    assert len(found) == fourth + 1 and int(found.accepted.sum()) == 4
+    assert len(found.images) == fourth + 1 and int(found.accepted.sum()) == 4
 
 
 def test_class_that_falls_short_is_named_with_its_acceptance_rate(
