@@ -14,24 +14,36 @@ from monai_histodiff.diffusion.settings import SamplingSettings
 __all__ = ["chosen_settings", "sampling_of"]
 
 
-def sampling_of(weights_dir: str | os.PathLike[str], shipped: Mapping[str, Any]) -> dict[str, Any]:
+def sampling_of(
+    weights_dir: str | os.PathLike[str],
+    shipped: Mapping[str, Any],
+    own_dir: str | os.PathLike[str],
+) -> dict[str, Any]:
     """How the weights of a folder are to be sampled from: the settings, classes and files of the
     run that made them.
 
     Args:
         weights_dir: ``models`` of a run, or of the bundle.
-        shipped: settings and classes of the bundle's own weights, taken where no run made them.
+        shipped: settings and classes of the bundle's own weights.
+        own_dir: the folder of these.
 
     Returns:
         The settings of a :class:`~monai_histodiff.GuidedSampler`, and ``classes``.
 
     Raises:
-        FileNotFoundError: the weights are of a run that did not come to its end.
+        FileNotFoundError: the weights are of a run that did not come to its end, or were taken
+            out of its folder: nothing tells how they were sampled from, and of which classes.
         ValueError: a file is missing, damaged, or of another run.
     """
     folder = RunFolder(Path(weights_dir).parent)
     if not (folder.outcome.exists() or folder.record.exists() or folder.generator.exists()):
-        return dict(shipped)
+        if os.path.realpath(weights_dir) == os.path.realpath(own_dir):
+            return dict(shipped)
+        raise FileNotFoundError(
+            f"weights_dir must be 'models' of a run, with its outcome.json beside, or '{own_dir}',"
+            f" the bundle's own, got '{weights_dir}', and no '{folder.outcome}', which tells "
+            "classes and settings: copy the whole folder of the run"
+        )
     folder.check_files(MODELS)
     made = folder.read_outcome()
     return {**shipped, **made["sampling"], "classes": list(made["selection"]["per_class"])}

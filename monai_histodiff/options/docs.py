@@ -21,7 +21,8 @@ Every option of every config, as `--NAME VALUE`; made from `monai_histodiff/opti
 by `python -m monai_histodiff.options.docs bundles > docs/options.md`. An unknown name, or a
 value of another kind or out of range, is refused in the first second. Other keys of a config
 (networks, transforms, optimisers) can be overridden as MONAI's bundles allow, for example
-`--optimizer#lr 0.0005`. A path that begins with `$`, `@` or `%` would be an
+`--optimizer#lr 0.0005`, and those of a stage of `finetune.json` by
+`--train "{'optimizer#lr': 0.0005}"`. A path that begins with `$`, `@` or `%` would be an
 expression or a reference to MONAI: write `./` before it.
 """
 TITLES = {

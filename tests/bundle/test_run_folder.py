@@ -209,7 +209,7 @@ def test_files_of_another_run_and_damaged_ones_are_refused(done: RunFolder) -> N
         done.check_files()
     done.guide.unlink()
     with pytest.raises(ValueError, match=r"'.*model.pt' must be as its run wrote it.*got nothing"):
-        sampling_of(done.models, {})
+        sampling_of(done.models, {}, "bundle/models")
     done.sources.write_text("of another run")
     with pytest.raises(ValueError, match=r"got '.*sources.pt', which is of another: delete it"):
         done.check_files(["models/sources.pt"])
@@ -219,17 +219,22 @@ def test_inference_takes_the_files_of_a_run_that_came_to_its_end(
     done: RunFolder, tmp_path: Path
 ) -> None:
     shipped = {"steps": 12, "scale": 6.0, "extra": 0.5, "classes": ["a", "b"]}
-    made = sampling_of(done.models, shipped)
+    bundle = tmp_path / "bundle" / "models"
+    made = sampling_of(done.models, shipped, bundle)
     assert (made["steps"], made["scale"], made["extra"]) == (4, 3.0, 0.5)
     assert made["classes"] == list(CLASSES)
     given = chosen_settings(made, None, steps=7, scale=None, size=64)
     assert given == replace(Sampler.settings, steps=7, size=64), "what is given, and the run's"
     assert chosen_settings(shipped, 4.0).stop == 4.0 and chosen_settings(shipped, 4.0).scale == 6.0
-    own = sampling_of(tmp_path / "bundle" / "models", shipped)
-    assert own == shipped
+    assert sampling_of(bundle, shipped, f"{bundle}/") == shipped
+    taken = tmp_path / "elsewhere" / "models"
+    with pytest.raises(
+        FileNotFoundError, match=r"the bundle's own, got '.*elsewhere/models', and"
+    ):
+        sampling_of(taken, shipped, bundle)
     done.outcome.unlink()
     with pytest.raises(FileNotFoundError, match="must have written 'outcome.json', got none in"):
-        sampling_of(done.models, shipped)
+        sampling_of(done.models, shipped, bundle)
 
 
 @pytest.mark.parametrize(
