@@ -35,12 +35,13 @@ def items(count: int, seed: int, label: int | None = None) -> list[dict]:
     ]
 
 
-class Autoencoder:
+class Autoencoder(torch.nn.Module):
     """An ideal autoencoder, or one that forgets everything but the size of a patch."""
 
     latent_mean = torch.zeros(1)
 
     def __init__(self, ideal: bool = True) -> None:
+        super().__init__()
         self.ideal = ideal
 
     def padded(self, x: Tensor) -> Tensor:
