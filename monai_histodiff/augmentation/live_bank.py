@@ -28,11 +28,11 @@ from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.agreement import check_agreement
 from monai_histodiff.selection.selector import Selector
 from monai_histodiff.utils.processes import (
-    candidate_seed,
     first_rank,
     from_first_rank,
     is_distributed,
 )
+from monai_histodiff.utils.seeds import candidate_seed
 
 __all__ = ["LiveBank"]
 

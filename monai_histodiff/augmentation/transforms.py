@@ -26,7 +26,8 @@ from monai_histodiff.augmentation.patches import (
     in_place_of,
 )
 from monai_histodiff.data.bank import Bank, BankPatch, SyntheticBank
-from monai_histodiff.utils.processes import candidate_seed, is_distributed, process_rank
+from monai_histodiff.utils.processes import is_distributed, process_rank
+from monai_histodiff.utils.seeds import candidate_seed
 from monai_histodiff.utils.shared_memory import SharedTensors
 
 __all__ = ["NO_ORIGINAL", "SyntheticAugment"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from monai_histodiff.data.check import FOLDS
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.folds import group_folds
 
-__all__ = ["FOLDS", "check_classes", "check_critic", "least_labels"]
+__all__ = ["check_classes", "check_critic", "least_labels"]
 
-FOLDS = 3  # of the main job's critic, each with a patch of each class
 LEAST = 10  # labelled patches that a critic's threshold must rest on, see precision_threshold
 
 

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from monai_histodiff.bundle.labels_needed import (
-    FOLDS,
-    check_classes,
-    check_critic,
-    least_labels,
-)
+from monai_histodiff.bundle.labels_needed import check_classes, check_critic, least_labels
 from monai_histodiff.bundle.metadata import scale_of
-from monai_histodiff.data.check import check
+from monai_histodiff.data.check import FOLDS, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import MODEL, crop_size, size_note
 from monai_histodiff.evaluation.power import foresee

@@ -28,7 +28,7 @@ FEW_COLOURS = 8  # at the most: of a mask, not of tissue
 LOOKED = 1024  # pixels: of larger pictures the middle is looked at
 BLURRED = 0.55  # detail of 1 pixel over detail of 2: a ramp has 0.5, sharp tissue 0.6 to 1.2
 PATCH = 128  # pixels of a picture on the page
-FOLDS = 3  # groups of each class that the critic needs
+FOLDS = 3  # of the main job's critic: each needs a group of each class
 
 
 @dataclass(frozen=True)

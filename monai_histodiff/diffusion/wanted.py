@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_histodiff.utils.seeds import checked_seeds
+
 __all__ = ["Wanted"]
 
 
@@ -42,12 +44,7 @@ class Wanted:
             ValueError: there is no seed, a seed or a label is no whole number or out of range,
                 labels are names, or labels or exemplars differ in number from the seeds.
         """
-        own = [int(seed) for seed in seeds]
-        for seed, given in zip(own, seeds, strict=True):
-            if seed != given or not 0 <= seed < 2**32:
-                raise ValueError(f"seeds must be whole numbers from 0 to {2**32 - 1}, got {given}")
-        if not own:
-            raise ValueError("at least one seed is needed, got none")
+        own = checked_seeds(seeds.tolist() if isinstance(seeds, Tensor) else seeds)
         if exemplars is not None and len(exemplars) != len(own):
             got = f"{len(own)} seeds and {len(exemplars)} exemplars"
             raise ValueError(f"each seed needs one exemplar, got {got}")

@@ -31,6 +31,7 @@ from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.utils.cache import cached
 from monai_histodiff.utils.fingerprint import fingerprint
 from monai_histodiff.utils.global_state import untracked
+from monai_histodiff.utils.seeds import checked_seeds
 
 __all__ = ["Evaluation", "Recipe"]
 
@@ -136,11 +137,7 @@ class Evaluation:
         if any(a not in ARMS for a in arms) or "C" not in arms:
             got = f"got {list(arms)}"
             raise ValueError(f"arms must be among {sorted(ARMS)} and include 'C', {got}")
-        if not seeds:
-            raise ValueError("at least one seed is needed, got none")
-        if odd := [s for s in seeds if isinstance(s, bool) or not 0 <= s < 2**32 or s != int(s)]:
-            raise ValueError(f"seeds must be whole numbers from 0 to 2^32 - 1, got {odd[0]!r}")
-        if len(set(seeds)) < len(seeds):
+        if len(set(checked_seeds(seeds))) < len(seeds):
             raise ValueError(f"seeds must differ, got {list(seeds)}")
         for arm in arms:
             needs = ARMS[arm].needs

@@ -17,7 +17,7 @@ from monai_histodiff.selection.agreement import check_agreement, check_counts, s
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import Selection, Selector
-from monai_histodiff.utils.processes import candidate_seed
+from monai_histodiff.utils.seeds import candidate_seed
 
 __all__ = ["best_scale", "farthest_first", "sample_candidates", "tune_scale"]
 

@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_histodiff.training.steps import steps_now
 from monai_histodiff.utils.global_state import keep_random_state
-from monai_histodiff.utils.processes import candidate_seed, first_rank, process_rank
+from monai_histodiff.utils.processes import first_rank, process_rank
+from monai_histodiff.utils.seeds import candidate_seed
 from monai_histodiff.utils.weights import check_intact, save_weights, write_state
 
 __all__ = ["EMAHandler", "EpochSeed", "TrainingCheckpoint", "WeightsSaver"]

@@ -1,6 +1,4 @@
-"""Distributed processes: who is first, what all agree on; and seeds that are mixed from whole
-numbers.
-"""
+"""Distributed processes: who is first, and what all agree on."""
 
 from __future__ import annotations
 
@@ -9,22 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 from torch import distributed
 
 __all__ = [
     "barrier",
-    "candidate_seed",
     "first_rank",
     "from_first_rank",
     "is_distributed",
     "process_rank",
 ]
-
-
-def candidate_seed(*identity: int) -> int:
-    """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``."""
-    return int(np.random.SeedSequence(identity).generate_state(1, np.uint32)[0])
 
 
 def is_distributed() -> bool:

@@ -43,7 +43,7 @@ from monai_histodiff import (
 )
 from monai_histodiff.augmentation import filling, live_bank
 from monai_histodiff.diffusion.settings import SamplingSettings
-from monai_histodiff.utils.processes import candidate_seed
+from monai_histodiff.utils.seeds import candidate_seed
 
 
 def live(painter: Any = None, judge: Any = None, **options: Any) -> LiveBank:

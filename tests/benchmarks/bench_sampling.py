@@ -35,7 +35,7 @@ from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion, Pa
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.diffusion import SamplingSettings, Sources, encode_latents
 from monai_histodiff.evaluation.feature_metrics import kid
-from monai_histodiff.utils.processes import candidate_seed
+from monai_histodiff.utils.seeds import candidate_seed
 
 try:
     from diffusers import DPMSolverMultistepScheduler

@@ -518,7 +518,10 @@ def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> N
         ({"dataset_dir": "nowhere"}, "dataset_dir must exist, got 'nowhere'"),
         ({"dataset_dir": "EMPTY"}, "must hold a manifest.csv or class folders"),
         ({"labels_per_class": 7}, "labels_per_class is 7, but class 'pink' has 6 patches"),
-        ({"critic_folds": 7}, "each class must have at least 7 labelled patches to train on, got 6 of 6"),
+        (
+            {"critic_folds": 7},
+            "each class must have at least 7 labelled patches to train on, got 6 of 6",
+        ),
         ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
         ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel"),
         ({"um_per_px": 0.5}, "patches must be at least 96 x 96 at 1 um per pixel"),

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from monai_histodiff.bundle.labels_needed import least_labels
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.bundle.task import LOOKED_AT, check_task
+from monai_histodiff.data.check import FOLDS
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.verdict import shortfalls
 
@@ -238,3 +240,8 @@ def test_a_bundle_must_tell_its_scale(found: Any, tmp_path: Path) -> None:
         scale_of(tmp_path)
     with pytest.raises(FileNotFoundError):
         scale_of(tmp_path / "none")
+
+
+def test_the_folds_that_a_set_is_checked_for_are_those_of_the_main_job() -> None:
+    root = Path(__file__).parents[2] / "bundles/histopathology_guidance/configs/train.yaml"
+    assert ConfigParser.load_config_file(root)["critic_folds"] == FOLDS

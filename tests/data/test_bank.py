@@ -31,7 +31,7 @@ from monai_histodiff import (
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.selector import Selection
-from monai_histodiff.utils.processes import candidate_seed
+from monai_histodiff.utils.seeds import candidate_seed
 
 
 def noise(count: int, side: int = 8, seed: int = 0) -> Tensor:

@@ -701,7 +701,9 @@ def test_run_and_report_writes_results_and_a_page(
 
     page = report.read_text(encoding="utf-8")
     word, sentence = results["verdict"].split(": ", 1)
-    assert f"<strong>{word}</strong>" in page and escape(sentence[0].upper() + sentence[1:]) in page
+    assert (
+        f"<strong>{word}</strong>" in page and escape(sentence[0].upper() + sentence[1:]) in page
+    )
     assert results["verdict"] in capsys.readouterr().out
     assert "secret" not in page and "secret" not in (tmp_path / "results.json").read_text(), (
         "paths of the user stay private"

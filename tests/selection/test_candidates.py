@@ -19,7 +19,7 @@ from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.quotas import sample_candidates, tune_scale
 from monai_histodiff.selection.selector import Selection
-from monai_histodiff.utils.processes import candidate_seed
+from monai_histodiff.utils.seeds import candidate_seed
 
 
 class Brush:

@@ -13,12 +13,12 @@ from torch import distributed
 
 from monai_histodiff.utils.processes import (
     barrier,
-    candidate_seed,
     first_rank,
     from_first_rank,
     is_distributed,
     process_rank,
 )
+from monai_histodiff.utils.seeds import candidate_seed
 
 
 def test_alone_a_process_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

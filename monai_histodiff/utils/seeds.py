@@ -1,0 +1,31 @@
+"""Seeds: which there are, and how they are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["candidate_seed", "checked_seeds"]
+
+
+def candidate_seed(*identity: int) -> int:
+    """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``."""
+    return int(np.random.SeedSequence(identity).generate_state(1, np.uint32)[0])
+
+
+def checked_seeds(seeds: Iterable[Any]) -> list[int]:
+    """Seeds that a generator tells apart, as Python's numbers.
+
+    Raises:
+        ValueError: there is none, or one is no whole number from 0 to 2^32 - 1.
+    """
+    found = []
+    for given in seeds:
+        if isinstance(given, (bool, str)) or given != int(given) or not 0 <= given < 2**32:
+            raise ValueError(f"seeds must be whole numbers from 0 to 2^32 - 1, got {given!r}")
+        found.append(int(given))
+    if not found:
+        raise ValueError("at least one seed is needed, got none")
+    return found
