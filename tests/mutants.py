@@ -67,7 +67,8 @@ MODULES = {
     "augmentation/live_bank": "augmentation/test_live_bank.py",
     "augmentation/refresher": "augmentation/test_live_bank.py",
     "evaluation/arms": "evaluation/test_arms.py evaluation/test_experiment.py",
-    "evaluation/baselines": "evaluation/test_arms.py evaluation/test_experiment.py",
+    "evaluation/baselines": "classifiers/test_encoder.py evaluation/test_arms.py "
+    "evaluation/test_experiment.py",
     "evaluation/clusters": "evaluation/test_statistics.py evaluation/test_power.py",
     "evaluation/draws": "commands/test_summary.py",
     "evaluation/methods": "commands/test_methods.py",

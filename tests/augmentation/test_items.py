@@ -204,6 +204,10 @@ def test_inverting_a_replacement_says_that_there_is_no_original(bank: SyntheticB
                 steps.inverse(out)
             told = f"{caught.value} {caught.value.__cause__}"
             assert "a replacement cannot be inverted" in told and "prob=0" in told
+            made = transform(bank, 1.0)
+            alone = {"image": made({"image": image[:, :SIDE, :SIDE], "label": 0})["image"]}
+            with pytest.raises(RuntimeError, match="a replacement cannot be inverted"):
+                made.inverse(alone)  # its trace alone tells
 
 
 @pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])

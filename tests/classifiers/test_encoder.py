@@ -16,6 +16,17 @@ from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.utils.weights import save_weights
 
 
+def test_colour_floors_do_not_depend_on_how_often_each_patch_is_shown() -> None:
+    images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    images, labels = images.to(torch.uint8), torch.arange(12) % 3
+    once, twice = (
+        colour_floors(images.repeat(n, 1, 1, 1), labels.repeat(n), images[:6], labels[:6], 3)
+        for n in (1, 2)
+    )
+    for name, row in once.items():
+        assert twice[name]["ece"] == pytest.approx(row["ece"], 1e-6)
+
+
 def test_colour_floors_see_colour_and_nothing_else(
     write_patch_set: WritePatchSet, tmp_path: Path
 ) -> None:

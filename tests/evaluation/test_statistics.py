@@ -108,6 +108,20 @@ def test_two_copies_of_each_patch_leave_the_degrees_of_freedom() -> None:
     assert copied.group_variance(np.tile(values, 2))[1] == pytest.approx(plain, rel=0.05)
 
 
+def test_the_group_variance_of_twelve_patches_by_hand() -> None:
+    """One class, a patch a group, answers of +1 and -1: no correlation, tails lighter than those
+    of a normal distribution, which count as its own. One answer of 1 is added.
+    """
+    variance, freedom = Layout(np.zeros(12), np.arange(12)).group_variance(
+        np.tile([1.0, -1.0], 6)[None]
+    )
+    robust, pooled = 12 / 11 / 12, (12 + 13 / 12) / 12 / 12
+    share = 11 / (11 + 10)
+    assert variance[0] == pytest.approx(share * robust + (1 - share) * pooled, rel=1e-12)
+    error = share * robust / 11**0.5 + (1 - share) * pooled / 12**0.5
+    assert freedom[0] == pytest.approx((variance[0] / error) ** 2 + 2, rel=1e-12)
+
+
 def test_of_ten_patches_the_variance_is_what_nine_degrees_of_freedom_give() -> None:
     labels = np.arange(30) % 3
     values = RNG(0).normal(size=(1, 30))

@@ -17,6 +17,7 @@ from torch import nn
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
 from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.selection.copies import FLOOR, copy_distances, copy_gate
 from monai_histodiff.selection.folds import group_folds, torn_classes
@@ -497,6 +498,24 @@ def test_classifiers_from_scratch_are_read_without_an_encoder(
     critic.save(tmp_path / "critic.pt")
     twin = PatchCritic.load_probes(tmp_path / "critic.pt", tmp_path / "no-encoder", 3)
     found, wanted = (judge.probabilities(labelled.images(32)) for judge in (twin, critic))
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)  # saved in half precision
+
+
+@pytest.mark.parametrize("features", [512, 40])
+def test_probes_are_read_on_their_encoder_and_on_an_adapted_one(
+    features: int, labelled: PatchSet, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    own = PatchEncoder().eval()
+    save_weights(tmp_path / "models" / "encoder.pt", own.state_dict())
+    encoder = own
+    if features != own.num_features:
+        encoder = own.with_discriminant(nn.Linear(own.discriminant.in_features, features))
+    probes = ProbeTraining(encoder.requires_grad_(False))
+    made = PatchCritic([probes.network(3) for _ in range(2)], 3)
+    made.save(tmp_path / "critic.pt")
+    twin = PatchCritic.load_probes(tmp_path / "critic.pt", tmp_path, 3)
+    found, wanted = (judge.probabilities(labelled.images(32)) for judge in (twin, made))
     torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)  # saved in half precision
 
 
