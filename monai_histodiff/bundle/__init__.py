@@ -9,6 +9,7 @@ from monai_histodiff.bundle.inference import ReconstructionInferer as Reconstruc
 from monai_histodiff.bundle.inference import SamplingInferer as SamplingInferer
 from monai_histodiff.bundle.inference import SeedPrepareBatch as SeedPrepareBatch
 from monai_histodiff.bundle.inference import seed_items as seed_items
+from monai_histodiff.bundle.made import adapted_weights as adapted_weights
 from monai_histodiff.bundle.made import chosen_settings as chosen_settings
 from monai_histodiff.bundle.made import sampling_of as sampling_of
 from monai_histodiff.bundle.metadata import scale_of as scale_of

@@ -11,7 +11,7 @@ from typing import Any
 from monai_histodiff.bundle.run_folder import MODELS, RunFolder
 from monai_histodiff.diffusion.settings import SamplingSettings
 
-__all__ = ["chosen_settings", "sampling_of"]
+__all__ = ["adapted_weights", "chosen_settings", "sampling_of"]
 
 
 def sampling_of(
@@ -47,6 +47,14 @@ def sampling_of(
     folder.check_files(MODELS)
     made = folder.read_outcome()
     return {**shipped, **made["sampling"], "classes": list(made["selection"]["per_class"])}
+
+
+def adapted_weights(weights_dir: str | os.PathLike[str]) -> Path | None:
+    """The generator of a run, ``generator.pt``; ``None`` where none was adapted, and the bundle's
+    own is meant.
+    """
+    path = Path(weights_dir) / "generator.pt"
+    return path if path.is_file() else None
 
 
 def chosen_settings(

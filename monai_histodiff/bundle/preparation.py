@@ -36,6 +36,7 @@ from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
+from monai_histodiff.diffusion.parts import check_student
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.options.names import as_of_main_job, check_names, check_stage_names
 from monai_histodiff.selection.foreign_set import check_pictures
@@ -125,6 +126,8 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
     elif name in ("ldm inference", "ldm evaluate"):
         own = {"steps": values["solver_steps"], "exemplar_scale": values["exemplar_scale"]}
         SamplingSettings.pretrained(values["few_steps"], **own)  # refuses what it was not taught
+        if values["few_steps"]:
+            check_student(values["bundle_root"])
         if values.get("exemplar_set") and values["exemplar_scale"] == 0:
             raise ValueError(
                 f"exemplar_set needs an exemplar_scale above 0, got {values['exemplar_set']} and "

@@ -27,7 +27,8 @@ from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method_of
-from monai_histodiff.bundle.task import torn_note
+from monai_histodiff.bundle.split_file import changed_test, changed_warning
+from monai_histodiff.bundle.task import look, torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
@@ -112,8 +113,11 @@ def run_and_report(
     if further_steps:
         further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
+    found = outcome.get("found", ())
+    if changed := changed_test(folder.split, evaluation.test):
+        found = look(evaluation.material.labelled, known, evaluation.test, patches.notes)
     leaks = find_leaks(patches.select("train"), evaluation.test)
-    results["warnings"] = [*look_warning(outcome.get("found", ())), *leaks.warnings]
+    results["warnings"] = [*changed_warning(changed), *look_warning(found), *leaks.warnings]
     results["notes"] = [
         *results["shortfalls"],
         size_note(patches, evaluation.material.size),

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.tables import TableRow, read_table, write_table
 from monai_histodiff.utils.files import whole_file
 
-__all__ = ["check_split", "known_patches", "count_tested", "write_split"]
+__all__ = [
+    "changed_test",
+    "changed_warning",
+    "check_split",
+    "count_tested",
+    "known_patches",
+    "write_split",
+]
 
 NEEDED, HASH = ("path", "label", "group", "role"), "sha256"
 SEEN = ("labelled", "unlabelled")
@@ -71,6 +79,40 @@ def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet
             f"labelled patches must be those of the candidates, got {len(other)} that differ, such"
             f" as '{other[0][0]}': give the data, labels_per_class and draw of that run"
         )
+
+
+def changed_test(path: str | os.PathLike[str], test: PatchSet) -> list[str]:
+    """Paths of test patches that are not as they were when the candidates were made: other files,
+    labels or groups, new, or no longer there.
+
+    Args:
+        path: the file. Of versions before 0.11 it has no hashes: then none counts as changed.
+        test: what the arms are tested on.
+    """
+    rows = [row.cells for row in _rows(path) if row.cells["role"] == "test"]
+    if not all(row.get(HASH) for row in rows):
+        return []
+    before = {(row["path"], row["label"], row["group"], row[HASH]) for row in rows}
+    hashes = test.file_hashes()
+    now = {(r.path, r.label, r.group, h) for r, h in zip(test.records, hashes, strict=True)}
+    return sorted({row[0] for row in before ^ now})
+
+
+def changed_warning(changed: Sequence[str]) -> list[tuple[str, str]]:
+    """A warning, a word and a sentence, where the test patches are not those that there were when
+    the candidates were made; none without any.
+
+    Args:
+        changed: their paths.
+    """
+    if not changed:
+        return []
+    sentence = (
+        f"{len(changed)} of the test patches are not as they were when the candidates were made "
+        f"(other files, labels or groups, new, or gone), such as '{changed[0]}'. Who changes them "
+        "after results were seen chooses by the test."
+    )
+    return [("Other test patches.", sentence)]
 
 
 def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:

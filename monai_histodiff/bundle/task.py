@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -19,7 +19,7 @@ from monai_histodiff.options.config_names import TRAIN
 from monai_histodiff.options.names import spelt
 from monai_histodiff.selection.folds import torn_classes
 
-__all__ = ["Task", "check_task", "refusal"]
+__all__ = ["Task", "check_task", "look", "refusal"]
 
 TRAINED, SLOW = 128, 1.5  # pixels, and a multiple of them that is told of
 LOOKED_AT = 3000  # patches, at the most, that the look before work reads
@@ -174,18 +174,31 @@ class Task:
         return tuple(found)
 
     def problems(self) -> tuple[str, ...]:
-        """What would spoil a result, as the look before work finds it in the patches that the run
-        uses, but for what a note of the set says already.
-        """
-        used = self.known.extend(self.test, len(self.test))
-        seen = self.labelled[:LOOKED_AT].extend(used, LOOKED_AT - len(self.labelled))
-        problems = check(seen, progress=True).problems
-        if len(seen) < len(used):
-            part = f"(of the {len(seen)} patches that were looked at, of {len(used)})"
-            problems = tuple(f"{problem} {part}" for problem in problems)
-        if any(note.startswith("No group is recorded") for note in self.patches.notes):
-            return tuple(p for p in problems if not p.startswith("every patch is its own group"))
-        return problems
+        """What would spoil a result, see :func:`look`."""
+        return look(self.labelled, self.known, self.test, self.patches.notes)
+
+
+def look(
+    labelled: PatchSet, known: PatchSet, test: PatchSet, notes: Sequence[str]
+) -> tuple[str, ...]:
+    """What would spoil a result, as the look before work finds it in the patches that a run uses,
+    but for what a note of the set says already.
+
+    Args:
+        labelled: whose labels are read.
+        known: these, and those that the generator is adapted to.
+        test: what the arms are tested on.
+        notes: of the set.
+    """
+    used = known.extend(test, len(test))
+    seen = labelled[:LOOKED_AT].extend(used, LOOKED_AT - len(labelled))
+    problems = check(seen, progress=True).problems
+    if len(seen) < len(used):
+        part = f"(of the {len(seen)} patches that were looked at, of {len(used)})"
+        problems = tuple(f"{problem} {part}" for problem in problems)
+    if any(note.startswith("No group is recorded") for note in notes):
+        return tuple(p for p in problems if not p.startswith("every patch is its own group"))
+    return problems
 
 
 def _check_scales(patches: PatchSet) -> None:

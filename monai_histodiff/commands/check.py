@@ -22,6 +22,7 @@ from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.check import PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.data.sizes import MODEL
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.options.config_names import TRAIN
@@ -161,8 +162,10 @@ def told(
 
 
 def left_out(patches: PatchSet) -> list[str]:
-    """The notes of a set, but for that on groups, of which the problems tell."""
-    return [note for note in patches.notes if not note.startswith("No group is recorded")]
+    """The notes of a set at the model's scale, but for those of which the problems tell."""
+    told = ("No group is recorded", "taken to be at")
+    notes = patches.at(MODEL).notes
+    return [note for note in notes if not any(words in note for words in told)]
 
 
 def page_values(
@@ -278,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"page: {page}")
         if args.write:
             print(f"set: {patches.write(args.write)}")
-    if why:
+    if why and found.classes:  # without labels it may be meant for pre-training
         parser.exit(1, f"the main job refuses this set: {why}\n")
 
 

@@ -25,6 +25,7 @@ ENLARGED = 1.25  # beyond this factor, a note says that detail is missing
 ALIKE = 0.05  # scales that differ by no more are one: scanners do, at one magnification
 TENFOLD = 10.0  # um per pixel times magnification, about
 INCH = 25400.0  # um
+SCANNED = 4.0  # um per pixel: what is coarser in a header is of a scanner for paper
 OME = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 UNIT = re.compile(r'PhysicalSizeXUnit="([^"]*)"')
 IMAGEJ = re.compile(r"^unit=(um|micron|\\u00B5m)$", re.M)
@@ -144,4 +145,4 @@ def scale_in_header(info: Mapping[Any, Any], description: str) -> float | None:
         value = 1 / max(float(info["resolution"][0]), 1e-9)
     elif "dpi" in info:
         value = INCH / max(float(info["dpi"][0]), 1e-9)
-    return value if is_scale(value) else None
+    return value if is_scale(value) and value <= SCANNED else None

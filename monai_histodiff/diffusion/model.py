@@ -27,7 +27,12 @@ from monai_histodiff.diffusion.foreign import (
     read_scheduler,
     side_step,
 )
-from monai_histodiff.diffusion.parts import check_networks, files_of_bundle, scale_of_diffusers
+from monai_histodiff.diffusion.parts import (
+    check_networks,
+    check_student,
+    files_of_bundle,
+    scale_of_diffusers,
+)
 from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import TAUGHT
 from monai_histodiff.diffusion.unet import FineUNet
@@ -56,8 +61,7 @@ class LatentDiffusion(nn.Module):
         patch_size: height and width of the patches that it was trained on, in pixels.
 
     Attributes:
-        taught: the settings that a student was taught to sample by, see
-            :meth:`few_steps_from_bundle`; a sampler takes no others. Empty: it takes any.
+        taught: settings of a student, of which a sampler takes no others. Empty: any.
     """
 
     latent_mean: Tensor
@@ -95,7 +99,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape ``C x h x w`` of the latent of one patch of the size that it was trained on."""
+        """Shape ``C x h x w`` of the latent of a patch of the size that it was trained on."""
         return self.latent_shape_of(self.patch_size)
 
     @property
@@ -111,9 +115,8 @@ class LatentDiffusion(nn.Module):
         return self.autoencoder.latent_channels, side, side
 
     def padded(self, x: Tensor) -> Tensor:
-        """Patches ``N x C x H x W``, reflected at their borders to multiples of ``size_step``, the
-        patch in the middle: what :meth:`encode` and the UNet can take. The centre crop of what
-        is decoded is the patch again.
+        """Patches ``N x C x H x W``, reflected at their borders to multiples of ``size_step``:
+        what :meth:`encode` and the UNet take. The centre crop of what is decoded is the patch.
 
         Raises:
             ValueError: a patch is too small to be reflected so far.
@@ -127,35 +130,33 @@ class LatentDiffusion(nn.Module):
         device: str | torch.device = "cpu",
         weights: str | os.PathLike[str] | None = None,
     ) -> LatentDiffusion:
-        """Build the network of a bundle (``network_def`` of ``configs/inference.json``) with its
-        weights.
+        """The network of a bundle, ``network_def`` of ``configs/inference.json``, with weights.
 
         Args:
             bundle_dir: the bundle.
             device: where to put the network.
-            weights: an adapted model's file, used if it exists; the bundle's ``models/model.pt``
-                otherwise.
+            weights: an adapted model's file; ``None``: the bundle's ``models/model.pt``.
 
         Raises:
-            FileNotFoundError: the folder is not a bundle.
+            FileNotFoundError: the folder is not a bundle, or there is no such file.
             ValueError: the weights cannot be read or do not fit the network.
         """
         config, own = files_of_bundle(bundle_dir, "configs/inference.json", "models/model.pt")
-        chosen = Path(weights) if weights is not None and Path(weights).is_file() else own
-        return cls._configured(config, chosen, device)
+        return cls._configured(config, own if weights is None else Path(weights), device)
 
     @classmethod
     def few_steps_from_bundle(
         cls, bundle_dir: str | os.PathLike[str], device: str | torch.device = "cpu"
     ) -> LatentDiffusion:
-        """The student of a bundle, ``models/few_steps.pt``, which was distilled from its model to
-        sample in few steps, and by no other settings: see :meth:`SamplingSettings.pretrained`.
+        """The student of a bundle, ``models/few_steps.pt``, distilled from its model, which
+        samples in few steps and by no other settings: :meth:`SamplingSettings.pretrained`.
 
         Raises:
             FileNotFoundError: the folder is not a bundle, or has no student.
-            ValueError: the weights cannot be read or do not fit the network.
+            ValueError: the weights cannot be read, do not fit, or are not of the bundle's model.
         """
         config, own = files_of_bundle(bundle_dir, "configs/inference.json", "models/few_steps.pt")
+        check_student(bundle_dir)
         student = cls._configured(config, own, device)
         student.taught = dict(TAUGHT)
         return student

@@ -4,15 +4,19 @@ where something else is given.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from monai_histodiff.utils.files import file_sha256
+
 __all__ = [
     "PIXELS",
     "check_networks",
+    "check_student",
     "diffusers_hint",
     "files_of_bundle",
     "scale_of_diffusers",
@@ -85,3 +89,21 @@ def files_of_bundle(bundle_dir: str | os.PathLike[str], *names: str) -> list[Pat
                 f"a bundle must hold '{name}', got none in '{bundle_dir}'{hint}"
             )
     return [Path(bundle_dir) / name for name in names]
+
+
+def check_student(bundle_dir: str | os.PathLike[str]) -> None:
+    """Refuse the student of a bundle, ``models/few_steps.pt``, where the bundle's model is not the
+    one that it was distilled from: its patches would not be those of the model.
+
+    Raises:
+        ValueError: ``few_steps_of`` in ``configs/metadata.json`` is not the SHA-256 of
+            ``models/model.pt``.
+    """
+    path = Path(bundle_dir) / "configs" / "metadata.json"
+    told = json.loads(path.read_text("utf-8")).get("few_steps_of") if path.is_file() else None
+    if told != (own := file_sha256(Path(bundle_dir) / "models" / "model.pt")):
+        raise ValueError(
+            f"the student must be of the bundle's model, got {told!r} as few_steps_of in '{path}',"
+            f" and a models/model.pt of SHA-256 {own}: set few_steps to False, or distill a "
+            "student of this model (train_few_steps.yaml) and write that hash there"
+        )

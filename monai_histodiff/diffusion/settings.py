@@ -14,7 +14,10 @@ from monai_histodiff.diffusion.solvers import SOLVERS
 __all__ = ["MODES", "TAUGHT", "SamplingSettings", "check_guidance", "check_taught"]
 
 # of the student, models/few_steps.pt
-TAUGHT: dict[str, Any] = {"solver": "ddim", "steps": 4, "stop": None, "exemplar_scale": 1.0}
+TAUGHT: dict[str, Any] = {
+    **{"solver": "ddim", "eta": 0.0, "steps": 4, "stop": None},
+    "exemplar_scale": 1.0,
+}
 MANY: dict[str, Any] = {"steps": 14, "stop": 4.0, "exemplar_scale": 1.5}
 MODES = ("noisy", "x0", "clean")
 SIZES = (1, 4096)  # pixels

@@ -59,7 +59,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("published_dir", PATH, "a run of the published method, for arm `G0`", (EVALUATE,)),
     Option("weights_dir", PATH, "`models` of a run, or of the bundle", (INFERENCE,)),
     Option("demo_file", PATH, "the zip to write", (DEMO,)),
-    Option("weights", PATH, "the model to evaluate", (LDM_EVALUATE,)),
+    Option("weights", PATH, "another model to evaluate; empty: the bundle's", (LDM_EVALUATE,)),
     # ------------------------------------------------------------------------- machine
     Option("device", DEVICE, "`cpu`, `cuda` or `cuda:1`", EVERY),
     Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -14,7 +15,7 @@ from monai_histodiff.utils.files import whole_file
 
 __all__ = ["cached"]
 
-NAME = "__name__"  # the array of the file that holds its own name
+NAME, DIGEST = "__name__", "__digest__"  # arrays of the file that tell its own name and content
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +25,7 @@ def cached(
     """The arrays of ``folder/name.npz`` where the file holds them; otherwise they are computed and
     written, whole or not at all.
 
-    A file that is damaged, or was written under another name, is made anew, with a warning.
+    A file that is damaged, changed, or written under another name, is made anew, with a warning.
     Threads, processes and machines may share a folder: each writes a draft of its own.
 
     Args:
@@ -46,7 +47,8 @@ def cached(
         except Exception as error:  # a damaged file can raise nearly anything
             logger.warning("the cache '%s' is made anew: %s", path, error)
     arrays, stream = _checked(compute()), io.BytesIO()
-    np.savez(stream, **arrays, **{NAME: np.array(name)})  # type: ignore[arg-type]
+    told = {NAME: np.array(name), DIGEST: np.array(_digest(arrays))}
+    np.savez(stream, **arrays, **told)  # type: ignore[arg-type]
     with whole_file(path) as draft:
         draft.write_bytes(stream.getvalue())
     return arrays
@@ -57,7 +59,19 @@ def _read(path: Path, name: str) -> dict[str, np.ndarray]:
         arrays = dict(file)
     if (found := str(arrays.pop(NAME, ""))) != name:
         raise ValueError(f"it must hold '{name}', got '{found}'")
-    return dict(_checked(arrays))
+    told = str(arrays.pop(DIGEST, ""))
+    if _digest(arrays := dict(_checked(arrays))) != told:
+        raise ValueError("it must be as it was written, got other values")
+    return arrays
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256, in hexadecimal, of names, kinds, shapes and values."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        own = np.asarray(array)
+        found.update(repr((name, own.dtype.str, own.shape)).encode() + own.tobytes())
+    return found.hexdigest()
 
 
 def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,9 +19,9 @@ from conftest import CLASSES, WritePatchSet
 from PIL import Image
 
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
-from monai_histodiff.bundle.made import chosen_settings, sampling_of
+from monai_histodiff.bundle.made import adapted_weights, chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
-from monai_histodiff.bundle.split_file import count_tested
+from monai_histodiff.bundle.split_file import changed_test, changed_warning, count_tested
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.diffusion.settings import SamplingSettings
@@ -221,6 +221,7 @@ def test_inference_takes_the_files_of_a_run_that_came_to_its_end(
     shipped = {"steps": 12, "scale": 6.0, "extra": 0.5, "classes": ["a", "b"]}
     bundle = tmp_path / "bundle" / "models"
     made = sampling_of(done.models, shipped, bundle)
+    assert adapted_weights(done.models) == done.generator and adapted_weights(bundle) is None
     assert (made["steps"], made["scale"], made["extra"]) == (4, 3.0, 0.5)
     assert made["classes"] == list(CLASSES)
     given = chosen_settings(made, None, steps=7, scale=None, size=64)
@@ -334,6 +335,23 @@ def test_no_cell_of_the_list_is_a_formula(parts: Parts, tmp_path: Path) -> None:
     folder.write_split(known, labelled, PatchSet(test._sources, odd, test.classes))
     assert ",'@x,'=1+0,test," in folder.split.read_text()
     folder.check_split(labelled, test)
+
+
+def test_test_patches_that_are_others_are_named(parts: Parts, tmp_path: Path) -> None:
+    labelled, known, test = parts
+    folder = RunFolder(tmp_path)
+    folder.write_split(known, labelled, test)
+    assert changed_test(folder.split, test) == [] == changed_warning([])
+    first = test.records[0]
+    for other in (
+        [replace(first, group="new"), *test.records[1:]],
+        [replace(first, label=test.classes[-1]), *test.records[1:]],
+        test.records[1:],
+    ):
+        changed = changed_test(folder.split, PatchSet(test._sources, other, test.classes))
+        assert changed == [first.path]
+    ((word, sentence),) = changed_warning([first.path])
+    assert word == "Other test patches." and sentence.startswith("1 of the test patches are not")
 
 
 def with_group(patches: PatchSet, group: str) -> PatchSet:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
 from monai_histodiff.diffusion.model import PREDICTIONS
 from monai_histodiff.diffusion.sharing import load_autoencoder
+from monai_histodiff.utils.files import file_sha256
 from monai_histodiff.utils.weights import checked_device, load_weights, save_weights
 
 MakeModel = Callable[..., LatentDiffusion]
@@ -424,10 +425,9 @@ def test_bundle_gives_the_model_that_was_saved(
         "up to the half precision of the weights"
     )
     adapted = tmp_path / "generator.pt"
-    absent = LatentDiffusion.from_bundle(bundle, weights=adapted)
-    assert torch.equal(absent.latent_mean, truth.latent_mean), (
-        "without an adapted model, the bundle's own"
-    )
+    with pytest.raises(FileNotFoundError, match="generator.pt"):
+        LatentDiffusion.from_bundle(bundle, weights=adapted)
+    assert torch.equal(LatentDiffusion.from_bundle(bundle).latent_mean, truth.latent_mean)
     other = make_model(1)
     save_weights(adapted, other.state_dict())
     assert torch.equal(
@@ -442,11 +442,18 @@ def test_student_of_a_bundle(bundle: Path, make_model: MakeModel) -> None:
         LatentDiffusion.few_steps_from_bundle(bundle)
     other = make_model(1)
     save_weights(bundle / "models" / "few_steps.pt", other.state_dict())
+    own = file_sha256(bundle / "models" / "model.pt")
+    for told in ({}, {"few_steps_of": "0" * 64}):
+        (bundle / "configs" / "metadata.json").write_text(json.dumps(told))
+        with pytest.raises(ValueError, match=f"the student must be of the bundle's .*{own}: set"):
+            LatentDiffusion.few_steps_from_bundle(bundle)
+    (bundle / "configs" / "metadata.json").write_text(json.dumps({"few_steps_of": own}))
     student = LatentDiffusion.few_steps_from_bundle(str(bundle))
     assert torch.equal(student.latent_mean, other.latent_mean) and not student.training
     assert not torch.equal(student.latent_mean, LatentDiffusion.from_bundle(bundle).latent_mean)
     assert LatentDiffusion.from_bundle(bundle).taught == make_model(0).taught == {}
-    assert student.taught == {"solver": "ddim", "steps": 4, "stop": None, "exemplar_scale": 1.0}
+    taught = {"solver": "ddim", "eta": 0.0, "steps": 4, "stop": None, "exemplar_scale": 1.0}
+    assert student.taught == taught
     path = bundle / "configs" / "inference.json"
     config = json.loads(path.read_text())
     fine = {

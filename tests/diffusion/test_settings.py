@@ -37,7 +37,8 @@ def test_the_teacher_has_others_that_can_be_changed() -> None:
 )
 def test_what_the_student_was_not_taught_is_refused(changes: dict[str, Any], told: str) -> None:
     rule = "few steps must be those that the student was taught "
-    rule += rf"\(solver ddim, steps 4, stop None, exemplar_scale 1.0\), got {told}: set few_steps"
+    rule += r"\(solver ddim, eta 0.0, steps 4, stop None, exemplar_scale 1.0\), "
+    rule += f"got {told}: set few_steps"
     with pytest.raises(ValueError, match=rule):
         SamplingSettings.pretrained(**changes)
     assert SamplingSettings.pretrained(False, **changes)

@@ -99,6 +99,15 @@ def test_the_cache_of_another_name_is_not_believed(tmp_path: Path) -> None:
     assert cached(tmp_path, "other", counting(2.0)[0])["x"].tolist() == [0, 2, 4]
 
 
+def test_values_that_were_changed_are_made_anew(tmp_path: Path) -> None:
+    cached(tmp_path, "one", counting(1.0)[0])
+    with np.load(tmp_path / "one.npz") as file:
+        arrays = dict(file)
+    arrays["x"] = arrays["x"][::-1]
+    np.savez(tmp_path / "one.npz", **arrays)
+    assert cached(tmp_path, "one", counting(2.0)[0])["x"].tolist() == [0, 2, 4]
+
+
 class Planted:
     """What unpickles to a file on the disk."""
 

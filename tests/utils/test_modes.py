@@ -113,3 +113,16 @@ def test_latents_and_reconstructions_teach_the_autoencoder_nothing(make_model: M
     encode_latents(model, [{"image": torch.rand(3, 32, 32), "label": 0}])  # type: ignore[arg-type]
     reconstruct(model, torch.rand(1, 3, 32, 32))
     assert model.autoencoder.learnt == 0 and modes(model) == before
+
+
+def test_the_caller_s_autocast_stays_outside(
+    make_model: MakeModel, guide: LatentClassifier
+) -> None:
+    sampler = GuidedSampler(make_model(), guide, steps=2)
+    labels, seeds = torch.tensor([0, 1]), [1, 2]
+    plain = sampler(labels, seeds)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(sampler(labels, seeds), plain)
+        with evaluating(guide):
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
