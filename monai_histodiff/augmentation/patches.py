@@ -57,7 +57,7 @@ class Scale:
         factor: pixels of yours for one of the bank's.
 
     Raises:
-        ValueError: the scale is not positive, the bank does not know its own, or one is more than
+        ValueError: the scale is none, the bank does not know its own, or one is more than
             4 times the other.
     """
 

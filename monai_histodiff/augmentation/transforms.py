@@ -77,7 +77,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1 or not finite; a
             :class:`~monai_histodiff.SyntheticBank` holds no patch, and ``prob`` is above 0;
             ``balance`` is negative or gives no weight to any class in the bank; ``classes`` are
-            not names of the bank's; ``um_per_px`` is not positive, or the bank does not know its
+            not names of the bank's; ``um_per_px`` is no scale, or the bank does not know its
             own.
         FileNotFoundError: the folder holds no bank.
     """

@@ -29,25 +29,24 @@ def check_classes(patches: PatchSet, folds: int, train: PatchSet | None = None) 
     """
     tested = train is None
     labelled = (patches if train is None else train).with_labels()
-    least = least_labels(len(patches.classes), folds)
     if tested and any(r.split for r in patches.records):
         return
     groups = Counter(label for label, _ in {(r.label, r.group) for r in labelled.records})
     short = {
         name: count
         for name, count in labelled.counts().items()
-        if count < least + tested or groups[name] < 1 + tested
+        if count < folds + tested or groups[name] < 1 + tested
     }
     if short and len(patches.classes) > 1:
         further = " and some of another group (patient) to test on" if tested else ""
         found = ", ".join(
-            f"{count} of {groups[name]} group{'s' * (groups[name] != 1)} of '{name}'"
+            f"{count} in {groups[name]} group{'s' * (groups[name] != 1)} of '{name}'"
             for name, count in short.items()
         )
         fewer = f", or give --critic_folds {FOLDS}" if folds > FOLDS else ""
         names = ", ".join(f"'{name}'" for name in short)
         raise ValueError(
-            f"each class must have at least {least} labelled patches to train on{further}, got "
+            f"each class must have at least {folds} labelled patches to train on{further}, got "
             f"{found}: label more of {names}, of further groups, or leave "
             f"{'it' if len(short) == 1 else 'them'} out{fewer}"
         )
@@ -70,7 +69,7 @@ def check_critic(labelled: PatchSet, test: PatchSet, folds: int) -> None:
         raise ValueError(
             f"labels_per_class must give at least {LEAST} labelled patches in all, which the "
             f"critic's threshold rests on, got {len(labelled)}: give at least "
-            f"--labels_per_class {least_labels(len(labelled.classes), 1)}"
+            f"--labels_per_class {least_labels(len(labelled.classes), 1)}, or all"
         )
     if not len(test):
         raise ValueError(

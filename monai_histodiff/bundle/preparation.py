@@ -126,6 +126,11 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
     elif name in ("ldm inference", "ldm evaluate"):
         own = {"steps": values["solver_steps"], "exemplar_scale": values["exemplar_scale"]}
         SamplingSettings.pretrained(values["few_steps"], **own)  # refuses what it was not taught
+        if values["few_steps"] and values.get("weights"):
+            raise ValueError(
+                f"few_steps must be False for weights that are given, got '{values['weights']}': "
+                "the student is of the bundle's own; leave one of the two out"
+            )
         if values["few_steps"]:
             check_student(values["bundle_root"])
         if values.get("exemplar_set") and values["exemplar_scale"] == 0:

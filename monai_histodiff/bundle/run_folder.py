@@ -206,7 +206,7 @@ class RunFolder:
             found: :meth:`Task.problems`; the report repeats them.
         """
         sources = sampler.sources or Sources()
-        write_split(self.split, task.known, task.labelled, task.patches.select("test"))
+        write_split(self.split, task.known, task.labelled, task.test)
         selector.critic.save(self.critic)
         sources.save(self.sources)
         recorded = {**settings_of(task, sources), **settings}

@@ -89,7 +89,8 @@ def changed_test(path: str | os.PathLike[str], test: PatchSet) -> list[str]:
         path: the file. Of versions before 0.11 it has no hashes: then none counts as changed.
         test: what the arms are tested on.
     """
-    rows = [row.cells for row in _rows(path) if row.cells["role"] == "test"]
+    every = [row.cells for row in _rows(path) if row.cells["role"] == "test"]
+    rows = [row for row in every if row["label"]]  # before 0.24 others were listed, too
     if not all(row.get(HASH) for row in rows):
         return []
     before = {(row["path"], row["label"], row["group"], row[HASH]) for row in rows}
@@ -109,8 +110,8 @@ def changed_warning(changed: Sequence[str]) -> list[tuple[str, str]]:
         return []
     sentence = (
         f"{len(changed)} of the test patches are not as they were when the candidates were made "
-        f"(other files, labels or groups, new, or gone), such as '{changed[0]}'. Who changes them "
-        "after results were seen chooses by the test."
+        f"(other files, labels or groups, new, or gone), such as '{changed[0]}'. Test "
+        "patches that are changed after results were seen bias the verdict."
     )
     return [("Other test patches.", sentence)]
 

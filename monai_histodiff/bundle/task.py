@@ -239,13 +239,16 @@ def refusal(patches: PatchSet, test_fraction: float = 0.3, draw: int = 0) -> str
         test_fraction: held out where no split is recorded.
         draw: seed of that, and of the labels.
     """
-    least = least_labels(len(patches.classes), FOLDS)
-    try:
-        task = Task.of(patches, MODEL, least, draw, 0, test_fraction, critic_folds=FOLDS)
-        check_critic(task.labelled, task.test, FOLDS)
-    except ValueError as error:
-        return spelt(str(error), TRAIN)
-    return ""
+    why = ""
+    for labels in (least_labels(len(patches.classes), FOLDS), "all"):
+        try:
+            task = Task.of(patches, MODEL, labels, draw, 0, test_fraction, critic_folds=FOLDS)
+            check_critic(task.labelled, task.test, FOLDS)
+        except ValueError as error:
+            why = why or spelt(str(error), TRAIN)
+        else:
+            return ""
+    return why
 
 
 def torn_note(labelled: PatchSet, folds: int) -> str:

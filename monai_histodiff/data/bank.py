@@ -89,7 +89,7 @@ class SyntheticBank:
 
     Raises:
         ValueError: there is no class, shapes, dtypes or sizes disagree, a confidence is no
-            probability, names are not distinct, or the scale is not positive.
+            probability, names are not distinct, or the scale is none (0.02 to 16).
     """
 
     def __init__(

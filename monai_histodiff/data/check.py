@@ -183,7 +183,8 @@ def _blank_words(blank: PatchSet, counts: Mapping[str, int]) -> str:
     """What blank patches have in common, in words: transparency, or a class."""
     told = ""
     if clear := sum(blank.transparent()):
-        of = "they are" if clear == len(blank) else f"{clear} of them are"
+        many = "it is" if len(blank) == 1 else "they are"
+        of = many if clear == len(blank) else f"{clear} of them are"
         told = f"; {of} transparent, which is read over white: save them without an alpha channel"
     labels = {r.label for r in blank.records}
     if len(blank) > 1 and len(labels) == 1 and len(counts) > 1 and (name := labels.pop()):

@@ -214,7 +214,7 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
         raise ValueError(f"a manifest must list at least one patch, got an empty one in {where}")
     rows = with_split(rows, taken)
     notes += [f"The column '{name}' of {where} is taken for '{ours}'." for name, ours in taken]
-    if folder := _folder_of(source, rows[0].cells["path"]):
+    if folder := _folder_of(source, [row.cells["path"] for row in rows]):
         notes.append(f"The paths of {where} are taken to begin at '{folder}'.")
     seen: dict[str, int] = {}
     found = []
@@ -230,8 +230,7 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
         found.append(_record(row, name, at))
     unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
     if spare := len(unnamed):
-        many = "1 picture" if spare == 1 else f"{spare} pictures"
-        are = "is" if spare == 1 else "are"
+        many, are = ("1 picture", "is") if spare == 1 else (f"{spare} pictures", "are")
         notes.append(f"{many} of '{source.root}' {are} not in its manifest: not used.")
     notes += [
         f"The column '{name}' of {where} is not read: call it '{ours}' if it is that."
@@ -245,12 +244,13 @@ def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Fo
     return found
 
 
-def _folder_of(source: PatchSource, path: str) -> str:
-    """The one folder below the manifest in which its first path is found, if not beside it."""
-    plain = path.replace("\\", "/").removeprefix("./")
+def _folder_of(source: PatchSource, paths: Sequence[str]) -> str:
+    """The one folder below the manifest in which its first path is found, if none is beside it."""
+    plain = paths[0].replace("\\", "/").removeprefix("./")
     inside = [n for n in source.pictures if n.endswith(f"/{plain}")]
-    sole = plain and source.find(path) is None and len(inside) == 1
-    return inside[0].removesuffix(f"/{plain}") if sole else ""
+    if not plain or len(inside) != 1 or any(source.find(path) for path in paths):
+        return ""
+    return inside[0].removesuffix(f"/{plain}")
 
 
 def _file(source: PatchSource, row: TableRow, folder: str, at: str) -> str:

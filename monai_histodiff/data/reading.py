@@ -89,7 +89,9 @@ class PatchReader:
         if record.path.lower().endswith(NIFTI):
             return False
         with Image.open(io.BytesIO(self.content(record))) as picture:
-            return "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA")
+            if "transparency" not in picture.info and picture.mode not in ("LA", "PA", "RGBA"):
+                return False
+            return any(picture.convert("RGBA").getchannel("A").histogram()[:255])
 
     def scale_notes(self, records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
         """Plain sentences on what is assumed, or lacking, at a magnification, also where the file

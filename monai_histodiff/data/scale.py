@@ -55,7 +55,7 @@ def scale_remedy(text: str) -> str:
     """What to write in place of a text that is no scale."""
     if re.fullmatch(r"\d+,\d+", text):
         return f"write it with a decimal point, {text.replace(',', '.')}"
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?) ?[xX]", text):
+    if (found := re.fullmatch(r"(\d+(?:\.\d+)?) ?[xX]", text)) and float(found[1]):
         return _of_magnification(float(found[1]))
     try:
         value = float(text)
@@ -66,7 +66,7 @@ def scale_remedy(text: str) -> str:
     for factor, unit in ((1e-3, "nanometres"), (1e3, "millimetres")):
         if 0.1 <= value * factor <= MOST:
             return f"if that is in {unit}, write {value * factor:g}"
-    return "correct it, or say none"
+    return "correct it, or leave it out"
 
 
 def _of_magnification(value: float) -> str:
@@ -106,7 +106,7 @@ def scale_notes(
         if own is not None and not _one(own, um_per_px):
             notes.append(
                 f"'{first.path}' tells {own:.3g} um per pixel in its own header, which is not "
-                f"read: if it is right, give --um_per_px {own:.3g}, or record it."
+                f"read: if it is right, record it, or give it as {SCALE}."
             )
     if coarse := sum(s is not None and s > ENLARGED * um_per_px for s in scales):
         notes.append(

@@ -40,7 +40,7 @@ OTHERS = {
     " pixelsize, pixel_size_um, pixel_size_x, spacing, resolution",
     "path": "file, filename, file_name, filepath, file_path, image, image_name, image_path, img,"
     " img_name, img_path",
-    "label": "class, classname, class_name, target, category, diagnosis, tissue, y, tumor, tumour,"
+    "label": "class, classname, class_name, target, category, diagnosis, tissue, tumor, tumour,"
     " majority_vote_label",
 }
 # columns that tell the scale in another way, and what um_per_px is then

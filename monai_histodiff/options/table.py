@@ -112,8 +112,8 @@ OPTIONS: tuple[Option, ...] = (
         NUMBER,
         "micrometres per pixel of your patches whose manifest tells none; None: the model's",
         STAGES,
-        low=0,
-        above=True,
+        low=0.02,
+        high=16,
         null=True,
     ),
     Option(

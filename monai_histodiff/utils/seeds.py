@@ -23,7 +23,8 @@ def checked_seeds(seeds: Iterable[Any]) -> list[int]:
     """
     found = []
     for given in seeds:
-        if isinstance(given, (bool, str)) or given != int(given) or not 0 <= given < 2**32:
+        whole = not isinstance(given, (bool, str)) and 0 <= given < 2**32 and given == int(given)
+        if not whole:
             raise ValueError(f"seeds must be whole numbers from 0 to 2^32 - 1, got {given!r}")
         found.append(int(given))
     if not found:

@@ -110,7 +110,10 @@ FINETUNE = [
     ({"evaluate#draw": 3}, "draw must be the same in both stages, got 0 for train and 3 for eval"),
     ({"patch_size": 129.0}, "patch_size must be a whole number, at least 96, at most 512, or"),
     ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel, got 480 of 480"),
-    ({"um_per_px": 0}, "um_per_px must be a number, above 0, or None, got 0: give more than 0"),
+    (
+        {"um_per_px": 0},
+        "um_per_px must be a number, at least 0.02, at most 16, or None, got 0: give 0.02",
+    ),
     ({"um_per_px": "0.5"}, "got '0.5': write it without quotes, such as --um_per_px 0.5"),
     ({"um_per_px": 0.5}, "smaller, the smallest of 64, such as"),
     (

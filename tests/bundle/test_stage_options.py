@@ -73,7 +73,10 @@ def test_a_seed_that_no_training_takes_is_refused(name: str) -> None:
         (["--test_fraction", "2"], "test_fraction must be a number, above 0, at most 1, got 2.0"),
         (["--test_fraction", "nan"], "test_fraction must be a number, above 0, at most 1, got na"),
         (["--draw", "-1"], "draw must be a whole number, at least 0, at most 4294967295, got -1"),
-        (["--um_per_px", "0"], "um_per_px must be a number, above 0, or None, got 0.0"),
+        (
+            ["--um_per_px", "0"],
+            "um_per_px must be a number, at least 0.02, at most 16, or None, got 0.0",
+        ),
         (["--seeds", "100000000"], "seeds must be a number of them, from 2 to 1000, got 100000"),
     ],
 )

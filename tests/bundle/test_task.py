@@ -14,9 +14,10 @@ from PIL import Image
 
 from monai_histodiff.bundle.labels_needed import least_labels
 from monai_histodiff.bundle.metadata import scale_of
-from monai_histodiff.bundle.task import LOOKED_AT, check_task
+from monai_histodiff.bundle.task import LOOKED_AT, check_task, refusal
 from monai_histodiff.data.check import FOLDS
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.verdict import shortfalls
 
 LDM = Path(__file__).parents[2] / "bundles" / "histopathology_ldm"
@@ -155,16 +156,18 @@ def test_all_classes_that_are_too_few_are_named_at_once_with_what_is_needed(
     split: bool, draw_patches: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
     items = []
-    for label, (name, count) in enumerate({"blue": 12, "pink": 4, "violet": 1}.items()):
-        for i, patch in enumerate(draw_patches(label, count, 96)):
+    for label, (name, count) in enumerate(
+        {"blue": 12, "green": 3, "pink": 5, "violet": 1}.items()
+    ):
+        for i, patch in enumerate(draw_patches(label % 3, count, 96, seed=label)):
             part = ("test" if i == 0 and count > 1 else "train") if split else ""
             items.append((PatchRecord(f"{name}/{i}.png", name, part, f"{name}{i}"), patch))
     values = {**VALUES, "dataset_dir": str(write_patches(tmp_path / "set", items))}
     further = "" if split else " and some of another group .patient. to test on"
-    pink = "3 of 3" if split else "4 of 4"
+    green = "2 in 2" if split else "3 in 3"
     message = (
-        f"^each class must have at least 4 labelled patches to train on{further}, got {pink} "
-        "groups of 'pink', 1 of 1 group of 'violet': label more of 'pink', 'violet', of further "
+        f"^each class must have at least 3 labelled patches to train on{further}, got {green} "
+        "groups of 'green', 1 in 1 group of 'violet': label more of 'green', 'violet', of further "
         "groups, or leave them out$"
     )
     with pytest.raises(ValueError, match="at least 9 .* leave them out, or give --critic_folds 3"):
@@ -172,16 +175,21 @@ def test_all_classes_that_are_too_few_are_named_at_once_with_what_is_needed(
     for asked in (25, 5, 1, "all"):
         with pytest.raises(ValueError, match=message):
             check_task({**values, "labels_per_class": asked})
-    few = [item for item in items if item[0].label != "violet"]
+    few = [item for item in items if item[0].label in ("blue", "pink")]
     values["dataset_dir"] = str(write_patches(tmp_path / "two", few))
-    with pytest.raises(ValueError, match="at least 5 .* of 'pink': .* of 'pink', .* leave it out"):
-        check_task(values)
+    least = 4 if split else 3
+    told = f"class 'pink' has {least} patches .*: ask for at most {least}, or"
+    with pytest.raises(ValueError, match=told):
+        check_task({**values, "labels_per_class": 5})
+    every = check_task({**values, "labels_per_class": "all"})
+    assert every.labelled.counts()["pink"] == least, "with all of them there are ten"
+    assert refusal(PatchSet.open(values["dataset_dir"])) == ""
 
 
 def test_a_run_needs_a_patch_of_each_class_for_each_fold_and_ten_in_all(write: Write) -> None:
     assert [least_labels(n, 3) for n in (1, 2, 3, 4, 25)] == [10, 5, 4, 3, 3]
     values = {**VALUES, "dataset_dir": write(), "labels_per_class": 4}
-    with pytest.raises(ValueError, match="got 8: give at least --labels_per_class 5$"):
+    with pytest.raises(ValueError, match="got 8: give at least --labels_per_class 5, or all$"):
         check_task(values)
     assert len(check_task({**values, "labels_per_class": 5}).labelled) == 10
 

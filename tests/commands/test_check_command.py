@@ -169,8 +169,8 @@ def test_too_few_of_a_class_are_named(
     found = capsys.readouterr()
     assert told in found.out and stopped.value.code == 1
     why = (
-        "the main job refuses this set: each class must have at least 4 labelled patches to train "
-        "on, got 1 of 1 group of 'blue': label more of 'blue', of further groups, or leave it out"
+        "the main job refuses this set: each class must have at least 3 labelled patches to train "
+        "on, got 1 in 1 group of 'blue': label more of 'blue', of further groups, or leave it out"
     )
     assert found.err == f"{why}\n" and f"to look at:\n- {why}\n" in found.out
     assert why in Path("rare-check.html").read_text().replace("&#39;", "'")

@@ -153,10 +153,10 @@ def test_what_is_assumed_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scale", "remedy"),
     [
-        (0, "correct it, or say none"),
-        (-1.0, "correct it, or say none"),
-        (float("nan"), "correct it, or say none"),
-        (float("inf"), "correct it, or say none"),
+        (0, "correct it, or leave it out"),
+        (-1.0, "correct it, or leave it out"),
+        (float("nan"), "correct it, or leave it out"),
+        (float("inf"), "correct it, or leave it out"),
         (20, "if that is a magnification, write micrometres per pixel, about 0.5 at 20x"),
         (40.0, "about 0.25 at 40x"),
         (250, "if that is in nanometres, write 0.25"),
@@ -214,7 +214,7 @@ def test_the_scale_in_a_file_s_own_header_is_told_of(
     (tmp_path / "a/1.png").write_bytes(content)
     notes = [n for n in PatchSet.open(tmp_path).at(1.0).notes if "own header" in n]
     told = f"'a/1.png' tells {own} um per pixel in its own header, which is not read: if it is "
-    told += f"right, give --um_per_px {own}, or record it."
+    told += "right, record it, or give it as um_per_px."
     assert notes == ([told] if own else [])
 
 
