@@ -520,7 +520,7 @@ def test_a_second_run_refuses_to_overwrite(finetuned: Path, tmp_path: Path) -> N
         ({"labels_per_class": 7}, "labels_per_class is 7, but class 'pink' has 6 patches"),
         (
             {"critic_folds": 7},
-            "each class must have at least 7 labelled patches to train on, got 6 of 6",
+            "each class must have at least 7 labelled patches to train on, got 6 in 6",
         ),
         ({"device": "cuda:9"}, "device must be there, got 'cuda:9'"),
         ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel"),
