@@ -16,13 +16,13 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.quotas import sample_candidates
 from monai_histodiff.selection.selector import Selector
+from monai_histodiff.utils.counts import is_whole
 
 __all__ = [
     "Filling",
@@ -62,7 +62,7 @@ def checked_options(
         ("seed", seed, 0),
     )
     for name, value, low in wholes:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        if not is_whole(value) or value < low:
             raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return {
         "quota": quota,

@@ -7,7 +7,7 @@ import math
 from ignite.engine import Engine, Events
 
 from monai_histodiff.augmentation.live_bank import LiveBank
-from monai_histodiff.selection.agreement import check_counts
+from monai_histodiff.utils.counts import check_counts
 from monai_histodiff.utils.processes import from_first_rank
 
 __all__ = ["BankRefresher"]

@@ -48,36 +48,24 @@ class Task:
         cls,
         dataset_dir: str | os.PathLike[str],
         ldm_dir: str | os.PathLike[str],
-        labels_per_class: int | str,
-        draw: int = 0,
-        unlabelled_patches: int = 0,
-        test_fraction: float = 0.3,
         um_per_px: float | None = None,
-        patch_size: int | None = None,
-        critic_folds: int | None = None,
+        **asked: Any,
     ) -> Task:
         """Open a patch set as every stage of a run takes it; the pictures are not read yet.
 
         Args:
             dataset_dir: a folder or a zip, see :meth:`PatchSet.open`.
             ldm_dir: the bundle of the generator, which tells the scale to read patches at.
-            labels_per_class: labelled training patches of each class, see :meth:`PatchSet.few`.
-            draw: seed of which patches are labelled, and held out for testing.
-            unlabelled_patches: further training patches, at the most.
-            test_fraction: of the groups, held out where no split is recorded.
             um_per_px: micrometres per pixel of patches whose manifest tells none; ``None``: the
                 model's.
-            patch_size: pixels at the model's scale; ``None``: what all patches have there.
-            critic_folds: members of the critic that is to be fitted, for which every class must
-                have enough patches; ``None``: none is.
+            asked: further arguments of :meth:`of`.
 
         Raises:
             ValueError, OSError: with the rule, the value and the remedy.
         """
         scale = scale_of(ldm_dir)
         patches = PatchSet.open(dataset_dir, um_per_px=um_per_px)
-        rest = labels_per_class, draw, unlabelled_patches, test_fraction, um_per_px, patch_size
-        return cls.of(patches, scale, *rest, critic_folds)
+        return cls.of(patches, scale, um_per_px=um_per_px, **asked)
 
     @classmethod
     def of(
@@ -92,7 +80,23 @@ class Task:
         patch_size: int | None = None,
         critic_folds: int | None = None,
     ) -> Task:
-        """What :meth:`open` takes of a set that is open, to be read at a scale."""
+        """What a run takes of a set that is open.
+
+        Args:
+            patches: the set, as its files are.
+            scale: micrometres per pixel to read it at.
+            labels_per_class: labelled training patches of each class, see :meth:`PatchSet.few`.
+            draw: seed of which patches are labelled, and held out for testing.
+            unlabelled_patches: further training patches, at the most.
+            test_fraction: of the groups, held out where no split is recorded.
+            um_per_px: that the set was opened with.
+            patch_size: pixels at the model's scale; ``None``: what all patches have there.
+            critic_folds: members of the critic that is to be fitted, for which every class must
+                have enough patches; ``None``: none is.
+
+        Raises:
+            ValueError: with the rule, the value and the remedy.
+        """
         _check_scales(patches)
         patches = patches.at(scale)
         if critic_folds:
@@ -224,7 +228,7 @@ def check_task(values: Mapping[str, Any]) -> Task:
     Raises:
         ValueError, OSError: with the rule, the value and the remedy.
     """
-    names = signature(Task.open).parameters
+    names = {*signature(Task.open).parameters, *signature(Task.of).parameters}
     task = Task.open(**{name: values[name] for name in names if name in values})
     check_critic(task.labelled, task.test, values["critic_folds"])
     return task

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 from monai_histodiff.selection.reasons import Reason
 
-__all__ = ["check_agreement", "check_counts", "shortfall"]
+__all__ = ["check_agreement", "shortfall"]
 
 
 def check_agreement(
@@ -51,17 +50,6 @@ def check_agreement(
             f"got {expected}, by which {lost}: make the selector with variations={varied}, or the "
             f"sampler with a strength {other}"
         )
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse counts that are no whole numbers.
-
-    Raises:
-        ValueError: one is not; the message names it.
-    """
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ValueError(f"{name} must be a whole number, got {value!r}: round it")
 
 
 def shortfall(outcomes: Sequence[Reason], quota: int) -> str:

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.selection.agreement import check_agreement, check_counts, shortfall
+from monai_histodiff.selection.agreement import check_agreement, shortfall
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import Selection, Selector
+from monai_histodiff.utils.counts import check_counts
 from monai_histodiff.utils.seeds import candidate_seed
 
 __all__ = ["best_scale", "farthest_first", "sample_candidates", "tune_scale"]
