@@ -6,7 +6,6 @@ added where the bundles are put together.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.overlaps import joined, marks
+from monai_histodiff.data.looking import likeness, looked
+from monai_histodiff.data.overlaps import Marks, joined
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, sharpness, thumbnails, to_unit
+from monai_histodiff.data.pixels import centre_crop, sharpness, to_unit
 from monai_histodiff.data.sizes import MODEL, SMALLEST
 from monai_histodiff.data.twins import ACROSS, Twins, find_overlaps, find_twins
-from monai_histodiff.utils.progress import patient
 
 __all__ = ["Findings", "check"]
 
@@ -90,20 +89,10 @@ def check(
     """
     if not len(patches):
         raise ValueError("a patch set must hold at least one patch, got none")
-    sizes: Counter[tuple[int, int]] = Counter()
-    small, prints, plain, soft, drawn, places = [], [], [], [], [], []
-    for i, item in enumerate(patient(patches.at(None), "look", progress)):
-        image = item["image"]
-        sizes[image.shape[2], image.shape[1]] += 1
-        prints.append(
-            hashlib.sha256(repr(image.shape).encode() + image.numpy().tobytes()).digest()
-        )
-        small.append(thumbnails(image[None]))
-        places.append(marks(image, i))
-        contrast, sharpness = _look(centre_crop(image, _least(image.shape[1:])))
-        drawn.append(_is_mask(image, contrast))
-        plain.append(contrast < BLANK and not drawn[-1])
-        soft.append(contrast >= BLANK and sharpness < BLURRED)
+    seen = looked(patches.at(None), _look, "look", progress)
+    prints, small, places, shapes, contrasts, details, drawn = zip(*seen, strict=True)
+    plain = [c < BLANK and not mask for c, mask in zip(contrasts, drawn, strict=True)]
+    soft = [c >= BLANK and d < BLURRED for c, d in zip(contrasts, details, strict=True)]
     records, names = patches.records, patches.names()
     classes: dict[str, Counter[str]] = {name: Counter() for name in patches.classes}
     members: dict[str, defaultdict[str, set[str]]] = {
@@ -124,7 +113,7 @@ def check(
         {name: dict(counts) for name, counts in classes.items()},
         groups,
         len(set(patches.groups)),
-        dict(sizes.most_common()),
+        dict(Counter(shapes).most_common()),
         dict(Counter(r.extra.get("um_per_px", "") for r in records).most_common()),
         twins,
         find_overlaps(patches, joined(places), twins),
@@ -156,12 +145,23 @@ def _is_mask(image: Tensor, contrast: float) -> bool:
     return 1 < len(colours) <= FEW_COLOURS and not (bright and contrast < BLANK)
 
 
-def _look(image: Tensor) -> tuple[float, float]:
-    """Standard deviation of the brightness, and sharpness."""
-    height, width = (side // 4 * 4 for side in image.shape[1:])
-    level = to_unit(image[:, :height, :width]).mean(0)
+def _look(
+    image: Tensor, index: int
+) -> tuple[bytes, Tensor, Marks, tuple[int, int], float, float, bool]:
+    """Of one picture: its :func:`~monai_histodiff.data.looking.likeness`, width and height,
+    standard deviation of the brightness, sharpness, and whether it is a mask.
+    """
+    middle = centre_crop(image, _least(image.shape[1:]))
+    height, width = (side // 4 * 4 for side in middle.shape[1:])
+    level = to_unit(middle[:, :height, :width]).mean(0)
     contrast = float(level.std(correction=0)) if level.numel() else 0.0
-    return contrast, float(sharpness(image[None]))
+    return (
+        *likeness(image, index),
+        (image.shape[2], image.shape[1]),
+        contrast,
+        float(sharpness(middle[None])),
+        _is_mask(image, contrast),
+    )
 
 
 def _most_labels(patches: PatchSet, fraction: float, draw: int) -> tuple[int, str, str]:

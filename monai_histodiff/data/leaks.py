@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from monai_histodiff.data.duplicates import PLAIN, near_pairs
-from monai_histodiff.data.overlaps import Marks, joined, marks, overlapping
+from monai_histodiff.data.looking import likeness, looked
+from monai_histodiff.data.overlaps import Marks, joined, overlapping
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import thumbnails
-from monai_histodiff.utils.progress import patient
 
 __all__ = ["Leaks", "find_leaks"]
 
@@ -101,14 +99,8 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
 
 def _described(patches: PatchSet) -> tuple[list[bytes], Tensor, Marks]:
     """SHA-256 of the pixels, 16 x 16 thumbnails, ``N x 3 x 16 x 16``, and marks."""
-    digests, small, places = [], [torch.empty(0, 3, 16, 16, dtype=torch.float32)], []
-    for i in patient(range(len(patches)), "look for copies"):
-        image = patches[i]["image"]
-        shape = str(tuple(image.shape)).encode()
-        digests.append(hashlib.sha256(shape + image.numpy().tobytes()).digest())
-        small.append(thumbnails(image[None]))
-        places.append(marks(image, i))
-    return digests, torch.cat(small), joined(places)
+    digests, small, places = zip(*looked(patches, likeness, "look for copies"), strict=True)
+    return list(digests), torch.cat(small), joined(places)
 
 
 def _contrast(small: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from slides_painted import tissue
 from monai_histodiff import PatchSet
 from monai_histodiff.data import find_leaks, overlaps
 from monai_histodiff.data.check import check
+from monai_histodiff.data.looking import looked
 from monai_histodiff.data.overlaps import joined, marks, overlapping
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
@@ -59,6 +60,39 @@ def test_parts_of_a_large_set_are_compared_one_after_another(
     monkeypatch.setattr(overlaps, "COLUMNS", 24)
     assert (overlapping(first, second), overlapping(every, every)) == whole
     assert set(whole[0]) == set(whole[1]) == {(i, i + 8) for i in range(8)}
+
+
+def test_every_pair_of_like_marks_is_met_once(fields: np.ndarray) -> None:
+    crops = [cut(f, k * 7, k * 3) for f in fields for k in range(4)]
+    every = joined([marks(torch.from_numpy(p).permute(2, 0, 1), i) for i, p in enumerate(crops)])
+    like = every.look @ every.look.T >= overlaps.ALIKE
+    both = like & (every.picture[:, None] < every.picture)
+    met = torch.cat([torch.stack(part, 1) for part in overlaps._alike(every, every)])
+    assert sorted(met.tolist()) == both.nonzero().tolist() and len(met) > 100
+    first, second = (every.of(torch.arange(32) % 4 // 2 == side) for side in (0, 1))
+    met = torch.cat([torch.stack(part, 1) for part in overlaps._alike(first, second)])
+    alike = (first.look @ second.look.T >= overlaps.ALIKE).nonzero()
+    assert sorted(met.tolist()) == alike.tolist() and len(met) > 100
+
+
+def test_several_threads_tell_the_same_in_order(fields: np.ndarray, tmp_path: Path) -> None:
+    patches = written(tmp_path / "set", {"train": [cut(f) for f in fields]})
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        seen = looked(patches, lambda image, i: (i, image, torch.get_num_threads()), "look")
+        assert torch.get_num_threads() == 3
+        (tmp_path / "set" / "train3.png").write_bytes(b"no picture")
+        with pytest.raises(ValueError, match="train3.png"):
+            looked(patches, lambda image, i: i, "look")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert [i for i, _, _ in seen] == list(range(8)) and {n for _, _, n in seen} == {1}
+    assert all(
+        np.array_equal(p.permute(1, 2, 0), cut(f))
+        for (_, p, _), f in zip(seen, fields, strict=True)
+    )
 
 
 def test_apart_is_apart(fields: np.ndarray) -> None:
