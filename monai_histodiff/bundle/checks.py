@@ -85,8 +85,8 @@ def check_places(
             )
     if values.get("dataset_dir") and not Path(values["dataset_dir"]).exists():
         raise FileNotFoundError(
-            f"dataset_dir must exist, got '{values['dataset_dir']}': give the path of a folder or "
-            "a zip"
+            f"dataset_dir must exist, got '{values['dataset_dir']}': give the path of a folder, a "
+            "zip or a table"
         )
     for key in ("weights", "initial_weights", "autoencoder_weights"):
         needed = key != "autoencoder_weights" or not values.get("initial_weights")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
 from monai_histodiff.bundle.plan import LOOK
+from monai_histodiff.data.patch_files import TABLES
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.experiment import Evaluation
@@ -41,8 +44,10 @@ def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
         patches: the whole set.
         dataset_dir: where it came from.
     """
-    root = Path(dataset_dir)
-    notes = [note.replace(str(root), root.name) for note in patches.notes]
+    root = Path(dataset_dir).expanduser()
+    root = root.parent if root.name.lower().endswith(TABLES) else root
+    named, name = re.compile(f"'{re.escape(str(root))}(?=['/])"), Path(os.path.abspath(root)).name
+    notes = [named.sub(lambda _: f"'{name}", note) for note in patches.notes]
     grouped = not any(note.startswith("No group is recorded") for note in notes)
     if grouped and len(set(patches.groups)) == len(patches):
         notes.append(

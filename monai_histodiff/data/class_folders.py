@@ -6,14 +6,14 @@ import unicodedata
 from collections.abc import Sequence
 
 from monai_histodiff.data.names import count_endings
-from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
+from monai_histodiff.data.patch_files import MANIFEST, TABLES, PatchRecord, PatchSource
 from monai_histodiff.data.pictures import SUFFIXES
 from monai_histodiff.data.splits import SPLITS
 
 __all__ = ["read_folders", "top_folder"]
 
 SHOWN = 4  # names of a folder level in an error
-TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+SHEETS = (".xlsx", ".xls", ".ods")
 # files that hold pictures and are not read, by their ending, and what to do with them
 KINDS = {
     (".gif",): "convert them to PNG, in folders that name their classes",
@@ -86,7 +86,7 @@ def _refuse_deeper_manifest(source: PatchSource) -> None:
 def _in_folders(source: PatchSource) -> list[str]:
     """Its pictures that lie in folders."""
     pictures = [n for n in source.pictures if "/" in n]
-    tables = [n for n in source.names if "/" not in n and n.lower().endswith((".csv", ".tsv"))]
+    tables = [n for n in source.names if "/" not in n and n.lower().endswith(TABLES)]
     if not pictures or (tables and len({n.split("/")[0] for n in pictures}) == 1):
         loose = len(source.pictures) - len(pictures)
         other = [n for n in source.names if n not in source.pictures]
@@ -95,7 +95,9 @@ def _in_folders(source: PatchSource) -> list[str]:
         got += [f"{files_of(other)}{count_endings(other)}"] * bool(other or not got)
         remedy = f"put pictures into folders that name their classes, or write a {MANIFEST}"
         if tables:
-            remedy = f"call '{tables[0]}' {MANIFEST} if it lists them"
+            remedy = f"give '{source.root / tables[0]}' if it lists them"
+            if source.root.is_file():
+                remedy = f"call '{tables[0]}' {MANIFEST} if it lists them"
         elif not source.pictures:
             remedy = _converted(other) or remedy
         raise ValueError(
@@ -141,8 +143,8 @@ def _tell_ignored(source: PatchSource, pictures: Sequence[str], notes: list[str]
         notes.append(
             f"{are} of '{source.root}'{count_endings(other)} {no} in class folders: not used."
         )
-    for name in (n for n in other if "/" not in n and n.lower().endswith(TABLES)):
-        saved = "save it as" if name.lower().endswith(TABLES[2:]) else "call it"
+    for name in (n for n in other if "/" not in n and n.lower().endswith(TABLES + SHEETS)):
+        saved = "save it as" if name.lower().endswith(SHEETS) else "call it"
         notes.append(
             f"The table '{name}' beside the class folders is not read: if it names the class,"
             f" patient or split of each picture, {saved} {MANIFEST}."

@@ -4,7 +4,6 @@ over all sources.
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from monai_histodiff.data.patch_files import (
     PatchSource,
 )
 from monai_histodiff.data.scale import LEAST, MOST, is_scale, scale_remedy
+from monai_histodiff.data.several import refuse_one_within_another, titles
 from monai_histodiff.data.splits import SPLITS, read_split, refuse_torn_groups
 from monai_histodiff.data.tables import (
     TableRow,
@@ -55,13 +55,13 @@ def list_patches(
         FileNotFoundError: a file that a manifest names does not exist.
         ValueError: a rule of sources, manifests, folders or names is broken; the message names it.
     """
-    _refuse_one_within_another(sources)
+    refuse_one_within_another(sources)
     found: list[Found] = []
     notes: list[str] = []
     by_levels = class_level is not None or group_level is not None
     tops: dict[int, str] = {}
     foldered = 0
-    for i, (source, title) in enumerate(zip(sources, _titles(sources), strict=True)):
+    for i, (source, title) in enumerate(zip(sources, titles(sources), strict=True)):
         if manifest := _manifest(source):
             rows = _from_table(source, manifest, notes)
         else:
@@ -100,6 +100,8 @@ def list_patches(
 
 def _manifest(source: PatchSource) -> str:
     """The name of its manifest; empty where there is none."""
+    if source.table:
+        return source.table
     names = [n for n in source.names if n.lower() == MANIFEST]
     if len(names) > 1:
         raise ValueError(
@@ -107,27 +109,6 @@ def _manifest(source: PatchSource) -> str:
             f" '{source.root}': remove one"
         )
     return names[0] if names else ""
-
-
-def _refuse_one_within_another(sources: Sequence[PatchSource]) -> None:
-    roots = [source.root.resolve() for source in sources]
-    for i, root in enumerate(roots):
-        for j, other in enumerate(roots):
-            if i != j and other in (root, *root.parents):
-                raise ValueError(
-                    "folders and zips of one set must differ, and none lie in another, got"
-                    f" '{sources[i].root}' and '{sources[j].root}': leave one out"
-                )
-
-
-def _titles(sources: Sequence[PatchSource]) -> list[str]:
-    """A name for each source: the end of its path, as long as it takes to tell it from others."""
-    parts = [Path(os.path.abspath(source.root)).parts for source in sources]
-    for length in range(1, max(map(len, parts), default=1) + 1):
-        titles = ["/".join(p.strip() for p in own[-length:]) for own in parts]
-        if len(set(titles)) == len(titles):
-            break
-    return titles
 
 
 def _lost_classes(

@@ -22,6 +22,7 @@ from monai_histodiff.data.zip_entries import zip_entries
 __all__ = ["PatchRecord", "PatchSource", "write_patches"]
 
 MANIFEST = "manifest.csv"
+TABLES = (".csv", ".tsv")
 COLUMNS = ("path", "label", "split", "group")
 SCALE = "um_per_px"
 OVERVIEW = "overview.jpg"  # of a slide, beside its tiles: no patch
@@ -52,11 +53,14 @@ class PatchSource:
     ``__MACOSX`` are hidden files and are left out.
 
     Args:
-        root: the folder or zip; ``~`` is the user's home.
+        root: the folder or zip, or a table (``.csv``, ``.tsv``), which is then the manifest of the
+            folder that it lies in; ``~`` is the user's home.
         limits: of pixels and bytes of each file.
         option: what errors call the folder or zip.
 
     Attributes:
+        root: the folder or zip.
+        table: the name of the table, empty where none was given.
         names: of all files, with ``/`` between folders, sorted.
         headers: height and width of pictures, by name, once they are known.
         folders: of all folders, likewise.
@@ -79,6 +83,9 @@ class PatchSource:
         self.headers: dict[str, tuple[int, int]] = {}
         if not self.root.exists():
             raise FileNotFoundError(f"{option} must exist, got '{root}'")
+        self.table = ""
+        if self.root.is_file() and self.root.name.lower().endswith(TABLES):
+            self.root, self.table = self.root.parent, self.root.name
         self._zip: zipfile.ZipFile | None = None
         self._pid = -1
         if self.root.is_dir():
@@ -94,7 +101,10 @@ class PatchSource:
                 else "if it is meant to be a zip, it is damaged or cut; copy it again"
             )
             what = f"the picture '{root}'" if picture else f"'{root}'"
-            raise ValueError(f"{option} must be a folder or a zip, got {what}: {remedy}")
+            raise ValueError(
+                f"{option} must be a folder, a zip or a table ({', '.join(TABLES)}), got {what}: "
+                f"{remedy}"
+            )
         self.names = sorted(n for n in self._entries if _visible(n))
         self.folders = sorted(n for n in folders if _visible(n))
         _check_text(self.root, (self.root.name, *self.folders, *self.names))

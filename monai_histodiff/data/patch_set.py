@@ -76,8 +76,8 @@ class PatchSet(Sequence):
         group_level: int | None = None,
         limits: Limits = LIMITS,
     ) -> PatchSet:
-        """Open a folder or zip with a ``manifest.csv``, one of class folders, or several of them
-        as one set.
+        """Open a folder or zip with a ``manifest.csv``, one of class folders, a table of another
+        name (``.csv``, ``.tsv``) beside its pictures, or several of them as one set.
 
         Args:
             path: one or several; ``~`` is the user's home.

@@ -52,7 +52,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("bundle_root", PATH, "folder of the bundle (of finetune: of the bundles)", EVERY),
     Option("output_dir", PATH, "where results go; made if need be", EVERY),
     Option(
-        "dataset_dir", PATH, "your patches: a folder or a zip; `DATA` of the LDM bundle", EVERY
+        "dataset_dir",
+        PATH,
+        "your patches: folder, zip or table; `DATA` of the LDM bundle",
+        EVERY,
     ),
     Option("ldm_dir", PATH, "the bundle `histopathology_ldm`", (*STAGES, INFERENCE)),
     Option("guidance_dir", PATH, "the bundle `histopathology_guidance`", (FINETUNE,)),

@@ -48,6 +48,20 @@ def test_notes_name_no_path_of_the_user(write_patch_set: WritePatchSet, tmp_path
     assert told.startswith("No group is recorded for 18 of 18 patches: each counts as a patient")
 
 
+def test_the_folder_where_one_stands_takes_no_dot_from_a_note(
+    write_patch_set: WritePatchSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_patch_set(tmp_path / "secret" / "set")
+    (root / "extra.png").write_bytes((root / "blue" / "0-0.png").read_bytes())
+    (root / "manifest.csv").rename(root / "all.csv")
+    monkeypatch.chdir(root)
+    for given in ("all.csv", str(root / "all.csv"), "./all.csv"):
+        (note,) = data_notes(PatchSet.open(given), given)
+        assert note == "1 picture of 'set' is not in its manifest: not used.", given
+    (root / "all.csv").rename(root / "manifest.csv")
+    assert data_notes(PatchSet.open("."), ".") == [note]
+
+
 def test_patches_that_are_each_a_group_are_told_and_few_ones_of_many_are_not(
     patch_set: PatchSet,
 ) -> None:

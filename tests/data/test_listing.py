@@ -539,11 +539,32 @@ def test_a_whole_path_to_a_file_of_the_set_is_told_as_it_should_be(tmp_path: Pat
         PatchSet.open(root)
 
 
+def test_a_table_of_any_name_is_the_manifest_of_its_folder(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "A/b.png", "B/b.png")
+    (root / "manifest.csv").write_text("path,label\nA/a.png,other\n")
+    (root / "train.csv").write_text("image,label,group\nA/a.png,x,p1\nB/b.png,y,p2\n")
+    (root / "test.TSV").write_text("path\tlabel\tgroup\nA/b.png\tx\tp3\n")
+    found = PatchSet.open(root / "train.csv")
+    assert [(r.path, r.label, r.group) for r in found.records] == [
+        ("A/a.png", "x", "p1"),
+        ("B/b.png", "y", "p2"),
+    ]
+    assert any(
+        note.startswith("The column 'image' of") and "train.csv" in note for note in found.notes
+    )
+    assert "1 picture of" in " ".join(found.notes) and found[1]["image"].shape[0] == 3
+    assert len(PatchSet.open(str(root / "test.TSV"))) == 1
+    with pytest.raises(ValueError, match="tables of one folder must be one, got 'train.csv' and"):
+        PatchSet.open([root / "train.csv", root / "test.TSV"])
+    with pytest.raises(ValueError, match="none lie in another"):
+        PatchSet.open([root / "train.csv", root])
+
+
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="dataset_dir must exist, got '.*none'"):
         PatchSet.open(tmp_path / "none")
     (tmp_path / "file.txt").write_text("no zip")
-    with pytest.raises(ValueError, match="must be a folder or a zip, got '.*file.txt'"):
+    with pytest.raises(ValueError, match=r"a zip or a table \(.csv, .tsv\), got '.*file.txt'"):
         PatchSet.open(tmp_path / "file.txt")
     (tmp_path / "one.png").write_bytes(b"")
     with pytest.raises(
@@ -563,8 +584,11 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         (("a.svs",), r"with 1 other file \(.svs 1\): cut these slides .* by 'histodiff-tiles"),
         (("camelyonpatch_x.h5",), r"file \(.h5 1\): 'histodiff-fetch pcam NEW --archives FOLDER'"),
         (("notes.txt",), r"with 1 other file \(.txt 1\): put pictures into folders"),
-        (("a.png", "labels.csv"), "in no folder and 1 other .* call 'labels.csv' manifest.csv if"),
-        (("img/a.png", "labels.csv"), "one folder, 'img' and 1 other .* call 'labels.csv' man"),
+        (
+            ("a.png", "labels.csv"),
+            "in no folder and 1 other .* give '.*labels.csv' if it",
+        ),
+        (("img/a.png", "labels.csv"), "one folder, 'img' and 1 other .* give '.*labels.csv' i"),
     ],
 )
 def test_a_set_without_classes_is_told_what_it_holds(

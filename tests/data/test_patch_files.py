@@ -223,7 +223,7 @@ ZIPS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "cut": (
         lambda p: p.write_bytes(p.read_bytes()[:-40]),
-        "must be a folder or a zip, got .*: if it is meant to be a zip, it is damaged or cut",
+        "a zip or a table .*, got .*: if it is meant to be a zip, it is damaged or cut",
     ),
     "damaged list": (
         lambda p: spoilt(p, 1, 0),

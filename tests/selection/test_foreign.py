@@ -315,7 +315,9 @@ def test_what_is_no_set_is_told_by_its_option(real: PatchSet, tmp_path: Path) ->
         with pytest.raises(FileNotFoundError, match="second_dir must exist, got"):
             open_synthetic(path, real, 32, "second_dir")
     (tmp_path / "one.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="second_dir must be a folder or a zip, got the picture"):
+    with pytest.raises(
+        ValueError, match="second_dir must be a folder, a zip or a table .*, got the picture"
+    ):
         open_synthetic(tmp_path / "one.png", real, 32, "second_dir")
     (tmp_path / "flat").mkdir()
     for held in ("0 other files", "1 pictures that lie in no folder"):
