@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.data.bank import Bank
+from monai_histodiff.data.names import check_ordered
 
 __all__ = ["Labels", "even_weights", "soft_label"]
 
@@ -30,8 +31,8 @@ class Labels:
         to_bank: the bank's index, by yours.
 
     Raises:
-        ValueError: other names, or one twice; or no names are given, though the bank's are
-            numbers that are not their indices, so that a number could mean either.
+        ValueError: other names, one twice, or no list; or no names are given, though the bank's
+            are numbers that are not their indices, so that a number could mean either.
     """
 
     def __init__(self, bank: Bank, classes: Sequence[str] | None = None) -> None:
@@ -48,6 +49,7 @@ class Labels:
             self.to_bank = list(range(bank.num_classes))
             self.names = known
         else:
+            check_ordered(classes)
             self.names = list(classes)
             if not self.names or len({*self.names} & {*known}) < len(self.names):
                 raise ValueError(

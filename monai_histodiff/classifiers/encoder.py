@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
-from monai_histodiff.data.pixels import appearance, centre_crop, to_unit
+from monai_histodiff.data.pixels import appearance, centre_crop, check_batch, to_unit
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.modes import evaluating
@@ -107,11 +107,8 @@ class PatchEncoder(nn.Module):
             FileNotFoundError: the bundle has none.
             ValueError: the weights cannot be read or do not fit, or there is no such device.
         """
-        return (
-            load_weights(cls(), Path(bundle_dir) / "models" / "encoder.pt")
-            .to(checked_device(device))
-            .eval()
-        )
+        found = load_weights(cls(), Path(bundle_dir) / "models" / "encoder.pt")
+        return found.to(checked_device(device)).eval()
 
     def with_discriminant(self, layer: nn.Linear) -> PatchEncoder:
         """An encoder that shares this one's levels, with another last layer, from statistics to
@@ -177,8 +174,9 @@ class PatchEncoder(nn.Module):
             float32 tensor ``N x (D + 11)``, see :func:`monai_histodiff.data.pixels.appearance`.
 
         Raises:
-            ValueError: the patches are smaller than 32 x 32.
+            ValueError: the patches are smaller than 32 x 32; see also :meth:`features`.
         """
+        check_batch(patches)
         h, w = (side // 32 * 32 for side in patches.shape[-2:])
         if min(h, w) < 32:
             got = tuple(patches.shape[-2:])
@@ -196,6 +194,9 @@ class PatchEncoder(nn.Module):
 
         Returns:
             float32 tensor ``N x D``.
+
+        Raises:
+            ValueError: they are no such tensor, or of another range.
         """
         return in_evaluation(self, patches, batch_size, self.discriminant.weight.device)
 
@@ -207,6 +208,7 @@ def in_evaluation(
     """What an encoder gives patches, uint8 or in [0, 1], in evaluation mode: batches on its
     device, float32 features on the CPU. It is left in the mode that it was in.
     """
+    check_batch(patches)
     batches = patient(patches.split(batch_size), "features", unit="batch")
     with evaluating(encoder):
         return torch.cat([encoder(to_unit(part.to(device))).float().cpu() for part in batches])

@@ -256,7 +256,7 @@ def _column(
         if values is not None and label not in values:
             raise ValueError(f"each patch needs one value, got none for class {label}")
         if values is not None and dtype == torch.int64:
-            given = torch.as_tensor(values[label])
+            given = torch.as_tensor(values[label], device="cpu")
             if given.is_floating_point():
                 raise ValueError(
                     f"seeds must be whole numbers, got {given.dtype} for class {label}"

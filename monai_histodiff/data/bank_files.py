@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.names import check_name
+from monai_histodiff.data.names import check_name, check_ordered
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.scale import check_scale
 from monai_histodiff.data.sealed import COLUMNS, INDEX, read_sealed, write_sealed
@@ -123,9 +123,10 @@ def check_classes(classes: Sequence[str]) -> None:
     """Refuse class names by which classes cannot be told apart, or which cannot be printed.
 
     Raises:
-        ValueError: a name is no text, is empty or not printable, has blanks around it, or occurs
-            twice.
+        ValueError: they are in no order (a set, a mapping of names to indices) or one text; a name
+            is no text, is empty or not printable, has blanks around it, or occurs twice.
     """
+    check_ordered(classes)
     for name in classes:
         check_name("class name", name)
     if twice := sorted({name for name in classes if list(classes).count(name) > 1}):

@@ -60,9 +60,9 @@ def select_records(
     Raises:
         ValueError: there is no such split or class.
     """
-    if label and label not in classes:
+    if label not in (None, "", *classes):
         raise ValueError(
-            f"label must be one of the classes {list(classes)}, got '{label}': name one of them"
+            f"label must be one of the classes {list(classes)}, got {label!r}: name one of them"
         )
     part = None if split is None else read_split(split)
     return [r for r in records if part in (None, r.split) and label in (None, r.label)]

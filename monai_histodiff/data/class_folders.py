@@ -13,6 +13,7 @@ from monai_histodiff.data.splits import SPLITS
 __all__ = ["read_folders", "top_folder"]
 
 SHOWN = 4  # names of a folder level in an error
+UNLABELLED = ("unlabelled", "unlabeled")  # a folder of this name is no class
 SHEETS = (".xlsx", ".xls", ".ods")
 # files that hold pictures and are not read, by their ending, and what to do with them
 KINDS = {
@@ -56,12 +57,17 @@ def read_folders(
     _tell_ignored(source, pictures, notes)
     folders = [n.split("/")[:-1] for n in pictures]
     levels = _levels(source, folders, class_level, group_level)
-    found = []
+    found, unlabelled = [], ""
     for name, folder in zip(pictures, folders, strict=True):
         split, label, group = ("" if level is None else folder[level] for level in levels)
         label, group = (unicodedata.normalize("NFC", text) for text in (label, group))
+        if label.lower() in UNLABELLED:
+            label, unlabelled = "", label
         record = PatchRecord(name, label, SPLITS.get(split.lower(), ""), group)
         found.append((record, f"'{source.root / name}'"))
+    if unlabelled:
+        count = sum(not record.label for record, _ in found)
+        notes.append(f"{count} pictures in '{unlabelled}' of '{source.root}' have no label.")
     return found
 
 
@@ -93,7 +99,10 @@ def _in_folders(source: PatchSource) -> list[str]:
         got = [f"{loose} pictures that lie in no folder"] * bool(loose)
         got += [f"one folder, '{pictures[0].split('/')[0]}'"] if pictures else []
         got += [f"{files_of(other)}{count_endings(other)}"] * bool(other or not got)
-        remedy = f"put pictures into folders that name their classes, or write a {MANIFEST}"
+        remedy = (
+            f"put pictures into folders that name their classes, or are called '{UNLABELLED[0]}', "
+            f"or write a {MANIFEST}"
+        )
         if tables:
             remedy = f"give '{source.root / tables[0]}' if it lists them"
             if source.root.is_file():
@@ -177,10 +186,12 @@ def _levels(
     split = parts[0] if parts else None
     places = {(i, n) for f in folders for i, n in enumerate(f) if i != split and i not in chosen}
     if stray := sorted({n for _, n in places if n.lower() in SPLITS}):
+        others = [n for _, n in places if n.lower() in UNLABELLED]
+        into = f"'{stray[-1]}/{others[0]}' is for the unlabelled; " if others else ""
         raise ValueError(
             "folders called 'train', 'val' or 'test' must be all of one level, or none, got"
-            f" {', '.join(map(repr, stray))} beside others {told}: call the others so, too, or"
-            " take them away; a level of classes or groups that are called so is named by"
+            f" {', '.join(map(repr, stray))} beside others {told}: {into}call the others so,"
+            " too, or take them away; a level of classes or groups that are called so is named by"
             f" class_level or group_level, or by a {MANIFEST}"
         )
     skipped = {split, *chosen} | ({0} if not chosen and top_folder(source) else set())

@@ -12,6 +12,8 @@ from fractions import Fraction
 import numpy as np
 
 from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.utils.counts import is_whole
+from monai_histodiff.utils.seeds import checked_seeds
 
 __all__ = ["draw_few", "draw_groups", "draw_split"]
 
@@ -26,7 +28,7 @@ def draw_groups(records: Sequence[PatchRecord], fraction: float, seed: int) -> s
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seeds([seed]))
     taken: set[str] = set()
     present: defaultdict[str, set[str]] = defaultdict(set)
     for r in records:
@@ -109,7 +111,7 @@ def draw_few(
             " of another class"
         )
     share = Fraction(1) if labels_per_class == "all" else _share(labels_per_class)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seeds([seed]))
     chosen: list[int] = []
     number = 1 if share else int(labels_per_class)
     if counts[rarest := min(classes, key=lambda label: counts[label])] < number:
@@ -138,7 +140,7 @@ def _share(labels_per_class: int | str) -> Fraction:
     """
     text = str(labels_per_class)
     share = Fraction(text[:-1]) / 100 if re.fullmatch(r"\d+(\.\d+)?%", text) else Fraction(0)
-    if not 0 < share <= 1 and not (isinstance(labels_per_class, int) and labels_per_class >= 1):
+    if not 0 < share <= 1 and not (is_whole(labels_per_class) and int(labels_per_class) >= 1):
         raise ValueError(
             "labels_per_class must be 'all', a share such as '5%', or at least 1, got"
             f" {labels_per_class!r}"

@@ -48,7 +48,10 @@ def near_pairs(patches: Tensor, limit: float = NEAR) -> NearPairs:
     small = thumbnails(patches)
     coarse, (fine, contrast) = _energies(small), _invariants(small)
     reach = torch.where(contrast < PLAIN, torch.full_like(contrast, -1.0), limit * contrast)
-    found = [(torch.zeros(0, dtype=torch.long),) * 2 + (torch.zeros(0, dtype=torch.float32),)]
+    found = [
+        (torch.zeros(0, dtype=torch.long, device="cpu"),) * 2
+        + (torch.zeros(0, dtype=torch.float32, device="cpu"),)
+    ]
     for start in range(0, len(small), ROWS):
         # not by matrix product, which is inexact: the distance of copies is 0
         mode = "donot_use_mm_for_euclid_dist"

@@ -34,7 +34,7 @@ from monai_histodiff.data.tables import (
 
 __all__ = ["list_patches"]
 
-MISSING = {"nan", "na", "n/a", "none", "null"}  # as programs write that there is nothing
+MISSING = set("nan na n/a none null -1 ? - unknown".split())  # as written where there is nothing
 Found = tuple[PatchRecord, str]  # and where it was found
 
 
@@ -121,7 +121,7 @@ def _lost_classes(
             {record.label for record, _ in found if (record.source == i) is inner} - {""}
             for inner in (True, False)
         )
-        if others and not own & others:
+        if own and others and not own & others:
             notes.append(
                 f"The folder '{top}' at the top of '{sources[i].root}' is taken for no class, but"
                 f" those below it, such as '{min(own)}', which no other source has: if '{top}' is"

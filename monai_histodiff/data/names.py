@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-__all__ = ["check_name", "check_path", "count_endings", "refuse_twins"]
+__all__ = ["check_name", "check_ordered", "check_path", "count_endings", "refuse_twins"]
 
 BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
 ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")  # before a number, but none of its decimals
 DECIMAL = re.compile(r"(\d+)\.(\d*?)0*")
 ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")  # as spreadsheets write numbers of many digits
+
+
+def check_ordered(classes: Any) -> None:
+    """Refuse class names in no order of their own.
+
+    Raises:
+        ValueError: they are a set, a mapping (such as of names to indices), or one text.
+    """
+    if isinstance(classes, (str, Set, Mapping)):
+        raise ValueError(
+            "class names must be a list, in the order of the class indices, got "
+            f"{type(classes).__name__} {classes!r}: give a list of them"
+        )
 
 
 def check_name(kind: str, name: Any, where: str = "") -> None:

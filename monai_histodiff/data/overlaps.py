@@ -67,13 +67,15 @@ def marks(image: Tensor, picture: int = 0) -> Marks:
     depth = smooth[0, 0, place[:, 0], place[:, 1]]
     place = place[depth.argsort(stable=True)[:MOST]]
     cells = F.avg_pool2d(level, CELL, 1)[0, 0]
-    steps = torch.arange(-REACH, REACH, CELL)
+    steps = torch.arange(-REACH, REACH, CELL, device=level.device)
     rows, columns = (place[:, k, None] + steps for k in (0, 1))
     look = cells[rows[:, :, None], columns[:, None, :]].flatten(1)
     look = look - look.mean(1, keepdim=True)
     told = look.square().mean(1).sqrt() >= FLAT
     look = F.normalize(look[told], dim=1)
-    return Marks(torch.full((len(look),), picture, dtype=torch.long), place[told], look)
+    return Marks(
+        torch.full((len(look),), picture, dtype=torch.long, device="cpu"), place[told], look
+    )
 
 
 def _around(level: Tensor, combined: Callable[[Tensor, Tensor], Tensor], outside: float) -> Tensor:
@@ -94,8 +96,9 @@ def _around(level: Tensor, combined: Callable[[Tensor, Tensor], Tensor], outside
 
 def joined(parts: Sequence[Marks]) -> Marks:
     """Marks of several pictures."""
-    whole = torch.zeros(0, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long)
-    empty = Marks(*whole, torch.zeros(0, (2 * REACH // CELL) ** 2, dtype=torch.float32))
+    whose = torch.zeros(0, dtype=torch.long, device="cpu")
+    look = torch.zeros(0, (2 * REACH // CELL) ** 2, dtype=torch.float32, device="cpu")
+    empty = Marks(whose, whose.new_zeros(0, 2), look)
     every = [empty, *parts]
     return Marks(
         *(torch.cat([getattr(p, name) for p in every]) for name in ("picture", "place", "look"))

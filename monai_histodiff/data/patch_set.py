@@ -137,7 +137,9 @@ class PatchSet(Sequence):
     @property
     def labels(self) -> Tensor:
         """int64 tensor of class indices, -1 where unlabelled."""
-        return torch.tensor([self._index.get(r.label, -1) for r in self.records], dtype=torch.long)
+        return torch.tensor(
+            [self._index.get(r.label, -1) for r in self.records], dtype=torch.long, device="cpu"
+        )
 
     @property
     def groups(self) -> list[str]:
@@ -250,7 +252,9 @@ class PatchSet(Sequence):
     def weights(self, power: float = 0.5) -> Tensor:
         """Sampling weights ``n_group ** -power``: large groups do not drown others."""
         sizes = Counter(self.groups)
-        return torch.tensor([sizes[g] ** -power for g in self.groups], dtype=torch.double)
+        return torch.tensor(
+            [sizes[g] ** -power for g in self.groups], dtype=torch.double, device="cpu"
+        )
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[PatchSet, PatchSet]:
         """Two group-disjoint sets, the second with about ``fraction`` of each class.

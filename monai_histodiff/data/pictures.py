@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from monai_histodiff.utils.whole_pictures import whole_pictures
+
 __all__ = ["LIMITS", "Limits", "decode_patch", "picture_size"]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000")
@@ -43,8 +45,9 @@ TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how they begin; the last two
 WIDTH, LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 262, 277, 339
 GREY = (0, 1)  # of PHOTOMETRIC
 UNSIGNED = (1, 4)  # of SAMPLE_FORMAT; 4 is undefined
-# JPEG 2000: start and the marker of the sizes, and the end, whose bytes no packet can hold
-CODESTREAM, CODESTREAM_END = b"\xff\x4f\xff\x51", b"\xff\xd9"
+# markers, whose bytes no coefficient of a JPEG or JPEG 2000 can have: the start of the latter with
+# its sizes, that of the former's scans, and the end of both
+CODESTREAM, SCAN, IMAGE_END = b"\xff\x4f\xff\x51", b"\xff\xda", b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def decode_patch(content: bytes, name: str, limits: Limits = LIMITS) -> NDArray[
                 f"a patch must be RGB, grey or a palette, got {picture.mode} in '{name}': convert"
                 " it to RGB by its colour profile"
             )
-        with _readable(name):
+        with _readable(name), whole_pictures():
             picture.load()
             if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA"):
                 return _over_white(np.array(picture.convert("RGBA")))
@@ -189,7 +192,7 @@ def _refuse_depth(found: str, name: str) -> None:
 
 def _check_whole(kind: str | None, content: bytes) -> None:
     """Refuse what decoders pass over: a chunk of a PNG whose check sum (CRC-32) is wrong, and a
-    JPEG 2000 without its end.
+    JPEG or JPEG 2000 without its end, which a decoder paints grey.
     """
     if kind == "PNG":
         at, chunk = 8, b""
@@ -199,7 +202,8 @@ def _check_whole(kind: str | None, content: bytes) -> None:
             if len(told) < 4 or zlib.crc32(content[at + 4 : end - 4]).to_bytes(4, "big") != told:
                 raise ValueError(f"the check sum of its chunk {chunk!r} is wrong: copy it again")
             at = end
-    if kind == "JPEG2000" and CODESTREAM_END not in content[content.find(CODESTREAM) :]:
+    start = {"JPEG2000": content.find(CODESTREAM), "JPEG": content.rfind(SCAN)}.get(kind or "")
+    if start is not None and IMAGE_END not in content[max(0, start) :]:
         raise ValueError("its end is missing: copy it again")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 __all__ = [
     "appearance",
     "centre_crop",
+    "check_batch",
     "check_range",
     "five_crops",
     "patch_grid",
@@ -53,6 +54,30 @@ def to_unit(patches: Tensor) -> Tensor:
     if patches.numel():
         check_range(patches.nan_to_num(0.5, 0.5, 0.5))
     return patches.float()
+
+
+def check_batch(patches: Any) -> None:
+    """Refuse what is no batch of patches to be looked at.
+
+    Raises:
+        ValueError: it is no tensor ``N x 3 x H x W`` with N at least 1, or holds NaN or infinity.
+    """
+    if not isinstance(patches, Tensor) or patches.ndim != 4 or patches.shape[1] != 3:
+        shape = tuple(getattr(patches, "shape", ()))
+        raise ValueError(
+            "patches must be a tensor N x 3 x H x W, uint8 or in [0, 1], got "
+            f"{type(patches).__name__} {shape or ''}: PatchSet.images() gives one; of one patch "
+            "take patch[None], of N x H x W x 3 .permute(0, 3, 1, 2), of an array torch.as_tensor"
+        )
+    if not len(patches):
+        raise ValueError("patches must be at least one, got none")
+    if patches.is_floating_point():
+        finite = patches.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"patches must hold finite values, got {int((~finite).sum())} of {len(finite)} "
+                f"that do not, such as number {int((~finite).nonzero()[0])}: leave them out"
+            )
 
 
 def to_bytes(patches: Tensor) -> Tensor:
@@ -117,7 +142,7 @@ def sharpness(patches: Tensor) -> Tensor:
     """
     height, width = (side // 4 * 4 for side in patches.shape[2:])
     if not height or not width:
-        return torch.ones(len(patches), dtype=torch.float32)
+        return torch.ones(len(patches), dtype=torch.float32, device=patches.device)
     level, bands = to_unit(patches).mean(1, keepdim=True)[..., :height, :width], []
     for _ in range(2):
         coarse = F.avg_pool2d(level, 2)

@@ -18,6 +18,7 @@ from monai_histodiff.data.patch_files import PatchRecord, PatchSource
 from monai_histodiff.data.pictures import NIFTI, decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
 from monai_histodiff.data.scale import image_scale, scale_in_header, scale_notes
+from monai_histodiff.utils.counts import is_whole
 from monai_histodiff.utils.progress import patient
 
 DESCRIPTION = 270  # of TIFF
@@ -177,14 +178,16 @@ class PatchReader:
         """
         if not records:
             raise ValueError("a patch set must hold at least one patch, got none")
-        out = torch.empty(0, dtype=torch.float32)
+        if size is not None and not (is_whole(size) and size > 0):
+            raise ValueError(f"size must be a whole number of pixels, from 1, got {size!r}")
+        out = torch.empty(0, dtype=torch.float32, device="cpu")
         for i, record in enumerate(patient(records, "read")):
             image = self.image(record)
             if size is not None and min(image.shape[1:]) < size:
                 self.check_size(records, size)
             part = crop(image)
             if i == 0:
-                out = torch.empty(len(records), *part.shape, dtype=torch.uint8)
+                out = torch.empty(len(records), *part.shape, dtype=torch.uint8, device="cpu")
             if part.shape != out.shape[1:]:
                 first, here = tuple(out.shape[-2:]), tuple(part.shape[-2:])
                 raise ValueError(

@@ -46,7 +46,7 @@ def find_twins(
     for i, print_ in enumerate(prints):
         if (j := first.setdefault(print_, i)) != i and not plain[i]:
             pairs[j, i] = 0.0
-    kept = torch.tensor(sorted(first.values()), dtype=torch.long)
+    kept = torch.tensor(sorted(first.values()), dtype=torch.long, device="cpu")
     near = near_pairs(small[kept])
     for i, j, distance in zip(kept[near.first], kept[near.second], near.distance, strict=True):
         pairs[int(i), int(j)] = max(float(distance), 1e-9)
@@ -60,7 +60,9 @@ def find_overlaps(patches: PatchSet, places: Marks, twins: Sequence[Twins]) -> t
     copies, and show some of the same tissue.
     """
     known = {(t.first, t.second) for t in twins}
-    split = torch.tensor([r.split == "test" for r in patches.records], dtype=torch.bool)
+    split = torch.tensor(
+        [r.split == "test" for r in patches.records], dtype=torch.bool, device="cpu"
+    )
     sides = (places, places)
     if bool(split.any()) and not bool(split.all()):
         sides = places.of(~split), places.of(split)

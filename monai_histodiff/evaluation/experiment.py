@@ -73,6 +73,10 @@ class Recipe:
         """What follows the crop in an arm."""
         return self.classical if ARMS[arm].augmented else self.plain
 
+    def weak(self, arm: str) -> tuple[Any, ...]:
+        """What the weak view of an unlabelled patch is made with, in an arm that has one."""
+        return (self.plain,) if ARMS[arm].unlabelled else ()
+
     def beside(self, images: Tensor) -> BesideUnlabelled:
         """What adds two views of unlabelled patches to each item: cropped, flipped and turned the
         weak one, cropped and augmented as in arm C the strong one.
@@ -168,7 +172,8 @@ class Evaluation:
         self._banks: dict[str, SyntheticBank] = {}  # of arms whose bank every seed shares
         # Hashed before they are used: random transforms keep the outcome of their last draw.
         self._augmentation = {
-            arm: fingerprint(recipe.crop, recipe.augmentation(arm)) for arm in self.arms
+            arm: fingerprint(recipe.crop, recipe.augmentation(arm), *recipe.weak(arm))
+            for arm in self.arms
         }
 
     def run(self) -> dict[str, list[np.ndarray]]:

@@ -17,7 +17,7 @@ WHOLES, NUMBERS, TEXTS = "a list of whole numbers", "a list of numbers", "a list
 LABELS, DEVICE, SECTION = "'all', a share such as '5%', or a whole number", "a device", "options"
 REMEDIES = {
     WHOLE: "write it without quotes or a point, such as --{name} 5",
-    NUMBER: "write it without quotes, such as --{name} 0.5",
+    NUMBER: "write it without quotes, such as --{name} 0.5; in YAML 1.0e-3, not 1e-3",
     FLAG: "write --{name} True or --{name} False, with a capital letter",
     TEXT: "put it in two pairs of quotes, such as --{name} '\"{value}\"'",
     PATH: "give one path; one that is a number as --{name} ./{value}",

@@ -199,7 +199,7 @@ OPTIONS: tuple[Option, ...] = (
         (FINETUNE, EVALUATE),
         **SEED,
     ),
-    Option("seeds", WHOLES, "one patch for each", SAMPLING, low=0, high=2**63 - 1),
+    Option("seeds", WHOLES, "one patch for each", SAMPLING, low=0, high=2**32 - 1),
     Option(
         "arms",
         TEXTS,

@@ -23,7 +23,10 @@ def checked_seeds(seeds: Iterable[Any]) -> list[int]:
     """
     found = []
     for given in seeds:
-        whole = not isinstance(given, (bool, str)) and 0 <= given < 2**32 and given == int(given)
+        try:
+            whole = not isinstance(given, bool) and 0 <= given < 2**32 and given == int(given)
+        except (TypeError, ValueError):  # no number, or several
+            whole = False
         if not whole:
             raise ValueError(f"seeds must be whole numbers from 0 to 2^32 - 1, got {given!r}")
         found.append(int(given))

@@ -89,6 +89,17 @@ def test_other_names_are_refused(classes: list[str]) -> None:
         SyntheticAugment(bank_of(count=2), classes=["a", "b"])
 
 
+@pytest.mark.parametrize("classes", [{"a", "b"}, {"b": 0, "a": 1}, "ab", {"a": 0}.keys()])
+def test_names_in_no_order_are_refused(classes: Any) -> None:
+    """Those of a set come in another order in each run; of a mapping the values would count."""
+    rule = f"must be a list, in the order of the class indices, got {type(classes).__name__} "
+    with pytest.raises(ValueError, match=rule):
+        SyntheticAugment(bank_of("a", "b"), classes=classes)
+    images = bank_of("a", "b").images
+    with pytest.raises(ValueError, match=rule):
+        SyntheticBank(images, classes=classes)
+
+
 @pytest.mark.parametrize("name", ["b", np.str_("b")])
 def test_a_name_is_a_label_and_comes_back_as_a_name(name: str) -> None:
     bank = bank_of("a", "b")

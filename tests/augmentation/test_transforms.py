@@ -310,7 +310,7 @@ def test_loss_weight_and_soft_label_follow_the_confidence(bank: SyntheticBank) -
         assert d["soft"].tolist() == pytest.approx([1 - confidence, confidence])
     three = SyntheticAugmentd(
         "image",
-        SyntheticBank(bank.images, bank.confidence, classes="abc"),
+        SyntheticBank(bank.images, bank.confidence, classes=list("abc")),
         prob=1.0,
         soft_label_key="soft",
     )

@@ -252,7 +252,7 @@ OTHERS = [
     (
         "ldm inference",
         {"seeds": 4},
-        "seeds must be a list of whole numbers, at least 0, at most 92",
+        "seeds must be a list of whole numbers, at least 0, at most 42",
     ),
     ("ldm inference", {"batch": 4}, "got 'batch': did you mean 'batch_size'?"),
     ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),

@@ -16,6 +16,24 @@ from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.utils.weights import save_weights
 
 
+@pytest.mark.parametrize("method", ["features", "descriptors"])
+def test_what_is_no_batch_of_patches_is_told(method: str) -> None:
+    taken = getattr(PatchEncoder(widths=(8, 8), features=4, described=1).eval(), method)
+    whole = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for odd in (whole.numpy(), [whole[0]], whole[0], whole[:, :1], whole.permute(0, 2, 3, 1)):
+        with pytest.raises(
+            ValueError, match="patches must be a tensor N x 3 x H x W, uint8 or in"
+        ):
+            taken(odd)
+    with pytest.raises(ValueError, match="at least one, got none"):
+        taken(whole[:0])
+    whole[1, 0, 0, 0] = torch.nan
+    with pytest.raises(
+        ValueError, match="finite values, got 1 of 3 that do not, such as number 1"
+    ):
+        taken(whole)
+
+
 def test_colour_floors_do_not_depend_on_how_often_each_patch_is_shown() -> None:
     images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     images, labels = images.to(torch.uint8), torch.arange(12) % 3

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from making import encoded, gradient, nifti, zipped
+from PIL import Image, ImageFile
 
 from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import decode_patch
 from monai_histodiff.data.zip_entries import zip_entries
+from monai_histodiff.utils.whole_pictures import whole_pictures
 
 TRUTH = np.tile(gradient(8, 8), (2, 2, 1))
 
@@ -76,6 +80,40 @@ def test_a_zip_of_very_many_files_is_counted(tmp_path: Path) -> None:
         for i in range(65537):
             archive.writestr(f"{i}", b"")
     assert len(zip_entries(path)[0]) == 65537
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 90, "progressive": True}])
+def test_a_jpeg_whose_end_was_never_written_is_refused(options: dict[str, Any]) -> None:
+    """As of an interrupted copy into space that was reserved; its thumbnail has an end, too."""
+    picture = Image.fromarray(np.repeat(TRUTH, 8, 0))
+    small = encoded(TRUTH, "JPEG")
+    whole = encoded(picture, "JPEG", exif=b"Exif\0\0" + small, **options)
+    assert whole.count(b"\xff\xd9") > 1 and decode_patch(whole, "a.jpg").shape[0] > 8
+    assert decode_patch(whole + b"\0" * 99, "a.jpg").shape[0] > 8, (
+        "after the end may stand anything"
+    )
+    for kept in (2, 9, len(whole) // 3):
+        cut = whole[:-kept] + b"\0" * kept
+        with pytest.raises(ValueError, match="readable picture, got 'a.jpg' .*its end is missing"):
+            decode_patch(cut, "a.jpg")
+
+
+def test_a_cut_picture_is_refused_whatever_pillow_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    picture = Image.fromarray(np.repeat(TRUTH, 8, 0))
+    for form in ("BMP", "TIFF"):
+        content = encoded(picture, form)
+        assert decode_patch(content, "a").shape[0] > 8
+        with pytest.raises(ValueError, match="readable picture"):
+            decode_patch(content[: len(content) * 2 // 3], "a")
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is True, "the caller's own"
+    with whole_pictures(), ThreadPoolExecutor(1) as other:
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+        assert other.submit(lambda: decode_patch(encoded(picture, "BMP"), "a")).result().any()
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is False, "another thread gave nothing back"
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 def test_the_message_names_the_damage(tmp_path: Path) -> None:

@@ -599,6 +599,31 @@ def test_a_set_without_classes_is_told_what_it_holds(
         PatchSet.open(root)
 
 
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
+def test_a_folder_of_unlabelled_pictures_is_no_class(tmp_path: Path, name: str) -> None:
+    root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png", f"{name}/c.png")
+    patches = PatchSet.open(root)
+    assert patches.classes == ("A", "B") and [r.label for r in patches.records].count("") == 1
+    assert f"1 pictures in '{name}' of '{root}' have no label." in patches.notes
+    parts = ("train/A/a.png", "train/B/b.png", "test/A/a.png", "test/B/b.png")
+    root = folder_of(tmp_path / "two", None, *parts, f"train/{name}/c.png")
+    patches = PatchSet.open(root)
+    assert [(r.label, r.split) for r in patches.records if not r.label] == [("", "train")]
+    root = folder_of(tmp_path / "three", None, *parts, f"{name}/x/c.png")
+    with pytest.raises(ValueError, match=f"'train/{name}' is for the unlabelled; call the others"):
+        PatchSet.open(root)
+
+
+@pytest.mark.parametrize("label", ["-1", "unknown", "?", "NA"])
+def test_labels_that_may_stand_for_none_are_told(tmp_path: Path, label: str) -> None:
+    table = f"path,label\na.png,A\nb.png,{label}\n"
+    patches = PatchSet.open(folder_of(tmp_path / "set", table, "a.png", "b.png"))
+    assert label in patches.classes and any(
+        note.startswith(f"Labels are taken for names of classes, also '{label}': leave them empty")
+        for note in patches.notes
+    )
+
+
 def test_columns_that_others_call_otherwise_are_told(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "one", "Filename,image,tumor\na.png,b.png,A\n", "a.png")
     message = (

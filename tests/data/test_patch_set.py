@@ -21,7 +21,7 @@ from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Transform
 
 from monai_histodiff import PatchSet
-from monai_histodiff.data import reading
+from monai_histodiff.data import find_leaks, reading
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import decode_patch
 from monai_histodiff.data.pixels import centre_crop
@@ -504,3 +504,27 @@ def test_impossible_shares_are_refused(wanted: int | str) -> None:
         match=r"labels_per_class must be 'all', a share such as '5%', or at least 1, got",
     ):
         PatchSet([], records(SIZES), ["A", "B", "C"]).few(wanted)
+
+
+def test_bad_numbers_are_refused_before_anything_is_read(patch_set: PatchSet) -> None:
+    for size in (0, -5, True, "64", 64.0):
+        with pytest.raises(ValueError, match="size must be a whole number of pixels, from 1, got"):
+            patch_set.images(size)  # type: ignore[arg-type]
+    for label in (0, 1, ["pink"]):
+        with pytest.raises(ValueError, match="label must be one of the classes"):
+            patch_set.select(label=label)  # type: ignore[arg-type]
+    for seed in (-1, 1.5, "3", None, True, 2**32):
+        for draw in (lambda s: patch_set.few(1, s), lambda s: patch_set.hold_out(0.3, s)):
+            with pytest.raises(ValueError, match="seeds must be whole numbers from 0 to"):
+                draw(seed)
+    with pytest.raises(ValueError, match="labels_per_class must be 'all', a share"):
+        patch_set.few(True)
+    assert patch_set.few(np.int64(1)).records == patch_set.few(1).records
+
+
+def test_the_default_device_does_not_take_patches_along(patch_set: PatchSet) -> None:
+    with torch.device("meta"):
+        images, labels = patch_set.images(), patch_set.labels
+        assert images.device.type == labels.device.type == patch_set.weights().device.type == "cpu"
+        leaks = find_leaks(patch_set.take(range(9)), patch_set.take(range(9, 18)))
+    assert leaks == find_leaks(patch_set.take(range(9)), patch_set.take(range(9, 18)))

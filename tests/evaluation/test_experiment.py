@@ -525,6 +525,22 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
     assert len(trained(seeds=[0])) == 2
 
 
+def test_the_weak_view_of_fixmatch_is_part_of_its_key(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path
+) -> None:
+    """It was not: another ``plain`` read back the values of the first."""
+
+    def trained(cache: Path | None, largest: float) -> np.ndarray:
+        plain = ScaleIntensityRanged("image", 0, largest, 0.0, 255 / largest)
+        given = {**everything(parts, candidates), "plain": plain, "seeds": [0]}
+        run = evaluation(parts, candidates, arms=["C", "M"], cache_dir=cache, **given)
+        return np.array(run.run()["M"][0])
+
+    first, second = (trained(tmp_path, largest) for largest in (255.0, 127.5))
+    assert not np.allclose(first, second, atol=1e-4)
+    np.testing.assert_allclose(second, trained(None, 127.5), atol=1e-6)
+
+
 def test_larger_patches_are_judged_by_five_crops(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> None:
