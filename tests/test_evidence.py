@@ -104,3 +104,33 @@ def test_the_same_real_patches_in_place_of_synthetic_ones_are_told_as_they_were(
             every.append(found[pair])
     (row,) = [cells for cells in table if cells[:1] == ["mean"]]
     assert row[3:] == [told(describe(combined(every))) for every in estimates.values()]
+
+
+def test_semi_supervision_and_both_kinds_together_are_told_as_they_were() -> None:
+    """The second supplement: arms M and P, one seed, beside the same trainings of the others."""
+    section = PAGE.partition("## Against semi-supervision")[2].partition("\n## ")[0]
+    table = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in section.splitlines()]
+    estimates: dict[str, list[Any]] = {"G-M": [], "P-C": [], "P-E": []}
+    for name in SETS:
+        runs = []
+        for path in files(name).values():
+            first, run = (
+                json.loads((path.parent / part / path.name).read_text(encoding="utf-8"))
+                for part in ("supplement", "supplement2")
+            )
+            assert run["seeds"] == [0]
+            for arm in "CGE":
+                scores = [found["arms"][arm]["balanced_accuracy"][0] for found in (first, run)]
+                assert scores[0] == scores[1], "the same trainings"
+            runs.append(run)
+        means = [
+            np.mean([run["arms"][arm]["balanced_accuracy"] for run in runs]) for arm in "CGEMP"
+        ]
+        found = {pair: _only(_estimate(runs, pair)) for pair in estimates}
+        (row,) = [cells for cells in table if cells[:1] == [name]]
+        assert row[1:6] == [f"{100 * mean:.1f}" for mean in means], name
+        assert row[6:] == [told(describe(estimate)) for estimate in found.values()], name
+        for pair, every in estimates.items():
+            every.append(found[pair])
+    (row,) = [cells for cells in table if cells[:1] == ["mean"]]
+    assert row[6:] == [told(describe(combined(every))) for every in estimates.values()]

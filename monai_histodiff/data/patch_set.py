@@ -137,9 +137,8 @@ class PatchSet(Sequence):
     @property
     def labels(self) -> Tensor:
         """int64 tensor of class indices, -1 where unlabelled."""
-        return torch.tensor(
-            [self._index.get(r.label, -1) for r in self.records], dtype=torch.long, device="cpu"
-        )
+        indices = [self._index.get(r.label, -1) for r in self.records]
+        return torch.tensor(indices, dtype=torch.long, device="cpu")
 
     @property
     def groups(self) -> list[str]:
@@ -252,9 +251,8 @@ class PatchSet(Sequence):
     def weights(self, power: float = 0.5) -> Tensor:
         """Sampling weights ``n_group ** -power``: large groups do not drown others."""
         sizes = Counter(self.groups)
-        return torch.tensor(
-            [sizes[g] ** -power for g in self.groups], dtype=torch.double, device="cpu"
-        )
+        weights = [sizes[g] ** -power for g in self.groups]
+        return torch.tensor(weights, dtype=torch.double, device="cpu")
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[PatchSet, PatchSet]:
         """Two group-disjoint sets, the second with about ``fraction`` of each class.

@@ -43,10 +43,8 @@ SUFFIXES = (
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how they begin; the last two are large ones
 WIDTH, LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 262, 277, 339
-GREY = (0, 1)  # of PHOTOMETRIC
-UNSIGNED = (1, 4)  # of SAMPLE_FORMAT; 4 is undefined
-# markers, whose bytes no coefficient of a JPEG or JPEG 2000 can have: the start of the latter with
-# its sizes, that of the former's scans, and the end of both
+GREY, UNSIGNED = (0, 1), (1, 4)  # of PHOTOMETRIC, and of SAMPLE_FORMAT, where 4 is undefined
+# markers that no coefficients hold: JPEG 2000's start and sizes, JPEG's scan, the end of both
 CODESTREAM, SCAN, IMAGE_END = b"\xff\x4f\xff\x51", b"\xff\xda", b"\xff\xd9"
 
 
@@ -192,7 +190,7 @@ def _refuse_depth(found: str, name: str) -> None:
 
 def _check_whole(kind: str | None, content: bytes) -> None:
     """Refuse what decoders pass over: a chunk of a PNG whose check sum (CRC-32) is wrong, and a
-    JPEG or JPEG 2000 without its end, which a decoder paints grey.
+    JPEG or JPEG 2000 without its end, which a decoder makes up.
     """
     if kind == "PNG":
         at, chunk = 8, b""
@@ -251,7 +249,7 @@ def _unpacked(content: bytes) -> Any:
 
 
 def _header(head: bytes) -> Any:
-    two = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
+    two = 540 in [int.from_bytes(head[:4], order) for order in ("little", "big")]
     kind, size = (nibabel.Nifti2Header, 540) if two else (nibabel.Nifti1Header, 348)
     return kind(binaryblock=head[:size])
 

@@ -92,7 +92,7 @@ def test_a_jpeg_whose_end_was_never_written_is_refused(options: dict[str, Any]) 
     assert decode_patch(whole + b"\0" * 99, "a.jpg").shape[0] > 8, (
         "after the end may stand anything"
     )
-    for kept in (2, 9, len(whole) // 3):
+    for kept in (2, 9, 40):
         cut = whole[:-kept] + b"\0" * kept
         with pytest.raises(ValueError, match="readable picture, got 'a.jpg' .*its end is missing"):
             decode_patch(cut, "a.jpg")
