@@ -159,7 +159,8 @@ def _pseudo_labelled(material: Material, seed: int) -> SyntheticBank:
     if pool is None or critic is None:
         raise ValueError("pseudo-labels need a pool and a critic, got none")
     threshold = float(critic.threshold)
-    return pseudo_labels(pool, critic.probabilities, threshold, material.classes, material.size)
+    judge, beside = critic.probabilities, material.labelled
+    return pseudo_labels(pool, judge, threshold, material.classes, material.size, beside)
 
 
 def _both(material: Material, seed: int) -> SyntheticBank:
@@ -180,7 +181,7 @@ def _both(material: Material, seed: int) -> SyntheticBank:
 def _truly_labelled(material: Material, seed: int) -> SyntheticBank:
     if material.pool is None:
         raise ValueError("true labels need a pool, got none")
-    return true_labels(material.pool, material.classes)
+    return true_labels(material.pool, material.classes, material.labelled)
 
 
 def _duplicated(material: Material, seed: int) -> SyntheticBank:

@@ -26,6 +26,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material, repeats_selected
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.metrics import classification_metrics
+from monai_histodiff.evaluation.real_banks import fitted
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.utils.cache import cached
@@ -257,7 +258,7 @@ class Evaluation:
         if bank is not None:
             names, prob = self.material.classes, prob if len(bank) else 0.0
             mix = SyntheticAugmentd("image", bank, prob=prob, full_prob_at=full, classes=names)
-            steps = [mix, *steps] if ARMS[arm].uncropped else [*steps, mix]
+            steps = [*fitted(items, bank), mix, *steps] if ARMS[arm].uncropped else [*steps, mix]
         steps += [_pair, self.recipe.augmentation(arm)]
         if ARMS[arm].unlabelled:
             steps.append(self.recipe.beside(self.material.unlabelled))

@@ -34,6 +34,7 @@ from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.classifiers import FixMatchTraining
 from monai_histodiff.commands.judge import judge
+from monai_histodiff.data.patch_files import PatchSource
 from monai_histodiff.data.pixels import five_crops
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Recipe
@@ -539,6 +540,27 @@ def test_the_weak_view_of_fixmatch_is_part_of_its_key(
     first, second = (trained(tmp_path, largest) for largest in (255.0, 127.5))
     assert not np.allclose(first, second, atol=1e-4)
     np.testing.assert_allclose(second, trained(None, 127.5), atol=1e-6)
+
+
+@pytest.mark.parametrize("larger", ["labelled", "pool", "test"])
+def test_every_arm_takes_patches_that_differ_in_size(
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    write_patch_set: Callable[..., Path],
+    tmp_path: Path,
+    larger: str,
+) -> None:
+    """Arms E, K and R show whole real patches in the places of others: only after minutes they
+    said that one was of another size.
+    """
+    given = {**everything(parts, candidates), "test": parts[2]}
+    wide = write_patch_set(tmp_path / "wide", per_class=3, seed=7, side=40)
+    sources = [*given[larger]._sources, PatchSource(wide)]
+    records = [replace(r, source=len(sources) - 1) for r in PatchSet.open(wide).records]
+    given[larger] = PatchSet(sources, [*given[larger].records, *records], CLASSES)
+    crop = RandSpatialCropd("image", (32, 32), random_size=False)
+    run = evaluation(parts, candidates, arms=list(ARMS), seeds=[0], crop=crop, **given)
+    assert {arm: len(runs) for arm, runs in run.run().items()} == dict.fromkeys(ARMS, 1)
 
 
 def test_larger_patches_are_judged_by_five_crops(
