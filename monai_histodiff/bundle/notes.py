@@ -25,16 +25,12 @@ __all__ = [
     "left_out_note",
     "look_warning",
     "precision_note",
+    "precision_warning",
     "result_notes",
-    "training_notes",
     "uncompared_note",
 ]
 
-FEW_STEPS = (
-    250  # after so many, arm C was trained and G was not (docs/verdict.md): neither is told
-)
-ENOUGH_STEPS = 1000
-VIEWS = 10  # of each synthetic patch, below which an arm has not learned what it was given
+WIDE = 0.1  # by so much less a precision is a warning at the top
 
 
 def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
@@ -55,26 +51,6 @@ def data_notes(patches: PatchSet, dataset_dir: str) -> list[str]:
             "intervals are too narrow."
         )
     return notes
-
-
-def colour_note(results: Mapping[str, Any]) -> str:
-    """A plain sentence where arm C knows no more than colour alone does; otherwise empty.
-
-    Args:
-        results: with ``arms`` and ``floors``.
-    """
-    runs = results["arms"].get("C", {}).get(CLAIM, [])
-    floors = {name: found[CLAIM] for name, found in results.get("floors", {}).items()}
-    if not runs or not floors:
-        return ""
-    best, reached = max(floors, key=floors.__getitem__), sum(runs) / len(runs)
-    if reached > floors[best]:
-        return ""
-    return (
-        f"Arm C reaches {reached:.0%} of balanced accuracy, and the {best} alone "
-        f"{floors[best]:.0%}: its classifier was trained too little (classifier_steps), or sees "
-        "no more than the stain. What changes it says little of a classifier that works."
-    )
 
 
 def look_warning(found: Sequence[str]) -> list[tuple[str, str]]:
@@ -105,54 +81,6 @@ def critic_note(results: Mapping[str, Any]) -> str:
         f"G, which learns from what it selected, {reached:.1%}: where you can use the critic, you "
         "need no synthetic patches."
     )
-
-
-def views_note(results: Mapping[str, Any]) -> str:
-    """A plain sentence where the classifiers hardly saw the synthetic patches; otherwise empty.
-
-    Args:
-        results: with ``arms``, ``settings`` of the classifiers and ``selection``.
-    """
-    settings, accepted = results["settings"], results["selection"]["accepted"]
-    shown = settings["classifier_batch_size"] * settings["synthetic_probability"]  # in a step
-    if "G" not in results["arms"] or not accepted or not shown:
-        return ""
-    views = settings["classifier_steps"] * shown / accepted
-    if views >= VIEWS:
-        return ""
-    return (
-        f"Arm G saw each synthetic patch {views:.1f} times in the mean, and arm C its few patches "
-        "many times: with so few steps G has not learned yet what it was given, and more may turn "
-        f"the answer (classifier_steps {math.ceil(VIEWS * accepted / shown)} or more)."
-    )
-
-
-def steps_note(results: Mapping[str, Any]) -> str:
-    """A plain sentence where the classifiers took too few steps to compare arms by; otherwise
-    empty.
-
-    Args:
-        results: with ``arms`` and ``settings`` of the classifiers.
-    """
-    steps = results["settings"]["classifier_steps"]
-    if steps > FEW_STEPS or len(results["arms"]) < 2:
-        return ""
-    return (
-        f"The classifiers of all arms, C too, took {steps} steps, which is a quick look: at "
-        f"{FEW_STEPS} or fewer they are not trained to the end, those that see more pictures "
-        "least of all, and more steps may turn the answer (classifier_steps "
-        f"{ENOUGH_STEPS})."
-    )
-
-
-def training_notes(results: Mapping[str, Any]) -> list[str]:
-    """Plain sentences on classifiers that were trained too little, each thing once.
-
-    Args:
-        results: as for the three notes.
-    """
-    found = [note for note in (colour_note(results), views_note(results)) if note]
-    return found or [note for note in (steps_note(results),) if note]
 
 
 def forecast_note(sentence: str, claims: Mapping[str, Any]) -> str:
@@ -252,12 +180,21 @@ def result_notes(
                 "The classes of the pseudo-labelled ones are the critic's: what they bring is "
                 "what it knows. Compare with arm E."
             )
-    notes += precision_note(selection["reached_precision"], selection["target_precision"])
+    precision = selection["reached_precision"], selection["target_precision"]
+    if not precision_warning(*precision):
+        notes += precision_note(*precision)
     for name, row in selection["per_class"].items():
         if row["accepted"] < quota:
             found = f"{row['accepted']} of {quota} accepted, from {row['candidates']} candidates"
             notes.append(f"Class {name} is short of its quota: {found}.")
     return notes
+
+
+def precision_warning(reached: float, target: float) -> list[tuple[str, str]]:
+    """A warning, a word and a sentence, where a critic's threshold misses its target widely."""
+    if reached >= target - WIDE:
+        return []
+    return [("Labels are less sure than was asked for.", precision_note(reached, target)[0])]
 
 
 def precision_note(reached: float, target: float) -> list[str]:

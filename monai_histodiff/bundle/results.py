@@ -19,14 +19,15 @@ from monai_histodiff.bundle.notes import (
     forecast_note,
     left_out_note,
     look_warning,
+    precision_warning,
     result_notes,
-    training_notes,
 )
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method_of
+from monai_histodiff.bundle.short_trainings import training_notes
 from monai_histodiff.bundle.split_file import changed_test, changed_warning
 from monai_histodiff.bundle.task import look, torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
@@ -117,7 +118,13 @@ def run_and_report(
     if changed := changed_test(folder.split, evaluation.test):
         found = look(evaluation.material.labelled, known, evaluation.test, patches.notes)
     leaks = find_leaks(patches.select("train"), evaluation.test)
-    results["warnings"] = [*changed_warning(changed), *look_warning(found), *leaks.warnings]
+    precision = [outcome["selection"][key] for key in ("reached_precision", "target_precision")]
+    results["warnings"] = [
+        *changed_warning(changed),
+        *look_warning(found),
+        *leaks.warnings,
+        *precision_warning(*precision),
+    ]
     results["notes"] = [
         *results["shortfalls"],
         size_note(patches, evaluation.material.size),
@@ -181,6 +188,7 @@ def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[s
         "classes": list(patches.classes),
         "demo": all(r.extra.get("synthetic") == "true" for r in patches.records),
         "counts": {name: part.counts() for name, part in parts.items()},
+        "unlabelled": {n: len(part) - sum(part.counts().values()) for n, part in parts.items()},
         "groups": {name: len(set(part.groups)) for name, part in parts.items()},
     }
 

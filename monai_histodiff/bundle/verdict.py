@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import critic_note, left_out_note, look_warning, training_notes
+from monai_histodiff.bundle.notes import (
+    critic_note,
+    left_out_note,
+    look_warning,
+    precision_warning,
+)
 from monai_histodiff.bundle.pictures import answers, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
@@ -21,6 +26,7 @@ from monai_histodiff.bundle.results import (
     describe_versions,
 )
 from monai_histodiff.bundle.running import method_of
+from monai_histodiff.bundle.short_trainings import training_notes
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, warnings, withheld
 from monai_histodiff.data.leaks import find_leaks
@@ -151,6 +157,7 @@ def judge_and_report(
     results["warnings"] = [
         *look_warning(found),
         *find_leaks(train, judge.test).warnings,
+        *precision_warning(float(judge.critic.precision), float(judge.critic.target_precision)),
         *(w for part in figures for w in warnings(part, named)),
     ]
     told = notes(results, arms, trained, judge, judged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_histodiff.bundle.notes import forecast_note, precision_note
+from monai_histodiff.bundle.notes import forecast_note, precision_note, precision_warning
 from monai_histodiff.bundle.verdict_rules import (
     agreement,
     beyond,
@@ -214,7 +214,9 @@ def notes(
     if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:
         foreseen = foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence
         found.append(forecast_note(foreseen, results["claims"]))
-    found += precision_note(float(judge.critic.precision), float(judge.critic.target_precision))
+    precision = float(judge.critic.precision), float(judge.critic.target_precision)
+    if not precision_warning(*precision):
+        found += precision_note(*precision)
     if not judge.refuse_copies:
         found.append("Copies of training patches were not refused: refuse_copies is False.")
     for part in judged:

@@ -162,6 +162,8 @@ def dataset(data: Mapping[str, Any], classes: Sequence[str]) -> list[Block]:
         [name, *(number(part.get(name, 0), 0) for part in counts.values())] for name in classes
     ]
     rows.append(["All classes", *(number(sum(part.values()), 0) for part in counts.values())])
+    if any((bare := data.get("unlabelled", {})).values()):
+        rows.append(["Without a label", *(number(bare.get(key, 0), 0) for key in counts)])
     each = [number(groups.get(key), 0) for key in counts]
     rows.append([TableCell("Groups", "patients, slides or tiles"), *each])
     heads = ["Class", *(WORDS.get(key, key) for key in counts)]

@@ -31,7 +31,7 @@ __all__ = ["write_report"]
 
 TITLE = "Do synthetic patches help?"
 REQUIRED = ("verdict", "dataset", "arms", "differences", "selection", "sampling", "seeds")
-WORDS = {"steps": "sampling steps"}
+WORDS = {"steps": "sampling steps", "accepted_per_second": "passed per second"}
 MEANING = {
     "helps": "The whole interval lies above zero.",
     "hurts": "The whole interval lies below zero.",
@@ -181,7 +181,9 @@ def _facts(results: Mapping[str, Any], primary: str) -> list[Fact]:
     if "accepted" in chosen and "candidates" in chosen:
         told = f"{number(chosen['accepted'], 0)} of {number(chosen['candidates'], 0)}"
         rate = percent(passed(chosen) / (chosen["candidates"] or math.nan), 0)
-        facts.append(Fact("Candidates accepted", told, f"{rate} passed the selection"))
+        over = int(passed(chosen)) - chosen["accepted"]
+        more = f", {number(over, 0)} more than were asked for" if over else ""
+        facts.append(Fact("Candidates accepted", told, f"{rate} passed the selection{more}"))
     facts += foreign_facts(results.get("foreign", {}))
     data = results["dataset"]
     if test := data.get("counts", {}).get("test"):

@@ -15,17 +15,17 @@ from conftest import CLASSES, WritePatchSet
 from monai_histodiff import Candidates, PatchSet
 from monai_histodiff.bundle.demo import write_demo
 from monai_histodiff.bundle.notes import (
-    colour_note,
     critic_note,
     data_notes,
     forecast_note,
     left_out_note,
     look_warning,
+    precision_note,
+    precision_warning,
     result_notes,
-    training_notes,
     uncompared_note,
-    views_note,
 )
+from monai_histodiff.bundle.short_trainings import colour_note, training_notes, views_note
 from monai_histodiff.evaluation.arms import Material
 
 
@@ -104,14 +104,14 @@ def test_what_the_critic_s_labels_bring_is_told(guessed: int, patch_set: PatchSe
     assert any("and 7 of the 12 pseudo-labelled" in note for note in found) == bool(guessed)
 
 
-@pytest.mark.parametrize("reached", [0.6, 0.75, 0.9])
+@pytest.mark.parametrize("reached", [0.6, 0.68, 0.75, 0.9])
 def test_a_precision_below_the_target_is_told(reached: float, patch_set: PatchSet) -> None:
     evaluation: Any = SimpleNamespace(material=SimpleNamespace(labelled=patch_set))
     selection = {"reached_precision": reached, "target_precision": 0.75, "per_class": {}}
     outcome = {"selection": selection, "sampling": {}, "settings": {}}
     found = [note for note in result_notes(outcome, evaluation, {}, None) if "target" in note]
-    assert len(found) == (reached < 0.75)
-    assert all("has a precision of 0.60" in note and "trusted_share" in note for note in found)
+    assert len(found) == (reached == 0.68), "lower ones are a warning at the top"
+    assert all("has a precision of 0.68" in note and "trusted_share" in note for note in found)
 
 
 def test_a_classifier_that_knows_no_more_than_colour_is_told_of() -> None:
@@ -179,7 +179,35 @@ def test_a_quick_look_is_called_so_once() -> None:
     (note,) = told(100)
     assert "took 100 steps, which is a quick look" in note and "classifier_steps 1000" in note
     (note,) = told(100, 1200)
-    assert note.startswith("Arm G saw each"), "the plainer of two reasons"
+    assert "a quick look" in note and "(classifier_steps 1000 or more)" in note
+    (note,) = told(250, 2400)
+    assert "(classifier_steps 1500 or more)" in note, "as many as the patches need"
+    (note,) = told(251, 1200)
+    assert note.startswith("Arm G saw each"), "enough steps, but not for these"
+
+
+def test_a_class_of_few_accepted_patches_is_seen_less_often() -> None:
+    """20 of a class, where 25 are needed for the whole probability: 0.4 in place of 0.5."""
+    results: dict[str, Any] = {
+        "arms": {"C": {}, "G": {}},
+        "settings": {"classifier_steps": 300, "classifier_batch_size": 5},
+        "selection": {"accepted": 140, "per_class": {k: {"accepted": 20} for k in "ab"}},
+        "dataset": {"counts": {"labelled": {"a": 8, "b": 8}}},
+    }
+    results["settings"] |= {"synthetic_probability": 0.5, "full_probability_at": 25}
+    assert "saw each synthetic patch 4.3 times" in views_note(results)
+    assert "(classifier_steps 700 or more)" in views_note(results)
+    results["selection"]["per_class"]["b"]["accepted"] = 100
+    results["dataset"]["counts"]["labelled"]["b"] = 24
+    assert "saw each synthetic patch 5.1 times" in views_note(results)
+
+
+def test_labels_far_less_sure_than_asked_for_are_a_warning() -> None:
+    assert precision_warning(0.66, 0.75) == [] == precision_note(0.75, 0.75)
+    ((word, sentence),) = precision_warning(0.6, 0.75)
+    assert word == "Labels are less sure than was asked for."
+    assert [sentence] == precision_note(0.6, 0.75)
+    assert "precision of 0.60 on held-out real patches, below the target of 0.75" in sentence
 
 
 def test_what_is_foreseen_is_told_from_what_is_measured() -> None:

@@ -700,6 +700,7 @@ def test_run_and_report_writes_results_and_a_page(
             "labelled": dict.fromkeys(CLASSES, 6),
             "test": dict.fromkeys(CLASSES, 8),
         },
+        "unlabelled": {"train": 0, "labelled": 0, "test": 0},
         "groups": {"train": 9, "labelled": 9, "test": 12},
     }
     assert not set(parts[2].groups) & set(results["test"]["groups"]), "patients stay unnamed"

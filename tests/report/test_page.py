@@ -719,7 +719,7 @@ def test_over_quota_is_no_rejection(read: Read, results: dict[str, Any]) -> None
         ["90", "50.0 %"],
     ]
     assert [row[0] for row in page.table("Reasons")] == ["low confidence", "near copy"]
-    assert "210 of 600 50 % passed the selection" in page.text
+    assert "210 of 600 50 % passed the selection, 90 more than were asked for" in page.text
 
 
 def test_the_kinds_of_sources_are_told_apart(read: Read, results: dict[str, Any]) -> None:
