@@ -14,6 +14,7 @@ from monai_histodiff.bundle.made import chosen_settings as chosen_settings
 from monai_histodiff.bundle.made import sampling_of as sampling_of
 from monai_histodiff.bundle.metadata import scale_of as scale_of
 from monai_histodiff.bundle.preparation import prepare as prepare
+from monai_histodiff.bundle.pretraining import made_with as made_with
 from monai_histodiff.bundle.results import run_and_report as run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder as RunFolder
 from monai_histodiff.bundle.stages import run_stage as run_stage

@@ -30,6 +30,7 @@ from monai_histodiff.bundle.plan import (
     measure_speed,
     training_steps,
 )
+from monai_histodiff.bundle.pretraining import check_steps
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method, option_values, running_config
 from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
@@ -38,6 +39,7 @@ from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
 from monai_histodiff.diffusion.parts import check_student
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.options.config_names import LDM_TRAIN
 from monai_histodiff.options.names import as_of_main_job, check_names, check_stage_names
 from monai_histodiff.selection.foreign_set import check_pictures
 
@@ -123,6 +125,8 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
     elif name == "inference":
         made = ConfigParser(config).get_parsed_content("made")
         check_sampling(values, schedule_of(values["ldm_dir"]), made)
+    elif name in LDM_TRAIN:
+        check_steps(values)
     elif name in ("ldm inference", "ldm evaluate"):
         own = {"steps": values["solver_steps"], "exemplar_scale": values["exemplar_scale"]}
         SamplingSettings.pretrained(values["few_steps"], **own)  # refuses what it was not taught

@@ -21,7 +21,9 @@ from monai_histodiff.training.steps import steps_now
 from monai_histodiff.utils.global_state import keep_random_state
 from monai_histodiff.utils.processes import first_rank, process_rank
 from monai_histodiff.utils.seeds import candidate_seed
-from monai_histodiff.utils.weights import check_intact, save_weights, write_state
+from monai_histodiff.utils.weights import read_state, save_weights, write_state
+
+MADE = "made_with"
 
 __all__ = ["EMAHandler", "EpochSeed", "TrainingCheckpoint", "WeightsSaver"]
 
@@ -77,16 +79,19 @@ class TrainingCheckpoint:
         objects: what has a ``state_dict``, by name: network, optimiser, schedule, averaged
             weights. The trainer, and its gradient scaler if it has one, are added.
         interval: epochs between saves.
+        made_with: plain values by which this training is told from others, such as the options and
+            a hash of the data: a checkpoint of others is refused.
     """
 
     def __init__(
-        self, save_dir: str | os.PathLike[str], objects: Mapping[str, Any], interval: int = 1
+        self,
+        save_dir: str | os.PathLike[str],
+        objects: Mapping[str, Any],
+        interval: int = 1,
+        made_with: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.objects, self.interval = (
-            Path(save_dir) / "training.pt",
-            dict(objects),
-            interval,
-        )
+        self.path, self.interval = Path(save_dir) / "training.pt", interval
+        self.objects, self.made_with = dict(objects), dict(made_with or {})
 
     def attach(self, engine: Engine) -> None:
         """Resume when the engine starts; save at the end of every ``interval``-th epoch."""
@@ -103,10 +108,8 @@ class TrainingCheckpoint:
 
     def __call__(self, engine: Engine) -> None:
         if first_rank():
-            write_state(
-                self.path,
-                {name: thing.state_dict() for name, thing in self._objects(engine).items()},
-            )
+            state = {name: thing.state_dict() for name, thing in self._objects(engine).items()}
+            write_state(self.path, {**state, MADE: self.made_with})
 
     def resume(self, engine: Engine) -> None:
         """Load the checkpoint, if there is one.
@@ -117,7 +120,7 @@ class TrainingCheckpoint:
         if not self.path.is_file():
             return
         try:
-            check_intact(self.path)
+            self._check_alike(read_state(self.path).get(MADE, {}))
             CheckpointLoader(
                 str(self.path), self._objects(engine), name=__name__, map_location="cpu"
             )(engine)
@@ -127,6 +130,11 @@ class TrainingCheckpoint:
                 f"({str(error).splitlines()[0]}): continue in the folder of that training, or "
                 "remove the file to begin anew"
             ) from error
+
+    def _check_alike(self, known: Mapping[str, Any]) -> None:
+        for name, value in self.made_with.items():
+            if name in known and known[name] != value:
+                raise ValueError(f"{name} is {value!r}, and was {known[name]!r}")
 
 
 class EMAHandler:

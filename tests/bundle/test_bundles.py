@@ -756,6 +756,21 @@ def test_encoder_training_config_writes_an_encoder(tmp_path: Path) -> None:
     trained = load_weights(PatchEncoder(), tmp_path / "out" / "encoder.pt")
     assert all(bool(v.isfinite().all()) for v in trained.state_dict().values())
     assert int(trained.state_dict()["levels.0.1.num_batches_tracked"]) == 3
+    run(config_file=ldm_training("train_encoder"), **{**options, "steps": 6, "log_every": 1})
+    trained = load_weights(PatchEncoder(), tmp_path / "out" / "encoder.pt")
+    assert int(trained.state_dict()["levels.0.1.num_batches_tracked"]) == 6, "it went on"
+    for change, told in (
+        ({"learning_rate": 0.1}, "learning_rate is 0.1, and was 0.002"),
+        ({"sources": options["sources"][:1]}, "sources is .*, and was"),
+        ({"steps": 7}, "steps must be a multiple of epoch_length, 3, .*, or --epoch_length 1"),
+        ({"steps": 8}, "got 8: give --steps 9, or --epoch_length 2$"),
+    ):
+        with pytest.raises(Exception) as caught:
+            run(config_file=ldm_training("train_encoder"), **{**options, **change})
+        error: BaseException | None = caught.value
+        while error is not None and not re.search(told, str(error)):
+            error = error.__cause__
+        assert error is not None, (change, caught.value)
 
 
 def test_the_encoder_never_sees_test_patches(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Training:
                 GradientNorm(),
                 self.ema,
                 WeightsSaver(self.network, folder, ema=self.ema),
-                TrainingCheckpoint(folder, objects),
+                TrainingCheckpoint(folder, objects, made_with=options.pop("made_with", None)),
             ],
             **options,
         )
@@ -122,6 +122,22 @@ def test_a_training_killed_at_any_step_and_resumed_has_the_curve_of_the_whole_on
     for name, value in torch.load(whole.folder / "model.pt", weights_only=True).items():
         assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)[name], value)
     torch.testing.assert_close(resumed.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_other_patches_or_options_is_refused(tmp_path: Path) -> None:
+    """It was gone on from, or, where it was complete, taken for the new one without a step."""
+    made_with = {"learning_rate": 0.01, "betas": [0.9, 0.99], "the digest of the patches": "ab"}
+    Training(tmp_path, made_with=made_with).run()
+    assert Training(tmp_path, made_with=dict(made_with)).run() == []
+    for change, told in (
+        ({"learning_rate": 0.1}, "learning_rate is 0.1, and was 0.01"),
+        ({"the digest of the patches": "cd"}, "the digest of the patches is 'cd', and was 'ab'"),
+    ):
+        before = (tmp_path / "model.pt").read_bytes()
+        with pytest.raises(ValueError, match=f"one of this training, got .*training.pt' .{told}"):
+            Training(tmp_path, made_with={**made_with, **change}).run()
+        assert (tmp_path / "model.pt").read_bytes() == before
+    assert Training(tmp_path, made_with={"of a later version": 1}).run() == []
 
 
 def test_a_training_killed_twice_and_in_workers_has_the_same_curve(tmp_path: Path) -> None:
