@@ -16,7 +16,7 @@ from torch import Tensor
 from monai_histodiff.data.looking import likeness, looked
 from monai_histodiff.data.overlaps import Marks, joined
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, sharpness, to_unit
+from monai_histodiff.data.pixels import centre_crop, resampled, sharpness, to_unit
 from monai_histodiff.data.sizes import MODEL, SMALLEST
 from monai_histodiff.data.twins import ACROSS, Twins, find_overlaps, find_twins
 
@@ -48,7 +48,7 @@ class Findings:
         overlaps: pairs across the split, or, without one, across groups, that are no copies, but
             show some of the same tissue, shifted.
         blank: names, by :meth:`PatchSet.names`, of patches with nothing to see.
-        blurred: of patches without fine detail.
+        blurred: of patches without fine detail at the model's scale.
         masks: of pictures of so few colours that they are no patches.
         most_labels: the largest ``labels_per_class``: training patches of the rarest class.
         rarest: the name of that class; empty where there is none.
@@ -89,7 +89,8 @@ def check(
     """
     if not len(patches):
         raise ValueError("a patch set must hold at least one patch, got none")
-    seen = looked(patches.at(None), _look, "look", progress)
+    fine = patches.at(patches.um_per_px or MODEL).sizes()
+    seen = looked(patches.at(None), lambda image, i: _look(image, i, fine[i]), "look", progress)
     prints, small, places, shapes, contrasts, details, drawn = zip(*seen, strict=True)
     plain = [c < BLANK and not mask for c, mask in zip(contrasts, drawn, strict=True)]
     soft = [c >= BLANK and d < BLURRED for c, d in zip(contrasts, details, strict=True)]
@@ -146,12 +147,16 @@ def _is_mask(image: Tensor, contrast: float) -> bool:
 
 
 def _look(
-    image: Tensor, index: int
+    image: Tensor, index: int, size: tuple[int, int]
 ) -> tuple[bytes, Tensor, Marks, tuple[int, int], float, float, bool]:
     """Of one picture: its :func:`~monai_histodiff.data.looking.likeness`, width and height,
-    standard deviation of the brightness, sharpness, and whether it is a mask.
+    standard deviation of the brightness, sharpness, at ``size`` if that is less, and whether it is
+    a mask.
     """
-    middle = centre_crop(image, _least(image.shape[1:]))
+    seen = middle = centre_crop(image, _least(image.shape[1:]))
+    if (shrunk := size[0] / image.shape[1]) < 1:
+        low, wide = (max(1, round(side * shrunk)) for side in middle.shape[1:])
+        seen = resampled(middle, (low, wide))
     height, width = (side // 4 * 4 for side in middle.shape[1:])
     level = to_unit(middle[:, :height, :width]).mean(0)
     contrast = float(level.std(correction=0)) if level.numel() else 0.0
@@ -159,7 +164,7 @@ def _look(
         *likeness(image, index),
         (image.shape[2], image.shape[1]),
         contrast,
-        float(sharpness(middle[None])),
+        float(sharpness(seen[None])),
         _is_mask(image, contrast),
     )
 

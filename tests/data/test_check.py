@@ -130,6 +130,17 @@ def test_blank_and_blurred_patches_are_told(tmp_path: Path) -> None:
     )
 
 
+def test_softness_that_the_scale_of_the_model_does_not_see_is_none(tmp_path: Path) -> None:
+    """Patches saved at twice the pixels that their scanner had are sharp at 1 um."""
+    content = rows()
+    for i, row in enumerate(content):
+        large = Image.fromarray(row[4]).resize((256, 256), Image.Resampling.BICUBIC)
+        content[i] = (*row[:4], np.asarray(large))
+    assert len(check(written(tmp_path / "coarse", content)).blurred) > len(content) // 2
+    fine = written(tmp_path / "fine", content, um="0.5")
+    assert check(fine).blurred == check(fine.at(1.0)).blurred == ()
+
+
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (40, 90, 170)])
 def test_masks_are_told_and_glass_is_none(values: tuple[int, ...], tmp_path: Path) -> None:
     content = rows()
