@@ -95,6 +95,12 @@ OPTIONS: tuple[Option, ...] = (
         low=0,
     ),
     Option(
+        "dataset_dir",
+        PATH,
+        "your patches, after one of which each sample is made; empty: after a stored exemplar",
+        (LDM_INFERENCE,),
+    ),
+    Option(
         "stored_exemplars",
         PATH,
         "descriptors of patches, one of which each sample is made after; empty: none",

@@ -47,16 +47,13 @@ from monai_histodiff.options.verdict import with_verdict
 
 __all__ = ["OPTIONS", "check_values", "options_of"]
 
+PATCHES = "your patches: folder, zip or table; `DATA` of the LDM bundle"
 OPTIONS: tuple[Option, ...] = (
     # ------------------------------------------------------------------------- places
     Option("bundle_root", PATH, "folder of the bundle (of finetune: of the bundles)", EVERY),
     Option("output_dir", PATH, "where results go; made if need be", EVERY),
-    Option(
-        "dataset_dir",
-        PATH,
-        "your patches: folder, zip or table; `DATA` of the LDM bundle",
-        EVERY,
-    ),
+    Option("dataset_dir", PATH, PATCHES, (*STAGES, *PRETRAINED)),
+    Option("dataset_dir", PATH, "empty; Zoo bundles name it", (INFERENCE, DEMO)),
     Option("ldm_dir", PATH, "the bundle `histopathology_ldm`", (*STAGES, INFERENCE)),
     Option("guidance_dir", PATH, "the bundle `histopathology_guidance`", (FINETUNE,)),
     Option("published_dir", PATH, "a run of the published method, for arm `G0`", (EVALUATE,)),

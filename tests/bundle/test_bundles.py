@@ -839,6 +839,22 @@ def test_ldm_inference_writes_the_patches_of_the_sampler(tmp_path: Path, few_ste
     assert (tmp_path / "out" / "samples.png").is_file()
 
 
+def test_ldm_inference_samples_after_patches_of_yours(tmp_path: Path) -> None:
+    write_stripes(tmp_path / "data", size=160, um="0.8")
+    given = {"bundle_root": str(LDM), "device": "cpu", "dataset_dir": str(tmp_path / "data")}
+    config = str(LDM / "configs/inference.json")
+    run(config_file=config, output_dir=str(tmp_path / "out"), seeds=[3, 5], **given)
+    patches = PatchSet.open(tmp_path / "data").at(1.0)
+    found = PatchEncoder.from_bundle(LDM).descriptors(patches.images(128))
+    own = Sources.of([{"label": 0, "descriptor": row} for row in found], 1)
+    student = LatentDiffusion.few_steps_from_bundle(LDM)
+    sampler = GuidedSampler(student, sources=own, settings=SamplingSettings.pretrained())
+    expected = sampler(None, [3, 5])
+    sampled = PatchSet.open(tmp_path / "out" / "samples").images()
+    assert int((sampled.int() - (expected * 255).round().int()).abs().max()) <= 1
+    assert float((ldm_student()(None, [3, 5]) - expected).abs().max()) > 0.1, "not the stored ones"
+
+
 def as_items(patches: torch.Tensor) -> list[dict[str, torch.Tensor]]:
     return [{"image": patch} for patch in patches]
 

@@ -255,6 +255,7 @@ OTHERS = [
         "seeds must be a list of whole numbers, at least 0, at most 42",
     ),
     ("ldm inference", {"batch": 4}, "got 'batch': did you mean 'batch_size'?"),
+    ("inference", {"dataset_dir": "."}, "dataset_dir must be empty for inference, which reads no"),
     ("ldm train_diffusion", {"tensorboard": "no"}, "tensorboard must be True or False, got 'no'"),
     ("ldm train_autoencoder", {"step": 9}, "got 'step': did you mean 'steps'?"),
     ("ldm train_encoder", {"temperature": 0}, "temperature must be a number, above 0, got 0"),
