@@ -14,6 +14,7 @@ __all__ = ["batch_from_memory", "in_batches"]
 CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
 # Bytes at work for each byte of a float32 patch: 30 measured, and halving corrects the rest.
 PATCH_MEMORY = 100
+CPU_FULL = "can't allocate memory"  # in torch's own words
 logger = logging.getLogger(__name__)
 
 
@@ -49,9 +50,12 @@ def in_batches(
         rows = slice(start, min(start + batch, count))
         try:
             parts.append(make(rows).float().cpu())
-        except torch.OutOfMemoryError:
-            if rows.stop - start == 1:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not isinstance(error, torch.OutOfMemoryError) and CPU_FULL not in str(error):
                 raise
+            if rows.stop - start == 1:
+                told = f"not even one patch fits into the memory: {str(error).splitlines()[0]}"
+                raise torch.OutOfMemoryError(f"{told}; make smaller ones") from error
             batch = (rows.stop - start) // 2
             told = "the device ran out of memory: from now on %d patches are sampled at once"
             logger.warning(told, batch)

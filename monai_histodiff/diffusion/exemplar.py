@@ -76,9 +76,11 @@ class ExemplarEmbedding(nn.Module):
         Raises:
             ValueError: they are not ``N x D``, or not finite.
         """
-        if descriptors.ndim != 2 or descriptors.shape[1] != len(self.mean):
-            rule = f"exemplars must be descriptors N x {len(self.mean)}"
-            raise ValueError(f"{rule}, got {tuple(descriptors.shape)}")
+        known = isinstance(descriptors, Tensor) and descriptors.ndim == 2
+        if not known or descriptors.shape[1] != len(self.mean):
+            rule = f"exemplars must be descriptors, a tensor N x {len(self.mean)}"
+            got = f"{type(descriptors).__name__} {tuple(getattr(descriptors, 'shape', ()))}"
+            raise ValueError(f"{rule}, got {got}: PatchEncoder.descriptors(patches) gives them")
         if not bool(descriptors.isfinite().all()):
             row = int((~descriptors.isfinite()).any(1).nonzero()[0])
             raise ValueError(f"descriptors of exemplars must be finite, got others in row {row}")

@@ -45,7 +45,7 @@ class Wanted:
                 labels are names, or labels or exemplars differ in number from the seeds.
         """
         own = checked_seeds(seeds.tolist() if isinstance(seeds, Tensor) else seeds)
-        if exemplars is not None and len(exemplars) != len(own):
+        if isinstance(exemplars, Tensor) and len(exemplars) != len(own):
             got = f"{len(own)} seeds and {len(exemplars)} exemplars"
             raise ValueError(f"each seed needs one exemplar, got {got}")
         if labels is None:

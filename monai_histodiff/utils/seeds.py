@@ -21,6 +21,8 @@ def checked_seeds(seeds: Iterable[Any]) -> list[int]:
     Raises:
         ValueError: there is none, or one is no whole number from 0 to 2^32 - 1.
     """
+    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds must be several whole numbers, got {seeds!r}: give [{seeds!r}]")
     found = []
     for given in seeds:
         try:

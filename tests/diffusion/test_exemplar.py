@@ -116,7 +116,7 @@ def test_perturbation_is_in_deviations_of_the_descriptors() -> None:
         (lambda: ExemplarEmbedding(D, dropout=1.0), r"dropout must lie in \[0, 1\), got 1.0"),
         (lambda: ExemplarEmbedding(D, noise=-1.0), "noise must be at least 0 and finite, got -1"),
         (lambda: ExemplarEmbedding(D).fit(torch.zeros(1, D)), "at least 2 descriptors N x D"),
-        (lambda: ExemplarEmbedding(D).fit(torch.zeros(4, 3)), r"descriptors N x 5, got \(4, 3\)"),
+        (lambda: ExemplarEmbedding(D).fit(torch.zeros(4, 3)), r"N x 5, got Tensor \(4, 3\)"),
         (
             lambda: ExemplarEmbedding(D).fit(torch.full((4, D), torch.nan)),
             "descriptors of exemplars must be finite, got others in row 0",
@@ -370,8 +370,12 @@ def test_what_does_not_fit_is_refused(
     sampler = GuidedSampler(conditional, progress=False)
     with pytest.raises(ValueError, match="each seed needs one exemplar, got 2 seeds and 1"):
         sampler(None, [1, 2], torch.zeros(1, D))
-    with pytest.raises(ValueError, match=r"exemplars must be descriptors N x 5, got \(1, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"must be descriptors, a tensor N x 5, got Tensor \(1, 6\)"
+    ):
         sampler(None, [1], torch.zeros(1, 6))
+    with pytest.raises(ValueError, match=r"a tensor N x 5, got ndarray \(1, 5\): PatchEncoder"):
+        sampler(None, [1], torch.zeros(1, 5).numpy())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be finite, got others in row 1"):
         sampler(None, [1, 2], torch.tensor([[0.0] * D, [torch.inf] * D]))
     with pytest.raises(ValueError, match="labels need a guide, a model of classes, or sources"):

@@ -253,6 +253,37 @@ class Small(nn.Module):
         return self.unet(z, timesteps)
 
 
+class Full(Small):
+    """As torch says it of a CPU, in a plain RuntimeError."""
+
+    def forward(self, z: Tensor, timesteps: Tensor) -> Tensor:
+        self.asked.append(len(z))
+        if len(z) > self.room:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tri"
+            )
+        return self.unet(z, timesteps)
+
+
+def test_a_full_memory_of_the_processor_is_one_too(
+    make_sampler: MakeSampler, model: LatentDiffusion
+) -> None:
+    truth, unet = make_sampler()(LABELS, SEEDS), Full(model.unet, room=2)
+    model.unet = unet  # type: ignore
+    assert torch.allclose(make_sampler()(LABELS, SEEDS), truth, atol=1e-5)
+    unet.room = 0
+    rule = "not even one patch fits into the memory: .*can't allocate memory.*; make smaller ones"
+    with pytest.raises(torch.OutOfMemoryError, match=rule):
+        make_sampler()(LABELS, SEEDS)
+
+
+def test_seeds_and_exemplars_of_another_kind_are_told(make_sampler: MakeSampler) -> None:
+    sampler = make_sampler()
+    for odd in (3, "12", None):
+        with pytest.raises(ValueError, match="seeds must be several whole numbers, got"):
+            sampler(LABELS, odd)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("max_batch", [None, 6])
 def test_batch_is_halved_when_memory_runs_out(
     max_batch: int | None,
