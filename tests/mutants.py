@@ -43,7 +43,7 @@ MODULES = {
     "utils/files": "utils/test_files.py",
     "utils/fingerprint": "utils/test_fingerprint.py",
     "diffusion/autoencoder": "diffusion/test_model.py",
-    "diffusion/model": "diffusion/test_model.py",
+    "diffusion/model": "diffusion/test_model.py diffusion/test_foreign_generators.py",
     "diffusion/unet": "diffusion/test_unet.py diffusion/test_model.py diffusion/test_exemplar.py",
     "diffusion/batches": "diffusion/test_sampler.py",
     "diffusion/exemplar": "diffusion/test_exemplar.py",
@@ -54,7 +54,8 @@ MODULES = {
     "diffusion/latents": "diffusion/test_latents.py diffusion/test_sampler.py "
     "diffusion/test_exemplar.py training/test_steps.py",
     "diffusion/sampler": "diffusion/test_sampler.py",
-    "diffusion/sharing": "diffusion/test_unet.py diffusion/test_sampler.py",
+    "diffusion/sharing": "diffusion/test_unet.py diffusion/test_sampler.py "
+    "diffusion/test_foreign_generators.py",
     "diffusion/sources": "diffusion/test_sampler.py diffusion/test_latents.py "
     "diffusion/test_exemplar.py",
     "diffusion/wanted": "diffusion/test_sampler.py",

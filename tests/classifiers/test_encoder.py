@@ -43,6 +43,9 @@ def test_colour_floors_do_not_depend_on_how_often_each_patch_is_shown() -> None:
     )
     for name, row in once.items():
         assert twice[name]["ece"] == pytest.approx(row["ece"], 1e-6)
+    asked = colour_floors(images, labels, images[:6], labels[:6], 3, ridge=0.01)
+    assert asked == once, "a hundredth of N"
+    assert colour_floors(images, labels, images[:6], labels[:6], 3, ridge=1.0) != once
 
 
 def test_colour_floors_see_colour_and_nothing_else(

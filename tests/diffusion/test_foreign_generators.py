@@ -126,6 +126,11 @@ def test_patches_go_in_and_out_at_the_range_and_scale_of_the_maker() -> None:
     assert torch.allclose(model.decode(model.encode(grey(0.75))), grey(0.75), atol=1e-6)
 
 
+def test_without_a_shift_latents_are_only_scaled() -> None:
+    model = exact_model(MONAI["linear epsilon"]())
+    assert torch.allclose(model.encode(grey(0.75)), torch.tensor(0.5 * 4.0))
+
+
 @pytest.mark.parametrize("name", [name for name in MONAI if name != "rectified flow"])
 def test_one_call_is_that_of_monais_scheduler(name: str) -> None:
     scheduler, generator = MONAI[name](), torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from monai_histodiff import LatentClassifier
 from monai_histodiff.diffusion.guide import _TimeBlock
 
 
@@ -21,3 +22,12 @@ def test_time_scales_and_shifts_what_is_normalised() -> None:
     found = block(x, torch.zeros(2, 4))
     shift = F.silu(torch.arange(8) - 3.5)[None, :, None, None]
     torch.testing.assert_close(found, block.skip(x) + shift)
+
+
+def test_the_resolution_is_halved_after_the_first_block() -> None:
+    guide, seen = LatentClassifier(4, 2, (8, 16, 24)), []
+    for block in guide.blocks:
+        block.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    guide(torch.zeros(1, 4, 16, 16), torch.zeros(1))
+    sides = [(given.shape[-1], out.shape[-1]) for given, out in seen]
+    assert sides == [(16, 16), (16, 8), (8, 4)]

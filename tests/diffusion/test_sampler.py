@@ -578,7 +578,8 @@ def test_networks_see_bfloat16_where_asked(make_sampler: MakeSampler) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [*VARIANTS, {"mode": "x0", "autoguidance": 2.0}, {"mode": "x0", "scale": 0.0}],
+    [*VARIANTS, *({"mode": "x0", **more} for more in ({"autoguidance": 2.0}, {"scale": 0.0}))]
+    + [{"mode": "x0", "scale": 0.5}],
     ids=str,
 )
 @pytest.mark.parametrize("interval", [(-3.0, 2.0), (-99.0, 99.0), (50.0, 60.0)])

@@ -95,6 +95,7 @@ def test_kid_of_shifted_gaussians_has_its_closed_form_in_expectation() -> None:
 
 def test_kid_over_subsets_estimates_the_same() -> None:
     a, b = normal(300), normal(200, seed=1) + 1
+    assert len(kid(a, b, subsets=2, subset_size=2, generator=torch.Generator())) == 2, "the least"
     whole, _ = kid(a, b)
     mean, std = kid(a, b, subsets=60, subset_size=50, generator=torch.Generator().manual_seed(0))
     assert abs(mean - whole) < 4 * std / math.sqrt(60) and std > 0

@@ -4,6 +4,7 @@ what both have.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,3 +79,22 @@ def test_each_size_is_compared_on_what_both_have(tmp_path: Path) -> None:
             assert grid.size == (4 * (int(size) + 2) + 2,) * 2
     with pytest.raises(ValueError, match="each set must hold at least"):
         evaluate_sizes(sampler(), encoder, train, held_out[:1], [32], tmp_path / "x", 8)
+
+
+def test_the_floor_draws_patches_of_large_groups_less_often(tmp_path: Path) -> None:
+    """By the square root of the group's size, as the training does (and as the samples are)."""
+    large = patches(tmp_path / "a", 36, 0)
+    records = [replace(r, group="one" if i < 35 else "two") for i, r in enumerate(large.records)]
+    drawn: list[float] = []
+
+    class Weighed(PatchSet):
+        def weights(self, power: float = 0.5) -> Tensor:
+            drawn.append(power)
+            return super().weights(power)
+
+    train = Weighed(large._sources, records, large.classes)
+    encoder = PatchEncoder(widths=(4, 4, 8, 8, 8), features=16).eval()
+    evaluate_sizes(sampler(), encoder, train, large, [32], tmp_path / "x", 16)
+    assert drawn == [0.5]
+    share = large._with(records).weights()
+    assert float(share[-1] / share[0]) == pytest.approx(35**0.5)

@@ -44,6 +44,16 @@ def features_by_hand(critic: PatchCritic, images: torch.Tensor) -> torch.Tensor:
     return normalize(torch.cat(parts, 1))
 
 
+def test_the_centre_is_that_of_the_generators_patches_by_default(critic: PatchCritic) -> None:
+    images = torch.randint(0, 256, (3, 3, 128, 128), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(3)
+    found = [
+        CentroidSelector(critic, images.to(torch.uint8), labels, **size)(images.byte(), labels)
+        for size in ({}, {"size": 128})
+    ]
+    assert torch.equal(*(each.confidence for each in found))
+
+
 @torch.no_grad()
 def test_the_nearest_centroid_decides(labelled: PatchSet, critic: PatchCritic) -> None:
     images, labels = labelled.images(), labelled.labels
