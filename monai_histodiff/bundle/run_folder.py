@@ -87,7 +87,7 @@ class RunFolder:
         if found and (self.outcome.exists() or Claim(self.record).content.get("stage") != STAGE):
             raise FileExistsError(
                 f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
-                "choose another, or run evaluate on it"
+                "choose another, or judge its candidates anew: --replace True, of the evaluation"
             )
 
     def check_unevaluated(self, replace: bool = False) -> None:
