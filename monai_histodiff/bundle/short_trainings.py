@@ -10,10 +10,7 @@ from monai_histodiff.evaluation.verdict import CLAIM
 
 __all__ = ["colour_note", "steps_note", "training_notes", "views_note"]
 
-FEW_STEPS = (
-    250  # after so many, arm C was trained and G was not (docs/verdict.md): neither is told
-)
-ENOUGH_STEPS = 1000
+FEW_STEPS, ENOUGH_STEPS = 250, 1000  # after which arm C alone, and both, were trained to the end
 VIEWS = 10  # of each synthetic patch, below which an arm has not learned what it was given
 
 
