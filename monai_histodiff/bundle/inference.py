@@ -284,8 +284,8 @@ class PatchWriter:
             scores: of each patch.
             threshold: 0 of variations, of which no other class may be more probable.
         """
-        rule = f"at threshold {threshold:.2f}" if threshold else "whose class is most probable"
-        print(f"Accepted {kept} of {len(scores)} {rule}.", flush=True)
+        rule = f"at threshold {threshold:.2f}" if threshold else "no other class is more probable"
+        print(f"Accepted {kept} of {len(scores)}: {rule}.", flush=True)
         if kept == 0:
             scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
             least = f"reached {threshold:.2f}" if threshold else "made its class the most probable"
