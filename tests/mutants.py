@@ -85,6 +85,13 @@ MODULES = {
     "evaluation/verdict": "evaluation/test_verdict.py",
     "evaluation/worlds": "evaluation/test_power.py",
 }
+
+
+def tests_of(module: str) -> list[str]:
+    """The files of tests of a module, and that of the defaults of all."""
+    return [*MODULES[module].split(), "test_signatures.py"]
+
+
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,

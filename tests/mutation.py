@@ -43,7 +43,7 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "monai_histodiff"
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from mutants import MODULES, Source, functions, skeleton  # noqa: E402
+from mutants import MODULES, Source, functions, skeleton, tests_of  # noqa: E402
 
 OPTIONS: tuple[str, ...] = (
     "-x",
@@ -200,7 +200,7 @@ class Campaign:
         if self.server == 0:
             self.pipe.close()
             quiet()
-            places = dict.fromkeys(str(TESTS / f) for m in chosen for f in MODULES[m].split())
+            places = dict.fromkeys(str(TESTS / f) for m in chosen for f in tests_of(m))
             os._exit(int(pytest.main([*OPTIONS, *places], plugins=[Server(theirs)])))
         theirs.close()
         self.tests: list[str] = self.pipe.recv()
@@ -213,7 +213,7 @@ class Campaign:
         old, new = functions(before), functions(after)
         inner = skeleton(before) == skeleton(after)
         first = next((n for n in old if inner and old[n] != new[n]), None)
-        files = [f"tests/{name}" for name in MODULES[module].split()]
+        files = [f"tests/{name}" for name in tests_of(module)]
         tests = [name for file in files for name in self.tests if name.startswith(f"{file}::")]
         if module not in self.sound:
             self.pipe.send({"tests": tests, "module": module, "index": None})

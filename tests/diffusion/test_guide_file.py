@@ -26,6 +26,12 @@ def test_what_is_no_guide_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "other.pt", torch.nn.Linear(2, 3).state_dict())
     with pytest.raises(ValueError, match=r"must be those of a guide, got bias, weight \.\.\. in"):
         LatentClassifier.from_file(tmp_path / "other.pt")
+    for lost in ("stem.weight", "logits.weight"):
+        state = LatentClassifier(5, 4).state_dict()
+        del state[lost]
+        save_weights(tmp_path / "half.pt", state)
+        with pytest.raises(ValueError, match=r"must be those of a guide, got .*half.pt"):
+            LatentClassifier.from_file(tmp_path / "half.pt")
     small = LatentClassifier(5, 4, channels=(32, 32))
     save_weights(tmp_path / "small.pt", small.state_dict())
     with pytest.raises(ValueError, match="weights must fit the network, got"):

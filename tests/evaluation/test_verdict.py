@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from monai_histodiff.evaluation.verdict import compare_arms, shortfalls, verdict
 
@@ -39,6 +40,9 @@ def test_a_planted_gain_is_claimed_and_everything_is_plain() -> None:
     assert claim["claim"] == "helps" and claim["p_holm"] == claim["p"] < 0.001
     row = found["differences"]["G-C"]["balanced_accuracy"]
     assert 0.1 < row["low"] < 0.3 < row["high"] < 0.5 and list(found["claims"]) == ["G-C"]
+    errors = math.hypot(claim["group_error"], claim["run_error"])
+    half = stats.t.ppf(0.975, claim["freedom"]) * errors
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half), "both parts are standard errors"
     assert json.loads(json.dumps(found)) == found and found["shortfalls"] == []
     assert [len(hits) for hits in found["hits"]["G"]] == [160] * 3
     share = np.mean([[digit == "1" for digit in hits] for hits in found["hits"]["G"]])

@@ -338,6 +338,7 @@ def test_where_nothing_is_accepted_the_mean_confidence_decides() -> None:
     assert best_scale([1, 2, 3, 4], nothing, confidence, 5, 10) == 2, "what is not finite is none"
     sure = confidence.nan_to_num(0.9)
     assert best_scale([1, 2, 3, 4], nothing, sure, 5, 10) == 3
+    assert best_scale([1, 2, 3, 4], nothing, sure, 1, 1) == 3, "the fewest there are"
     one = nothing.clone()
     one[0, 0, 0] = True
     assert best_scale([1, 2, 3, 4], one, sure, 5, 10) == 1, "the one that is accepted at all"
