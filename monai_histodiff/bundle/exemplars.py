@@ -25,7 +25,8 @@ def exemplars_of(
     device: str | torch.device = "cpu",
 ) -> Sources | None:
     """What samples are made after: the descriptors of up to 2,048 patches of a set, drawn at
-    random by seed 0, or, where none is given, stored ones.
+    random by seed 0, or, where none is given, stored ones. Where a split is recorded, its training
+    patches are taken: what is made after a test patch spoils the test.
 
     Args:
         dataset_dir: a patch set, labelled or not; empty: the stored ones. Patches without a scale
@@ -42,8 +43,12 @@ def exemplars_of(
     if not dataset_dir:
         return Sources.load(stored, 1) if stored else None
     patches = PatchSet.open(dataset_dir).at(scale_of(bundle_dir))
+    if any(r.split for r in patches.records):
+        patches = patches.select("train")
     for note in patches.notes:
         print(note)
+    if len(patches) > MOST:
+        print(f"{MOST} of {len(patches)} training patches are exemplars, drawn at random.")
     size = crop_size(patches)
     chosen = np.random.default_rng(0).permutation(len(patches))[:MOST]
     images = patches.take(sorted(chosen.tolist())).images(size)

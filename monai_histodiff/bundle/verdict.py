@@ -72,7 +72,14 @@ def open_sets(
             raise ValueError(
                 f"second_dir must be another set, got '{second_dir}' twice: leave it out"
             )
-        sets[str(second_dir)] = open_synthetic(second_dir, real, size, "second_dir", um_per_px)
+        second = open_synthetic(second_dir, real, size, "second_dir", um_per_px)
+        first = sets[str(synthetic_dir)]
+        if sorted(first.file_hashes()) == sorted(second.file_hashes()):
+            raise ValueError(
+                f"second_dir must hold other pictures than synthetic_dir, got the very same in "
+                f"'{second_dir}' and '{synthetic_dir}': leave it out"
+            )
+        sets[str(second_dir)] = second
     return sets
 
 

@@ -235,5 +235,6 @@ def notes(
                 f"{larger} of {every} pictures of {part.name} {'is' if larger == 1 else 'are'} "
                 f"larger than {judge.size} x {judge.size}: their centre is judged and used."
             )
-        found += [note for note in part.pictures.notes if not note.startswith("No group")]
+        aside = ("No group", "kept apart")  # of a split, too, which no picture here is of
+        found += [n for n in part.pictures.notes if not any(words in n for words in aside)]
     return list(dict.fromkeys(found))

@@ -227,10 +227,17 @@ def card(patches: PatchSet, facts: Mapping[str, Any], classes: Sequence[str] = (
         "tags:\n- histopathology\n- synthetic\n---\n"
     )
     return (
-        f"{front}\n# {title}\n\nThese patches are synthetic: they show no patient's tissue, and "
-        f"are no evidence of what tissue looks like. Not for diagnosis.\n\n"
+        f"{front}\n# {title}\n\nThese patches are meant as synthetic ones, no evidence of what "
+        "tissue looks like. Whether any is a copy of a patient's tissue is told under Copies. Not "
+        f"for diagnosis. Micrometres per pixel: {_scales(patches)}.\n\n"
         f"| class | patches | index |\n|---|---|---|\n{table}\n\n{parts}\n"
     )
+
+
+def _scales(patches: PatchSet) -> str:
+    """As the manifest records them; what is not recorded is not known."""
+    found = sorted({r.extra.get(SCALE, "") for r in patches.records})
+    return ", ".join(value or "not known" for value in found)
 
 
 def _folder(name: str) -> str:

@@ -34,7 +34,9 @@ from monai_histodiff.data.tables import (
 
 __all__ = ["list_patches"]
 
-MISSING = set("nan na n/a none null -1 ? - unknown".split())  # as written where there is nothing
+MISSING = set(
+    "nan na n/a none null -1 ? - unknown unlabelled unlabeled".split()
+)  # as written where there is nothing
 Found = tuple[PatchRecord, str]  # and where it was found
 
 

@@ -142,11 +142,24 @@ def refuse_other_slide(root: Path, file: Path, report: SlideReport) -> None:
 
 
 def read_rows(root: Path) -> dict[str, SlideRow]:
-    """Group, label and split of each slide in the manifest."""
-    return {
-        row["slide"]: SlideRow(row["group"], row["label"], row["split"])
-        for row in _read(root / MANIFEST)
-    }
+    """Group, label and split of each slide in the manifest.
+
+    Raises:
+        ValueError: tiles of one slide have others, which somebody wrote there, and which would be
+            lost where the manifest is written anew.
+    """
+    found: dict[str, SlideRow] = {}
+    for row in _read(root / MANIFEST):
+        own = SlideRow(row["group"], row["label"], row["split"])
+        if own != (first := found.setdefault(row["slide"], own)):
+            raise ValueError(
+                "tiles of one slide must have one group, label and split where its manifest is "
+                f"written anew, got {first.group!r}, {first.label!r}, {first.split!r} and "
+                f"{own.group!r}, {own.label!r}, {own.split!r} of '{row['slide']}' in '{root}': keep "
+                "labels of single tiles in a copy (PatchSet.open(...).write(NEW)), or take another "
+                "folder"
+            )
+    return found
 
 
 def write_manifest(root: Path, um_per_px: float, rows: Mapping[str, SlideRow]) -> None:

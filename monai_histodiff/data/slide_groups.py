@@ -13,7 +13,7 @@ from pathlib import Path
 
 from monai_histodiff.data.names import check_name, refuse_twins
 from monai_histodiff.data.splits import read_split, refuse_partial_split, refuse_torn_groups
-from monai_histodiff.data.tables import read_table
+from monai_histodiff.data.tables import likely_columns, read_table
 
 __all__ = ["SlideRow", "read_slide_table", "slide_rows"]
 
@@ -41,7 +41,13 @@ def read_slide_table(path: str | os.PathLike[str]) -> dict[str, SlideRow]:
     """
     where = f"'{path}'"
     rows: dict[str, SlideRow] = {}
-    for row in read_table(Path(path).read_bytes(), where, COLUMNS[:2], COLUMNS[2:]):
+    found = read_table(Path(path).read_bytes(), where, COLUMNS[:2], COLUMNS[2:])
+    columns = list(found[0].cells) if found else []
+    likely = dict(likely_columns(columns, COLUMNS[2:]))
+    for name in (name for name in columns if name not in COLUMNS):
+        hint = f": call it '{likely[name]}' if it is that" if name in likely else ""
+        logger.warning("The column '%s' of %s is not read%s.", name, where, hint)
+    for row in found:
         at = f"line {row.line} of {where}"
         slide, group, label, split = (row.cells.get(column, "") for column in COLUMNS)
         if not slide or not group:
@@ -70,8 +76,8 @@ def slide_rows(
         table: rows by slide name or file name.
         group_pattern: a regular expression to search each name for; its first bracket, or all of
             it, is the group.
-        recorded: what was known of slides before. A table corrects what it lists, a pattern the
-            groups; the rest stays.
+        recorded: what was known of slides before. A table corrects what it lists, and is not
+            empty there, a pattern the groups; the rest stays.
 
     Returns: A row for each slide; without ``table`` and ``group_pattern`` each slide is its own
         group.
@@ -136,11 +142,23 @@ def _listed(
         )
     if not listed and known is None:
         raise ValueError(f"the table must list every slide, got none named '{name}': add a row")
-    return table[listed[0]] if listed else known or SlideRow(name)
+    if not listed:
+        return known or SlideRow(name)
+    row = table[listed[0]]
+    return (
+        replace(row, label=row.label or known.label, split=row.split or known.split)
+        if known
+        else row
+    )
 
 
 def _matched(name: str, group_pattern: str) -> str:
-    match = re.search(group_pattern, name)
+    try:
+        match = re.search(group_pattern, name)
+    except re.error as error:
+        raise ValueError(
+            f"group_pattern must be a regular expression, got '{group_pattern}' ({error})"
+        ) from error
     group = match and (match[1] if match.re.groups else match[0])
     if not group:
         raise ValueError(

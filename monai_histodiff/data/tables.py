@@ -188,7 +188,7 @@ def _columns(
         columns = [dict(sole).get(name, name) for name in columns]
     if missing := [name for name in required if name not in columns]:
         likely = likely_columns(columns, [m for m in missing if m in OTHERS])
-        renamed = [f"rename '{a}' to '{b}'" for a, b in likely]
+        renamed = [f"rename '{a}' to '{b}'" for a, b in likely if a not in required]
         remedy = " or ".join(renamed) or "rename those that are meant, or write them"
         raise ValueError(
             f"a table must have the columns {list(required)}, got none named {missing} among"
