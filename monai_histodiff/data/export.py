@@ -206,6 +206,7 @@ def card(patches: PatchSet, facts: Mapping[str, Any], classes: Sequence[str] = (
             "spdx.org/licenses; 'other' if there is none"
         )
     title = plain.get("title", "Synthetic histopathology patches")
+    scales = ", ".join(sorted({r.extra.get(SCALE) or "not known" for r in patches.records}))
     counts = Counter(r.label for r in patches.records)
     table = "\n".join(
         f"| {name.replace('|', '&#124;')} | {counts[name]} | {i} |"
@@ -229,15 +230,9 @@ def card(patches: PatchSet, facts: Mapping[str, Any], classes: Sequence[str] = (
     return (
         f"{front}\n# {title}\n\nThese patches are meant as synthetic ones, no evidence of what "
         "tissue looks like. Whether any is a copy of a patient's tissue is told under Copies. Not "
-        f"for diagnosis. Micrometres per pixel: {_scales(patches)}.\n\n"
+        f"for diagnosis. Micrometres per pixel: {scales}.\n\n"
         f"| class | patches | index |\n|---|---|---|\n{table}\n\n{parts}\n"
     )
-
-
-def _scales(patches: PatchSet) -> str:
-    """As the manifest records them; what is not recorded is not known."""
-    found = sorted({r.extra.get(SCALE, "") for r in patches.records})
-    return ", ".join(value or "not known" for value in found)
 
 
 def _folder(name: str) -> str:

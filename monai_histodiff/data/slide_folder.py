@@ -154,10 +154,8 @@ def read_rows(root: Path) -> dict[str, SlideRow]:
         if own != (first := found.setdefault(row["slide"], own)):
             raise ValueError(
                 "tiles of one slide must have one group, label and split where its manifest is "
-                f"written anew, got {first.group!r}, {first.label!r}, {first.split!r} and "
-                f"{own.group!r}, {own.label!r}, {own.split!r} of '{row['slide']}' in '{root}': keep "
-                "labels of single tiles in a copy (PatchSet.open(...).write(NEW)), or take another "
-                "folder"
+                f"written anew, got {first} and {own} of '{row['slide']}' in '{root}': keep labels"
+                " of single tiles in a copy (PatchSet.open(...).write(NEW)), or take a new folder"
             )
     return found
 

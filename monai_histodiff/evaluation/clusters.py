@@ -95,7 +95,8 @@ class Layout:
         A mean of two estimates. One is that of :meth:`influence`, in which each class speaks for
         itself. The other takes one correlation within groups for all classes, so that a class of
         few groups borrows from the others; it counts for :data:`BORROWED` degrees of freedom, and
-        so for less and less as groups are added.
+        so for less and less as groups are added. Where all values of each class are the same,
+        which tells no variance, it is that of one group in which they are not.
 
         Args:
             values: shape ``W x N``, in the order of the patches.
@@ -137,7 +138,9 @@ class Layout:
         robust = (self.influence(values)[1] ** 2).sum(-1)
         own = self.freedom
         share = own / (own + BORROWED)
-        variance = share * robust + (1 - share) * pooled
+        # where nothing differs at all: what one group would give, if it did
+        least = shared.sum() / len(total) ** 2 / len(size) * (squares.sum(1) < 1e-9)
+        variance = np.maximum(share * robust + (1 - share) * pooled, least)
         error = share * robust / np.sqrt(own) + (1 - share) * pooled / np.sqrt(free)
         return variance, variance**2 / error**2 + BOUNDED
 

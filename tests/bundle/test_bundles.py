@@ -844,7 +844,7 @@ def test_ldm_inference_samples_after_patches_of_yours(tmp_path: Path) -> None:
     given = {"bundle_root": str(LDM), "device": "cpu", "dataset_dir": str(tmp_path / "data")}
     config = str(LDM / "configs/inference.json")
     run(config_file=config, output_dir=str(tmp_path / "out"), seeds=[3, 5], **given)
-    patches = PatchSet.open(tmp_path / "data").at(1.0)
+    patches = PatchSet.open(tmp_path / "data").at(1.0).select("train")
     found = PatchEncoder.from_bundle(LDM).descriptors(patches.images(128))
     own = Sources.of([{"label": 0, "descriptor": row} for row in found], 1)
     student = LatentDiffusion.few_steps_from_bundle(LDM)

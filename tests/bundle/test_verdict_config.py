@@ -223,6 +223,9 @@ def test_two_sets_stand_side_by_side(
     assert [part["name"] for part in results["foreign"]["sets"]] == ["one", "two"]
     assert "The sets side by side" in page and "Accepted of two" in page
     assert PatchSet.open(tmp_path / "out" / "second" / "accepted").classes
+    shutil.copytree(first, tmp_path / "again")
+    with pytest.raises(ValueError, match="second_dir must hold other pictures than synthetic_dir"):
+        open_sets(str(first), str(tmp_path / "again"), real, 32)
     with pytest.raises(ValueError, match="second_dir must be another set"):
         open_sets(str(first), str(first), real, 32)
 

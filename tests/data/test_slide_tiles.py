@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,34 @@ def test_a_slide_that_is_done_is_not_cut_again(slides: dict[str, Path], tmp_path
         "P1-b",
         "P2-a",
     ]
+
+
+def test_what_was_written_into_the_manifest_is_not_lost(
+    slides: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table that says nothing of labels and splits wiped those of all tiles."""
+    root, groups = tmp_path / "out", {name: SlideRow(name[:2]) for name in slides}
+    known = {name: replace(row, label="tumour", split="train") for name, row in groups.items()}
+    cut_slides(slides, root, SMALL, known, progress=False)
+    before = (root / "manifest.csv").read_bytes()
+    cut_slides(slides, root, SMALL, groups, progress=False)
+    assert (root / "manifest.csv").read_bytes() == before
+    own = before.replace(b"tumour", b"stroma", 1)
+    (root / "manifest.csv").write_bytes(own)
+    with pytest.raises(
+        ValueError, match="tiles of one slide must have one group, label and split"
+    ):
+        cut_slides(slides, root, SMALL, groups, progress=False)
+    assert (root / "manifest.csv").read_bytes() == own
+    path = tmp_path / "table.csv"
+    path.write_text("slide,group,class,site\nP1-a,P1,tumour,x\n", encoding="utf-8")
+    assert read_slide_table(path) == {"P1-a": SlideRow("P1")}
+    assert [record.getMessage().split(" is not")[1] for record in caplog.records[-2:]] == [
+        " read: call it 'label' if it is that.",
+        " read.",
+    ]
+    with pytest.raises(ValueError, match=r"group_pattern must be a regular expression, got '\('"):
+        slide_rows(slides, group_pattern="(")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
@@ -292,7 +321,10 @@ def test_groups_come_from_a_table_a_pattern_or_the_slide(tmp_path: Path) -> None
 
 
 TABLES = {
-    "columns": ("slide,patient\nA,x\n", r"must have the columns .* none named \['group'\]"),
+    "columns": (
+        "slide,patient\nA,x\n",
+        r"must have the columns .* none named \['group'\] .*: rename 'patient' to 'group'$",
+    ),
     "empty": (
         "slide,group\nA,x\nB,\n",
         "a row must name slide and group, got 'B' and '' in line 3",
