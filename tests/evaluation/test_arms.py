@@ -244,6 +244,9 @@ def test_true_labels_need_labels_and_leave_the_others_out(patch_set: PatchSet) -
     bank = true_labels(PatchSet(patch_set._sources, records, CLASSES), CLASSES)
     pink = CLASSES.index("pink")
     assert bank.count(pink) == 0 and len(bank) == len(patch_set) - patch_set.counts()["pink"]
+    first = [replace(r, label="" if r.label != CLASSES[0] else r.label) for r in records]
+    bank = true_labels(PatchSet(patch_set._sources, first, CLASSES), CLASSES)
+    assert len(bank) == bank.count(0) == patch_set.counts()[CLASSES[0]], "index 0 is a label"
     blind = PatchSet(patch_set._sources, [replace(r, label="") for r in records], CLASSES)
     with pytest.raises(
         ValueError,

@@ -409,6 +409,18 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert found.freedom[accuracy] == pytest.approx(89)
 
 
+def test_the_jackknife_has_the_variance_of_trainings_by_hand() -> None:
+    weights, runs = leave_out([str(i) for i in range(40)]), np.array([0.1, 0.5, 0.9, 0.3])
+    table = np.repeat(runs[:, None], len(weights), 1)  # whichever group is left out
+    found = jackknife(weights, table)
+    assert found.group_variance == pytest.approx(0, abs=1e-12) and found.freedom == pytest.approx(
+        3
+    )
+    assert found.run_variance == pytest.approx(runs.var(ddof=1) / 4)
+    both = jackknife(weights, table, table[::-1] / 2)
+    assert both.run_variance == pytest.approx(runs.var(ddof=1) / 4 * 1.25)
+
+
 def test_the_jackknife_of_a_difference_is_that_of_the_differences() -> None:
     rng, weights = RNG(0), leave_out([str(i) for i in range(12)])
     treated, control = (rng.normal(size=(3, 13, 2)) for _ in range(2))
