@@ -13,7 +13,8 @@ from monai_histodiff.options.table import options_of
 __all__ = ["check_steps", "made_with"]
 
 # how long, how fast, and what is told of it: a training that goes on may change them
-FREE = {"steps", "save_interval", "log_every", "num_workers", "bfloat16", "tensorboard"}
+FREE = {"steps", "accumulation_steps", "save_interval", "log_every", "num_workers", "bfloat16"}
+FREE |= {"tensorboard"}
 
 
 def made_with(name: str, patches: PatchSet) -> dict[str, Any]:
