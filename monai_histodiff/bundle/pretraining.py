@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monai_histodiff.bundle.running import option_values, running_config
+from monai_histodiff.bundle.running import option_values, running_config, without_places
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.options.option import DEVICE, PATH
-from monai_histodiff.options.table import options_of
 
 __all__ = ["check_steps", "made_with"]
 
 # how long, how fast, and what is told of it: a training that goes on may change them
-FREE = {"steps", "accumulation_steps", "save_interval", "log_every", "num_workers", "bfloat16"}
-FREE |= {"tensorboard"}
+FREE = {
+    *("steps", "accumulation_steps", "save_interval", "log_every"),
+    *("num_workers", "bfloat16", "tensorboard"),
+}
 
 
 def made_with(name: str, patches: PatchSet) -> dict[str, Any]:
@@ -27,10 +27,7 @@ def made_with(name: str, patches: PatchSet) -> dict[str, Any]:
     """
     if (running := running_config()) is None:
         return {}
-    known, values = options_of(name), option_values(name, running[0])
-    kept = {
-        k: v for k, v in values.items() if k not in FREE and known[k].kind not in (PATH, DEVICE)
-    }
+    kept = without_places(name, option_values(name, running[0]), FREE)
     return {**kept, "the digest of the patches": patches.digest()}
 
 

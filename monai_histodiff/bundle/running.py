@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from monai_histodiff.options.option import DEVICE, PATH, Option
 from monai_histodiff.options.table import options_of
 from monai_histodiff.utils.files import file_sha256
 
-__all__ = ["method", "method_of", "option_values", "running_config"]
+__all__ = ["method", "method_of", "option_values", "running_config", "without_places"]
 
 # options that tell draw, trainings, or what is done besides: not which method is judged
 ASIDE = {
@@ -93,17 +93,23 @@ def method(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: as :func:`option_values`.
     """
-    known, values = options_of(name), option_values(name, config)
-    kept = {
-        key: value
-        for key, value in values.items()
-        if key not in ASIDE and known[key].kind not in (PATH, DEVICE)
-    }
+    values = option_values(name, config)
+    kept = without_places(name, values, ASIDE)
     rest = {k: v for k, v in config.items() if k not in values and k not in NOT_PARTS}
     text = json.dumps(rest, sort_keys=True, default=lambda thing: type(thing).__name__)
     parts = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
     found = {**kept, **_weights(name, values), "parts": parts}
     return {f"{name}#{k}": v for k, v in sorted(found.items())}
+
+
+def without_places(name: str, values: Mapping[str, Any], aside: Collection[str]) -> dict[str, Any]:
+    """The values of a config's options but for places, the device, and those ``aside``."""
+    known = options_of(name)
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in aside and known[key].kind not in (PATH, DEVICE)
+    }
 
 
 def _weights(name: str, values: Mapping[str, Any]) -> dict[str, str]:
