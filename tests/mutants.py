@@ -74,6 +74,7 @@ MODULES = {
     "evaluation/draws": "commands/test_summary.py",
     "evaluation/methods": "commands/test_methods.py",
     "evaluation/results_files": "commands/test_summary.py commands/test_methods.py",
+    "evaluation/results_kinds": "commands/test_summary.py commands/test_methods.py",
     "evaluation/exemplars": "evaluation/test_two_sample.py",
     "evaluation/generator": "evaluation/test_generator.py",
     "evaluation/generator_sizes": "evaluation/test_generator_sizes.py",

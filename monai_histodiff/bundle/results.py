@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from dataclasses import replace
@@ -185,12 +186,18 @@ def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[s
     return {
         "path": Path(os.path.abspath(path)).name,
         "sha256": patches.take(order).digest(),
+        "pictures": _same_in_any_folder(patches),
         "classes": list(patches.classes),
         "demo": all(r.extra.get("synthetic") == "true" for r in patches.records),
         "counts": {name: part.counts() for name, part in parts.items()},
         "unlabelled": {n: len(part) - sum(part.counts().values()) for n, part in parts.items()},
         "groups": {name: len(set(part.groups)) for name, part in parts.items()},
     }
+
+
+def _same_in_any_folder(patches: PatchSet) -> str:
+    """SHA-256 of the files alone: that of a zip, and of the folder that it was."""
+    return hashlib.sha256(" ".join(sorted(patches.file_hashes())).encode()).hexdigest()
 
 
 def describe_versions() -> dict[str, str]:

@@ -17,7 +17,8 @@ from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.evaluation.arms import COMPARISONS
 from monai_histodiff.evaluation.draws import rejudged
-from monai_histodiff.evaluation.results_files import REMEDY, check_kinds, read_results
+from monai_histodiff.evaluation.results_files import read_results
+from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
 from monai_histodiff.report.summary import difference_words
 from monai_histodiff.report.values import p_value

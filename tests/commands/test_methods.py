@@ -162,8 +162,11 @@ def _trained(draw: int, *numbers: int) -> dict[str, Any]:
     results = run(draw, seeds=1)
     for arm, (hits,) in results["hits"].items():
         results["hits"][arm] = [hits[4 * n :] + hits[: 4 * n] for n in numbers]
-    errors = {"ece": [0.1 + 0.01 * n for n in numbers]}
-    results["arms"] = {arm: {**metrics, **errors} for arm, metrics in results["arms"].items()}
+    results["arms"] = {
+        arm: {metric: figures * len(numbers) for metric, figures in metrics.items()}
+        | {"ece": [0.1 + 0.01 * n for n in numbers]}
+        for arm, metrics in results["arms"].items()
+    }
     return results
 
 
@@ -208,6 +211,31 @@ def test_two_sets_share_no_test_groups(tmp_path: Path) -> None:
     shared = rf"must have test groups of their own, got {len(names)} in both of"
     with pytest.raises(ValueError, match=shared):
         read_results(write(tmp_path, one, two))
+
+
+def test_one_set_under_two_names_counts_once(tmp_path: Path) -> None:
+    """A zip and its folder, whose patches are groups of their own, named by their paths."""
+    one, two = run(dataset="set.zip"), run(dataset="folder", site="b")
+    one["dataset"]["pictures"], two["dataset"]["pictures"] = "1" * 64, "2" * 64
+    assert len(read_results(write(tmp_path, one, two))) == 2
+    two["dataset"]["pictures"] = "1" * 64
+    with pytest.raises(ValueError, match=r"got the very same ones in 'set.zip' and 'folder' in"):
+        read_results(write(tmp_path, one, two))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_figures_are_those_of_the_answers(metric: str, tmp_path: Path) -> None:
+    results = run()
+    results["arms"]["G"][metric] = [0.57, 0.58, 0.57]
+    with pytest.raises(ValueError, match=rf"{metric} of arm G must be that of its answers"):
+        read_results(write(tmp_path, results))
+    results["arms"]["G"][metric] = results["arms"]["G"][metric][:2]
+    with pytest.raises(ValueError, match="one figure for each of the 3 trainings in hits, got ot"):
+        read_results(write(tmp_path, results))
+    results = run()
+    results["arms"]["H"] = results["arms"]["G"]
+    with pytest.raises(ValueError, match="of the 0 trainings in hits, got others for arm H"):
+        read_results(write(tmp_path, results))
 
 
 def test_a_claim_for_new_draws_needs_three_of_them() -> None:

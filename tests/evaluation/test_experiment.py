@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -693,6 +694,7 @@ def test_run_and_report_writes_results_and_a_page(
     assert results["dataset"] == {
         "path": "patches.zip",
         "sha256": parts[0].take(by_path(parts[0])).digest(),
+        "pictures": hashlib.sha256(" ".join(sorted(parts[0].file_hashes())).encode()).hexdigest(),
         "classes": list(CLASSES),
         "demo": False,
         "counts": {
