@@ -97,7 +97,8 @@ class Claim:
         """In place: a lock belongs to the file, not to its name."""
         text = json.dumps(content, indent=1).encode()
         os.ftruncate(file, 0)
-        os.pwrite(file, text, 0)
+        os.lseek(file, 0, os.SEEK_SET)  # Windows has no pwrite
+        os.write(file, text)
 
 
 def _now() -> str:

@@ -102,14 +102,13 @@ class SamplingInferer(Inferer):
         inputs: Tensor,
         network: nn.Module,
         labels: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
+        exemplars: Tensor | None = None,
     ) -> Tensor:
         """Patches ``N x 3 x H x W`` in [0, 1] from seeds of shape ``N``; labels below 0 mean
-        unconditional.
+        unconditional. ``exemplars`` are descriptors, as for the sampler.
         """
         wanted = None if labels is None or int(labels.max()) < 0 else labels
-        return self.sampler(wanted, inputs)
+        return self.sampler(wanted, inputs, exemplars)
 
 
 class ReconstructionInferer(Inferer):

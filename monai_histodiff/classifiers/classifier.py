@@ -26,6 +26,7 @@ from torch.utils.data import RandomSampler
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
+from monai_histodiff.utils.bfloat16 import chosen_bfloat16
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 from monai_histodiff.utils.modes import evaluating
 
@@ -131,8 +132,8 @@ class ClassifierTraining:
         device: where to train.
         num_workers: worker processes that load.
         bfloat16: compute under bfloat16 autocast, see
-            :class:`~monai_histodiff.training.AutocastInferer`; ``None``, until it is made: on
-            CUDA.
+            :class:`~monai_histodiff.training.AutocastInferer`; ``None``, until it is made: on a
+            GPU that computes in it.
     """
 
     network: Callable[..., nn.Module] = PatchClassifier
@@ -148,7 +149,7 @@ class ClassifierTraining:
 
     def __post_init__(self) -> None:
         if self.bfloat16 is None:
-            object.__setattr__(self, "bfloat16", torch.device(self.device).type == "cuda")
+            object.__setattr__(self, "bfloat16", chosen_bfloat16(self.device, None))
 
     @kept_random_state()
     def __call__(

@@ -269,6 +269,7 @@ def linear_probe(
             "labels must be 0 to K - 1 with K at least 2, each present, "
             f"got {sorted(set(labels.tolist()))}"
         )
+    features, labels = features.cpu(), labels.cpu()
     x, mean = features.double(), features.double().mean(0)
     std = x.std(0, correction=0)
     if scaling == "common":

@@ -140,12 +140,13 @@ class NamedEncoder(nn.Module):
     def __init__(self, network: nn.Module, about: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = network.eval()
+        device = next((p.device for p in network.parameters()), None)
         self.size = tuple(int(side) for side in about["input_size"][-2:])
         for key in ("mean", "std"):
-            value = torch.tensor(about[key], dtype=torch.float32)[:, None, None]
+            value = torch.tensor(about[key], dtype=torch.float32, device=device)[:, None, None]
             self.register_buffer(key, value, persistent=False)
         with torch.no_grad():
-            found = self(torch.zeros(1, 3, *self.size, dtype=torch.float32))
+            found = self(torch.zeros(1, 3, *self.size, dtype=torch.float32, device=device))
         if found.ndim != 2:
             raise ValueError(
                 "an encoder must give one vector for each patch, got features of shape "
@@ -166,27 +167,38 @@ class NamedEncoder(nn.Module):
 
 
 class EncoderStart:
-    """Makes classifiers that start from a patch encoder, with a last layer that is random; all of
-    it is trained.
+    """Makes classifiers that start from a patch encoder, with a last layer that is random.
 
     For :attr:`monai_histodiff.ClassifierTraining.network`, in place of ``PatchClassifier``, which
     starts from scratch.
 
     Args:
         encoder: as for :func:`named_encoder`: a bundle with ``models/encoder.pt``, or a name.
+        frozen: train the last layer alone, on the features of the encoder as it is (a linear
+            probe with augmentation); ``False``: all of it.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`named_encoder`.
     """
 
-    def __init__(self, encoder: str | os.PathLike[str]) -> None:
-        self.encoder = named_encoder(encoder)
-        ours = isinstance(self.encoder, PatchEncoder)
-        self.backbone = "patch encoder" if ours else str(encoder)
+    def __init__(self, encoder: str | os.PathLike[str], frozen: bool = False) -> None:
+        self.encoder, self.frozen = named_encoder(encoder), frozen
+        name = "patch encoder" if isinstance(self.encoder, PatchEncoder) else str(encoder)
+        self.backbone = f"{name}, frozen" if frozen else name
 
     def __call__(self, num_classes: int) -> nn.Sequential:
-        encoder = copy.deepcopy(self.encoder).requires_grad_(True)
-        return nn.Sequential(encoder, nn.Linear(encoder.num_features, num_classes))
+        encoder = copy.deepcopy(self.encoder).requires_grad_(not self.frozen)
+        made = _Frozen if self.frozen else nn.Sequential
+        return made(encoder, nn.Linear(encoder.num_features, num_classes))
+
+
+class _Frozen(nn.Sequential):
+    """Its first part stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> _Frozen:
+        super().train(mode)
+        self[0].eval()
+        return self
 
 
 def _timm() -> ModuleType:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
@@ -22,6 +21,7 @@ from monai_histodiff.classifiers.views import PatchViews
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.checkpoints import EMAHandler
 from monai_histodiff.utils.global_state import float32_default
+from monai_histodiff.utils.processes import first_rank
 from monai_histodiff.utils.weights import save_weights
 
 __all__ = [
@@ -184,7 +184,7 @@ class EncoderSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if idist.get_rank() > 0:
+        if not first_rank():
             return
         with self.ema.applied():
             scatter = fit_discriminant(self.encoder, self.batches, self.views)

@@ -28,7 +28,7 @@ import yaml
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.metadata import metadata_problems
 from monai_histodiff.commands.arguments import parsed
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import first_line, whole_file
 
 __all__ = ["bundle_files", "check_bundle", "package_bundle"]
 
@@ -201,7 +201,7 @@ def _weights_problems(name: str, path: Path) -> list[str]:
     except Exception as error:  # a damaged file raises nearly anything
         return [
             f"'{name}' must load with weights_only=True, got {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'an empty file'}"
+            f"{first_line(error)}"
         ]
     return (
         []

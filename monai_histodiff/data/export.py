@@ -50,9 +50,8 @@ FOLDERS = {  # of each part of the split
     "huggingface": {"": "train", "train": "train", "val": "validation", "test": "test"},
 }
 FORMATS = ("imagefolder", "webdataset", "huggingface")
-UNSAFE = re.compile(
-    r'[%/\\:*?"<>|\x00-\x1f]|^\.|\.$'
-)  # what the name of a folder may not hold everywhere
+# what the name of a folder may not hold everywhere
+UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]|^\.|\.$')
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 logger = logging.getLogger(__name__)
 
@@ -115,9 +114,9 @@ def export_patches(
         text += f"\n## Folders\n\n{rule}: {told}.\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "webdataset":
-        with whole_file(target) as draft:
-            _write_shard(draft, patches, index)
-            beside.write_text(text, encoding="utf-8")
+        with whole_file(beside) as draft:
+            draft.write_text(text, encoding="utf-8")
+            _write_shard(target, patches, index)
         return target
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -279,13 +278,12 @@ def _write_tables(draft: Path, tables: Mapping[str, Sequence[Mapping[str, str]]]
     """Lines of JSON in each folder, of the same columns in all: what a table holds is text."""
     empty = {column: "" for rows in tables.values() for row in rows for column in row}
     for folder, rows in tables.items():
-        lines = (json.dumps({**empty, **row}, ensure_ascii=False) for row in rows)
-        text = "".join(f"{line}\n" for line in lines)
+        text = "".join(f"{json.dumps({**empty, **r}, ensure_ascii=False)}\n" for r in rows)
         (draft / folder / "metadata.jsonl").write_text(text, encoding="utf-8")
 
 
 def _write_shard(path: Path, patches: PatchSet, index: Mapping[str, int]) -> None:
-    with tarfile.open(path, "w") as shard:
+    with whole_file(path) as draft, tarfile.open(draft, "w") as shard:
         for name, content in _members(patches, index):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o644

@@ -18,6 +18,7 @@ from PIL import Image
 from monai_histodiff.data.pictures import LIMITS, SUFFIXES, Limits
 from monai_histodiff.data.tables import number, write_table
 from monai_histodiff.data.zip_entries import zip_entries
+from monai_histodiff.utils.files import stays_inside
 
 __all__ = ["PatchRecord", "PatchSource", "write_patches"]
 
@@ -247,8 +248,8 @@ def write_patches(
 
     Raises:
         FileExistsError: the folder exists and is not empty.
-        ValueError: two records have one path, or a cell of the manifest holds a line break, or
-            has blanks around it, which reading would take off.
+        ValueError: two records have one path, a path leads out of the folder, or a cell of the
+            manifest holds a line break, or has blanks around it, which reading would take off.
     """
     target = Path(folder).expanduser()
     if target.exists() and any(target.iterdir()):
@@ -261,6 +262,9 @@ def write_patches(
         records = []
         for record, content in items:
             path = draft / record.path
+            if not stays_inside(record.path):
+                rule = "a path must stay within the folder"
+                raise ValueError(f"{rule}, got '{record.path}': rename it")
             for column, cell in zip(COLUMNS, _cells(record), strict=True):
                 if cell != cell.strip():
                     raise ValueError(

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource
-from monai_histodiff.data.pictures import NIFTI, decode_patch, picture_size
+from monai_histodiff.data.pictures import FORMATS, NIFTI, decode_patch, picture_size
 from monai_histodiff.data.pixels import resampled
 from monai_histodiff.data.scale import image_scale, scale_in_header, scale_notes
 from monai_histodiff.utils.counts import is_whole
@@ -89,7 +89,7 @@ class PatchReader:
         """Whether its file has transparency, which is read over white."""
         if record.path.lower().endswith(NIFTI):
             return False
-        with Image.open(io.BytesIO(self.content(record))) as picture:
+        with Image.open(io.BytesIO(self.content(record)), formats=FORMATS) as picture:
             if "transparency" not in picture.info and picture.mode not in ("LA", "PA", "RGBA"):
                 return False
             return any(picture.convert("RGBA").getchannel("A").histogram()[:255])
@@ -101,7 +101,10 @@ class PatchReader:
         first, own = next((r for r in records if r.um_per_px is None), None), None
         if first is not None and not first.path.lower().endswith(NIFTI):
             # what cannot be read is told when it is decoded
-            with suppress(Exception), Image.open(io.BytesIO(self.content(first))) as picture:
+            with (
+                suppress(Exception),
+                Image.open(io.BytesIO(self.content(first)), formats=FORMATS) as picture,
+            ):
                 description = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")
                 own = scale_in_header(picture.info, str(description))
         return scale_notes(records, um_per_px, own)

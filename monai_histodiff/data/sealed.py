@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from monai_histodiff.data.patch_files import MANIFEST, SCALE, PatchRecord, write_patches
 from monai_histodiff.data.strict_table import REMEDY, SealedRow, read_rows, read_text
+from monai_histodiff.utils.files import stays_inside
 
 __all__ = ["COLUMNS", "HASH", "INDEX", "MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
 
@@ -214,9 +215,7 @@ def _read_picture(
 ) -> np.ndarray:
     name = row.record.path
     path = root / name
-    parts = PurePosixPath(name).parts
-    inside = not name.startswith("/") and ".." not in parts and "\\" not in name
-    if not (inside and path.resolve().is_relative_to(root.resolve())):
+    if not (stays_inside(name) and path.resolve().is_relative_to(root.resolve())):
         raise row.fail("a path must stay within the folder", name)
     if not path.is_file():
         raise FileNotFoundError(f"'{row.file}' names '{name}', which is not there: {REMEDY}")

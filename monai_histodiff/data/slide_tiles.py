@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from monai_histodiff.data.patch_files import OVERVIEW
+from monai_histodiff.data.scale import check_scale
 from monai_histodiff.data.slide_files import slide_bytes, slide_sha256
 from monai_histodiff.data.slide_folder import (
     SETTINGS,
@@ -68,13 +69,9 @@ class TileSettings:
     format: str = "png"
 
     def __post_init__(self) -> None:
-        spacings = [v for v in (self.um_per_px, self.slide_um_per_px) if v is not None]
+        for spacing in (self.um_per_px, self.slide_um_per_px):
+            check_scale(spacing)
         rules = (
-            (
-                all(v > 0 for v in spacings),
-                "um_per_px and slide_um_per_px must be above 0",
-                spacings,
-            ),
             (self.size >= 1, "size must be at least 1", self.size),
             (0 <= self.tissue <= 1, "tissue must lie in [0, 1]", self.tissue),
             (

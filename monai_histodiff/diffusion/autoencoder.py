@@ -90,7 +90,9 @@ class PatchAutoencoder(nn.Module):
             patches: uint8 or floating-point patches in [0, 1], ``N x 3 x H x W``.
 
         Raises:
-            ValueError: there are fewer blocks than components, or components without variance.
+            ValueError: there are fewer blocks than components, or components without variance;
+                or the patches are of another shape, or of a side that the reduction does not
+                divide.
         """
         x = to_unit(patches).to(self.mean)
         mean = x.mean((0, 2, 3)).view(3, 1, 1)

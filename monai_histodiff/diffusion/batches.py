@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_histodiff.utils.files import first_line
+
 __all__ = ["batch_from_memory", "in_batches"]
 
 CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
@@ -22,7 +24,8 @@ def batch_from_memory(device: torch.device, side: int) -> int:
     """How many patches of ``side`` pixels a device's free memory has room for."""
     if device.type != "cuda":
         return CPU_BATCH
-    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + kept  # what torch keeps for itself is free
     return min(CUDA_BATCH, max(1, free // (PATCH_MEMORY * 3 * side**2 * 4)))
 
 
@@ -54,7 +57,7 @@ def in_batches(
             if not isinstance(error, torch.OutOfMemoryError) and CPU_FULL not in str(error):
                 raise
             if rows.stop - start == 1:
-                told = f"not even one patch fits into the memory: {str(error).splitlines()[0]}"
+                told = f"not even one patch fits into the memory: {first_line(error)}"
                 raise torch.OutOfMemoryError(f"{told}; make smaller ones") from error
             batch = (rows.stop - start) // 2
             told = "the device ran out of memory: from now on %d patches are sampled at once"

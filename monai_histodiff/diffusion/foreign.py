@@ -78,10 +78,8 @@ def read_scheduler(scheduler: Any) -> Noising:
         raise ValueError(f"{rule}, got {name}: give the DDPM scheduler that it was trained with")
     if predicted not in PREDICTED:
         raise ValueError(f"a scheduler must predict one of {[*PREDICTED]}, got '{predicted}'")
-    table = torch.logit(torch.cumprod(1 - betas.double().cpu(), 0))
-    if betas[-1] == 1:
-        table[-1] = 2 * table[-2] - table[-3]
-    return Noising(NoiseSchedule(table), PREDICTED[predicted], (0.0, float(len(table) - 1)))
+    schedule = NoiseSchedule.from_betas(betas.cpu())
+    return Noising(schedule, PREDICTED[predicted], (0.0, float(len(betas) - 1)))
 
 
 class ForeignAutoencoder(nn.Module):

@@ -28,6 +28,7 @@ from monai_histodiff.diffusion.sharing import check_exemplars, check_parts
 from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.diffusion.wanted import Wanted
+from monai_histodiff.utils.bfloat16 import chosen_bfloat16
 from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["GuidedSampler"]
@@ -43,7 +44,7 @@ class GuidedSampler:
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
-        weak: a worse model, for autoguidance, see :meth:`LatentDiffusion.weak_from_bundle`.
+        weak: a worse model of the same latents, such as one saved earlier, for autoguidance.
         sources: real patches of each class: what variations start from where ``strength`` is below
             1, and, if they have descriptors, the exemplars of their class; of any class for
             samples of none. See :meth:`~monai_histodiff.diffusion.Sources.from_bundle`.
@@ -82,7 +83,7 @@ class GuidedSampler:
         self.model, self.guide, self.weak, self.sources = model, guide, weak, sources
         self.max_batch, self.progress = max_batch, progress
         self.size = size = model.patch_size if chosen.size is None else chosen.size
-        bfloat16 = self.device.type == "cuda" if chosen.bfloat16 is None else chosen.bfloat16
+        bfloat16 = chosen_bfloat16(self.device, chosen.bfloat16)
         self.settings = dataclasses.replace(chosen, size=size, bfloat16=bfloat16)
         self.latent_shape = model.latent_shape_of(size)
         if chosen.strength < 1 or sources is not None:

@@ -71,14 +71,25 @@ class NoiseSchedule(nn.Module):
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> NoiseSchedule:
-        """The schedule of a discrete DDPM with the given ``betas`` (each between 0 and 1): index
-        ``i`` is ``t = i / (T - 1)``.
+        """The schedule of a discrete DDPM with the given ``betas``: index ``i`` is
+        ``t = i / (T - 1)``.
+
+        A last beta of 1 (no signal at all; Lin et al. 2024, arXiv:2305.08891) has a log-SNR of
+        minus infinity: in its place the table goes on as from the two before it.
+
+        Raises:
+            ValueError: a beta is not between 0 and 1, or there are fewer than three.
         """
-        if not bool(((betas > 0) & (betas < 1)).all()):
+        whole = betas.double()
+        if len(whole) < 3 or not bool(((whole > 0) & (whole < 1))[:-1].all() & (whole[-1] <= 1)):
             raise ValueError(
-                f"betas must lie between 0 and 1, got {betas.min().item()} to {betas.max().item()}"
+                "betas must be at least 3 numbers between 0 and 1, got "
+                f"{len(whole)} from {whole.min().item()} to {whole.max().item()}"
             )
-        return cls(torch.logit(torch.cumprod(1 - betas.double(), 0)))
+        table = torch.logit(torch.cumprod(1 - whole, 0))
+        if whole[-1] == 1:
+            table[-1] = 2 * table[-2] - table[-3]
+        return cls(table)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio at times ``t`` in [0, 1], any shape."""

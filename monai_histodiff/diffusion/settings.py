@@ -111,9 +111,9 @@ class SamplingSettings:
             :attr:`LatentDiffusion.num_classes`; it works beside ``scale``, that of the guide.
         size: height and width of the patches, in pixels; ``None`` is the size that the model was
             trained on. Other sizes are of the same magnification: they show more or less tissue.
-        bfloat16: compute under bfloat16 autocast; ``None``: on CUDA. On a CPU it about doubles the
-            speed where the processor has AVX-512 BF16 or AMX, and a patch then depends on its
-            batch by rounding.
+        bfloat16: compute under bfloat16 autocast; ``None``: on a GPU that computes in it. On a CPU
+            it about doubles the speed where the processor has AVX-512 BF16 or AMX, and a patch
+            then depends on its batch by rounding.
 
     Raises:
         ValueError: a setting is out of range.
@@ -145,7 +145,8 @@ class SamplingSettings:
             few_steps: those of the student, ``models/few_steps.pt``: four steps of DDIM, which
                 hold the guidance by exemplars. Otherwise those of its teacher,
                 ``models/model.pt``: 14 steps of DPM-Solver++, and twice as many evaluations.
-            changes: others, by name; ``None`` changes nothing.
+            changes: others, by name; ``None`` changes nothing, nor does it take the model's
+                ``stop`` away: ``GuidedSampler.replace(stop=None)`` does.
 
         Raises:
             TypeError: there is no setting of that name.

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.evaluation.generator import images_of
 from monai_histodiff.utils.global_state import kept_random_state
+from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["denoising_error"]
 
@@ -41,29 +42,33 @@ def denoising_error(
         batch_size: patches at once.
         seed: of the noise.
 
+    The model is left in the mode that it was in.
+
     Returns:
         ``log_snr``; ``relative_error`` at each, 1 for a model that does no better than the linear
         denoiser; their ``mean``.
     """
     device = model.latent_mean.device
-    z = torch.cat(
-        [
-            model.encode(model.padded(batch.to(device))).cpu()
-            for batch in images_of(patches, batch_size, "latents")
-        ]
-    )
+    with evaluating(model):
+        z = torch.cat(
+            [
+                model.encode(model.padded(batch.to(device))).cpu()
+                for batch in images_of(patches, batch_size, "latents")
+            ]
+        )
     spectrum = torch.fft.fft2(z, norm="ortho").abs().square().mean(0)
     generator, errors = torch.Generator().manual_seed(seed), []
     for value in tqdm(log_snr, desc="denoising error"):
         t = model.schedule.time(torch.tensor([value], dtype=torch.float32, device=device))
         alpha, sigma = (v.cpu() for v in model.schedule.alpha_sigma(t))
         noisy = alpha * z + sigma * torch.randn(z.shape, generator=generator, dtype=torch.float32)
-        own = torch.cat(
-            [
-                model.denoise(part.to(device), t.expand(len(part))).float().cpu()
-                for part in noisy.split(batch_size)
-            ]
-        )
+        with evaluating(model):
+            own = torch.cat(
+                [
+                    model.denoise(part.to(device), t.expand(len(part))).float().cpu()
+                    for part in noisy.split(batch_size)
+                ]
+            )
         gain = alpha * spectrum / (alpha**2 * spectrum + sigma**2)
         linear = torch.fft.ifft2(torch.fft.fft2(noisy) * gain).real
         errors.append(float((own - z).square().mean() / (linear - z).square().mean()))

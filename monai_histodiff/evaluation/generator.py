@@ -154,7 +154,7 @@ def evaluate_generator(
     Raises:
         ValueError: there are too few samples or patches for the figures.
     """
-    n = min(num_samples, len(weights))
+    n = min(num_samples, int((weights > 0).sum()))
     drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
     batches = range(0, num_samples, batch_size)
     generated = torch.cat(

@@ -20,4 +20,5 @@ EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
 
 SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}
 SHARE: dict[str, Any] = {"low": 0, "high": 1}
+LESS: dict[str, Any] = {**SHARE, "below": True}  # than 1
 INNER: dict[str, Any] = {"low": 0, "high": 1, "above": True}

@@ -42,6 +42,7 @@ class Option:
         low: the least allowed number (of a list: of each of its numbers).
         high: the greatest.
         above: the lowest number is not allowed itself.
+        below: nor is the greatest.
         choices: allowed texts.
         length: of a list.
         null: it may be ``null`` (``None``).
@@ -54,6 +55,7 @@ class Option:
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
+    below: bool = False
     choices: tuple[str, ...] = ()
     length: int | None = None
     null: bool = False
@@ -68,7 +70,7 @@ class Option:
         if self.low > -math.inf:
             words.append(f"{'above' if self.above else 'at least'} {self.low}")
         if self.high < math.inf:
-            words.append(f"at most {self.high}")
+            words.append(f"{'below' if self.below else 'at most'} {self.high}")
         return ", ".join(words) + (", or None" if self.null else "")
 
     def check(self, value: Any) -> None:
@@ -86,7 +88,8 @@ class Option:
         parts = value if self.kind in (WHOLES, NUMBERS, TEXTS) else [value]
         for part in parts:
             if isinstance(part, (int, float)) and not isinstance(part, bool):
-                inside = self.low <= part <= self.high and not (self.above and part == self.low)
+                edges = [self.low] * self.above + [self.high] * self.below
+                inside = self.low <= part <= self.high and part not in edges
                 if not inside:
                     raise ValueError(
                         f"{self.name} must be {self.rule}, got {value!r}: {self._nearest(part)}"
@@ -112,13 +115,11 @@ class Option:
             )
 
     def _nearest(self, part: float) -> str:
-        edge = self.high if part > self.high else self.low
+        over = part >= self.high
+        edge, more = (self.high, "less") if over else (self.low, "more")
         shown = edge if isinstance(edge, int) else f"{edge:g}"
-        return f"give {'more than ' if self.above and edge == self.low else ''}{shown}" + (
-            ""
-            if self.above and edge == self.low
-            else f" or {'less' if edge == self.high else 'more'}"
-        )
+        open_end = self.below if over else self.above
+        return f"give {more} than {shown}" if open_end else f"give {shown} or {more}"
 
     def _is_kind(self, value: Any) -> bool:
         if self.kind in (WHOLES, NUMBERS, TEXTS):

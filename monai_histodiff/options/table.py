@@ -65,8 +65,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "bfloat16",
         FLAG,
-        "compute in bfloat16: twice as fast on CUDA and on a CPU with AVX-512 BF16 or AMX; "
-        "None: on CUDA",
+        "compute in bfloat16: twice as fast on GPUs from Ampere on and on a CPU with AVX-512 BF16 "
+        "or AMX, slower on others; None: on such a GPU",
         (TRAIN, EVALUATE, *SAMPLING, *PRETRAINED),
         null=True,
     ),

@@ -27,7 +27,7 @@ from monai_histodiff.selection.calibration import (
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.modes import evaluating
-from monai_histodiff.utils.weights import load_fitting, read_state, save_weights
+from monai_histodiff.utils.weights import checked_device, load_fitting, read_state, save_weights
 
 __all__ = ["PatchCritic", "fit_critic"]
 
@@ -149,6 +149,7 @@ class PatchCritic(nn.Module):
         path: str | os.PathLike[str],
         network: Callable[..., nn.Module],
         num_classes: int,
+        device: str | torch.device = "cpu",
     ) -> PatchCritic:
         """Read a critic written by :meth:`save`, whose members ``network(num_classes=...)`` makes.
 
@@ -156,12 +157,14 @@ class PatchCritic(nn.Module):
             path: the file.
             network: makes a member.
             num_classes: number of classes.
+            device: where to put it.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file cannot be read, is damaged, or belongs to another architecture.
+            ValueError: the file cannot be read or belongs to another architecture, or there is no
+                such device.
         """
-        return cls._restored(read_state(path), path, network, num_classes)
+        return cls._restored(read_state(path), path, network, num_classes, device)
 
     @classmethod
     def _restored(
@@ -170,6 +173,7 @@ class PatchCritic(nn.Module):
         path: str | os.PathLike[str],
         network: Callable[..., nn.Module],
         num_classes: int,
+        device: str | torch.device,
     ) -> PatchCritic:
         members = {name.split(".")[1] for name in state if name.startswith("members.")}
         with float32_default():
@@ -183,7 +187,7 @@ class PatchCritic(nn.Module):
                 "a critic must have a temperature above 0 and a threshold in [0, 1], got "
                 f"{temperature:g} and {threshold:g} in '{path}': fit it anew"
             )
-        return critic.eval()
+        return critic.to(checked_device(device)).eval()
 
     @classmethod
     def load_probes(
@@ -209,13 +213,12 @@ class PatchCritic(nn.Module):
         state = read_state(path)
         if (first := state.get(SCRATCH)) is not None:
             network = partial(PatchClassifier, width=len(first))
-            return cls._restored(state, path, network, num_classes).to(device)
-        made = named_encoder(encoder, device)
+            return cls._restored(state, path, network, num_classes, device)
+        made = named_encoder(encoder)
         layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
-            empty = nn.Linear(layer.shape[1], layer.shape[0], device=device).requires_grad_(False)
-            made = made.with_discriminant(empty)
-        return cls._restored(state, path, ProbeTraining(made).network, num_classes)
+            made = made.with_discriminant(nn.Linear(*layer.shape[::-1]).requires_grad_(False))
+        return cls._restored(state, path, ProbeTraining(made).network, num_classes, device)
 
 
 def fit_critic(

@@ -64,7 +64,7 @@ def open_synthetic(
     classes = sorted({r.label for r in records} - {""})
     found = PatchSet([source], records, classes, [*notes, *more])
     found = found if um_per_px is None else found.filled(um_per_px)
-    found = _at_scale(found, real, um_per_px)
+    found = _at_scale(found, real)
     if blind := [r.path for r in found.records if not r.label]:
         raise ValueError(
             f"every picture of {option} must have a label, got {len(blind)} of {len(found)} "
@@ -103,7 +103,7 @@ def open_synthetic(
     return found
 
 
-def _at_scale(found: PatchSet, real: PatchSet, um_per_px: float | None) -> PatchSet:
+def _at_scale(found: PatchSet, real: PatchSet) -> PatchSet:
     """The pictures at the magnification of the real set; where nothing tells theirs, they are
     taken to be as the files of the real patches are, and a note says so.
     """

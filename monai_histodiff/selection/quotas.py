@@ -191,6 +191,8 @@ def tune_scale(
     outcomes: list[Selection] = []
     for each in tqdm(samplers, desc="guidance scale"):
         outcomes.append(_judged(each, selector, labels, seeds, origins)[1])
+        for other in (sampler, *samplers):  # halved, where the device ran out of memory
+            other.max_batch = each.max_batch
         kept = outcomes[-1].keep.view(num_classes, trials)
         if float(_filled(kept, quota, max_candidates)) == 1:
             break

@@ -23,7 +23,7 @@ class KnownFeatures:
     """Features that are computed once for each patch.
 
     Args:
-        features: patches ``N x 3 x H x W`` to features ``N x D``.
+        features: patches ``N x 3 x H x W`` to features ``N x D``, on any device.
     """
 
     def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
@@ -32,10 +32,10 @@ class KnownFeatures:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Features ``N x D`` of patches ``N x 3 x H x W``, by their content."""
-        keys = [hashlib.sha256(p.numpy().tobytes()).digest() for p in patches.contiguous()]
+        keys = [hashlib.sha256(p.cpu().numpy().tobytes()).digest() for p in patches.contiguous()]
         new = [i for i, key in enumerate(keys) if key not in self.known]
         if new:
-            found = self.features(patches[new])
+            found = self.features(patches[new]).cpu()
             self.known |= {keys[i]: row for i, row in zip(new, found, strict=True)}
         return torch.stack([self.known[key] for key in keys])
 

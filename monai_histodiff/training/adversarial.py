@@ -13,6 +13,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, distributed, nn
 
 from monai_histodiff.training.steps import AutoencoderLoss, bfloat16_autocast, steps_now
+from monai_histodiff.utils.processes import is_distributed
 
 __all__ = ["DecoderLoss", "DiscriminatorStep"]
 
@@ -35,7 +36,8 @@ class DecoderLoss(AutoencoderLoss):
             deviation of the real patches' map.
         adversarial_weight: weight of the adversarial loss.
         gradient_weight: as for :class:`AutoencoderLoss`.
-        bfloat16: compute maps and logits under bfloat16 autocast; ``None``: on CUDA.
+        bfloat16: compute maps and logits under bfloat16 autocast; ``None``: on a GPU that computes
+            in it.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class DiscriminatorStep:
             )
         self.optimizer.zero_grad()
         loss.backward()
-        if distributed.is_available() and distributed.is_initialized():
+        if is_distributed():
             gradients = [
                 p.grad for p in self.loss.discriminator.parameters() if p.grad is not None
             ]

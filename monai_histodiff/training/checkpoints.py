@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_histodiff.training.steps import steps_now
+from monai_histodiff.utils.files import first_line
 from monai_histodiff.utils.global_state import keep_random_state
 from monai_histodiff.utils.processes import first_rank, process_rank
 from monai_histodiff.utils.seeds import candidate_seed
@@ -127,7 +128,7 @@ class TrainingCheckpoint:
         except Exception as error:  # a damaged file can raise nearly anything
             raise ValueError(
                 f"the checkpoint must be one of this training, got '{self.path}' "
-                f"({str(error).splitlines()[0]}): continue in the folder of that training, or "
+                f"({first_line(error)}): continue in the folder of that training, or "
                 "remove the file to begin anew"
             ) from error
 

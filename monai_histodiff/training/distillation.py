@@ -46,7 +46,8 @@ class DistillationPrepareBatch:
         stop: log-SNR from which the teacher takes its estimate of the clean latent.
         interval: log-SNR in which the teacher is guided.
         null_share: probability that a batch is one without exemplars, in [0, 1).
-        bfloat16: the teacher computes under bfloat16 autocast; ``None``: on CUDA.
+        bfloat16: the teacher computes under bfloat16 autocast; ``None``: on a GPU that computes
+            in it.
 
     Raises:
         ValueError: a number is out of range, or the items have no descriptors.

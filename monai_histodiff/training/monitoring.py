@@ -29,13 +29,13 @@ def _number(value: Any) -> float:
 
 
 class FiniteLoss:
-    """Ignite handler that stops training at the first loss that is not finite, before it spoils a
-    checkpoint.
+    """Ignite handler that stops a MONAI trainer at the first loss that is not finite, before it
+    changes a weight.
     """
 
     def attach(self, engine: Engine) -> None:
-        """Check after every iteration."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        """Check every loss before its backward pass."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         out = engine.state.output

@@ -16,7 +16,8 @@ class MuonAdamW(torch.optim.Optimizer):
     arXiv:2502.16982) on matrices and on the kernels of convolutions, as matrices
     ``out x (in * height * width)``; ``torch.optim.AdamW`` on biases, norms and single rows.
 
-    A learning-rate scheduler sees both groups, Muon's first.
+    A learning-rate scheduler, a gradient scaler and what clips gradients see both groups, Muon's
+    first, with the network's own parameters.
 
     Args:
         params: the parameters, or a network: all of its own.
@@ -27,7 +28,8 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: of AdamW.
 
     Raises:
-        ValueError: there are no parameters, or one of the two optimisers refuses a number.
+        ValueError: there are no parameters, a kernel's memory is in another order
+            (``channels_last``), or one of the two optimisers refuses a number.
     """
 
     def __init__(
@@ -47,6 +49,11 @@ class MuonAdamW(torch.optim.Optimizer):
         if not trained:
             raise ValueError("an optimiser needs parameters that require a gradient, got none")
         super().__init__(trained, {})
+        if odd := [p for p in self.matrices if not p.is_contiguous()]:
+            rule = "the kernels of this optimiser must be contiguous in memory"
+            raise ValueError(
+                f"{rule}, got one {tuple(odd[0].shape)} that is not: leave out memory_format"
+            )
         # Views share the memory of the kernels: what changes one changes the other.
         self.views = [nn.Parameter(p.detach().flatten(1)) for p in self.matrices]
         self.parts: list[torch.optim.Optimizer] = []
@@ -69,7 +76,20 @@ class MuonAdamW(torch.optim.Optimizer):
                     betas=(betas[0], betas[1]),
                 )
             )
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        shown = [self.matrices] * bool(self.views) + [others] * bool(others)
+        self.param_groups = [
+            {**group, "params": parameters}
+            for group, parameters in zip(self._groups(), shown, strict=True)
+        ]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of the two, in which Muon's parameters are the views."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def _pass_on(self) -> None:
+        """What a scheduler has set, to the two."""
+        for own, group in zip(self._groups(), self.param_groups, strict=True):
+            own |= {key: value for key, value in group.items() if key != "params"}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -89,6 +109,7 @@ class MuonAdamW(torch.optim.Optimizer):
                     f"{rule}, got a kernel {tuple(kernel.shape)} that was moved since"
                 )
             view.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        self._pass_on()
         for part in self.parts:
             part.step()
         return loss
@@ -102,6 +123,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both."""
+        self._pass_on()
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -112,4 +134,5 @@ class MuonAdamW(torch.optim.Optimizer):
         """
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        for own, group in zip(self._groups(), self.param_groups, strict=True):
+            group |= {key: value for key, value in own.items() if key != "params"}

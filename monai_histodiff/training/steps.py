@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.settings import check_guidance
+from monai_histodiff.utils.bfloat16 import chosen_bfloat16
 
 __all__ = [
     "AutocastInferer",
@@ -27,8 +29,10 @@ __all__ = [
 
 
 def bfloat16_autocast(inputs: Tensor, enabled: bool | None) -> torch.autocast:
-    """bfloat16 autocast where the inputs are; ``enabled=None``: on CUDA."""
-    chosen = inputs.is_cuda if enabled is None else enabled
+    """bfloat16 autocast where the inputs are, see
+    :func:`~monai_histodiff.utils.bfloat16.chosen_bfloat16`.
+    """
+    chosen = chosen_bfloat16(inputs.device, enabled)
     return torch.autocast(inputs.device.type, torch.bfloat16, enabled=chosen)
 
 
@@ -41,7 +45,8 @@ class AutocastInferer(SimpleInferer):
     speed; on others it is slower than float32.
 
     Args:
-        enabled: without it, as ``SimpleInferer``; ``None``: on CUDA.
+        enabled: without it, as ``SimpleInferer``, under the trainer's own ``amp`` if there is
+            one; ``None``: on a GPU that computes in bfloat16.
 
     Raises:
         TypeError: ``enabled`` is none of these.
@@ -56,7 +61,8 @@ class AutocastInferer(SimpleInferer):
     def __call__(
         self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        with bfloat16_autocast(inputs, self.enabled):
+        chosen = chosen_bfloat16(inputs.device, self.enabled)
+        with bfloat16_autocast(inputs, True) if chosen else nullcontext():
             return super().__call__(inputs, network, *args, **kwargs).float()
 
 

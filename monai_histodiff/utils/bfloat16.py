@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-__all__ = ["native_bfloat16"]
+__all__ = ["chosen_bfloat16", "native_bfloat16"]
 
 
 def native_bfloat16(device: str | torch.device) -> bool:
@@ -14,6 +14,14 @@ def native_bfloat16(device: str | torch.device) -> bool:
     from Ampere on, and processors with AVX-512 BF16 or AMX. Others emulate it, and are slower.
     """
     return _native(torch.device(device).type)
+
+
+def chosen_bfloat16(device: str | torch.device, enabled: bool | None) -> bool:
+    """``enabled``; where that is ``None``, whether the device is a GPU that computes in bfloat16
+    (not a processor, where a patch then depends on its batch).
+    """
+    where = torch.device(device)
+    return where.type == "cuda" and native_bfloat16(where) if enabled is None else enabled
 
 
 @functools.cache

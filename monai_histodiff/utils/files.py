@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 __all__ = ["DRAFT", "file_sha256", "sweep_drafts", "whole_file", "write_json"]
@@ -73,6 +73,16 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a relative path with slashes leads nowhere but below the folder that it is of."""
+    return not path.startswith("/") and "\\" not in path and ".." not in PurePosixPath(path).parts
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message; the name of its kind where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import first_line, whole_file
 
 __all__ = [
     "check_intact",
@@ -36,9 +36,7 @@ def checked_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(1, dtype=torch.uint8, device=found)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be there, got '{device}' ({str(error).splitlines()[0]})"
-        ) from error
+        raise ValueError(f"device must be there, got '{device}' ({first_line(error)})") from error
     return found
 
 
@@ -73,9 +71,7 @@ def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             torch.save(dict(state), stream)
     except (OSError, RuntimeError) as error:  # torch's zip writer makes a full disk the latter
         kept = "the previous file is kept" if Path(path).is_file() else "there is no previous file"
-        raise OSError(
-            f"'{path}' must be writable, got {str(error).splitlines()[0]}; {kept}"
-        ) from error
+        raise OSError(f"'{path}' must be writable, got {first_line(error)}; {kept}") from error
 
 
 def load_weights(network: Module, path: str | os.PathLike[str]) -> Module:

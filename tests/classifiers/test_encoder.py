@@ -4,12 +4,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import WritePatchSet
+from monai.transforms import Compose
 from sklearn.linear_model import LogisticRegression
 
 from monai_histodiff import LatentDiffusion, PatchEncoder, PatchSet
+from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.classifiers.encoder import bundle_features, linear_probe
 from monai_histodiff.classifiers.encoder_names import EncoderStart
 from monai_histodiff.evaluation.baselines import colour_floors
@@ -121,6 +124,20 @@ def test_a_classifier_starts_from_the_encoder(tmp_path: Path) -> None:
             next(network.parameters()).add_(1)  # training one leaves the others alone
     assert not torch.equal(first[1].weight, second[1].weight), "the last layer is drawn anew"
     assert start(num_classes=3)(patches).shape == (2, 3)
+
+
+def test_a_frozen_start_trains_the_last_layer_alone(tmp_path: Path) -> None:
+    save_weights(tmp_path / "models" / "encoder.pt", PatchEncoder().state_dict())
+    start = EncoderStart(tmp_path, frozen=True)
+    assert start.backbone == "patch encoder, frozen"
+    assert EncoderStart(tmp_path).backbone == "patch encoder"
+    items = [{"image": np.full((3, 32, 32), i % 2, np.float32), "label": i % 2} for i in range(8)]
+    network = ClassifierTraining(start, steps=30, batch_size=8)(items, Compose([]), 2, seed=0)
+    patches = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    assert network(patches).argmax(1).tolist() == [0, 1]
+    for key, value in start.encoder.state_dict().items():
+        assert torch.equal(network[0].state_dict()[key], value), key
+    assert not network.train()[0].training and network[1].training
 
 
 def test_a_bundle_without_an_encoder_gives_no_start(tmp_path: Path) -> None:

@@ -310,5 +310,16 @@ def test_cuts_must_fall() -> None:
 
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, math.nan])
 def test_betas_lie_between_zero_and_one(bad: float) -> None:
-    with pytest.raises(ValueError, match="betas must lie between 0 and 1, got "):
+    rule = "betas must be at least 3 numbers between 0 and 1, got 3 from "
+    with pytest.raises(ValueError, match=rule):
         NoiseSchedule.from_betas(torch.tensor([0.1, bad, 0.2]))
+    with pytest.raises(ValueError, match="got 2 from 0.1"):
+        NoiseSchedule.from_betas(torch.tensor([0.1, 0.2]))
+
+
+def test_a_last_beta_of_one_goes_on_from_the_two_before() -> None:
+    whole = NoiseSchedule.from_betas(torch.tensor([0.1, 0.2, 0.4, 0.5]))
+    ended = NoiseSchedule.from_betas(torch.tensor([0.1, 0.2, 0.4, 1.0]))
+    assert torch.equal(ended.log_snr_table[:3], whole.log_snr_table[:3])
+    steps = ended.log_snr_table.diff()
+    torch.testing.assert_close(steps[2], steps[1])

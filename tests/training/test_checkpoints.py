@@ -246,7 +246,7 @@ def fail_at(step: int, gradient_only: bool = False) -> Any:
 @pytest.mark.parametrize(
     ("gradient_only", "message"),
     [
-        (False, r"got norm nan, loss nan at iteration 6"),
+        (False, "the loss must be finite, got nan at iteration 6"),
         (True, r"gradient must be finite, got norm nan, loss \d.* at iteration 6"),
     ],
 )

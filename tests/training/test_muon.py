@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
 from torch import nn
 
-from monai_histodiff.training import MuonAdamW
+from monai_histodiff.training import GradientNorm, MuonAdamW
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -58,6 +61,7 @@ def test_a_schedule_reaches_both() -> None:
     optimizer.step()
     schedule.step()
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.01]
+    optimizer.step()
     assert [part.param_groups[0]["lr"] for part in optimizer.parts] == [0.05, 0.01]
 
 
@@ -75,6 +79,50 @@ def test_a_resumed_training_is_the_uninterrupted_one() -> None:
         assert torch.equal(a, b)
 
 
+def test_gradients_are_seen_and_clipped_as_those_of_the_network() -> None:
+    """By ``GradientNorm`` and a gradient scaler, which ask the optimiser."""
+    net, seen = network(), []
+    optimizer = MuonAdamW(net.parameters())
+    mine = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {*map(id, mine)} == {*map(id, net.parameters())}
+
+    def stepped(engine: Any) -> None:
+        seen.append(torch.nn.utils.get_total_norm([p.grad for p in net.parameters()]))
+
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[{"image": torch.randn(4, 3, 8, 8), "label": torch.zeros(4, 4)}],
+        network=net,
+        optimizer=optimizer,
+        loss_function=lambda output, target: 1e3 * output.square().mean(),
+        train_handlers=[GradientNorm(max_norm=0.5)],
+        decollate=False,
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, stepped)
+    trainer.run()
+    assert float(seen[0]) == pytest.approx(0.5, rel=1e-3)
+    assert float(trainer.state.output["gradient_norm"]) > 5
+
+
+def test_a_kernel_whose_gradient_is_not_finite_stops_the_training() -> None:
+    net = network()
+    net[0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[{"image": torch.randn(4, 3, 8, 8), "label": torch.zeros(4, 4)}],
+        network=net,
+        optimizer=MuonAdamW(net.parameters()),
+        loss_function=nn.MSELoss(),
+        train_handlers=[GradientNorm()],
+    )
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(RuntimeError, match="the gradient must be finite, got norm nan"):
+        trainer.run()
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
 def test_what_cannot_be_optimised_is_refused() -> None:
     with pytest.raises(ValueError, match="needs parameters that require a gradient, got none"):
         MuonAdamW([nn.Parameter(torch.zeros(2), requires_grad=False)])
@@ -83,3 +131,6 @@ def test_what_cannot_be_optimised_is_refused() -> None:
     net[4].weight.data = net[4].weight.data.clone()
     with pytest.raises(ValueError, match="must be made after the network is moved"):
         train(net, optimizer, 1)
+    last = network().to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match=r"must be contiguous in memory, got one \(8, 3, 3, 3\)"):
+        MuonAdamW(last.parameters())

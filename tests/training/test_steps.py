@@ -34,6 +34,7 @@ from monai_histodiff.training.steps import (
     stratified_times,
     warmup_cosine,
 )
+from monai_histodiff.utils import bfloat16
 
 MakeModel = Callable[..., LatentDiffusion]
 UNIT = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
@@ -226,7 +227,6 @@ def stepper(
     steps: int,
     values: Callable[[int], float],
     handlers: Sequence[Any],
-    fail_at: int = -1,
 ) -> Engine:
     """An engine whose step ``n`` (from 1) sets every weight to ``values(n)``."""
 
@@ -234,7 +234,7 @@ def stepper(
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.fill_(values(engine.state.iteration))
-        return [{"loss": float("nan") if engine.state.iteration == fail_at else 1.0}]
+        return [{"loss": 1.0}]
 
     engine = Engine(step)
     for handler in handlers:
@@ -312,28 +312,29 @@ def test_saver_without_average_writes_the_current_weights(tmp_path: Path) -> Non
     assert float(torch.load(tmp_path / "model.pt", weights_only=True)["bias"]) == 2.0
 
 
-def test_loss_that_is_not_finite_stops_before_a_checkpoint(tmp_path: Path) -> None:
-    network, path = nn.Linear(1, 1), tmp_path / "model.pt"
-    engine = stepper(network, 6, float, [FiniteLoss(), WeightsSaver(network, tmp_path)], fail_at=5)
-    with pytest.raises(RuntimeError, match="the loss must be finite, got nan at iteration 5"):
-        engine.run([0, 0], max_epochs=3)
-    assert float(torch.load(path, weights_only=True)["bias"]) == 4.0, "the last good epoch stays"
-
-
-def test_stock_trainer_stops_at_a_loss_that_is_not_finite(
-    latents: list[dict[str, Any]], guide: LatentClassifier, model: LatentDiffusion
+@pytest.mark.parametrize("bad", ["inf", "nan"])
+def test_a_loss_that_is_not_finite_changes_no_weight(
+    bad: str,
+    latents: list[dict[str, Any]],
+    guide: LatentClassifier,
+    model: LatentDiffusion,
+    tmp_path: Path,
 ) -> None:
-    calls = []
+    before: list[list[Tensor]] = []
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        calls.append(1)
+        before.append([p.detach().clone() for p in guide.parameters()])
         return nn.functional.cross_entropy(logits, labels) * (
-            float("inf") if len(calls) == 3 else 1.0
+            float(bad) if len(before) == 3 else 1.0
         )
 
-    with pytest.raises(RuntimeError, match="got inf at iteration 3"):
-        train(guide, latents, NoisyLatentPrepareBatch(model), loss, handlers=[FiniteLoss()])
-    assert len(calls) == 3
+    handlers = [FiniteLoss(), WeightsSaver(guide, tmp_path)]
+    with pytest.raises(RuntimeError, match=f"the loss must be finite, got {bad} at iteration 3"):
+        train(guide, latents, NoisyLatentPrepareBatch(model), loss, handlers=handlers)
+    assert len(before) == 3 and not (tmp_path / "model.pt").exists()
+    for now, first, last in zip(guide.parameters(), before[0], before[2], strict=True):
+        assert torch.equal(now, last)
+        assert not torch.equal(first, last) or first.numel() < 2
 
 
 def test_autocast_computes_in_bfloat16_and_returns_float32() -> None:
@@ -345,6 +346,29 @@ def test_autocast_computes_in_bfloat16_and_returns_float32() -> None:
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
     assert half.dtype == full.dtype == torch.float32
     assert torch.equal(full, network(x)) and 0 < float((half - full).detach().abs().max()) < 0.05
+
+
+def test_without_bfloat16_a_trainer_keeps_its_own_precision() -> None:
+    """Such as float16 on GPUs that do not compute in bfloat16."""
+    network, seen = nn.Linear(8, 8), []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.float16):
+        found = [AutocastInferer(choice)(torch.ones(1, 8), network) for choice in (False, None)]
+    assert seen == [torch.float16] * 2 and all(y.dtype == torch.float32 for y in found)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_that_is_not_chosen_is_for_gpus_that_compute_in_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16, "native_bfloat16", lambda device: native)
+    assert bfloat16.chosen_bfloat16("cuda:1", None) is native
+    assert not bfloat16.chosen_bfloat16("cpu", None), "a patch would depend on its batch"
+    for device in ("cpu", "cuda"):
+        assert [bfloat16.chosen_bfloat16(device, choice) for choice in (True, False)] == [
+            True,
+            False,
+        ]
 
 
 def test_autocast_is_on_or_off() -> None:
