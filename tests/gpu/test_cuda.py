@@ -6,6 +6,7 @@ Run by ``python tests/gpu/kit.py``, or alone: ``python -m pytest -m gpu tests/gp
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
+from monai.bundle import run
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
 from torch import Tensor
@@ -24,7 +26,8 @@ from monai_histodiff.training import DenoisingPrepareBatch, MuonAdamW
 
 FOUND = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = torch.device(os.environ.get("HISTODIFF_DEVICE", FOUND))
-LDM = Path(__file__).parents[2] / "bundles" / "histopathology_ldm"
+BUNDLES = Path(__file__).parents[2] / "bundles"
+LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
 
 pytestmark = pytest.mark.gpu
 
@@ -129,3 +132,58 @@ def test_workers_read_a_live_bank_that_a_gpu_fills(
         multiprocessing_context=context,
     )
     assert sum(len(batch["label"]) for batch in loader) == len(patches)
+
+
+def test_critics_judge_as_on_the_cpu() -> None:
+    images, path = torch.rand(4, 3, 128, 128), GUIDANCE / "models" / "critic.pt"
+    found = [
+        mh.PatchCritic.load_probes(path, LDM, 3, name).probabilities(images)
+        for name in ("cpu", DEVICE)
+    ]
+    assert float((found[0] - found[1]).abs().max()) < 1e-2
+
+
+def test_the_main_job_and_what_reads_its_run(tmp_path: Path) -> None:
+    """Every stage on the device, the smallest settings: adaptation, guide, critic, candidates,
+    arms of each kind, report; then samples by the run, and a verdict on its bank.
+    """
+    out, shown, judged = (tmp_path / name for name in ("run", "shown", "judged"))
+    small = {
+        "train": {
+            **{"adaptation_steps": 2, "guide_steps": 4, "encodings": 1, "batch_size": 8},
+            **{"critic_views": 2, "target_precision": 0.5, "solver_steps": 2, "scale_trials": 1},
+            **{"quota": 3, "max_candidates": 6},
+        },
+        "evaluate": {"classifier_steps": 3, "batch_size": 4, "generator_metrics": True},
+    }
+    common = {"labels_per_class": 5, "device": DEVICE.type, "seeds": [0]}
+    run(
+        config_file=str(BUNDLES / "finetune.json"),
+        bundle_root=str(BUNDLES),
+        output_dir=str(out),
+        arms=["C", "G", "E", "M", "P", "J"],
+        **small,
+        **common,
+    )
+    results = json.loads((out / "results.json").read_text())
+    assert {*results["arms"]} >= {"C", "E", "M"} and (out / "report.html").is_file()
+    run(
+        config_file=str(GUIDANCE / "configs" / "inference.json"),
+        bundle_root=str(GUIDANCE),
+        ldm_dir=str(LDM),
+        weights_dir=str(out / "models"),
+        output_dir=str(shown),
+        solver_steps=2,
+        device=DEVICE.type,
+    )
+    assert (shown / "samples.png").is_file()
+    run(
+        config_file=str(BUNDLES / "verdict.json"),
+        bundle_root=str(BUNDLES),
+        synthetic_dir=str(shown / "samples"),
+        output_dir=str(judged),
+        classifier_steps=3,
+        arms=["C", "G"],
+        **common,
+    )
+    assert (judged / "results.json").is_file()
