@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from monai_histodiff.data.patch_files import PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.tables import TableRow, read_table, write_table
 from monai_histodiff.utils.files import whole_file
@@ -20,15 +21,16 @@ __all__ = [
     "write_split",
 ]
 
-NEEDED, HASH = ("path", "label", "group", "role"), "sha256"
+NEEDED, HASH, SCALE = ("path", "label", "group", "role"), "sha256", "um_per_px"
 SEEN = ("labelled", "unlabelled")
+Facts = tuple[str, ...]
 logger = logging.getLogger(__name__)
 
 
 def write_split(
     path: str | os.PathLike[str], known: PatchSet, labelled: PatchSet, test: PatchSet
 ) -> Path:
-    """Write the columns ``path,label,group,role,sha256``, one row for each patch.
+    """Write the columns ``path,label,group,role,sha256,um_per_px``, one row for each patch.
 
     Args:
         path: the file.
@@ -39,13 +41,38 @@ def write_split(
     """
     parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
     rows = [
-        (r.path, r.label, r.group, role, found)
+        (r.path, r.label, r.group, role, found, _scale(r))
         for role, part in parts.items()
         for r, found in zip(part.records, part.file_hashes(), strict=True)
     ]
     with whole_file(path) as draft:
-        write_table(draft, (*NEEDED, HASH), rows)
+        write_table(draft, (*NEEDED, HASH, SCALE), rows)
     return Path(path)
+
+
+def _scale(record: PatchRecord) -> str:
+    return "" if record.um_per_px is None else f"{record.um_per_px:g}"
+
+
+def _facts(
+    patches: PatchSet, rows: Sequence[Mapping[str, str]]
+) -> tuple[list[Facts], list[Facts]]:
+    """Path, label, group, hash and scale of patches, and what rows tell of theirs. What not all of
+    the rows have, as earlier versions wrote them, is empty in both.
+    """
+    hashed, scaled = all(row.get(HASH) for row in rows), all(SCALE in row for row in rows)
+    hashes = patches.file_hashes() if hashed else [""] * len(patches)
+    now: list[Facts] = [
+        (r.path, r.label, r.group, found, _scale(r) if scaled else "")
+        for r, found in zip(patches.records, hashes, strict=True)
+    ]
+    columns = ("path", "label", "group", HASH, SCALE)
+    known = (True, True, True, hashed, scaled)
+    then = [
+        tuple(row[c] if there else "" for c, there in zip(columns, known, strict=True))
+        for row in rows
+    ]
+    return now, then
 
 
 def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet) -> None:
@@ -71,19 +98,19 @@ def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet
             f"such as '{min(leaked)}': give the data of that run"
         )
     own = [row for row in rows if row["role"] == "labelled"]
-    made_with = {(row["path"], row["label"], row.get(HASH, "")) for row in own}
-    hashes = labelled.file_hashes() if all(row.get(HASH) for row in own) else [""] * len(labelled)
-    given = {(r.path, r.label, h) for r, h in zip(labelled.records, hashes, strict=True)}
-    if other := sorted(given ^ made_with):
+    given, made_with = ({*facts} for facts in _facts(labelled, own))
+    if given != made_with:
+        other = max(sorted(given - made_with), sorted(made_with - given), key=len)
         raise ValueError(
-            f"labelled patches must be those of the candidates, got {len(other)} that differ, such"
-            f" as '{other[0][0]}': give the data, labels_per_class and draw of that run"
+            f"labelled patches must be those of the candidates, got {len(other)} that differ "
+            f"(file, label, group or um_per_px), such as '{other[0][0]}': give the data, "
+            "labels_per_class and draw of that run"
         )
 
 
 def changed_test(path: str | os.PathLike[str], test: PatchSet) -> list[str]:
     """Paths of test patches that are not as they were when the candidates were made: other files,
-    labels or groups, new, or no longer there.
+    labels, groups or scales, new, or no longer there.
 
     Args:
         path: the file. Of versions before 0.11 it has no hashes: then none counts as changed.
@@ -93,10 +120,8 @@ def changed_test(path: str | os.PathLike[str], test: PatchSet) -> list[str]:
     rows = [row for row in every if row["label"]]  # before 0.24 others were listed, too
     if not all(row.get(HASH) for row in rows):
         return []
-    before = {(row["path"], row["label"], row["group"], row[HASH]) for row in rows}
-    hashes = test.file_hashes()
-    now = {(r.path, r.label, r.group, h) for r, h in zip(test.records, hashes, strict=True)}
-    return sorted({row[0] for row in before ^ now})
+    now, before = _facts(test, rows)
+    return sorted({facts[0] for facts in {*before} ^ {*now}})
 
 
 def changed_warning(changed: Sequence[str]) -> list[tuple[str, str]]:
@@ -110,7 +135,7 @@ def changed_warning(changed: Sequence[str]) -> list[tuple[str, str]]:
         return []
     sentence = (
         f"{len(changed)} of the test patches are not as they were when the candidates were made "
-        f"(other files, labels or groups, new, or gone), such as '{changed[0]}'. Test "
+        f"(other files, labels, groups or scales, new, or gone), such as '{changed[0]}'. Test "
         "patches that are changed after results were seen bias the verdict."
     )
     return [("Other test patches.", sentence)]
@@ -131,16 +156,13 @@ def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
     rows = [row.cells for row in _rows(path) if row.cells["role"] in SEEN]
     wanted = {row["path"] for row in rows}
     there = patches.take(i for i, r in enumerate(patches.records) if r.path in wanted)
-    if hashed := all(row.get(HASH) for row in rows):
-        hashes = there.file_hashes()
-    else:
+    if not all(row.get(HASH) for row in rows):
         logger.warning("'%s' has no hashes: changed pictures go unnoticed", path)
-        hashes = [""] * len(there)
-    named = zip((r.path for r in there.records), hashes, strict=True)
-    places: dict[tuple[str, str], list[int]] = {}  # some where sources share them
-    for i, key in reversed(list(enumerate(named))):
-        places.setdefault(key, []).append(i)
-    keys = ((row["path"], row[HASH] if hashed else "") for row in rows)
+    now, then = _facts(there, rows)
+    places: dict[Facts, list[int]] = {}  # some where sources share them
+    for i, (name, _, _, *rest) in reversed(list(enumerate(now))):  # labels may not be known
+        places.setdefault((name, *rest), []).append(i)
+    keys = [(name, *rest) for name, _, _, *rest in then]
     found = [places[key].pop() if places.get(key) else None for key in keys]
     if lost := [row["path"] for row, place in zip(rows, found, strict=True) if place is None]:
         raise ValueError(
