@@ -122,6 +122,8 @@ class Filling:
 
     Attributes:
         result: the future :class:`Fresh`.
+        failed: whether it has ended with an error; to ask it takes no lock, which a fork could
+            leave locked.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Filling:
         options: Mapping[str, Any],
     ) -> None:
         self.result: Future[Fresh] = Future()
+        self.failed = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(
             target=self._run,
@@ -140,11 +143,6 @@ class Filling:
             daemon=True,
         )
         self._thread.start()
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has ended with an error."""
-        return self.result.done() and self.result.exception() is not None
 
     def stop(self) -> None:
         """End the thread, at the latest after the batch under way."""
@@ -186,6 +184,7 @@ class Filling:
             )
         except BaseException as error:
             self.result.set_exception(error)
+            self.failed = True
 
 
 def stop_all(filling: list[Filling]) -> None:

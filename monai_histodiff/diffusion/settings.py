@@ -33,8 +33,7 @@ def check_guidance(
     exemplar_scale: float = 1.0,
     class_scale: float = 1.0,
 ) -> None:
-    """Check the settings of :func:`guide`, :func:`class_log_prob`, :func:`autoguide` and
-    :func:`condition_guide`.
+    """Check the settings of the functions of :mod:`monai_histodiff.diffusion.guidance`.
 
     Raises:
         ValueError: a scale is negative or not finite, the cap is not positive, the interval is

@@ -71,7 +71,7 @@ def rejudged(run: Run, accepted: int) -> dict[str, Any]:
     of its answers were right (``hits``), where the probabilities are not at hand.
 
     Args:
-        run: the results, of :func:`read_results`.
+        run: the results, of :func:`~monai_histodiff.evaluation.results_files.read_results`.
         accepted: synthetic patches that were accepted; without any nothing is claimed.
     """
     labels, groups = np.array(run["test"]["labels"], np.int64), run["test"]["groups"]

@@ -76,7 +76,9 @@ class World:
     truth: dict[float, NDArray[np.float64]]
 
     def draws(self, effect: float, draws: int, seeds: int) -> list[Draw]:
-        """The first draws and seeds, as :func:`balanced_estimate` takes them."""
+        """The first draws and seeds, as
+        :func:`~monai_histodiff.evaluation.statistics.balanced_estimate` takes them.
+        """
         arms = self.treated[effect], self.control
         return [
             Draw(arms[0][:, r, :seeds], arms[1][:, r, :seeds], self.labels, self.groups)
