@@ -20,7 +20,7 @@ import io
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from monai_histodiff.utils.whole_pictures import whole_pictures
+from monai_histodiff.utils.pillow_globals import large_pictures, whole_pictures
 
 __all__ = ["LIMITS", "Limits", "decode_patch", "picture_size"]
 
@@ -145,8 +145,10 @@ def _open(content: bytes, name: str, limits: Limits) -> Any:
     """The picture, its header read. Orientation is not applied: Pillow does that for TIFF alone,
     when a picture has been loaded.
     """
+    most = Image.MAX_IMAGE_PIXELS
+    more = large_pictures if most and limits.pixels > most else nullcontext
     try:
-        with _readable(name):
+        with _readable(name), more():
             picture: Any = Image.open(io.BytesIO(content), formats=FORMATS)
             if picture.format == "TIFF":
                 picture.load_end = lambda: None

@@ -24,6 +24,7 @@ __all__ = ["Slide", "open_slide"]
 
 READERS = ("openslide", "tiffslide")
 SPACINGS = (0.05, 20.0)  # micrometres per pixel that a microscope's scan can have
+COLOURS = (1, 2, 6)  # photometric interpretation of a TIFF: grey whose 0 is black, RGB, YCbCr
 MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
@@ -117,7 +118,9 @@ def open_slide(
 ) -> Slide:
     """Open a slide with the first reader that can, and that finds its spacing.
 
-    An OME-TIFF is tried with tiffslide first, since OpenSlide sees one level only.
+    An OME-TIFF is tried with tiffslide first, since OpenSlide sees one level only. A TIFF with an
+    Orientation tag is left to tiffslide, since OpenSlide mirrors each of its blocks; the tag is
+    not applied.
 
     Args:
         path: the file.
@@ -134,7 +137,8 @@ def open_slide(
     file = Path(path)
     if not file.exists():
         raise FileNotFoundError(f"a slide must exist, got '{path}'")
-    _refuse_odd_pixels(file)
+    if _turned(file):
+        readers = ["tiffslide"]
     missing, failed, blind = [], [], False
     ome = file.name.lower().endswith(OME)
     for reader in sorted(readers, key=lambda r: r != "tiffslide") if ome else readers:
@@ -171,22 +175,34 @@ def open_slide(
     )
 
 
-def _refuse_odd_pixels(file: Path) -> None:
-    """Refuse a TIFF of which readers would cut the bits, or take one channel for the picture."""
+def _turned(file: Path) -> bool:
+    """Whether a TIFF is to be shown turned or mirrored.
+
+    Raises:
+        ValueError: readers would cut its bits, take one channel for the picture, or mistake its
+            colours.
+    """
     try:
         with importlib.import_module("tifffile").TiffFile(file) as tiff:
             page, channels = tiff.pages[0], int(tiff.pages[0].samplesperpixel)
             bits, planar = int(page.bitspersample), channels > 1 and page.planarconfig == 2
+            colours, turn = int(page.photometric), page.tags.get("Orientation")
             if tiff.is_ome:
                 first = tiff.series[0]
                 sizes = zip(first.axes, first.shape, strict=True)
                 channels = math.prod(size for axis, size in sizes if axis not in "YX")
                 planar = planar or channels > page.samplesperpixel
     except Exception:  # no TIFF, a damaged one, or nobody to look: for the readers to tell
-        return
+        return False
+    if colours not in COLOURS:
+        raise ValueError(
+            "a slide must have RGB, YCbCr or grey pixels (0 is black), got "
+            f"{getattr(page.photometric, 'name', colours)} in '{file}': convert it to 8-bit RGB"
+        )
     if bits != 8 or channels not in (1, 3, 4) or (planar and tiff.is_ome):
         raise ValueError(
             "a slide must have 8-bit RGB, RGBA or grey pixels, which lie together, got"
             f" {channels} channels of {bits} bits{', one after another,' if planar else ''} in"
             f" '{file}': convert it to 8-bit RGB"
         )
+    return turn is not None and turn.value != 1

@@ -183,7 +183,9 @@ def _cut_one(
             known = slide_bytes(file), slide_sha256(file)
             report = SlideReport(name, str(file), *counts, "", *known)
             if not plan.tiles:
-                return replace(report, error=f"no tissue in any of {plan.found} places")
+                grey = bool((plan.picture == plan.picture[..., :1]).all())
+                why = "; tissue is what has colour: give --tissue 0 for a grey slide" * grey
+                return replace(report, error=f"no tissue in any of {plan.found} places{why}")
             with whole_folder(root / TILES / name) as draft:
                 lines = []
                 for tile, picture in cut(slide, plan, *options):

@@ -105,7 +105,7 @@ def compare_arms(
     Args:
         probabilities: arm to test probabilities ``N x K``, one array for each seed, the same seeds
             in every arm.
-        labels: test labels, shape ``N``.
+        labels: test labels, shape ``N``, whole numbers from 0.
         groups: the group of each test patch, repeated in the outcome: see :func:`pseudonym`.
         classes: names of the ``K`` classes.
         comparisons: pairs of arms, such as ``"G-C"``; those of which an arm is missing are left
@@ -114,15 +114,31 @@ def compare_arms(
 
     Raises:
         ValueError: an arm has no run or another number of them than the others, a patch has no
-            group, two classes have one name, or probabilities are not of ``N x K``, not finite,
-            below 0, or rows do not sum to 1.
+            group, two classes have one name, a comparison is not one of two arms, labels are no
+            whole numbers, or probabilities are not of ``N x K``, not finite, below 0, or rows do
+            not sum to 1.
     """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be N whole numbers, got {labels.dtype} of shape {labels.shape}"
+        )
+    if odd := [name for name in comparisons if name.count("-") != 1]:
+        raise ValueError(f"a comparison must be of two arms, such as 'G-C', got '{odd[0]}'")
+    probabilities = {
+        arm: [np.asarray(p, np.float64) for p in runs] for arm, runs in probabilities.items()
+    }
     if len(set(classes)) < len(classes):
         raise ValueError(f"classes must have different names, got {list(classes)}: rename one")
     seeds = len(next(iter(probabilities.values()), ()))
     if len(groups) != len(labels):
         raise ValueError(
             f"each test patch needs its group, got {len(groups)} groups for {len(labels)} patches"
+        )
+    if nameless := sum(not isinstance(group, str) or not group for group in groups):
+        raise ValueError(
+            "a group must be the name of a patient or slide, got "
+            f"{nameless} of {len(groups)} that are no text, or empty: str() makes one of a number"
         )
     for arm, runs in probabilities.items():
         if len(runs) != seeds or not runs:

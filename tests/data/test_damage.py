@@ -17,7 +17,7 @@ from monai_histodiff import PatchSet
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import decode_patch
 from monai_histodiff.data.zip_entries import zip_entries
-from monai_histodiff.utils.whole_pictures import whole_pictures
+from monai_histodiff.utils.pillow_globals import whole_pictures
 
 TRUTH = np.tile(gradient(8, 8), (2, 2, 1))
 

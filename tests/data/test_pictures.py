@@ -270,6 +270,16 @@ def hollow(shape: tuple[int, ...]) -> bytes:
     return gzip.compress(header.binaryblock + b"\0" * 4)
 
 
+def test_limits_of_ours_go_beyond_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    content = encoded(Image.new("RGB", (8, 8)), "PNG")
+    with pytest.raises(ValueError, match="at most 16 pixels, got"):
+        decode_patch(content, "x.png", Limits(pixels=16))
+    assert decode_patch(content, "x.png", Limits(pixels=64)).shape == (8, 8, 3)
+    assert picture_size(content, "x.png", Limits(pixels=64)) == (8, 8)
+    assert Image.MAX_IMAGE_PIXELS == 16, "the caller's own"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_size_is_weighed_before_anything_is_decoded() -> None:
     with pytest.raises(

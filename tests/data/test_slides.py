@@ -4,6 +4,7 @@ is tissue.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,45 @@ def test_pixels_that_readers_would_mistake_are_refused(
         stream.write(picture, tile=(128, 128), metadata=known, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"{told}.*a.ome.tif': convert it to 8-bit RGB"):
         open_slide(tmp_path / "a.ome.tif", spacing)
+
+
+@pytest.mark.parametrize(
+    ("colours", "channels", "name"),
+    [
+        ("miniswhite", 1, "MINISWHITE"),
+        ("palette", 1, "PALETTE"),
+        ("separated", 4, "SEPARATED"),
+        ("cielab", 3, "CIELAB"),
+    ],
+)
+def test_colours_that_readers_would_mistake_are_refused(
+    colours: str, channels: int, name: str, tmp_path: Path
+) -> None:
+    shape = (256, 256) if channels == 1 else (256, 256, channels)
+    more = {"colormap": np.zeros((3, 256), np.uint16)} if colours == "palette" else {}
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.full(shape, 99, np.uint8),
+        photometric=colours,
+        tile=(128, 128),
+        **more,  # type: ignore[arg-type]
+    )
+    with pytest.raises(ValueError, match=f"got {name} in '.*a.tif': convert it to 8-bit RGB"):
+        open_slide(tmp_path / "a.tif", 0.5)
+
+
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_an_orientation_is_not_applied(turn: int, tmp_path: Path) -> None:
+    """Nor does a reader mirror every block."""
+    truth = ramp(512, 300)
+    options = {"tile": (128, 128), "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "a.tif", truth, extratags=[(274, "H", 1, turn, True)], **options)  # type: ignore[arg-type]
+    slide = open_slide(tmp_path / "a.tif", 0.5)
+    assert np.array_equal(slide.read(0, 0, 0, 512, 300), truth)
+    with pytest.raises(ImportError, match="slides need a reader, got none of"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "tiffslide", None)
+            open_slide(tmp_path / "a.tif", 0.5)
 
 
 def test_a_missing_reader_is_no_matter_and_two_are(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -121,6 +123,26 @@ def test_arms_need_the_same_seeds_and_patches_their_groups() -> None:
         compare_arms({"C": arms["C"]}, labels, groups[1:], ["a", "b"], ["G-C"])
     with pytest.raises(ValueError, match="classes must have different names, got .'a', 'a'.: re"):
         compare_arms({"C": arms["C"]}, labels, groups, ["a", "a"], ["G-C"])
+
+
+def test_what_cannot_be_compared_is_told() -> None:
+    labels = np.arange(80) // 2 % 2
+    groups: list[Any] = [f"p{i // 4}" for i in range(80)]
+    arms = {"C": arm(0.6, labels), "G": arm(0.9, labels)}
+    names = ["a", "b"]
+    whole = compare_arms(arms, labels, groups, names, ["G-C"])
+    tensors: Any = {name: [torch.tensor(p) for p in runs] for name, runs in arms.items()}
+    plain: Any = labels.tolist()
+    assert compare_arms(tensors, plain, groups, names, ["G-C"]) == whole
+    for bad in (labels + 0.0, labels[:, None]):
+        with pytest.raises(ValueError, match="labels must be N whole numbers, got "):
+            compare_arms(arms, bad, groups, names, ["G-C"])
+    for name in ("GC", "G-C-F"):
+        with pytest.raises(ValueError, match=f"of two arms, such as 'G-C', got '{name}'"):
+            compare_arms(arms, labels, groups, names, [name])
+    for nobody in (None, "", 7):
+        with pytest.raises(ValueError, match="a group must be the name of .*, got 1 of 80 that"):
+            compare_arms(arms, labels, [nobody, *groups[1:]], names, ["G-C"])
 
 
 # --- the words ---
