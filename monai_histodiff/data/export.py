@@ -13,8 +13,9 @@ web addresses (``3/4`` as ``3%2F4``), and the card says so.
 * ``webdataset``: one tar file of ``NAME.png``, ``NAME.cls`` (index of the class) and ``NAME.json``
   (all that is known of it) for each patch, one after another.
 
-``um_per_px`` is that of the picture as it is written. The index of a class is that of the bank or
-of the candidates that the patches are of, and stands on the card.
+``um_per_px`` is that of the picture as it is written; its PNG has it as resolution, too. The index
+of a class is that of the bank or of the candidates that the patches are of, and stands on the
+card.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from PIL import Image
 
 from monai_histodiff.data.patch_files import COLUMNS, SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.scale import image_scale
+from monai_histodiff.data.scale import INCH, image_scale
 from monai_histodiff.data.sealed import COLUMNS as SEALED
 from monai_histodiff.data.sealed import HASH, INDEX
 from monai_histodiff.data.splits import refuse_partial_split
@@ -246,8 +247,9 @@ def _names(records: Sequence[PatchRecord]) -> list[str]:
 
 
 def _png(patches: PatchSet, row: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(patches[row]["image"].permute(1, 2, 0).numpy()).save(stream, "PNG")
+    stream, um = io.BytesIO(), image_scale(patches.records[row], patches.um_per_px)
+    known = {"dpi": (INCH / um, INCH / um)} if um else {}
+    Image.fromarray(patches[row]["image"].permute(1, 2, 0).numpy()).save(stream, "PNG", **known)
     return stream.getvalue()
 
 

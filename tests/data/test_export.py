@@ -19,6 +19,7 @@ from monai_histodiff import PatchSet, SyntheticBank
 from monai_histodiff.commands.export import facts_of, main
 from monai_histodiff.data.export import card, export_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource
+from monai_histodiff.data.scale import scale_in_header
 
 FACTS = {
     "title": 'Three "colours"',
@@ -164,6 +165,9 @@ def test_the_scale_is_that_of_the_picture(parts: PatchSet, tmp_path: Path) -> No
     scales = [json.loads(found[f"{i:06d}.json"])["um_per_px"] for i in range(4)]
     widths = [Image.open(io.BytesIO(found[f"{i:06d}.png"])).width for i in range(4)]
     assert scales == ["1", "0.97", "", "1.0"] and widths == [4, 8, 8, 8]
+    headers = [Image.open(io.BytesIO(found[f"{i:06d}.png"])).info for i in range(4)]
+    told = [scale_in_header(info, "") for info in headers]
+    assert told == [pytest.approx(1.0), pytest.approx(0.97, abs=1e-5), None, pytest.approx(1.0)]
 
 
 def indices(path: Path) -> list[int]:
