@@ -173,7 +173,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     end, results = time.monotonic() + 60 * arguments.minutes, {}
     parts = {
-        "tests": lambda left: tests(arguments.device, out, min(150.0, left)),
+        "tests": lambda left: tests(arguments.device, out, min(240.0, left)),
         "speed": lambda left: speed(arguments.device, arguments.toy),
         "transform": lambda left: transform_cost(arguments.device, out, min(120.0, left)),
         "training": lambda left: train(arguments, left - END),
