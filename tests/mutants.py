@@ -67,6 +67,7 @@ MODULES = {
     "selection/pseudo_labels": "selection/test_pseudo_labels.py",
     "augmentation/live_bank": "augmentation/test_live_bank.py",
     "augmentation/refresher": "augmentation/test_live_bank.py",
+    "evaluation/answers": "evaluation/test_verdict.py",
     "evaluation/arms": "evaluation/test_arms.py evaluation/test_experiment.py",
     "evaluation/baselines": "classifiers/test_encoder.py evaluation/test_arms.py "
     "evaluation/test_experiment.py",

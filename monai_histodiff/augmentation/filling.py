@@ -215,9 +215,15 @@ class _Guarded:
 def _own_stream(device: torch.device) -> Any:
     if device.type != "cuda":
         return nullcontext()
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     return torch.cuda.stream(stream)
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the life of the process: what a stream has freed is kept for that stream alone."""
+    return torch.cuda.Stream(device)
 
 
 def made_with(sampler: GuidedSampler, selector: Selector) -> dict[str, Any]:

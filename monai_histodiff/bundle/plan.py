@@ -14,6 +14,7 @@ import torch
 from monai_histodiff.classifiers.classifier import PatchClassifier
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.training.steps import bfloat16_autocast
+from monai_histodiff.utils.global_state import kept_random_state
 
 __all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
 
@@ -216,7 +217,7 @@ def measure_speed(device: str | torch.device, bfloat16: bool = False) -> tuple[f
     other work comes and goes, and a plan for hours must not rest on one moment.
     """
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with kept_random_state():
         torch.manual_seed(0)
         network = PatchClassifier(2).to(device)
         shape = (PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE)

@@ -101,7 +101,7 @@ def run_and_report(
         "sampling": outcome["sampling"],
         "settings": {**outcome["settings"], **describe_recipe(evaluation.recipe)},
         "seconds": seconds,
-        "versions": describe_versions(),
+        "versions": describe_versions(evaluation.recipe.training.device),
     }
     if outcome.get("options"):  # not of runs that version 0.18 and before have made
         results["options"] = {**outcome["options"], **method_of("evaluate")}
@@ -200,21 +200,18 @@ def _same_in_any_folder(patches: PatchSet) -> str:
     return hashlib.sha256(" ".join(sorted(patches.file_hashes())).encode()).hexdigest()
 
 
-def describe_versions() -> dict[str, str]:
-    """Versions of the packages, and the machine, for the report."""
+def describe_versions(device: str | torch.device = "cpu") -> dict[str, str]:
+    """Versions of the packages, and the machine that computed on ``device``, for the report."""
     found = {
         "monai-histodiff": __version__,  # what is installed may be of an earlier checkout
         **{n: metadata.version(n) for n in ("monai", "torch", "numpy", "pytorch-ignite")},
     }
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{os.cpu_count()} CPU cores, no GPU"
-    )
+    cuda = torch.device(device).type == "cuda"
+    used = torch.cuda.get_device_name(device) if cuda else f"{os.cpu_count()} CPU cores, no GPU"
     return {
         **found,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {device}",
+        "machine": f"{platform.machine()}, {used}",
     }
 
 

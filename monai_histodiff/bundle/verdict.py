@@ -153,7 +153,8 @@ def judge_and_report(
     results = {**evaluation.results(), **_described(judge, first)}
     results["dataset"] = describe_dataset(str(dataset_dir), patches, labelled)
     results["settings"] = {**(settings or {}), **describe_recipe(recipe)}
-    results["versions"], results["options"] = describe_versions(), method_of("verdict")
+    results["versions"] = describe_versions(recipe.training.device)
+    results["options"] = method_of("verdict")
     results["seconds"] = {"classifiers of all arms": sum(map(sum, evaluation.seconds.values()))}
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
     results["generator"] = results["foreign"]["sets"][0].pop("kept")

@@ -131,7 +131,7 @@ class ClassifierTraining:
         mixing: the parameter of :func:`mix_batch`; 0 mixes nothing.
         device: where to train.
         num_workers: worker processes that load.
-        bfloat16: compute under bfloat16 autocast, see
+        bfloat16: compute under bfloat16 autocast, else in float32, see
             :class:`~monai_histodiff.training.AutocastInferer`; ``None``, until it is made: on a
             GPU that computes in it.
     """
@@ -210,7 +210,6 @@ class ClassifierTraining:
                 FiniteLoss(),
             ],
             inferer=AutocastInferer(self.bfloat16),
-            amp=torch.device(self.device).type == "cuda" and not self.bfloat16,
         )
         trainer.logger.setLevel(logging.WARNING)
         ProgressBar(desc=name).attach(trainer, event_name=Events.ITERATION_COMPLETED(every=5))
@@ -236,5 +235,5 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """
     device = next(network.parameters()).device
     with evaluating(network):
-        parts = [network(to_unit(p).to(device)).float().cpu() for p in images.split(batch_size)]
+        parts = [network(to_unit(p.to(device))).float().cpu() for p in images.split(batch_size)]
     return torch.cat(parts)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,22 @@ from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
 from monai_histodiff.classifiers.encoder_names import NamedEncoder
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 
-__all__ = ["ProbeTraining"]
+__all__ = ["ProbeTraining", "features_of_views"]
+
+AT_ONCE = 256  # views that are in memory
+
+
+def features_of_views(
+    features: Callable[[Tensor], Tensor], transform: Compose, items: Iterable[Mapping[str, Any]]
+) -> Tensor:
+    """Features ``N x D`` of a view of each item, by a transform that makes its image a patch in
+    [0, 1]; few views are kept at a time.
+    """
+    left, found = iter(items), []
+    while part := list(islice(left, AT_ONCE)):
+        views = [torch.as_tensor(transform(dict(item))["image"]) for item in part]
+        found.append(features(torch.stack(views).float()))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -71,13 +87,9 @@ class ProbeTraining:
         if len(found := labels.unique()) < num_classes:
             got = f"{found.tolist()} of {num_classes}"
             raise ValueError(f"a probe needs patches of every class, got classes {got}")
-        views = (
-            torch.as_tensor(transform(dict(item))["image"])
-            for _ in range(self.views)
-            for item in data
-        )
         network = self.network(num_classes).to(self.device)
-        features = self.encoder.features(torch.stack(list(views)).float())
+        every = (item for _ in range(self.views) for item in data)
+        features = features_of_views(self.encoder.features, transform, every)
         network[1] = self._layer(data, features, labels).to(self.device)
         return network.eval()
 

@@ -142,16 +142,13 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _open(content: bytes, name: str, limits: Limits) -> Any:
-    """The picture, its header read. Orientation is not applied: Pillow does that for TIFF alone,
-    when a picture has been loaded.
-    """
-    most = Image.MAX_IMAGE_PIXELS
-    more = large_pictures if most and limits.pixels > most else nullcontext
+    """The picture, its header read. Orientation is not applied, as Pillow would to a TIFF."""
+    more = large_pictures if limits.pixels > (Image.MAX_IMAGE_PIXELS or math.inf) else nullcontext
     try:
         with _readable(name), more():
             picture: Any = Image.open(io.BytesIO(content), formats=FORMATS)
-            if picture.format == "TIFF":
-                picture.load_end = lambda: None
+        if picture.format == "TIFF":
+            picture.load_end = lambda: None
     except ValueError as error:
         if isinstance(error.__cause__, Image.DecompressionBombError):
             _refuse(f"{limits.pixels:,} pixels", str(error.__cause__), name)

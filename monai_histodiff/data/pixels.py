@@ -33,6 +33,7 @@ __all__ = [
 BEYOND = (-0.5, 2.0)  # what augmented patches, brighter and with noise, may reach
 NEGATIVE = 0.005  # share of the values, above which no interpolation nor noise makes them so low
 THUMBNAIL = 16
+BATCH = 256  # patches at once
 OCTAVES = 5
 
 
@@ -131,7 +132,8 @@ def thumbnails(patches: Tensor, side: int = THUMBNAIL) -> Tensor:
     """Thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x side x side``. Those of
     thumbnails are the thumbnails.
     """
-    return F.adaptive_avg_pool2d(to_unit(patches), side)
+    parts = patches.split(BATCH)
+    return torch.cat([F.adaptive_avg_pool2d(to_unit(part), side) for part in parts])
 
 
 def sharpness(patches: Tensor) -> Tensor:
@@ -143,6 +145,8 @@ def sharpness(patches: Tensor) -> Tensor:
     height, width = (side // 4 * 4 for side in patches.shape[2:])
     if not height or not width:
         return torch.ones(len(patches), dtype=torch.float32, device=patches.device)
+    if len(patches) > BATCH:
+        return torch.cat([sharpness(part) for part in patches.split(BATCH)])
     level, bands = to_unit(patches).mean(1, keepdim=True)[..., :height, :width], []
     for _ in range(2):
         coarse = F.avg_pool2d(level, 2)

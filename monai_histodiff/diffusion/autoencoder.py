@@ -94,7 +94,7 @@ class PatchAutoencoder(nn.Module):
                 or the patches are of another shape, or of a side that the reduction does not
                 divide.
         """
-        x = to_unit(patches).to(self.mean)
+        x = to_unit(patches.cpu()).float()  # float64 is not everywhere
         mean = x.mean((0, 2, 3)).view(3, 1, 1)
         blocks = (
             F.pixel_unshuffle(self._checked(x) - mean, self.factor)

@@ -16,7 +16,8 @@ __all__ = ["batch_from_memory", "in_batches"]
 CPU_BATCH, CUDA_BATCH = 32, 512  # patches at once beyond which nothing is gained
 # Bytes at work for each byte of a float32 patch: 30 measured, and halving corrects the rest.
 PATCH_MEMORY = 100
-CPU_FULL = "can't allocate memory"  # in torch's own words
+# in the words of torch, cuBLAS and cuDNN, Metal, and Windows
+FULL = ("can't allocate memory", "ALLOC_FAILED", "out of memory", "not enough memory")
 logger = logging.getLogger(__name__)
 
 
@@ -24,8 +25,7 @@ def batch_from_memory(device: torch.device, side: int) -> int:
     """How many patches of ``side`` pixels a device's free memory has room for."""
     if device.type != "cuda":
         return CPU_BATCH
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + kept  # what torch keeps for itself is free
+    free, _ = torch.cuda.mem_get_info(device)  # what torch keeps may be a trainer's
     return min(CUDA_BATCH, max(1, free // (PATCH_MEMORY * 3 * side**2 * 4)))
 
 
@@ -54,7 +54,8 @@ def in_batches(
         try:
             parts.append(make(rows).float().cpu())
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not isinstance(error, torch.OutOfMemoryError) and CPU_FULL not in str(error):
+            full = any(words in str(error) for words in FULL)
+            if not (full or isinstance(error, torch.OutOfMemoryError)):
                 raise
             if rows.stop - start == 1:
                 told = f"not even one patch fits into the memory: {first_line(error)}"

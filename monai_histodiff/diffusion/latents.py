@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -172,15 +173,21 @@ def fit_latent_statistics(
     The mean is that of each channel, the scale one for all: the autoencoder's own order of
     channels is kept.
     """
-    old_mean, old_std = (v.cpu().view(-1, 1, 1) for v in (model.latent_mean, model.latent_std))
-    raw = torch.stack([item["image"] for item in latents]).float() * old_std + old_mean
-    mean = raw.mean((0, 2, 3))
-    raw = raw - mean.view(-1, 1, 1)
-    std = raw.std()
+    old_mean, old_std = (
+        v.cpu().clone().view(-1, 1, 1) for v in (model.latent_mean, model.latent_std)
+    )
+
+    def raw(item: Mapping[str, Any]) -> Tensor:
+        return item["image"].float() * old_std + old_mean
+
+    mean = torch.stack([raw(item).double().mean((1, 2)) for item in latents]).mean(0)
+    own = mean.float().view(-1, 1, 1)
+    squares = sum(float((raw(item) - own).double().square().sum()) for item in latents)
+    count = sum(item["image"].numel() for item in latents)
+    std = math.sqrt(squares / (count - 1))
     model.latent_mean.copy_(mean)
     model.latent_std.fill_(std)
-    white = (raw / std).half()
-    return [{**item, "image": z} for item, z in zip(latents, white, strict=True)]
+    return [{**item, "image": ((raw(item) - own) / std).half()} for item in latents]
 
 
 def fit_exemplars(model: LatentDiffusion, latents: Sequence[Mapping[str, Any]]) -> LatentDiffusion:

@@ -10,6 +10,8 @@ from monai_histodiff.evaluation.metrics import classification_metrics
 
 __all__ = ["colour_floors"]
 
+BATCH = 256  # patches at once
+
 
 def colour_floors(
     train: Tensor,
@@ -35,16 +37,10 @@ def colour_floors(
     """
 
     def mean(x: Tensor) -> Tensor:
-        return x.float().mean((2, 3)) / 255
+        return torch.cat([part.float().mean((2, 3)) for part in x.split(BATCH)]) / 255
 
     def histogram(x: Tensor) -> Tensor:
-        bins = (x // 16).long().flatten(2)
-        return (
-            torch.zeros(*bins.shape[:2], 16, dtype=torch.float32)
-            .scatter_add_(2, bins, torch.ones(bins.shape, dtype=torch.float32))
-            .flatten(1)
-            / bins.shape[2]
-        )
+        return torch.cat([_histogram(part) for part in x.split(BATCH)])
 
     floors = {}
     for name, features in (("mean colour", mean), ("colour histogram", histogram)):
@@ -60,6 +56,16 @@ def colour_floors(
             torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy()
         )
     return floors
+
+
+def _histogram(x: Tensor) -> Tensor:
+    bins = (x // 16).long().flatten(2)
+    return (
+        torch.zeros(*bins.shape[:2], 16, dtype=torch.float32)
+        .scatter_add_(2, bins, torch.ones(bins.shape, dtype=torch.float32))
+        .flatten(1)
+        / bins.shape[2]
+    )
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

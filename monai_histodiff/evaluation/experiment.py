@@ -21,6 +21,7 @@ from monai_histodiff.augmentation.dictionary import SyntheticAugmentd
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.fixmatch import BesideUnlabelled, FixMatchTraining
+from monai_histodiff.classifiers.probe import features_of_views
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material, repeats_selected
@@ -28,7 +29,6 @@ from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.evaluation.real_banks import fitted
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
-from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.utils.cache import cached
 from monai_histodiff.utils.fingerprint import fingerprint
 from monai_histodiff.utils.global_state import untracked
@@ -159,10 +159,8 @@ class Evaluation:
         made = (material.candidates, material.published, material.second)
         sides = {tuple(c.images.shape[2:]) for c in made if c is not None and len(c.images)}
         if sides - {(material.size, material.size)}:
-            raise ValueError(
-                f"candidates must have the size of the material, {material.size}, got"
-                f" {sorted(sides)}: give the patch_size that they were made with"
-            )
+            rule = f"candidates must have the size of the material, {material.size}"
+            raise ValueError(f"{rule}, got {sorted(sides)}: give the patch_size of their run")
         self.material, self.test, self.recipe, self.cache_dir = material, test, recipe, cache_dir
         self.left_out = repeats_selected(arms, material.candidates)
         self.arms = tuple(a for a in dict.fromkeys(arms) if a not in self.left_out)
@@ -192,7 +190,9 @@ class Evaluation:
                 if ARMS[arm].unlabelled:
                     content = (self.material.unlabelled,)
                 features = self.material.features if ARMS[arm].probe else None
-                own = (self._augmentation[arm], self.recipe.training_of(arm), content, features)
+                training = self.recipe.training_of(arm)  # on whichever of several devices
+                kind = replace(training, device=torch.device(training.device).type)
+                own = (self._augmentation[arm], kind, content, features)
                 key = fingerprint(data, *own, seed)
                 fit = partial(self._train, arm, bank)
                 if features is not None:
@@ -203,8 +203,12 @@ class Evaluation:
                 self.seconds.setdefault(arm, []).append(float(found["seconds"]))
         if (critic := self.material.critic) is not None:
             name = f"critic-{fingerprint(data, critic.state_dict())[:40]}"
-            found = cached(self.cache_dir, name, lambda: {"probabilities": _told(critic, test)})
-            self.critic = found["probabilities"]
+
+            def told() -> dict[str, np.ndarray]:
+                each = torch.stack([critic.probabilities(view) for view in test])
+                return {"probabilities": each.mean(0).double().numpy()}
+
+            self.critic = cached(self.cache_dir, name, told)["probabilities"]
         return self.probabilities
 
     def results(self, comparisons: Sequence[str] = COMPARISONS) -> dict[str, Any]:
@@ -275,15 +279,11 @@ class Evaluation:
         """
         transform = Compose([self.recipe.crop, _pair, self.recipe.classical])
         transform.set_random_state(seed)
-        views: list[Any] = [transform(item) for item in items for _ in range(PROBE_VIEWS)]
-        train = features(torch.stack([torch.as_tensor(view["image"]) for view in views]).float())
-        labels = torch.tensor([int(view["label"]) for view in views])
-        probe = linear_probe(train, labels, penalty=0.1, scaling="common")
+        every = [item for item in items for _ in range(PROBE_VIEWS)]
+        labels = torch.tensor([int(item["label"]) for item in every])
+        seen = features_of_views(features, transform, every)
+        probe = linear_probe(seen, labels, penalty=0.1, scaling="common")
         return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
-
-
-def _told(critic: PatchCritic, test: Tensor) -> np.ndarray:
-    return torch.stack([critic.probabilities(v) for v in test]).mean(0).double().numpy()
 
 
 def _timed(

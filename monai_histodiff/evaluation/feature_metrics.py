@@ -17,6 +17,8 @@ __all__ = [
     "precision_recall_density_coverage",
 ]
 
+ROWS = 1024  # compared at once with all
+
 
 def _pair(first: Tensor, second: Tensor, least: int) -> tuple[Tensor, Tensor]:
     shapes = tuple(first.shape), tuple(second.shape)
@@ -143,9 +145,8 @@ def precision_recall_density_coverage(
     a, b = _pair(real, samples, neighbours + 1)
 
     def radii(x: Tensor) -> Tensor:
-        return (
-            _distances(x, x).kthvalue(neighbours + 1, dim=1).values
-        )  # the nearest is the feature itself
+        parts = (_distances(rows, x) for rows in x.split(ROWS))  # the nearest is the row itself
+        return torch.cat([part.kthvalue(neighbours + 1, dim=1).values for part in parts])
 
     distance = _distances(a, b)
     in_real = distance <= radii(a)[:, None]

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from monai_histodiff.evaluation.answers import checked_answers
 from monai_histodiff.evaluation.metrics import (
     METRICS,
     Array,
     Labels,
-    check_probabilities,
     class_recall,
     classification_metrics,
     metric_table,
@@ -118,35 +118,8 @@ def compare_arms(
             whole numbers, or probabilities are not of ``N x K``, not finite, below 0, or rows do
             not sum to 1.
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels must be N whole numbers, got {labels.dtype} of shape {labels.shape}"
-        )
-    if odd := [name for name in comparisons if name.count("-") != 1]:
-        raise ValueError(f"a comparison must be of two arms, such as 'G-C', got '{odd[0]}'")
-    probabilities = {
-        arm: [np.asarray(p, np.float64) for p in runs] for arm, runs in probabilities.items()
-    }
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"classes must have different names, got {list(classes)}: rename one")
+    probabilities, labels = checked_answers(probabilities, labels, groups, classes, comparisons)
     seeds = len(next(iter(probabilities.values()), ()))
-    if len(groups) != len(labels):
-        raise ValueError(
-            f"each test patch needs its group, got {len(groups)} groups for {len(labels)} patches"
-        )
-    if nameless := sum(not isinstance(group, str) or not group for group in groups):
-        raise ValueError(
-            "a group must be the name of a patient or slide, got "
-            f"{nameless} of {len(groups)} that are no text, or empty: str() makes one of a number"
-        )
-    for arm, runs in probabilities.items():
-        if len(runs) != seeds or not runs:
-            raise ValueError(
-                f"all arms need the same seeds, at least one, got {len(runs)} in arm {arm}"
-            )
-        for seed, found in enumerate(runs):
-            check_probabilities(found, (len(labels), len(classes)), f"arm {arm}, run {seed}")
     scores: dict[str, dict[str, list[float]]] = {}
     recall: dict[str, dict[str, list[float]]] = {}
     for arm, runs in probabilities.items():

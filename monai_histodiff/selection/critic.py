@@ -101,7 +101,7 @@ class PatchCritic(nn.Module):
         if origins is None:
             device = self.temperature.device
             with evaluating(self):
-                parts = [self(to_unit(p).to(device)).cpu() for p in patches.split(batch_size)]
+                parts = [self(to_unit(p.to(device))).cpu() for p in patches.split(batch_size)]
             return torch.cat(parts)
         if self.folds is None:
             raise ValueError(

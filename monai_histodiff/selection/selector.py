@@ -291,7 +291,7 @@ class CentroidSelector:
             parts = []
             with evaluating(self.critic):
                 for part in patches.split(batch_size):
-                    self.critic(to_unit(part).to(self.critic.temperature.device))
+                    self.critic(to_unit(part.to(self.critic.temperature.device)))
                     parts.append(torch.cat(found, 1))
                     found.clear()
         finally:

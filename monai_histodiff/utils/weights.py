@@ -34,7 +34,7 @@ def checked_device(device: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(device)
-        torch.empty(1, dtype=torch.uint8, device=found)
+        torch.zeros(1, dtype=torch.float32, device=found).add_(1)  # computes: not all builds can
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be there, got '{device}' ({first_line(error)})") from error
     return found
