@@ -254,14 +254,14 @@ class Small(nn.Module):
 
 
 class Full(Small):
-    """As torch says it of a CPU, in a plain RuntimeError."""
+    """As torch and the libraries under it say it in a plain RuntimeError."""
+
+    told = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tri"
 
     def forward(self, z: Tensor, timesteps: Tensor) -> Tensor:
         self.asked.append(len(z))
         if len(z) > self.room:
-            raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tri"
-            )
+            raise RuntimeError(self.told)
         return self.unet(z, timesteps)
 
 
@@ -274,6 +274,18 @@ def test_a_full_memory_of_the_processor_is_one_too(
     unet.room = 0
     rule = "not even one patch fits into the memory: .*can't allocate memory.*; make smaller ones"
     with pytest.raises(torch.OutOfMemoryError, match=rule):
+        make_sampler()(LABELS, SEEDS)
+    unet.room = 2
+    for words in (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 5 GB)",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+    ):
+        unet.told = words
+        assert torch.allclose(make_sampler()(LABELS, SEEDS), truth, atol=1e-5)
+    unet.told = "mat1 and mat2 shapes cannot be multiplied"
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
         make_sampler()(LABELS, SEEDS)
 
 

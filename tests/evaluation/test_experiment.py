@@ -492,6 +492,8 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
     monkeypatch.setattr(Counted.told, "fail_at", -1)
     assert trained() == ["arm C, seed 1", "arm G, seed 1"]
     assert trained() == []
+    other = Counted(network=tiny, steps=3, batch_size=4, device="cpu:0")
+    assert trained(training=other) == [], "on whichever of several devices of a kind"
     fresh = evaluation(
         parts,
         candidates,
