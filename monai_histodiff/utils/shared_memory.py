@@ -7,10 +7,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 import tempfile
+import uuid
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from multiprocessing.reduction import DupFd, ForkingPickler
+from multiprocessing import reduction
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 __all__ = ["SharedTensors"]
 
 ALIGNMENT = 64  # bytes
+WINDOWS = sys.platform == "win32"  # where blocks have names, and no descriptors
 Layout = Mapping[Hashable, tuple[Sequence[int], torch.dtype]]
 
 
@@ -26,28 +29,34 @@ class SharedTensors(Mapping[Hashable, Tensor]):
     """Tensors, zero at first, in memory that the processes started from this one share.
 
     The memory is an anonymous file (``memfd_create``; a deleted temporary file where the system
-    has none). It does not count against ``/dev/shm``, which is 64 MiB in many containers, and it
-    is gone with the last process that uses it, even a killed one. A process started by
-    ``multiprocessing``, forked or spawned, gets the memory itself; a plain pickle holds a copy.
+    has none; on Windows a mapping with a name). It does not count against ``/dev/shm``, which is
+    64 MiB in many containers, and it is gone with the last process that uses it, even a killed
+    one. A process started by ``multiprocessing``, forked or spawned, gets the memory itself; a
+    plain pickle holds a copy.
 
     Args:
         layout: shape and dtype of each tensor.
-        file: descriptor of an existing block with this layout.
+        block: of an existing one with this layout, its descriptor, on Windows its name.
 
     Raises:
         OSError: there is no room for the block.
     """
 
-    def __init__(self, layout: Layout, file: int | None = None) -> None:
+    def __init__(self, layout: Layout, block: int | str | None = None) -> None:
         self._layout = {name: (tuple(shape), dtype) for name, (shape, dtype) in layout.items()}
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in self._layout.values()]
         starts = [0]
         for size in sizes:
             starts.append(starts[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
         total = max(starts[-1], ALIGNMENT)
-        self._file = _anonymous_file(total) if file is None else file
-        weakref.finalize(self, os.close, self._file)
-        self._bytes = torch.frombuffer(mmap.mmap(self._file, total), dtype=torch.uint8)
+        if WINDOWS:
+            self._block: Any = block or f"monai_histodiff-{uuid.uuid4().hex}"
+            memory = mmap.mmap(-1, total, tagname=self._block)  # type: ignore[call-arg]
+        else:
+            self._block = _anonymous_file(total) if block is None else block
+            weakref.finalize(self, os.close, self._block)
+            memory = mmap.mmap(self._block, total)
+        self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
         self._tensors = {
             name: self._bytes[start : start + size].view(dtype).view(shape)
             for (name, (shape, dtype)), start, size in zip(
@@ -84,12 +93,13 @@ def _copied(layout: Layout, content: bytes) -> SharedTensors:
     return out
 
 
-def _attached(layout: Layout, file: Any) -> SharedTensors:
-    return SharedTensors(layout, file.detach())
+def _attached(layout: Layout, block: Any) -> SharedTensors:
+    return SharedTensors(layout, block if WINDOWS else block.detach())
 
 
 def _pass_on(shared: SharedTensors) -> Any:
-    return _attached, (shared._layout, DupFd(shared._file))
+    block = shared._block
+    return _attached, (shared._layout, block if WINDOWS else reduction.DupFd(block))
 
 
-ForkingPickler.register(SharedTensors, _pass_on)
+reduction.ForkingPickler.register(SharedTensors, _pass_on)
