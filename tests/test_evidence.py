@@ -27,7 +27,8 @@ SETS = {
 
 def rows(name: str) -> list[list[str]]:
     """Of the table of five labels: those of a data set, and its row "all"."""
-    every = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in PAGE.splitlines()]
+    section = PAGE.partition("## Five labels")[2].partition("\n## ")[0]
+    every = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in section.splitlines()]
     return [cells for cells in every if len(cells) == 7 and cells[0] == name]
 
 
@@ -134,3 +135,30 @@ def test_semi_supervision_and_both_kinds_together_are_told_as_they_were() -> Non
             every.append(found[pair])
     (row,) = [cells for cells in table if cells[:1] == ["mean"]]
     assert row[6:] == [told(describe(combined(every))) for every in estimates.values()]
+
+
+def test_a_classifier_on_a_frozen_encoder_is_told_as_it_was() -> None:
+    """The third supplement: arms C, G and E, one seed, of the same patches."""
+    section = PAGE.partition("## On a frozen encoder")[2].partition("\n## ")[0]
+    table = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in section.splitlines()]
+    estimates: dict[str, list[Any]] = {"G-C": [], "E-C": [], "G-E": []}
+    for name in SETS:
+        runs = []
+        for path in files(name).values():
+            planned, run = (
+                json.loads((path.parent / part / path.name).read_text(encoding="utf-8"))
+                for part in ("", "supplement3")
+            )
+            assert run["seeds"] == [0] and run["settings"]["backbone"] == "patch encoder, frozen"
+            assert run["test"] == planned["test"] and run["settings"]["classifier_steps"] == 400
+            assert run["selection"]["accepted"] == planned["selection"]["accepted"]
+            runs.append(run)
+        means = [np.mean([run["arms"][arm]["balanced_accuracy"] for run in runs]) for arm in "CGE"]
+        found = {pair: _only(_estimate(runs, pair)) for pair in estimates}
+        (row,) = [cells for cells in table if cells[:1] == [name]]
+        assert row[1:4] == [f"{100 * mean:.1f}" for mean in means], name
+        assert row[4:] == [told(describe(estimate)) for estimate in found.values()], name
+        for pair, every in estimates.items():
+            every.append(found[pair])
+    (row,) = [cells for cells in table if cells[:1] == ["mean"]]
+    assert row[4:] == [told(describe(combined(every))) for every in estimates.values()]
