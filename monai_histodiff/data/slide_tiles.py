@@ -41,6 +41,7 @@ __all__ = ["TileSettings", "cut_slides"]
 
 FORMATS = ("png", "jpg")
 LONGEST = 2000  # side of the picture of a slide, in pixels
+GLASS = 8.0  # deviation of the levels of a picture of nothing, at the most
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ class TileSettings:
     format: str = "png"
 
     def __post_init__(self) -> None:
-        for spacing in (self.um_per_px, self.slide_um_per_px):
-            check_scale(spacing)
+        check_scale(self.um_per_px)
         rules = (
+            (
+                self.slide_um_per_px is None or self.slide_um_per_px > 0,
+                "slide_um_per_px must be above 0",
+                self.slide_um_per_px,
+            ),
             (self.size >= 1, "size must be at least 1", self.size),
             (0 <= self.tissue <= 1, "tissue must lie in [0, 1]", self.tissue),
             (
@@ -183,7 +188,9 @@ def _cut_one(
             known = slide_bytes(file), slide_sha256(file)
             report = SlideReport(name, str(file), *counts, "", *known)
             if not plan.tiles:
-                grey = bool((plan.picture == plan.picture[..., :1]).all())
+                grey = bool(
+                    (plan.picture == plan.picture[..., :1]).all() and plan.picture.std() > GLASS
+                )
                 why = "; tissue is what has colour: give --tissue 0 for a grey slide" * grey
                 return replace(report, error=f"no tissue in any of {plan.found} places{why}")
             with whole_folder(root / TILES / name) as draft:

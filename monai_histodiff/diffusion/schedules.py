@@ -81,7 +81,7 @@ class NoiseSchedule(nn.Module):
             ValueError: a beta is not between 0 and 1, or there are fewer than three.
         """
         whole = betas.double()
-        if len(whole) < 3 or not bool(((whole > 0) & (whole < 1))[:-1].all() & (whole[-1] <= 1)):
+        if len(whole) < 3 or not bool(((whole > 0) & (whole <= 1)).all() & (whole[:-1] < 1).all()):
             raise ValueError(
                 "betas must be at least 3 numbers between 0 and 1, got "
                 f"{len(whole)} from {whole.min().item()} to {whole.max().item()}"

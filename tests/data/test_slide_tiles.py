@@ -269,8 +269,9 @@ def test_tiles_of_one_folder_are_cut_alike(slides: dict[str, Path], tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"um_per_px": 0}, r"um_per_px and slide_um_per_px must be above 0, got \[0\]"),
-        ({"slide_um_per_px": -1.0}, "must be above 0"),
+        ({"um_per_px": 0}, "um_per_px must be a number of micrometres per pixel, from 0.02 to 16"),
+        ({"um_per_px": 20}, "from 0.02 to 16, got 20"),
+        ({"slide_um_per_px": -1.0}, "slide_um_per_px must be above 0, got -1.0"),
         ({"size": 0}, "size must be at least 1, got 0"),
         ({"tissue": 50}, r"tissue must lie in \[0, 1\], got 50"),
         ({"per_slide": 0}, "per_slide must be at least 1, got 0"),

@@ -313,6 +313,9 @@ def test_betas_lie_between_zero_and_one(bad: float) -> None:
     rule = "betas must be at least 3 numbers between 0 and 1, got 3 from "
     with pytest.raises(ValueError, match=rule):
         NoiseSchedule.from_betas(torch.tensor([0.1, bad, 0.2]))
+    if bad != 1:
+        with pytest.raises(ValueError, match=rule):
+            NoiseSchedule.from_betas(torch.tensor([0.1, 0.2, bad]))
     with pytest.raises(ValueError, match="got 2 from 0.1"):
         NoiseSchedule.from_betas(torch.tensor([0.1, 0.2]))
 

@@ -23,20 +23,29 @@ from monai_histodiff.utils.seeds import candidate_seed
 
 
 class Brush:
-    """Stands for a sampler: every pixel of a patch tells the scale; notes what was asked."""
+    """Stands for a sampler: every pixel of a patch tells the scale; notes what was asked, and
+    has room for seven patches.
+    """
+
+    max_batch: int | None = None
 
     def __init__(self, scale: float = 1.0, asked: list | None = None) -> None:
         self.scale, self.asked = scale, [] if asked is None else asked
+        self.rooms: list[int | None] = []
         self.settings = SamplingSettings(scale=scale)
 
     def replace(self, scale: float) -> Brush:
-        return Brush(scale, self.asked)
+        made = Brush(scale, self.asked)
+        made.rooms = self.rooms
+        return made
 
     def origins(self, labels: Tensor, seeds: list[int]) -> Tensor:
         return labels * 1000 + torch.tensor([s % 1000 for s in seeds])
 
     def __call__(self, labels: Tensor, seeds: list[int]) -> Tensor:
         self.asked.append((self.scale, labels.tolist(), [int(seed) for seed in seeds]))
+        self.rooms.append(self.max_batch)
+        self.max_batch = 7
         return torch.full((len(seeds), 3, 2, 2), self.scale / 255)
 
 
@@ -266,6 +275,7 @@ def test_no_scale_is_tried_beyond_one_that_fills_all_classes() -> None:
     given = judge({1: [1, 8], 3: [4, 4], 6: [8, 8]})
     assert tune_scale(brush, given, 2, (6, 1, 3), trials=8, quota=50, max_candidates=100) == 3.0
     assert [scale for scale, _, _ in brush.asked] == [1.0, 3.0]
+    assert brush.rooms == [None, 7] and brush.max_batch == 7, "found out once"
 
 
 def test_a_single_scale_is_not_tried() -> None:
