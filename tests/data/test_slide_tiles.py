@@ -139,6 +139,17 @@ def test_what_was_written_into_the_manifest_is_not_lost(
         slide_rows(slides, group_pattern="(")
 
 
+def test_a_grey_slide_is_told_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    grey = np.repeat(disc(1200, 960, 300)[0][..., :1], 3, 2)
+    write_slide(tmp_path / "in" / "grey.svs", grey)
+    found = find_slides([tmp_path / "in"])
+    (report,) = cut_slides(found, tmp_path / "out", SMALL, progress=False)
+    assert report.error.endswith("tissue is what has colour: give --tissue 0 for a grey slide")
+    (report,) = cut_slides(found, tmp_path / "all", replace(SMALL, tissue=0.0), progress=False)
+    assert report.kept == 6 and not report.error
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
 def test_an_interrupted_slide_leaves_nothing(
     error: Any, slides: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
