@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,58 +108,56 @@ def test_the_same_real_patches_in_place_of_synthetic_ones_are_told_as_they_were(
     assert row[3:] == [told(describe(combined(every))) for every in estimates.values()]
 
 
-def test_semi_supervision_and_both_kinds_together_are_told_as_they_were() -> None:
-    """The second supplement: arms M and P, one seed, beside the same trainings of the others."""
-    section = PAGE.partition("## Against semi-supervision")[2].partition("\n## ")[0]
+def check_section(
+    title: str, arms: str, pairs: list[str], read: Callable[[Path], dict[str, Any]]
+) -> None:
+    """The table of a section: of each set the means of arms, and estimates of pairs of them; and
+    those of the mean over the sets.
+    """
+    section = PAGE.partition(f"## {title}")[2].partition("\n## ")[0]
     table = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in section.splitlines()]
-    estimates: dict[str, list[Any]] = {"G-M": [], "P-C": [], "P-E": []}
+    estimates: dict[str, list[Any]] = {pair: [] for pair in pairs}
+    first = 1 + len(arms)
     for name in SETS:
-        runs = []
-        for path in files(name).values():
-            first, run = (
-                json.loads((path.parent / part / path.name).read_text(encoding="utf-8"))
-                for part in ("supplement", "supplement2")
-            )
-            assert run["seeds"] == [0]
-            for arm in "CGE":
-                scores = [found["arms"][arm]["balanced_accuracy"][0] for found in (first, run)]
-                assert scores[0] == scores[1], "the same trainings"
-            runs.append(run)
-        means = [
-            np.mean([run["arms"][arm]["balanced_accuracy"] for run in runs]) for arm in "CGEMP"
-        ]
-        found = {pair: _only(_estimate(runs, pair)) for pair in estimates}
+        runs = [read(path) for path in files(name).values()]
+        means = [np.mean([run["arms"][arm]["balanced_accuracy"] for run in runs]) for arm in arms]
+        found = {pair: _only(_estimate(runs, pair)) for pair in pairs}
         (row,) = [cells for cells in table if cells[:1] == [name]]
-        assert row[1:6] == [f"{100 * mean:.1f}" for mean in means], name
-        assert row[6:] == [told(describe(estimate)) for estimate in found.values()], name
+        assert row[1:first] == [f"{100 * mean:.1f}" for mean in means], name
+        assert row[first:] == [told(describe(estimate)) for estimate in found.values()], name
         for pair, every in estimates.items():
             every.append(found[pair])
     (row,) = [cells for cells in table if cells[:1] == ["mean"]]
-    assert row[6:] == [told(describe(combined(every))) for every in estimates.values()]
+    assert row[first:] == [told(describe(combined(every))) for every in estimates.values()]
+
+
+def load(path: Path, part: str) -> dict[str, Any]:
+    """The results of a supplement on the run of a planned one."""
+    return dict(json.loads((path.parent / part / path.name).read_text(encoding="utf-8")))
+
+
+def test_semi_supervision_and_both_kinds_together_are_told_as_they_were() -> None:
+    """The second supplement: arms M and P, one seed, beside the same trainings of the others."""
+
+    def read(path: Path) -> dict[str, Any]:
+        first, run = load(path, "supplement"), load(path, "supplement2")
+        assert run["seeds"] == [0]
+        for arm in "CGE":
+            scores = [found["arms"][arm]["balanced_accuracy"][0] for found in (first, run)]
+            assert scores[0] == scores[1], "the same trainings"
+        return run
+
+    check_section("Against semi-supervision", "CGEMP", ["G-M", "P-C", "P-E"], read)
 
 
 def test_a_classifier_on_a_frozen_encoder_is_told_as_it_was() -> None:
     """The third supplement: arms C, G and E, one seed, of the same patches."""
-    section = PAGE.partition("## On a frozen encoder")[2].partition("\n## ")[0]
-    table = [[c.strip(" *") for c in line.split("|")[1:-1]] for line in section.splitlines()]
-    estimates: dict[str, list[Any]] = {"G-C": [], "E-C": [], "G-E": []}
-    for name in SETS:
-        runs = []
-        for path in files(name).values():
-            planned, run = (
-                json.loads((path.parent / part / path.name).read_text(encoding="utf-8"))
-                for part in ("", "supplement3")
-            )
-            assert run["seeds"] == [0] and run["settings"]["backbone"] == "patch encoder, frozen"
-            assert run["test"] == planned["test"] and run["settings"]["classifier_steps"] == 400
-            assert run["selection"]["accepted"] == planned["selection"]["accepted"]
-            runs.append(run)
-        means = [np.mean([run["arms"][arm]["balanced_accuracy"] for run in runs]) for arm in "CGE"]
-        found = {pair: _only(_estimate(runs, pair)) for pair in estimates}
-        (row,) = [cells for cells in table if cells[:1] == [name]]
-        assert row[1:4] == [f"{100 * mean:.1f}" for mean in means], name
-        assert row[4:] == [told(describe(estimate)) for estimate in found.values()], name
-        for pair, every in estimates.items():
-            every.append(found[pair])
-    (row,) = [cells for cells in table if cells[:1] == ["mean"]]
-    assert row[4:] == [told(describe(combined(every))) for every in estimates.values()]
+
+    def read(path: Path) -> dict[str, Any]:
+        planned, run = load(path, ""), load(path, "supplement3")
+        assert run["seeds"] == [0] and run["settings"]["backbone"] == "patch encoder, frozen"
+        assert run["test"] == planned["test"] and run["settings"]["classifier_steps"] == 400
+        assert run["selection"]["accepted"] == planned["selection"]["accepted"]
+        return run
+
+    check_section("On a frozen encoder", "CGE", ["G-C", "E-C", "G-E"], read)
