@@ -161,3 +161,20 @@ def test_a_classifier_on_a_frozen_encoder_is_told_as_it_was() -> None:
         return run
 
     check_section("On a frozen encoder", "CGE", ["G-C", "E-C", "G-E"], read)
+    section, means = PAGE.partition("## On a frozen encoder")[2].partition("\n## ")[0], {}
+    for name in ("critic", *"CGE"):
+        scores = [
+            np.mean(
+                [
+                    found["critic"]["balanced_accuracy"]
+                    if name == "critic"
+                    else found["arms"][name]["balanced_accuracy"][0]
+                    for path in files(data).values()
+                    for found in (load(path, "supplement3"),)
+                ]
+            )
+            for data in SETS
+        ]
+        means[name] = f"{100 * np.mean(scores):.1f}"
+    text = "best of them: {critic} in the mean over the sets, `G` {G}, `E` {E}, `C` {C}."
+    assert text.format(**means) in section
