@@ -33,7 +33,7 @@ def test_colour_is_measured_in_parts(patches: Tensor, monkeypatch: pytest.Monkey
     labels = torch.arange(11) % 3
     given = (patches, labels, patches[:6], labels[:6], 3)
     whole = baselines.colour_floors(*given)
-    monkeypatch.setattr(baselines, "BATCH", 2)
+    monkeypatch.setattr(pixels, "BATCH", 2)
     assert baselines.colour_floors(*given) == whole
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.tables import TableRow, read_table, write_table
 from monai_histodiff.utils.files import whole_file
@@ -21,7 +21,7 @@ __all__ = [
     "write_split",
 ]
 
-NEEDED, HASH, SCALE = ("path", "label", "group", "role"), "sha256", "um_per_px"
+NEEDED, HASH = ("path", "label", "group", "role"), "sha256"
 SEEN = ("labelled", "unlabelled")
 Facts = tuple[str, ...]
 logger = logging.getLogger(__name__)
@@ -66,10 +66,11 @@ def _facts(
         (r.path, r.label, r.group, found, _scale(r) if scaled else "")
         for r, found in zip(patches.records, hashes, strict=True)
     ]
-    columns = ("path", "label", "group", HASH, SCALE)
-    known = (True, True, True, hashed, scaled)
-    then = [
-        tuple(row[c] if there else "" for c, there in zip(columns, known, strict=True))
+    then: list[Facts] = [
+        (
+            *(row["path"], row["label"], row["group"]),
+            *(row[HASH] if hashed else "", row[SCALE] if scaled else ""),
+        )
         for row in rows
     ]
     return now, then

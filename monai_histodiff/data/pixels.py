@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "check_batch",
     "check_range",
     "five_crops",
+    "in_parts",
     "patch_grid",
     "recompressed",
     "reflected",
@@ -128,12 +130,18 @@ def _of_levels(values: Any) -> bool:
     return bool((abs(values - values.round()) <= 0.01).all())
 
 
+def in_parts(measure: Callable[[Tensor], Tensor], patches: Tensor) -> Tensor:
+    """What ``measure`` tells of each of many patches, by parts: floating-point ones take four
+    times the bytes of uint8, and more while they are measured.
+    """
+    return torch.cat([measure(part) for part in patches.split(BATCH)])
+
+
 def thumbnails(patches: Tensor, side: int = THUMBNAIL) -> Tensor:
     """Thumbnails of patches, uint8 or in [0, 1]: float32 ``N x 3 x side x side``. Those of
     thumbnails are the thumbnails.
     """
-    parts = patches.split(BATCH)
-    return torch.cat([F.adaptive_avg_pool2d(to_unit(part), side) for part in parts])
+    return in_parts(lambda part: F.adaptive_avg_pool2d(to_unit(part), side), patches)
 
 
 def sharpness(patches: Tensor) -> Tensor:
@@ -142,11 +150,13 @@ def sharpness(patches: Tensor) -> Tensor:
 
     Detail is the root mean square of what the mean of 2 x 2 pixels takes off the brightness.
     """
+    return in_parts(_sharpness, patches)
+
+
+def _sharpness(patches: Tensor) -> Tensor:
     height, width = (side // 4 * 4 for side in patches.shape[2:])
     if not height or not width:
         return torch.ones(len(patches), dtype=torch.float32, device=patches.device)
-    if len(patches) > BATCH:
-        return torch.cat([sharpness(part) for part in patches.split(BATCH)])
     level, bands = to_unit(patches).mean(1, keepdim=True)[..., :height, :width], []
     for _ in range(2):
         coarse = F.avg_pool2d(level, 2)

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_histodiff.data.pixels import in_parts
 from monai_histodiff.evaluation.metrics import classification_metrics
 
 __all__ = ["colour_floors"]
-
-BATCH = 256  # patches at once
 
 
 def colour_floors(
@@ -35,18 +34,11 @@ def colour_floors(
     Returns:
         Metrics for ``"mean colour"`` and ``"colour histogram"``.
     """
-
-    def mean(x: Tensor) -> Tensor:
-        return torch.cat([part.float().mean((2, 3)) for part in x.split(BATCH)]) / 255
-
-    def histogram(x: Tensor) -> Tensor:
-        return torch.cat([_histogram(part) for part in x.split(BATCH)])
-
     floors = {}
-    for name, features in (("mean colour", mean), ("colour histogram", histogram)):
+    for name, colour in (("mean colour", _mean), ("colour histogram", _histogram)):
         a, b = (
             functional.pad(v, (0, 1), value=1.0)
-            for v in _standardised(features(train), features(test))
+            for v in _standardised(in_parts(colour, train), in_parts(colour, test))
         )
         target = functional.one_hot(train_labels, num_classes).double()
         weights = torch.linalg.solve(
@@ -56,6 +48,10 @@ def colour_floors(
             torch.softmax(b @ weights * 5, 1).numpy(), test_labels.numpy()
         )
     return floors
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.float().mean((2, 3)) / 255
 
 
 def _histogram(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "by_label_count",
     "combine",
     "combine_sets",
+    "hits_of",
     "label_key",
     "rejudged",
 ]
@@ -30,7 +31,8 @@ LEAST_DRAWS, LEAST_DRAWS_OF_A_SET = 3, 2
 Run = Mapping[str, Any]
 
 
-def _answers(run: Run, arm: str) -> np.ndarray:
+def hits_of(run: Run, arm: str) -> np.ndarray:
+    """Which answers of an arm were right: 1 or 0, ``1 x seeds x patches``."""
     return np.array([[digit == "1" for digit in hits] for hits in run["hits"][arm]], float)[None]
 
 
@@ -39,8 +41,8 @@ def _estimate(runs: Sequence[Run], name: str) -> Estimate:
     return balanced_estimate(
         [
             Draw(
-                _answers(run, first),
-                _answers(run, second),
+                hits_of(run, first),
+                hits_of(run, second),
                 np.array(run["test"]["labels"], np.int64),
                 np.array(run["test"]["groups"]),
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_histodiff.evaluation.draws import label_key
+from monai_histodiff.evaluation.draws import hits_of, label_key
 from monai_histodiff.evaluation.methods import compare_methods
 from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
 
@@ -106,15 +106,17 @@ def _check_figures(
     results: Run, arm: str, metrics: Mapping[str, Any], path: str | os.PathLike[str]
 ) -> None:
     """Refuse figures of an arm that are not those of its answers."""
-    right = np.array([[digit == "1" for digit in run] for run in results["hits"].get(arm, ())])
-    if {*map(len, metrics.values())} - {len(right)}:
+    trainings = len(results["hits"].get(arm, ()))
+    if {*map(len, metrics.values())} - {trainings}:
         raise ValueError(
-            f"arms must hold one figure for each of the {len(right)} trainings in hits, got "
+            f"arms must hold one figure for each of the {trainings} trainings in hits, got "
             f"others for arm {arm} in '{path}'"
         )
-    labels = np.array(results["test"]["labels"])
-    shares = [right[:, labels == k].mean(1) for k in np.unique(labels)] if len(right) else []
-    known = {"accuracy": right.mean(-1), "balanced_accuracy": np.mean(shares, 0)} if shares else {}
+    if not trainings:
+        return
+    (right,), labels = hits_of(results, arm), np.array(results["test"]["labels"])
+    shares = [right[:, labels == k].mean(1) for k in np.unique(labels)]
+    known = {"accuracy": right.mean(1), "balanced_accuracy": np.mean(shares, 0)}
     for metric, figures in known.items():
         if metric in metrics and not np.allclose(np.array(metrics[metric], float), figures):
             raise ValueError(

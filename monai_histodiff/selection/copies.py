@@ -94,11 +94,6 @@ def nearest_views(
     return distance, index, twin
 
 
-def _thumbnails(patches: Tensor) -> Tensor:
-    """As :func:`~monai_histodiff.data.pixels.thumbnails`, of few patches at a time."""
-    return torch.cat([thumbnails(part) for part in patches.split(BATCH)])
-
-
 def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of each patch to its nearest reference.
 
@@ -117,7 +112,7 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
     if len(references) == 0:
         raise ValueError("copy distances need at least one reference, got none")
     _check_finite(references)
-    return nearest_views(_thumbnails(patches), _thumbnails(references))[:2]
+    return nearest_views(thumbnails(patches), thumbnails(references))[:2]
 
 
 def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> CopyGate:
@@ -142,7 +137,7 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
     if len(set(groups)) < 2:
         return CopyGate(FLOOR, 0, 0)
     own = group_index(groups)
-    small = _thumbnails(references)
+    small = thumbnails(references)
     distance, _, twin = nearest_views(small, small, (own, own), FLOOR)
     known = distance[distance.isfinite()]
     threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR

@@ -15,7 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["DRAFT", "file_sha256", "sweep_drafts", "whole_file", "write_json"]
+__all__ = [
+    "DRAFT",
+    "file_sha256",
+    "first_line",
+    "stays_inside",
+    "sweep_drafts",
+    "whole_file",
+    "write_json",
+]
 
 # what the name of a draft looks like: .NAME.HEX.part, hidden, beside the file that it is to become
 DRAFT = re.compile(r"\..*\.[0-9a-f]{32}\.part")
