@@ -15,6 +15,17 @@ from PIL import Image
 
 HEADER = "path,label,split,group"
 
+# of train.yaml: the smallest run
+SMALL_TRAIN = {
+    "guide_steps": 4,
+    "critic_views": 2,
+    "encodings": 1,
+    "solver_steps": 2,
+    "scale_trials": 1,
+    "quota": 3,
+    "max_candidates": 6,
+}
+
 
 def gradient(height: int = 24, width: int = 40) -> np.ndarray:
     """A smooth picture that equals none of its flips and turns."""

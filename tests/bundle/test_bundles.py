@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from making import SMALL_TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from monai.data import set_track_meta
 from PIL import Image
@@ -53,15 +54,6 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
 REAL = ROOT.parent / "shared" / "data"
-SMALL_TRAIN = {
-    "guide_steps": 4,
-    "critic_views": 2,
-    "encodings": 1,
-    "solver_steps": 2,
-    "scale_trials": 1,
-    "quota": 3,
-    "max_candidates": 6,
-}
 SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
+from making import SMALL_TRAIN
 from monai.bundle import run
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
@@ -150,9 +151,8 @@ def test_the_main_job_and_what_reads_its_run(tmp_path: Path) -> None:
     out, shown, judged = (tmp_path / name for name in ("run", "shown", "judged"))
     small = {
         "train": {
-            **{"adaptation_steps": 2, "guide_steps": 4, "encodings": 1, "batch_size": 8},
-            **{"critic_views": 2, "target_precision": 0.5, "solver_steps": 2, "scale_trials": 1},
-            **{"quota": 3, "max_candidates": 6},
+            **SMALL_TRAIN,
+            **{"adaptation_steps": 2, "batch_size": 8, "target_precision": 0.5},
         },
         "evaluate": {"classifier_steps": 3, "batch_size": 4, "generator_metrics": True},
     }
