@@ -43,6 +43,7 @@ from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.options.config_names import LDM_TRAIN
 from monai_histodiff.options.names import as_of_main_job, check_names, check_stage_names
 from monai_histodiff.selection.foreign_set import check_pictures
+from monai_histodiff.utils.bfloat16 import warn_of_emulation
 
 __all__ = ["prepare"]
 
@@ -84,6 +85,8 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
     check_places(name, values, home)
     steps: list[Step] = []
     task: Task | None = None
+    if "bfloat16" in values:
+        warn_of_emulation(values["device"], values["bfloat16"])
     kept = False  # the candidates of a run whose evaluation was stopped
     if name == "finetune":
         parser = ConfigParser(config)
@@ -93,6 +96,7 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         whole = folder.results.exists() and folder.report.exists()
         kept = folder.outcome.is_file() and (judged["replace"] or not whole)
         for stage, own in stages.items():
+            warn_of_emulation(own["device"], own["bfloat16"])
             with as_of_main_job(stage):
                 check_places(stage, own, home, kept and stage == "train")
         _check_alike(stages)

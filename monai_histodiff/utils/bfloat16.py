@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 
-__all__ = ["chosen_bfloat16", "native_bfloat16"]
+__all__ = ["chosen_bfloat16", "native_bfloat16", "warn_of_emulation"]
 
 
 def native_bfloat16(device: str | torch.device) -> bool:
@@ -22,6 +23,18 @@ def chosen_bfloat16(device: str | torch.device, enabled: bool | None) -> bool:
     """
     where = torch.device(device)
     return where.type == "cuda" and native_bfloat16(where) if enabled is None else enabled
+
+
+def warn_of_emulation(device: str | torch.device, enabled: bool | None) -> None:
+    """Warn where bfloat16 is asked of a device that emulates it: a training step on a processor
+    with AVX2 alone then takes some fifty times as long as in float32.
+    """
+    if enabled and not native_bfloat16(device):
+        warnings.warn(
+            f"bfloat16 is True, but this {device} emulates it, and a run can take fifty times as "
+            "long as in float32: leave it out, or set it to False",
+            stacklevel=2,
+        )
 
 
 @functools.cache

@@ -51,6 +51,13 @@ def test_stages_of_one_run_agree(stage: str, key: str, value: Any) -> None:
     assert line.endswith(f"give --train#{key} and --evaluate#{key} one value")
 
 
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_bfloat16_where_it_is_emulated(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_histodiff.utils.bfloat16._native", lambda kind: False)
+    with pytest.warns(UserWarning, match="bfloat16 is True, but this cpu emulates it"):
+        refused("finetune", **{f"{stage}#bfloat16": True, f"{stage}#draw": 3})
+
+
 def test_stages_read_one_data_set(write_patch_set: WritePatchSet, tmp_path: Path) -> None:
     data = str(write_patch_set(tmp_path / "set", 12, 1, side=128))
     assert "dataset_dir must be the same" in refused("finetune", **{"train#dataset_dir": data})

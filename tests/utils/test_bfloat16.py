@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from monai_histodiff.utils import bfloat16, native_bfloat16
+from monai_histodiff.utils.bfloat16 import warn_of_emulation
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -23,6 +25,16 @@ def test_a_device_is_asked_what_it_computes_in(
     assert native_bfloat16("cpu") is native_bfloat16(torch.device("cuda:1")) is native
     assert native_bfloat16("mps") is False
     bfloat16._native.cache_clear()
+
+
+def test_emulation_is_told_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "_native", {"cpu": False, "cuda": True}.__getitem__)
+    with pytest.warns(UserWarning, match="bfloat16 is True, but this cpu emulates it"):
+        warn_of_emulation("cpu", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for device, enabled in (("cpu", False), ("cpu", None), ("cuda:1", True)):
+            warn_of_emulation(device, enabled)
 
 
 def test_this_processor() -> None:
