@@ -117,7 +117,7 @@ def faults_of(out: Path, truth: dict[str, Any]) -> list[str]:
     """What differs from the run that was not killed."""
     found = content(out)
     wrong = [name for name in truth if found.get(name) != truth[name]]
-    left = [*out.rglob(".*.part"), *out.glob(".candidates-*"), *out.glob(".bank-*")]
+    left = [*out.rglob(".*.part")]
     return [*(f"{name} differs" for name in wrong), *(f"{path.name} is left" for path in left)]
 
 

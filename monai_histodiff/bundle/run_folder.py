@@ -129,11 +129,10 @@ class RunFolder:
         before = claim.content
         claim.take({"run": run, "stage": stage, "version": __version__})
         left = [name for name in own if (self.root / name).exists()]
-        folders = [*self.root.glob(".candidates-*"), *self.root.glob(".bank-*")]
-        for path in (*(self.root / name for name in left), *folders):
+        for path in (self.root / name for name in left):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         swept = (sweep_drafts(folder) for folder in (self.root, self.models, self.cache))
-        drafts = [*folders, *(draft for found in swept for draft in found)]
+        drafts = [draft for found in swept for draft in found]
         if left or drafts:
             logger.warning(
                 "removed from '%s' what the run of %s left: %s",

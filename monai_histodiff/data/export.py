@@ -25,9 +25,7 @@ import json
 import logging
 import os
 import re
-import shutil
 import tarfile
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +39,7 @@ from monai_histodiff.data.scale import INCH, image_scale
 from monai_histodiff.data.sealed import COLUMNS as SEALED
 from monai_histodiff.data.sealed import HASH, INDEX
 from monai_histodiff.data.splits import refuse_partial_split
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import whole_file, whole_folder
 
 __all__ = ["FORMATS", "card", "export_patches"]
 
@@ -119,18 +117,12 @@ def export_patches(
             draft.write_text(text, encoding="utf-8")
             _write_shard(target, patches, index)
         return target
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(target) as draft:
         tables = _write_folders(draft, patches, FOLDERS[form])
         if form == "huggingface":
             _write_tables(draft, tables)
         name = "README.md" if form == "huggingface" else "CARD.md"
         (draft / name).write_text(text, encoding="utf-8")
-        draft.chmod(0o755)
-        draft.rename(target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return target
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -18,7 +16,7 @@ from PIL import Image
 from monai_histodiff.data.pictures import LIMITS, SUFFIXES, Limits
 from monai_histodiff.data.tables import number, write_table
 from monai_histodiff.data.zip_entries import zip_entries
-from monai_histodiff.utils.files import stays_inside
+from monai_histodiff.utils.files import stays_inside, whole_folder
 
 __all__ = ["PatchRecord", "PatchSource", "write_patches"]
 
@@ -252,13 +250,7 @@ def write_patches(
             manifest holds a line break, or has blanks around it, which reading would take off.
     """
     target = Path(folder).expanduser()
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(
-            f"a patch set must be written into a new folder, got '{target}', which is not empty"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(target) as draft:
         records = []
         for record, content in items:
             path = draft / record.path
@@ -286,13 +278,6 @@ def write_patches(
             [*COLUMNS, *extra],
             ([*_cells(r), *(r.extra.get(key, "") for key in extra)] for r in records),
         )
-        draft.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        draft.rename(target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return target
 
 

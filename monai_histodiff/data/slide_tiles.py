@@ -34,8 +34,7 @@ from monai_histodiff.data.slide_folder import (
 from monai_histodiff.data.slide_groups import SlideRow, slide_rows
 from monai_histodiff.data.slide_reader import READERS, open_slide
 from monai_histodiff.data.slides import cut, plan_tiles
-from monai_histodiff.utils.files import write_json
-from monai_histodiff.utils.folders import whole_folder
+from monai_histodiff.utils.files import sweep_drafts, whole_folder, write_json
 
 __all__ = ["TileSettings", "cut_slides"]
 
@@ -193,6 +192,7 @@ def _cut_one(
                 )
                 why = "; tissue is what has colour: give --tissue 0 for a grey slide" * grey
                 return replace(report, error=f"no tissue in any of {plan.found} places{why}")
+            sweep_drafts(root / TILES, name)
             with whole_folder(root / TILES / name) as draft:
                 lines = []
                 for tile, picture in cut(slide, plan, *options):

@@ -1,5 +1,5 @@
-"""Files that appear complete or not at all: a kill or a full disk leaves the previous file as it
-was.
+"""Files and folders that appear complete or not at all: a kill or a full disk leaves what was
+there before.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ __all__ = [
     "stays_inside",
     "sweep_drafts",
     "whole_file",
+    "whole_folder",
     "write_json",
 ]
 
-# what the name of a draft looks like: .NAME.HEX.part, hidden, beside the file that it is to become
+# what the name of a draft looks like: .NAME.HEX.part, hidden, beside what it is to become
 DRAFT = re.compile(r"\..*\.[0-9a-f]{32}\.part")
 
 
@@ -44,7 +46,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
+    draft = _draft(target)
     try:
         yield draft
         with open(draft, "rb+") as stream:
@@ -54,19 +56,52 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def sweep_drafts(folder: str | os.PathLike[str]) -> list[Path]:
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a draft of a folder to fill, beside the one that is to be new; it takes its name if
+    the block ends well, and is removed if an error is raised. Else as :func:`whole_file`.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+        OSError: it cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(
+            f"a new folder is needed, got '{target}', which is not empty: choose another path"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(target)
+    draft.mkdir()
+    try:
+        yield draft
+        if target.exists():
+            target.rmdir()
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft(target: Path) -> Path:
+    return target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
+
+
+def sweep_drafts(folder: str | os.PathLike[str], name: str | None = None) -> list[Path]:
     """Remove the drafts that killed writers left in a folder, for an owner that knows that nobody
     else writes there: a draft tells nothing of its writer.
 
     Args:
         folder: searched without the folders in it, which others may own; it may be missing.
+        name: remove the drafts of this file or folder alone.
 
     Returns:
         The drafts that were removed, in order.
     """
     swept = [path for path in sorted(Path(folder).glob("*.part")) if DRAFT.fullmatch(path.name)]
+    if name is not None:
+        swept = [path for path in swept if path.name[1:-38] == name[:40]]
     for path in swept:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return swept
 
 

@@ -107,11 +107,12 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
     for path in (*leftovers, folder.cache / "kept.npz", root / "mine.txt"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("of the run that was killed")
-    (root / ".candidates-abc").mkdir()
+    leftovers.append(root / f".candidates.{'0' * 32}.part")
+    leftovers[-1].mkdir()
     with caplog.at_level(logging.WARNING):
         run = folder.claim()
     assert "what the run of" in caplog.text and "models/generator.pt" in caplog.text
-    assert not any(path.exists() for path in (*leftovers, root / ".candidates-abc"))
+    assert not any(path.exists() for path in leftovers)
     assert (folder.cache / "kept.npz").exists() and (root / "mine.txt").exists()
     record = json.loads(folder.record.read_text())
     assert (record["run"], record["pid"], record["stage"]) == (run, os.getpid(), "train")

@@ -228,7 +228,7 @@ def test_folder_that_is_no_bank_or_is_taken(bank: SyntheticBank, tmp_path: Path)
     ):
         SyntheticBank.load(tmp_path / "nowhere")
     folder = bank.save(tmp_path / "bank")
-    with pytest.raises(FileExistsError, match="must be written into a new folder"):
+    with pytest.raises(FileExistsError, match="a new folder is needed, got"):
         bank.save(folder)
     same(SyntheticBank.load(folder), bank)
 

@@ -180,7 +180,7 @@ def test_write_needs_a_new_or_empty_folder(tmp_path: Path) -> None:
     before = (tmp_path / "empty" / "manifest.csv").read_bytes()
     with pytest.raises(
         FileExistsError,
-        match="must be written into a new folder, got '.*empty', which is not empty",
+        match="a new folder is needed, got '.*empty', which is not empty",
     ):
         patches.write(tmp_path / "empty")
     assert (tmp_path / "empty" / "manifest.csv").read_bytes() == before

@@ -17,6 +17,7 @@ from monai_histodiff.utils.files import (
     file_sha256,
     sweep_drafts,
     whole_file,
+    whole_folder,
     write_json,
 )
 
@@ -82,6 +83,27 @@ def test_names_of_any_length_have_drafts(name: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "set"
+    with pytest.raises(KeyboardInterrupt), whole_folder(target) as draft:
+        (draft / "half").touch()
+        assert DRAFT.fullmatch(draft.name)
+        raise KeyboardInterrupt
+    assert not list(target.parent.iterdir())
+    target.mkdir()  # an empty folder is as good as none
+    with whole_folder(target) as draft:
+        (draft / "one").touch()
+        assert not list(target.iterdir())
+    assert [p.name for p in target.parent.iterdir()] == ["set"]
+    assert [p.name for p in target.iterdir()] == ["one"]
+    with (
+        pytest.raises(FileExistsError, match="a new folder is needed, got '.*set', which is not"),
+        whole_folder(target),
+    ):
+        pass
+    assert [p.name for p in target.iterdir()] == ["one"]
+
+
 def test_the_draft_of_a_killed_writer_is_swept(tmp_path: Path) -> None:
     code = (
         "import os, signal; from monai_histodiff.utils.files import whole_file\n"
@@ -105,8 +127,12 @@ def test_only_drafts_are_swept(tmp_path: Path) -> None:
         tmp_path / f"a.txt.{hexadecimal}.part",
         tmp_path / f".a.txt.{hexadecimal}.part.gz",
     ]
-    for path in (draft, *kept):
+    folder = tmp_path / f".{'b' * 40}.{hexadecimal}.part"  # of a longer name
+    for path in (draft, *kept, folder / "picture.png"):
+        path.parent.mkdir(exist_ok=True)
         path.write_text("x")
+    assert sweep_drafts(tmp_path, "b" * 39) == sweep_drafts(tmp_path, "a") == []
+    assert sweep_drafts(tmp_path, "b" * 50) == [folder]
     assert sweep_drafts(tmp_path) == [draft]
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
