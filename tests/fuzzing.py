@@ -38,12 +38,12 @@ from making import encoded, gradient, nifti
 
 from monai_histodiff import Candidates, PatchSet, SyntheticBank
 from monai_histodiff.bundle.predictions import read_predictions
-from monai_histodiff.bundle.provenance import read_json
 from monai_histodiff.bundle.split_file import known_patches, write_split
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import Limits, decode_patch
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.utils.cache import cached
+from monai_histodiff.utils.files import read_json
 from monai_histodiff.utils.weights import read_state, write_state
 
 SECONDS, MEMORY = 10, 2**30

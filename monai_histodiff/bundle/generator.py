@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
+from monai_histodiff.utils.files import read_json
 
 __all__ = ["check_generator"]
 
@@ -49,7 +49,7 @@ def check_generator(
     if not generator.num_classes or not class_scale:
         return
     path = Path(ldm_dir) / "configs" / "metadata.json"
-    drawn = json.loads(path.read_text(encoding="utf-8")).get("classes")
+    drawn = read_json(path).get("classes")
     aside = "give --class_scale 0, which leaves its own classes aside"
     if generator.null_class is None:
         aside = "take another, for this one cannot leave its classes aside"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+
+from monai_histodiff.utils.files import read_json
 
 __all__ = ["SCHEMA", "metadata_problems", "scale_of"]
 
@@ -109,7 +110,7 @@ def scale_of(bundle_dir: str | os.PathLike[str]) -> float:
             f"at, in 'configs/metadata.json', got no such file in '{bundle_dir}': write it, such "
             'as {"um_per_px": 1.0}'
         )
-    found = json.loads(path.read_text(encoding="utf-8")).get("um_per_px")
+    found: Any = read_json(path).get("um_per_px")
     number = isinstance(found, (int, float)) and not isinstance(found, bool)
     if not number or not 0 < found < math.inf:
         raise ValueError(

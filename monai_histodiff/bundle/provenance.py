@@ -5,7 +5,6 @@ checked when they are read.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.utils.files import file_sha256
 
-__all__ = ["check_files", "describe_files", "outcome_of", "read_json", "settings_of"]
+__all__ = ["check_files", "describe_files", "outcome_of", "settings_of"]
 
 
 def outcome_of(
@@ -120,28 +119,6 @@ def check_files(
                 f"'{path}' must be as its run wrote it, {told['files']} file(s) of "
                 f"{told['bytes']} bytes, got {got}: {remedy}"
             )
-
-
-def read_json(path: str | os.PathLike[str], keys: Iterable[str] = ()) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ValueError: the file is no whole JSON object, or lacks one of the keys.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(
-            f"'{path}' must be whole JSON, got {error}: run what wrote it again"
-        ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"'{path}' must be a JSON object, got {type(found).__name__}")
-    if missing := [key for key in keys if key not in found]:
-        raise ValueError(
-            f"'{path}' must have the key '{missing[0]}', got {sorted(found)}: it was written by "
-            "an older version, or changed; run what wrote it again"
-        )
-    return found
 
 
 def _described(path: Path) -> dict[str, Any]:

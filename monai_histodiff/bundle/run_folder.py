@@ -20,7 +20,6 @@ from monai_histodiff.bundle.provenance import (
     check_files,
     describe_files,
     outcome_of,
-    read_json,
     settings_of,
 )
 from monai_histodiff.bundle.split_file import check_split, known_patches, write_split
@@ -29,7 +28,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.utils.files import sweep_drafts, write_json
+from monai_histodiff.utils.files import read_json, sweep_drafts, write_json
 
 __all__ = ["RunFolder"]
 

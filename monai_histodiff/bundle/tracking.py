@@ -13,9 +13,9 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler, TensorBoardStatsHandler
 from monai.utils import optional_import
 
-from monai_histodiff.bundle.provenance import read_json
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
+from monai_histodiff.utils.files import read_json
 
 __all__ = ["check_tracking", "figures_of", "track_results"]
 

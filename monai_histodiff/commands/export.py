@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff.bundle.errors import plain_errors
-from monai_histodiff.bundle.provenance import read_json
 from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.data.bank_files import ABOUT as BANK
 from monai_histodiff.data.export import FORMATS, export_patches
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.candidates import ABOUT as CANDIDATES
+from monai_histodiff.utils.files import read_json
 
 __all__ = ["facts_of", "main"]
 

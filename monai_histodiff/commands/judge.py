@@ -11,7 +11,7 @@ from typing import Any
 from monai_histodiff._version import __version__
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
-from monai_histodiff.bundle.provenance import check_files, read_json
+from monai_histodiff.bundle.provenance import check_files
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
@@ -22,7 +22,7 @@ from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
 from monai_histodiff.report.summary import difference_words
 from monai_histodiff.report.values import p_value
-from monai_histodiff.utils.files import write_json
+from monai_histodiff.utils.files import read_json, write_json
 
 __all__ = ["judge", "main"]
 

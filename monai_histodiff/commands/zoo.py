@@ -12,7 +12,6 @@ compression.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import pydoc
@@ -28,7 +27,7 @@ import yaml
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.metadata import metadata_problems
 from monai_histodiff.commands.arguments import parsed
-from monai_histodiff.utils.files import first_line, whole_file
+from monai_histodiff.utils.files import file_sha256, first_line, read_json, whole_file
 
 __all__ = ["bundle_files", "check_bundle", "package_bundle"]
 
@@ -122,7 +121,7 @@ def package_bundle(bundle_dir: str | os.PathLike[str], output_dir: str | os.Path
                 ]
             )
         )
-    version = json.loads((root / METADATA).read_text(encoding="utf-8"))["version"]
+    version = read_json(root / METADATA)["version"]
     path = Path(output_dir) / f"{root.name}_v{version}.zip"
     with whole_file(path) as draft, zipfile.ZipFile(draft, "w") as archive:
         for name in bundle_files(root):
@@ -238,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with plain_errors(parser):
         path = package_bundle(args.bundle_dir, args.output_dir)
     print(path)
-    print(f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    print(f"sha256 {file_sha256(path)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ pass as they are: ``histodiff-submit bundles ZOO``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.commands.zoo import METADATA, bundle_files, check_bundle
+from monai_histodiff.utils.files import read_json
 
 __all__ = ["main", "submit_bundles"]
 
@@ -29,6 +29,7 @@ TEST = '''"""Inference of {name}, as its users start it: two patches in few step
 import os
 import tempfile
 import unittest
+from monai_histodiff.utils.files import read_json
 
 from monai.bundle import ConfigWorkflow
 from utils import check_workflow
@@ -92,11 +93,11 @@ def submit_bundles(
     bundles = sorted(path.parents[1] for path in Path(bundles_dir).glob(f"*/{METADATA}"))
     if not bundles:
         raise FileNotFoundError(f"bundles_dir must hold bundles, got none in '{bundles_dir}'")
-    known = json.loads((zoo / INFO).read_text()) if (zoo / INFO).is_file() else {}
+    known = read_json(zoo / INFO) if (zoo / INFO).is_file() else {}
     for bundle in bundles:
         if problems := check_bundle(bundle):
             raise ValueError(f"'{bundle.name}' must be valid, got: " + "; ".join(problems))
-        version = json.loads((bundle / METADATA).read_text(encoding="utf-8"))["version"]
+        version = read_json(bundle / METADATA)["version"]
         if f"{bundle.name}_v{version}" in known:
             rule = "a version is submitted once"
             raise ValueError(f"{rule}, got '{bundle.name}' {version}: raise it in {METADATA}")

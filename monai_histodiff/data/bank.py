@@ -21,6 +21,7 @@ from monai_histodiff.data.bank_files import (
 )
 from monai_histodiff.data.scale import check_scale
 from monai_histodiff.data.sealed import MAX_BYTES
+from monai_histodiff.utils.counts import is_whole
 from monai_histodiff.utils.shared_memory import SharedTensors
 
 __all__ = ["Bank", "BankPatch", "SyntheticBank"]
@@ -103,9 +104,7 @@ class SyntheticBank:
     ) -> None:
         if not images:
             raise ValueError("a bank needs at least one class, got none")
-        if odd := [
-            k for k in images if isinstance(k, bool) or not isinstance(k, (int, np.integer))
-        ]:
+        if odd := [k for k in images if not is_whole(k)]:
             raise ValueError(f"class indices of a bank must be whole numbers, got {odd[0]!r}")
         for label, stack in images.items():
             if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:

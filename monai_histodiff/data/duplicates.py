@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from monai_histodiff.data.pixels import thumbnails
+from monai_histodiff.data.pixels import octaves, thumbnails
 
-__all__ = ["NEAR", "NearPairs", "near_pairs"]
+__all__ = ["NEAR", "NearPairs", "contrasts", "near_pairs"]
 
 # Of the contrast. In five sets of H&E patches (12,479) the nearest two of different groups that
 # are no copies lie at 0.40; of copies through JPEG of quality 75, halved, flipped or turned, 99 in
@@ -74,13 +73,8 @@ def _energies(small: Tensor) -> Tensor:
     """Energy of each octave of detail in each channel, and the mean colour: ``N x 15``, in the
     scale of a root-mean-square difference.
     """
-    parts, level = [], small
-    while level.shape[-1] > 1:
-        coarse = F.avg_pool2d(level, 2)
-        detail = level - F.interpolate(coarse, scale_factor=2)
-        parts.append(detail.square().mean((2, 3)).sqrt())
-        level = coarse
-    return torch.cat([*parts, level.flatten(1)], 1) / 3**0.5  # a mean over the three channels too
+    parts = octaves(small, small.shape[-1]).flatten(1), small.mean((2, 3))
+    return torch.cat(parts, 1) / 3**0.5  # a mean over the three channels too
 
 
 def _invariants(small: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +85,12 @@ def _invariants(small: Tensor) -> tuple[Tensor, Tensor]:
     half = small.shape[-1] // 2
     quadrant = symmetric[:, :, :half, :half].flatten(1)
     rest = _energies(small - symmetric)
-    contrast = (small - small.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
-    return torch.cat([quadrant / quadrant.shape[1] ** 0.5, rest], 1), contrast
+    return torch.cat([quadrant / quadrant.shape[1] ** 0.5, rest], 1), contrasts(small)
+
+
+def contrasts(small: Tensor) -> Tensor:
+    """Root-mean-square deviation of each picture, ``N x 3 x H x W``, from its mean colour."""
+    return (small - small.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
 
 
 def _turns(small: Tensor) -> list[Tensor]:

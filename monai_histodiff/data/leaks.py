@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.duplicates import PLAIN, near_pairs
+from monai_histodiff.data.duplicates import PLAIN, contrasts, near_pairs
 from monai_histodiff.data.looking import likeness, looked
 from monai_histodiff.data.overlaps import Marks, joined, overlapping
 from monai_histodiff.data.patch_set import PatchSet
@@ -82,7 +82,7 @@ def find_leaks(train: PatchSet, test: PatchSet) -> Leaks:
     known, small, there = _described(train)
     unseen, views, here = _described(test)
     places = {digest: i for i, digest in reversed(list(enumerate(known)))}
-    flat = _contrast(views) < PLAIN
+    flat = contrasts(views) < PLAIN
     exact = {j: places[digest] for j, digest in enumerate(unseen) if digest in places}
     near = {j: i for j, i in _near(small, views).items() if j not in exact}
     found = {**exact, **near}
@@ -101,11 +101,6 @@ def _described(patches: PatchSet) -> tuple[list[bytes], Tensor, Marks]:
     """SHA-256 of the pixels, 16 x 16 thumbnails, ``N x 3 x 16 x 16``, and marks."""
     digests, small, places = zip(*looked(patches, likeness, "look for copies"), strict=True)
     return list(digests), torch.cat(small), joined(places)
-
-
-def _contrast(small: Tensor) -> Tensor:
-    """Root-mean-square deviation of each thumbnail from its mean colour."""
-    return (small - small.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
 
 
 def _near(known: Tensor, views: Tensor) -> dict[int, int]:

@@ -22,6 +22,7 @@ __all__ = [
     "check_range",
     "five_crops",
     "in_parts",
+    "octaves",
     "patch_grid",
     "recompressed",
     "reflected",
@@ -157,13 +158,27 @@ def _sharpness(patches: Tensor) -> Tensor:
     height, width = (side // 4 * 4 for side in patches.shape[2:])
     if not height or not width:
         return torch.ones(len(patches), dtype=torch.float32, device=patches.device)
-    level, bands = to_unit(patches).mean(1, keepdim=True)[..., :height, :width], []
-    for _ in range(2):
+    bands = octaves(to_unit(patches).mean(1, keepdim=True)[..., :height, :width], 2)[:, :, 0]
+    return bands[:, 0] / bands[:, 1].clamp(min=1e-4)
+
+
+def octaves(level: Tensor, most: int) -> Tensor:
+    """Root-mean-square energy of the octaves of detail in each channel, finest first.
+
+    Args:
+        level: ``N x C x H x W``.
+        most: octaves; fewer, where height or width cannot be halved so often.
+
+    Returns:
+        ``N x octaves x C``.
+    """
+    bands: list[Tensor] = []
+    while len(bands) < most and not any(side % 2 for side in level.shape[2:]):
         coarse = F.avg_pool2d(level, 2)
-        rest = level - F.interpolate(coarse, scale_factor=2)
-        bands.append(rest.square().mean((1, 2, 3)).sqrt())
+        detail = level - F.interpolate(coarse, scale_factor=2)
+        bands.append(detail.square().mean((2, 3)).sqrt())
         level = coarse
-    return bands[0] / bands[1].clamp(min=1e-4)
+    return torch.stack(bands, 1) if bands else level.new_zeros(len(level), 0, level.shape[1])
 
 
 def centre_crop(images: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -214,15 +229,8 @@ def appearance(patches: Tensor) -> Tensor:
         width cannot be halved so often.
     """
     x = to_unit(patches)
-    level = x.mean(1, keepdim=True)
-    bands: list[Tensor] = []
-    while len(bands) < OCTAVES and not any(side % 2 for side in level.shape[2:]):
-        coarse = F.avg_pool2d(level, 2)
-        bands.append(
-            (level - F.interpolate(coarse, scale_factor=2)).square().mean((1, 2, 3)).sqrt()
-        )
-        level = coarse
-    return torch.cat([x.mean((2, 3)), x.std((2, 3)), *(band[:, None] for band in bands)], 1)
+    bands = octaves(x.mean(1, keepdim=True), OCTAVES)[:, :, 0]
+    return torch.cat([x.mean((2, 3)), x.std((2, 3)), bands], 1)
 
 
 def recompressed(images: Tensor, quality: int = 90) -> Tensor:

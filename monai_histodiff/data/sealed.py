@@ -26,8 +26,9 @@ from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.data.patch_files import MANIFEST, SCALE, PatchRecord, write_patches
-from monai_histodiff.data.strict_table import REMEDY, SealedRow, read_rows, read_text
-from monai_histodiff.utils.files import stays_inside
+from monai_histodiff.data.strict_table import REMEDY, SealedRow, check_length, read_rows
+from monai_histodiff.utils.counts import is_whole
+from monai_histodiff.utils.files import read_json, stays_inside
 
 __all__ = ["COLUMNS", "HASH", "INDEX", "MAX_BYTES", "Sealed", "read_sealed", "write_sealed"]
 
@@ -114,7 +115,10 @@ def read_sealed(
             folder; the message names the file and the remedy.
     """
     root = Path(folder).expanduser()
-    about = _read_json(root / name, needs)
+    about = {}
+    if (root / name).is_file():
+        check_length(root / name)
+        about = read_json(root / name, needs, REMEDY)
     sealed = "seal" in about
     rows = read_rows(root / MANIFEST, [*columns, *([HASH] if sealed else [])])
     if not sealed and rows and HASH in rows[0].record.extra:
@@ -176,34 +180,14 @@ def _digest_values(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _read_json(path: Path, needs: Sequence[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"'{path}' must be whole JSON, got an error in line {error.lineno} ({error.msg}): "
-            f"{REMEDY}"
-        ) from error
-    missing = [key for key in needs if not isinstance(about, dict) or key not in about]
-    if missing or not isinstance(about, dict):
-        raise ValueError(
-            f"'{path}' must have the entries {list(needs)}, got no {missing}: {REMEDY}"
-        )
-    return about
-
-
 def _checked_seal(seal: Any, path: Path) -> dict[str, Any]:
-    def whole(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
     parts = seal if isinstance(seal, dict) else {}
-    size = parts.get("size", 0)
+    size, count = parts.get("size", 0), parts.get("patches", -1)
     right = size is None or (
-        isinstance(size, list) and len(size) == 2 and all(whole(n) and n > 0 for n in size)
+        isinstance(size, list) and len(size) == 2 and all(is_whole(n) and n > 0 for n in size)
     )
-    if not (right and whole(parts.get("patches")) and isinstance(parts.get("sha256"), str)):
+    right = right and is_whole(count) and count >= 0
+    if not (right and isinstance(parts.get("sha256"), str)):
         raise ValueError(
             f"the seal in '{path}' must tell patches, size and sha256, got {seal!r}: {REMEDY}"
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from monai_histodiff.data.patch_files import COLUMNS, MANIFEST, SCALE
 from monai_histodiff.data.slide_files import slide_bytes, slide_sha256
 from monai_histodiff.data.slide_groups import SlideRow
 from monai_histodiff.data.tables import read_table, write_table
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import read_json, whole_file
 
 __all__ = [
     "SlideReport",
@@ -37,6 +37,8 @@ __all__ = [
 
 SLIDES, SETTINGS, TILES = "slides.csv", "settings.json", "tiles"
 PLACES, REPORT = "tiles.csv", "report.json"
+KINDS = {"str": str, "int": int}  # of the fields of a report
+ANEW = "delete its folder, and cut that slide again"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def refuse_other_tiles(root: Path, settings: Mapping[str, Any]) -> None:
                 " other files: give another folder (for histodiff-tiles the last argument)"
             )
         return
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    theirs = read_json(path, remedy="give a new folder")
     free = {"slide_um_per_px"} - {key for key, value in theirs.items() if value is not None}
     if differ := sorted(
         key
@@ -107,12 +109,18 @@ def refuse_other_tiles(root: Path, settings: Mapping[str, Any]) -> None:
 
 def cut_before(root: Path) -> dict[str, SlideReport]:
     """The reports of all slides that are done, by name."""
-    paths = (root / TILES).glob(f"*/{REPORT}")
-    return {
-        path.parent.name: SlideReport(**json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(paths)
-        if not path.parent.name.endswith(".part")  # what a killed call left
-    }
+    known = {field.name: KINDS[str(field.type)] for field in fields(SlideReport)}
+    found = {}
+    for path in sorted((root / TILES).glob(f"*/{REPORT}")):
+        if path.parent.name.endswith(".part"):  # what a killed call left
+            continue
+        told = read_json(path, ("slide", "file"), ANEW)
+        if odd := [
+            key for key, value in told.items() if not isinstance(value, known.get(key, ()))
+        ]:
+            raise ValueError(f"'{path}' must be a slide's report, got {odd[0]} in it: {ANEW}")
+        found[path.parent.name] = SlideReport(**told)
+    return found
 
 
 def refuse_other_slide(root: Path, file: Path, report: SlideReport) -> None:

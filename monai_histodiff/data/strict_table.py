@@ -13,7 +13,7 @@ from typing import Any
 from monai_histodiff.data.patch_files import PatchRecord
 from monai_histodiff.data.tables import number, read_table
 
-__all__ = ["REMEDY", "SealedRow", "read_rows", "read_text"]
+__all__ = ["REMEDY", "SealedRow", "check_length", "read_rows"]
 
 REMEDY = "copy the folder anew from where it was whole, or make it again"
 MAX_TEXT = 2**28  # bytes of a manifest or JSON file
@@ -81,22 +81,6 @@ def check_length(path: Path) -> None:
     size = path.stat().st_size
     if size > MAX_TEXT:
         raise ValueError(f"'{path}' must not exceed {MAX_TEXT} bytes, got {size}: {REMEDY}")
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, with or without a byte order mark.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not UTF-8, or too large.
-    """
-    check_length(path)
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"'{path}' must be UTF-8 text, got other bytes at {error.start}: {REMEDY}"
-        ) from error
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[SealedRow]:

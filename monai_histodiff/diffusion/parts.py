@@ -4,14 +4,13 @@ where something else is given.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from monai_histodiff.utils.files import file_sha256
+from monai_histodiff.utils.files import file_sha256, read_json
 
 __all__ = [
     "PIXELS",
@@ -100,7 +99,7 @@ def check_student(bundle_dir: str | os.PathLike[str]) -> None:
             ``models/model.pt``.
     """
     path = Path(bundle_dir) / "configs" / "metadata.json"
-    told = json.loads(path.read_text("utf-8")).get("few_steps_of") if path.is_file() else None
+    told = read_json(path).get("few_steps_of") if path.is_file() else None
     if told != (own := file_sha256(Path(bundle_dir) / "models" / "model.pt")):
         raise ValueError(
             f"the student must be of the bundle's model, got {told!r} as few_steps_of in '{path}',"

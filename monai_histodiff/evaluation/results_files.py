@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from monai_histodiff.evaluation.draws import hits_of, label_key
 from monai_histodiff.evaluation.methods import compare_methods
 from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
+from monai_histodiff.utils.files import read_json
 
 __all__ = ["read_results"]
 
@@ -48,23 +48,16 @@ def read_results(paths: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"results must be a file, got '{path}'")
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"results must be JSON as evaluate.yaml writes it, got '{path}' ({error}): {REMEDY}"
-        ) from None
+    results = read_json(path, remedy=REMEDY)
     if missing := _missing(results):
         raise ValueError(f"results must hold {', '.join(missing)}, got none in '{path}': {REMEDY}")
     check_kinds(results, path)
     _check(results, path)
-    return dict(results)
+    return results
 
 
-def _missing(results: Any) -> list[str]:
+def _missing(results: Run) -> list[str]:
     """Keys, and keys within them, that are not there."""
-    if not isinstance(results, dict):
-        return [*KEYS]
     parts = {key: results[key] for key in WITHIN if isinstance(results.get(key), dict)}
     lacking = [f"{key}#{k}" for key, part in parts.items() for k in WITHIN[key] if k not in part]
     return [key for key in KEYS if key not in results or key in {*WITHIN} - {*parts}] + lacking

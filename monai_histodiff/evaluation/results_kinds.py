@@ -6,13 +6,11 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from monai_histodiff.utils.counts import is_whole
+
 __all__ = ["REMEDY", "check_kinds"]
 
 REMEDY = "run the evaluation again, its trainings are kept in the cache"
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> bool:
@@ -43,11 +41,11 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "files": ("number, bytes and sha256 of each file", lambda v: _mapping(v) and _all(_file, v)),
     "sampling": ("a mapping", _mapping),
     "selection": ("a mapping", _mapping),
-    "selection#accepted": ("a whole number", _whole),
-    "selection#candidates": ("a whole number", _whole),
+    "selection#accepted": ("a whole number", is_whole),
+    "selection#candidates": ("a whole number", is_whole),
     "dataset#path": ("text", _text),
-    "settings#draw": ("a whole number", _whole),
-    "settings#labels_per_class": ("a whole number or text", lambda v: _whole(v) or _text(v)),
+    "settings#draw": ("a whole number", is_whole),
+    "settings#labels_per_class": ("a whole number or text", lambda v: is_whole(v) or _text(v)),
     "shortfalls": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
     "notes": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
     "arms": (
@@ -66,7 +64,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of texts for each arm",
         lambda v: _mapping(v) and _all(lambda a: not _mapping(a) and _all(_text, a), v),
     ),
-    "test#labels": ("a list of whole numbers", lambda v: not _mapping(v) and _all(_whole, v)),
+    "test#labels": ("a list of whole numbers", lambda v: not _mapping(v) and _all(is_whole, v)),
     "test#groups": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
     "floors": (
         "a number for each metric of each floor",
@@ -75,7 +73,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "critic": ("a number for each metric", lambda v: _mapping(v) and _all(_number, v)),
     "dataset#counts": (
         "a whole number for each class of each part",
-        lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_whole, m), v),
+        lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(is_whole, m), v),
     ),
     "foreign": ("a mapping", _mapping),
     "foreign#sets": (

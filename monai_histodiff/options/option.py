@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from monai_histodiff.utils.counts import is_whole
+
 __all__ = ["Option"]
 
 WHOLE, NUMBER, FLAG, TEXT, PATH = "a whole number", "a number", "True or False", "text", "a path"
@@ -123,10 +125,10 @@ class Option:
 
     def _is_kind(self, value: Any) -> bool:
         if self.kind in (WHOLES, NUMBERS, TEXTS):
-            one = {WHOLES: _is_whole, NUMBERS: _is_number, TEXTS: _is_text}[self.kind]
+            one = {WHOLES: is_whole, NUMBERS: _is_number, TEXTS: _is_text}[self.kind]
             return isinstance(value, (list, tuple, range)) and all(one(v) for v in value)
         return {
-            WHOLE: _is_whole,
+            WHOLE: is_whole,
             NUMBER: _is_number,
             FLAG: lambda v: isinstance(v, bool),
             TEXT: _is_text,
@@ -137,12 +139,8 @@ class Option:
         }[self.kind](value)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_text(value: Any) -> bool:
@@ -153,6 +151,6 @@ def _is_labels(value: Any) -> bool:
     share = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value) is not None
     return (
         value == "all"
-        or (_is_whole(value) and value >= 1)
+        or (is_whole(value) and value >= 1)
         or (share and 0 < float(value[:-1]) <= 100)
     )

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "DRAFT",
     "file_sha256",
     "first_line",
+    "read_json",
     "stays_inside",
     "sweep_drafts",
     "whole_file",
@@ -126,6 +127,34 @@ def stays_inside(path: str) -> bool:
 def first_line(error: BaseException) -> str:
     """Of its message; the name of its kind where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def read_json(
+    path: str | os.PathLike[str], keys: Iterable[str] = (), remedy: str = "run what wrote it again"
+) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: the file; a byte order mark is taken off.
+        keys: that it must have.
+        remedy: how an error goes on.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no whole JSON object in UTF-8, or lacks one of the keys.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' must be whole JSON, got {error}: {remedy}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"'{path}' must be a JSON object, got {type(found).__name__}: {remedy}")
+    if missing := [key for key in keys if key not in found]:
+        raise ValueError(
+            f"'{path}' must have the key '{missing[0]}', got {sorted(found)}: it was written by "
+            f"an older version, or changed; {remedy}"
+        )
+    return found
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:

@@ -477,7 +477,7 @@ def test_what_cannot_be_combined_is_refused(
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     (path,) = write(tmp_path, run())
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ValueError, match="results must be JSON as evaluate.yaml writes it, got"):
+    with pytest.raises(ValueError, match="must be whole JSON, got .*: run the evaluation again"):
         read_results([path])
 
 

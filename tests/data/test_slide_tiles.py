@@ -538,6 +538,15 @@ def test_a_slide_of_as_many_bytes_is_another(tmp_path: Path) -> None:
     told.write_text(json.dumps({k: v for k, v in vars(report).items() if k != "sha256"}))
     (old,) = cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
     assert old.bytes == report.bytes and not old.sha256
+    for text, message in (
+        ("{", "must be whole JSON"),
+        ('{"slide": 1, "file": "f"}', "got slide 1"),
+    ):
+        told.write_text(text)
+        with pytest.raises(
+            ValueError, match=f"{message}.*: delete its folder, and cut that slide"
+        ):
+            cut_slides({"P1": file}, tmp_path / "out", SMALL, progress=False)
 
 
 @pytest.mark.parametrize(
