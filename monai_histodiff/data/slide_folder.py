@@ -115,9 +115,8 @@ def cut_before(root: Path) -> dict[str, SlideReport]:
         if path.parent.name.endswith(".part"):  # what a killed call left
             continue
         told = read_json(path, ("slide", "file"), ANEW)
-        if odd := [
-            key for key, value in told.items() if not isinstance(value, known.get(key, ()))
-        ]:
+        odd = [f"{k} {v!r}" for k, v in told.items() if not isinstance(v, known.get(k, ()))]
+        if odd:
             raise ValueError(f"'{path}' must be a slide's report, got {odd[0]} in it: {ANEW}")
         found[path.parent.name] = SlideReport(**told)
     return found

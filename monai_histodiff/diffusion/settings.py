@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from monai_histodiff.diffusion.solvers import SOLVERS
-from monai_histodiff.utils.counts import check_counts
 
 __all__ = ["MODES", "TAUGHT", "SamplingSettings", "check_guidance", "check_taught"]
 
@@ -156,7 +157,10 @@ class SamplingSettings:
         return cls(**{**own, **chosen})
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps, **({} if self.size is None else {"size": self.size}))
+        for name, value in (("steps", self.steps), ("size", self.size)):
+            odd = isinstance(value, bool) or not isinstance(value, (int, np.integer))
+            if value is not None and odd:
+                raise ValueError(f"{name} must be a whole number, got {value!r}: round it")
         if self.steps < (least := 1 if self.stop is None else 2):
             rule = "1" if least == 1 else "2 with a stop, the last of which is the estimate"
             raise ValueError(f"steps must be at least {rule}, got {self.steps}")
