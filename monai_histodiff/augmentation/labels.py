@@ -62,10 +62,26 @@ class Labels:
     def __len__(self) -> int:
         return len(self.to_bank)
 
-    def without_patches(self, bank: Bank) -> list[Any]:
-        """Your classes of which a bank has no patch: names, or indices where it has no names."""
-        empty = [own for own, theirs in enumerate(self.to_bank) if not bank.count(theirs)]
-        return [self.names[own] for own in empty] if self.names else empty
+    def shortages(self, bank: Bank, balance: np.ndarray | None, full_prob_at: int) -> list[str]:
+        """Which of your classes a bank replaces less often than was asked, in plain sentences."""
+        names = self.names or range(len(self))
+        counts = {
+            name: bank.count(theirs) for name, theirs in zip(names, self.to_bank, strict=True)
+        }
+        told = []
+        if empty := [name for name, count in counts.items() if not count]:
+            share = "" if balance is None else ", and their share of balance is left undrawn"
+            told.append(f"the bank has no patch of the classes {empty}: they stay real{share}")
+        if balance is None:
+            return told
+        for (name, count), weight in zip(counts.items(), balance, strict=True):
+            if weight and 0 < count < full_prob_at:
+                told.append(
+                    f"the bank has {count} patches of class {name!r}, fewer than full_prob_at, "
+                    f"{full_prob_at}: it is drawn in {count / full_prob_at:.0%} of the cases that "
+                    "balance gives it"
+                )
+        return told
 
     def read(self, label: Any, key: str = "label") -> int:
         """Your class index of an item.
@@ -149,7 +165,7 @@ def same_type(text: Any, new: str) -> Any:
 
 def even_weights(counts: Sequence[int], prob: float) -> list[float]:
     """The ``balance`` of :class:`~monai_histodiff.SyntheticAugment` that makes the classes as even
-    as ``prob`` allows.
+    as ``prob`` allows, from a bank with ``full_prob_at`` patches of each.
 
     Items of class ``c`` have the frequency ``(1 - prob) counts[c] / sum(counts) + prob w[c]``. The
     weights ``w`` raise the rarest classes to one common level; where ``prob`` is large enough, all

@@ -62,8 +62,9 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         prob: probability of a replacement.
         balance: weights of the classes, one for each of your indices, from which the class of the
             replacement is drawn (and then becomes the label), see
-            :func:`~monai_histodiff.even_weights`; ``None`` keeps the class of the patch. A class
-            without accepted patches is never drawn, and a patch of such a class is left as it is.
+            :func:`~monai_histodiff.even_weights`; ``None`` keeps the class of the patch. Where the
+            class that is drawn has no accepted patches, the patch is left as it is, and so is
+            every patch of such a class: no other class takes the share of one that is rare.
         full_prob_at: patches of a class in the bank from which on the probability is ``prob``; 1
             switches the rule off.
         classes: the names of your class indices, in order, all of the bank's or some; ``None``:
@@ -74,6 +75,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             the transform with ``prob=0`` into validation, which else sees other patches.
 
     Raises:
+        TypeError: ``bank`` is none of these.
         ValueError: ``prob`` is not in [0, 1], or ``full_prob_at`` is below 1 or not finite; a
             :class:`~monai_histodiff.SyntheticBank` holds no patch, and ``prob`` is above 0;
             ``balance`` is negative or gives no weight to any class in the bank; ``classes`` are
@@ -98,6 +100,11 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
                 f"full_prob_at must be at least 1 and finite, got {full_prob_at}: give the number "
                 "of real patches of a class, or prob=0 to replace none"
             )
+        if not hasattr(bank, "draw") and not isinstance(bank, (str, os.PathLike)):
+            raise TypeError(
+                "bank must be a SyntheticBank, the folder of a saved one or a LiveBank, got "
+                f"{type(bank).__name__}"
+            )
         self.bank: Bank = (
             SyntheticBank.load(bank) if isinstance(bank, (str, os.PathLike)) else bank
         )
@@ -110,8 +117,9 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         self.balance = None if balance is None else np.asarray(balance, dtype=float)
         if self.balance is not None:
             self._check_balance(self.balance)
-        if prob and self._fixed and (empty := self.labels.without_patches(self.bank)):
-            logger.warning("the bank has no patch of the classes %s: they stay real", empty)
+        if prob and self._fixed:
+            for told in self.labels.shortages(self.bank, self.balance, full_prob_at):
+                logger.warning(told)
         self._last: Draw = (None, np.zeros(2))
         self._process = os.getpid()
         self._seed: int | None = None
@@ -179,8 +187,8 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
         self._do_transform = bool(act < self.prob)
         if act < self.prob:
             chosen = own if self.balance is None else self._draw_class(class_draw)
-            label = -1 if chosen is None else self.labels.to_bank[chosen]
-            if label >= 0 and scale_draw * self.full_prob_at < self.bank.count(label):
+            here, label = self.labels.to_bank[own], self.labels.to_bank[chosen]
+            if self.bank.count(here) and scale_draw * self.full_prob_at < self.bank.count(label):
                 drawn = self.bank.draw(label, patch_draw)
         return drawn, place
 
@@ -190,23 +198,17 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
                 f"balance must have one weight for each of the {len(self.labels)} classes, got "
                 f"{balance.tolist()}"
             )
-        possible = self._usable_balance() if self._fixed else balance
-        if not (balance.min() >= 0 and 0 < possible.sum() < np.inf):
+        held = [self.bank.count(label) > 0 or not self._fixed for label in self.labels.to_bank]
+        if not (balance.min() >= 0 and balance.sum() < np.inf and balance[held].sum() > 0):
             raise ValueError(
                 "balance must not be negative and must favour a class in the bank, got "
-                f"{balance.tolist()}"
+                f"{balance.tolist()}: leave it out, or give a bank with patches of that class"
             )
 
-    def _usable_balance(self) -> np.ndarray:
-        weights = () if self.balance is None else self.balance
-        there = (self.bank.count(label) > 0 for label in self.labels.to_bank)
-        return np.array([w if held else 0.0 for w, held in zip(weights, there, strict=True)])
-
-    def _draw_class(self, position: float) -> int | None:
-        """One of your classes, by its weight; ``None``: none with a weight has patches yet."""
-        edges = self._usable_balance().cumsum()
-        if not edges[-1]:
-            return None
+    def _draw_class(self, position: float) -> int:
+        """One of your classes, by its weight."""
+        assert self.balance is not None
+        edges = self.balance.cumsum()
         last = np.searchsorted(edges, edges[-1])  # the last with a weight: a product may round up
         return int(np.searchsorted(edges, position * edges[-1], side="right").clip(max=last))
 

@@ -162,6 +162,7 @@ class PatchEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.discriminant(self.statistics(x))
 
+    @torch.no_grad()
     def descriptors(self, patches: Tensor, batch_size: int = 64) -> Tensor:
         """What tells a generator of exemplars which patch to draw: the features, and colour,
         contrast and sharpness, of the middle of each patch, whose sides are multiples of 32.
@@ -181,7 +182,7 @@ class PatchEncoder(nn.Module):
         if min(h, w) < 32:
             got = tuple(patches.shape[-2:])
             raise ValueError(f"an exemplar must be at least 32 x 32 pixels, got {got}")
-        middle = centre_crop(patches, (h, w))
+        middle = centre_crop(patches.as_subclass(Tensor), (h, w))
         parts = [appearance(part).float().cpu() for part in middle.split(batch_size)]
         return torch.cat([self.features(middle, batch_size), torch.cat(parts)], 1)
 
@@ -209,7 +210,8 @@ def in_evaluation(
     device, float32 features on the CPU. It is left in the mode that it was in.
     """
     check_batch(patches)
-    batches = patient(patches.split(batch_size), "features", unit="batch")
+    parts = patches.as_subclass(Tensor).split(batch_size)
+    batches = patient(parts, "features", unit="batch")
     with evaluating(encoder):
         return torch.cat([encoder(to_unit(part.to(device))).float().cpu() for part in batches])
 

@@ -102,11 +102,21 @@ class SyntheticBank:
         provenance: Mapping[str, Any] | None = None,
         um_per_px: float | None = None,
     ) -> None:
+        if not isinstance(images, Mapping):
+            raise TypeError(
+                f"a bank takes patches by class index, got {type(images).__name__}: give "
+                "{0: patches, 1: patches}, or use SyntheticBank.from_arrays"
+            )
         if not images:
             raise ValueError("a bank needs at least one class, got none")
         if odd := [k for k in images if not is_whole(k)]:
             raise ValueError(f"class indices of a bank must be whole numbers, got {odd[0]!r}")
         for label, stack in images.items():
+            if not isinstance(stack, Tensor):
+                raise TypeError(
+                    f"a bank holds tensors, got {type(stack).__name__} for class {label}: give "
+                    "torch.as_tensor of it"
+                )
             if stack.dtype != torch.uint8 or stack.ndim != 4 or stack.shape[1] != 3:
                 raise ValueError(
                     "a bank holds uint8 patches N x 3 x H x W, got "
@@ -251,6 +261,8 @@ def _column(
     dtype: torch.dtype,
 ) -> dict[int, Tensor]:
     out = {}
+    if unknown := sorted(set(values or ()) - set(images)):
+        raise ValueError(f"each value needs its patch, got values of class {unknown[0]}, no patch")
     for label, stack in images.items():
         if values is not None and label not in values:
             raise ValueError(f"each patch needs one value, got none for class {label}")

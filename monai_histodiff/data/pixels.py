@@ -122,7 +122,8 @@ def check_range(patch: Any, where: str = "") -> None:
     if why or not (low >= BEYOND[0] and high <= BEYOND[1]):
         raise ValueError(
             f"a floating-point patch must lie in [0, 1], got {low:g} to {high:g}{where}{why}: "
-            "load it as uint8 (LoadImaged(..., dtype=np.uint8)), or scale it before, once"
+            "load it as uint8 (LoadImaged(..., dtype=np.uint8)), cast it back to uint8 where "
+            "resampling came before (lazily, too), or scale it before, once"
         )
 
 

@@ -205,17 +205,21 @@ def test_balance_draws_the_class(bank: SyntheticBank) -> None:
     assert labels.mean() == pytest.approx(0.75, abs=0.03)
 
 
-def test_balance_never_draws_a_class_without_patches() -> None:
+def test_no_class_takes_the_share_of_one_without_patches() -> None:
+    """A bank that lacks the rare class: its patches stay, and the others become no more."""
     images = {
         k: torch.full((n, 3, SIDE, SIDE), k, dtype=torch.uint8)
-        for k, n in ((0, 1), (1, 0), (2, 1))
+        for k, n in ((0, 40), (1, 40), (2, 0))
     }
+    counts, prob = (100, 20, 10), 0.5
     transform = SyntheticAugmentd(
-        "image", SyntheticBank(images), prob=1.0, balance=[1, 100, 1], full_prob_at=1
+        "image", SyntheticBank(images), prob=prob, balance=even_weights(counts, prob)
     ).set_random_state(0)
-    drawn = [transform(real(1)) for _ in range(200)]
-    assert {d["label"] for d in drawn} == {0, 2} == {int(d["image"].max()) for d in drawn}
-    assert 60 < sum(d["label"] == 0 for d in drawn) < 140
+    drawn = [transform(real(k)) for _ in range(40) for k, n in enumerate(counts) for _ in range(n)]
+    assert not any(d["synthetic"] and d["label"] == 2 for d in drawn)
+    assert np.mean([d["label"] == 2 for d in drawn]) == pytest.approx(10 / 130)
+    wanted = prob * even_weights(counts, prob)[1] * 120 / 130
+    assert np.mean([d["synthetic"] for d in drawn]) == pytest.approx(wanted, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -491,6 +495,28 @@ def test_a_class_without_patches_is_left_alone(bank: SyntheticBank) -> None:
 def test_bad_options(bank: SyntheticBank, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SyntheticAugment(bank, **options)
+
+
+def test_what_is_no_bank_is_refused() -> None:
+    with pytest.raises(TypeError, match="bank must be a SyntheticBank, .*, got NoneType"):
+        SyntheticAugmentd("image", None)  # type: ignore[arg-type]
+
+
+def test_what_balance_cannot_have_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    images = {
+        k: torch.zeros(n, 3, SIDE, SIDE, dtype=torch.uint8) for k, n in ((0, 40), (1, 5), (2, 0))
+    }
+    bank = SyntheticBank(images, classes=["a", "b", "c"])
+    SyntheticAugment(bank, balance=[1, 0, 1])
+    SyntheticAugment(bank, balance=[1, 1, 1])
+    none = "the bank has no patch of the classes ['c']: they stay real, and their share of"
+    assert [told.startswith(none) for told in caplog.messages] == [True, True, False]
+    assert caplog.messages[-1] == (
+        "the bank has 5 patches of class 'b', fewer than full_prob_at, 25: it is drawn in 20% of "
+        "the cases that balance gives it"
+    )
+    with pytest.raises(ValueError, match=r"must favour a class in the bank, got \[0.0, 0.0, 1.0"):
+        SyntheticAugment(bank, balance=even_weights([100, 100, 10], 0.3))
 
 
 def test_bad_items(bank: SyntheticBank, tmp_path: Path) -> None:

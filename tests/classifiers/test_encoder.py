@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WritePatchSet
+from monai.data import MetaTensor
 from monai.transforms import Compose
 from sklearn.linear_model import LogisticRegression
 
@@ -157,6 +158,17 @@ def test_features_do_not_depend_on_the_batch_or_the_kind_of_pixels() -> None:
     assert features.shape == (7, encoder.num_features) == (7, 10)
     assert encoder.training  # it is given back as it was
     torch.testing.assert_close(features, encoder.features(patches.float() / 255, batch_size=7))
+
+
+@pytest.mark.parametrize("method", ["features", "descriptors"])
+def test_features_are_plain_tensors_without_a_graph(method: str) -> None:
+    encoder = small()
+    patches = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = getattr(encoder, method)(patches)
+    for given in (MetaTensor(patches), patches.clone().requires_grad_(True)):
+        found = getattr(encoder, method)(given)
+        assert type(found) is torch.Tensor and not found.requires_grad
+        assert torch.equal(found, wanted)
 
 
 def test_statistics_are_means_and_deviations_at_two_magnifications() -> None:

@@ -188,6 +188,10 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
         lambda: SyntheticBank({0: noise(1)}, provenance={"run": {"at": Path("out")}}),
         "provenance must be of plain values .*PosixPath.*: turn it into text",
     ),
+    (
+        lambda: SyntheticBank({0: noise(1)}, confidence={0: torch.ones(1), 7: torch.ones(1)}),
+        "got values of class 7, no patch",
+    ),
     (lambda: SyntheticBank({1.5: noise(1)}), "must be whole numbers, got 1.5"),  # type: ignore[dict-item]
     (lambda: SyntheticBank({True: noise(1)}), "must be whole numbers, got True"),
     (
@@ -201,6 +205,13 @@ BAD_BANKS: list[tuple[Callable[[], Any], str]] = [
 def test_bank_that_cannot_be(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_bank_is_made_of_tensors_by_class() -> None:
+    with pytest.raises(TypeError, match="patches by class index, got list: give"):
+        SyntheticBank([noise(1)])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got ndarray for class 0: give torch\.as_tensor of it"):
+        SyntheticBank({0: noise(1).numpy()})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("told", ["0.25", "null"])
