@@ -21,7 +21,7 @@ class Painter:
     while ``gate`` is set.
     """
 
-    guide = weak = None
+    guide = None
     progress = False
     device = torch.device("cpu")
 

@@ -232,7 +232,6 @@ def made_with(sampler: GuidedSampler, selector: Selector) -> dict[str, Any]:
     """
     networks = {
         "model": sampler.model,
-        "weak": sampler.weak,
         "guide": sampler.guide,
         "critic": selector.critic,
     }

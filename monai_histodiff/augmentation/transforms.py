@@ -207,8 +207,7 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
 
     def _draw_class(self, position: float) -> int:
         """One of your classes, by its weight."""
-        assert self.balance is not None
-        edges = self.balance.cumsum()
+        edges = np.asarray(self.balance).cumsum()
         last = np.searchsorted(edges, edges[-1])  # the last with a weight: a product may round up
         return int(np.searchsorted(edges, position * edges[-1], side="right").clip(max=last))
 

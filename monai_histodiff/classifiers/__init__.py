@@ -6,7 +6,6 @@ from monai_histodiff.classifiers.crops import over_crops as over_crops
 from monai_histodiff.classifiers.discriminant import Scatter as Scatter
 from monai_histodiff.classifiers.discriminant import adapted_encoder as adapted_encoder
 from monai_histodiff.classifiers.encoder import PatchEncoder as PatchEncoder
-from monai_histodiff.classifiers.encoder import bundle_features as bundle_features
 from monai_histodiff.classifiers.encoder import linear_probe as linear_probe
 from monai_histodiff.classifiers.encoder_names import EncoderStart as EncoderStart
 from monai_histodiff.classifiers.encoder_names import NamedEncoder as NamedEncoder

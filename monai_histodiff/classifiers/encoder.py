@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,45 +15,12 @@ from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
 from monai_histodiff.data.pixels import appearance, centre_crop, check_batch, to_unit
-from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.progress import patient
 from monai_histodiff.utils.weights import checked_device, load_weights
 
-__all__ = ["PatchEncoder", "bundle_features", "in_evaluation", "linear_probe"]
-
-Features = Callable[[Tensor], Tensor]
-
-
-def bundle_features(
-    ldm_dir: str | os.PathLike[str], device: str | torch.device = "cpu"
-) -> Features:
-    """Features of the patch encoder of a bundle, or, where it has none, the pooled latents of its
-    autoencoder.
-
-    Args:
-        ldm_dir: a bundle with ``models/encoder.pt``, or else ``models/model.pt``.
-        device: where to compute.
-
-    Returns:
-        Patches ``N x 3 x H x W``, uint8 or in [0, 1], to float32 features ``N x D`` on the CPU.
-        Pooled latents are the mean and the standard deviation of each channel over the patch.
-
-    Raises:
-        FileNotFoundError: the bundle has neither.
-        ValueError: the weights do not fit.
-    """
-    if (Path(ldm_dir) / "models" / "encoder.pt").is_file():
-        return PatchEncoder.from_bundle(ldm_dir, device).features
-    model = LatentDiffusion.from_bundle(ldm_dir, device)
-
-    @torch.no_grad()
-    def pooled(patches: Tensor) -> Tensor:
-        latents = (model.encode(to_unit(part.to(device))).flatten(2) for part in patches.split(64))
-        return torch.cat([torch.cat([z.mean(2), z.std(2)], 1).float().cpu() for z in latents])
-
-    return pooled
+__all__ = ["PatchEncoder", "in_evaluation", "linear_probe"]
 
 
 class PatchEncoder(nn.Module):

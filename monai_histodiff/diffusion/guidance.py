@@ -10,10 +10,6 @@ by
 The three modes differ only in the log-probability: at the noisy latent (``noisy``), at the
 predicted clean latent (``x0``), or by a classifier that never saw noise (``clean``, as in
 HistoDiffusion, arXiv:2308.04020).
-
-Autoguidance (Karras et al. 2024, arXiv:2406.02507) leads samples away from what a worse model of
-the same data makes of them. It needs no class, and is itself a denoiser that classifier guidance
-can wrap.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ from monai_histodiff.diffusion.schedules import NoiseSchedule
 from monai_histodiff.diffusion.settings import check_guidance
 from monai_histodiff.diffusion.solvers import Denoiser
 
-__all__ = ["Watched", "autoguide", "class_log_prob", "condition_guide", "guide", "in_interval"]
+__all__ = ["Watched", "class_log_prob", "condition_guide", "guide", "in_interval"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,36 +65,6 @@ def class_log_prob(
     return log_prob
 
 
-def autoguide(
-    denoise: Denoiser,
-    weak: Denoiser,
-    weight: float,
-    schedule: NoiseSchedule,
-    interval: tuple[float, float] = (-math.inf, math.inf),
-) -> Denoiser:
-    r"""Extrapolate from a weak denoiser through a better one (Karras et al. 2024,
-    arXiv:2406.02507, eq. 6).
-
-    .. math:: \hat z_0 = z_0^{weak} + w\, (z_0 - z_0^{weak})
-
-    Both learn the same distribution and err in the same way, the weak one more: their difference
-    points to where the data are. Each step within the interval evaluates both.
-
-    Args:
-        denoise: the denoiser.
-        weak: one that was trained less, or is smaller, for the same latents.
-        weight: :math:`w`; 1 changes nothing, and the weak denoiser is then not evaluated.
-        schedule: gives the log-SNR.
-        interval: log-SNR range, both ends included, outside which the weak denoiser is not
-            evaluated (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-
-    Raises:
-        ValueError: the weight is below 1 or not finite, or the interval is empty.
-    """
-    check_guidance(interval=interval, autoguidance=weight)
-    return _extrapolated(denoise, weak, weight, schedule, interval)
-
-
 def condition_guide(
     denoise: Denoiser,
     plain: Denoiser,
@@ -123,18 +89,7 @@ def condition_guide(
         ValueError: the scale is negative or not finite, or the interval is empty.
     """
     check_guidance(interval=interval, exemplar_scale=scale)
-    return _extrapolated(denoise, plain, scale, schedule, interval)
-
-
-def _extrapolated(
-    denoise: Denoiser,
-    other: Denoiser,
-    weight: float,
-    schedule: NoiseSchedule,
-    interval: tuple[float, float],
-) -> Denoiser:
-    """From ``other`` through ``denoise``, to ``weight`` times their distance, in the interval."""
-    if weight == 1:
+    if scale == 1:
         return denoise
 
     def extrapolated(z: Tensor, t: Tensor) -> Tensor:
@@ -142,7 +97,7 @@ def _extrapolated(
         if not bool(active.any()):
             return z0
         inside = active.to(z.device, non_blocking=True).view(-1, *[1] * (z.ndim - 1))
-        return z0 + inside * (weight - 1) * (z0 - other(z, t))
+        return z0 + inside * (scale - 1) * (z0 - plain(z, t))
 
     return extrapolated
 

@@ -14,7 +14,6 @@ from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.diffusion.batches import batch_from_memory, in_batches
 from monai_histodiff.diffusion.guidance import (
     Watched,
-    autoguide,
     class_log_prob,
     condition_guide,
     guide,
@@ -44,7 +43,6 @@ class GuidedSampler:
     Args:
         model: the latent diffusion model.
         guide: the noise-aware classifier, or ``None`` for unconditional samples.
-        weak: a worse model of the same latents, such as one saved earlier, for autoguidance.
         sources: real patches of each class: what variations start from where ``strength`` is below
             1, and, if they have descriptors, the exemplars of their class; of any class for
             samples of none. See :meth:`~monai_histodiff.diffusion.Sources.from_bundle`.
@@ -69,7 +67,6 @@ class GuidedSampler:
         model: LatentDiffusion,
         guide: LatentClassifier | None = None,
         *,
-        weak: LatentDiffusion | None = None,
         sources: Sources | None = None,
         max_batch: int | None = None,
         progress: bool = True,
@@ -79,8 +76,8 @@ class GuidedSampler:
         chosen = dataclasses.replace(settings or SamplingSettings(), **changes)
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
-        check_parts(model, guide, weak, chosen)
-        self.model, self.guide, self.weak, self.sources = model, guide, weak, sources
+        check_parts(model, guide, chosen)
+        self.model, self.guide, self.sources = model, guide, sources
         self.max_batch, self.progress = max_batch, progress
         self.size = size = model.patch_size if chosen.size is None else chosen.size
         bfloat16 = chosen_bfloat16(self.device, chosen.bfloat16)
@@ -107,7 +104,7 @@ class GuidedSampler:
     @property
     def network_evaluations(self) -> int:
         """Forward evaluations of a UNet for each patch of a class: one a step and, in the interval
-        one more each for autoguidance, ``mode="x0"``, and a condition at a scale other than 1.
+        one more each for ``mode="x0"`` and a condition at a scale other than 1.
         """
         schedule, s = self._schedule(), self.settings
         times = self._grid(schedule)[: -1 if s.stop is None else None]
@@ -115,7 +112,7 @@ class GuidedSampler:
         through = self.guide is not None and s.mode == "x0" and s.scale > 0
         known = self.model.num_classes or self._draws_exemplars
         twice = known and self._condition_scale not in (0, 1)
-        return len(times) + inside * (int(s.autoguidance > 1) + int(through) + int(twice))
+        return len(times) + inside * (int(through) + int(twice))
 
     @property
     def _condition_scale(self) -> float:
@@ -129,7 +126,7 @@ class GuidedSampler:
         Raises:
             TypeError, ValueError: as for a new one.
         """
-        own = {k: vars(self)[k] for k in ("weak", "sources", "max_batch", "progress", "settings")}
+        own = {k: vars(self)[k] for k in ("sources", "max_batch", "progress", "settings")}
         return GuidedSampler(self.model, self.guide, **{**own, **changes})
 
     @property
@@ -204,7 +201,7 @@ class GuidedSampler:
     def _sample(
         self, labels: Any, seeds: Any, exemplars: Any, finish: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        networks = evaluating(self.model, self.guide, self.weak)
+        networks = evaluating(self.model, self.guide)
         with torch.inference_mode(False), torch.no_grad(), networks:
             wanted = Wanted.checked(labels, seeds, exemplars, self._classes)
             if exemplars is not None:
@@ -248,20 +245,19 @@ class GuidedSampler:
     def _denoiser(
         self, labels: Tensor | None, condition: Tensor | None, schedule: NoiseSchedule
     ) -> Denoiser:
-        """The model's denoiser, wrapped by its condition, the weak model and the guide."""
+        """The model's denoiser, wrapped by its condition and the guide."""
         s = self.settings
 
-        def plain(model: LatentDiffusion, *given: Tensor) -> Denoiser:
-            return lambda z, t: model.denoise(z, t.to(z.device, non_blocking=True), *given).float()
+        def denoiser(*given: Tensor) -> Denoiser:
+            return lambda z, t: self.model.denoise(
+                z, t.to(z.device, non_blocking=True), *given
+            ).float()
 
         given = () if condition is None else (condition,)
-        denoise = guided = plain(self.model, *given)
+        denoise = guided = denoiser(*given)
         if given:
             scale = self._condition_scale
-            guided = condition_guide(denoise, plain(self.model), scale, schedule, s.interval)
-        if self.weak is not None:
-            weak = plain(self.weak, *(given if self.weak.num_classes else ()))
-            guided = autoguide(guided, weak, s.autoguidance, schedule, s.interval)
+            guided = condition_guide(denoise, denoiser(), scale, schedule, s.interval)
         if labels is not None and self.guide is not None:
             log_prob = class_log_prob(self.guide, labels, s.mode, denoise, s.temperature)
             guided = guide(guided, log_prob, schedule, s.scale, s.interval, s.cap)

@@ -29,7 +29,6 @@ def check_guidance(
     cap: float = math.inf,
     temperature: float = 1.0,
     mode: str = "noisy",
-    autoguidance: float = 1.0,
     exemplar_scale: float = 1.0,
     class_scale: float = 1.0,
 ) -> None:
@@ -37,8 +36,8 @@ def check_guidance(
 
     Raises:
         ValueError: a scale is negative or not finite, the cap is not positive, the interval is
-            empty, the temperature is not positive and finite, the mode is unknown, or the weight
-            of autoguidance is below 1 or not finite. NaN is never in range.
+            empty, the temperature is not positive and finite, or the mode is unknown. NaN is never
+            in range.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"guidance scale must be at least 0 and finite, got {scale}")
@@ -54,8 +53,6 @@ def check_guidance(
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}, got '{mode}'")
-    if not 1 <= autoguidance < math.inf:
-        raise ValueError(f"autoguidance weight must be at least 1 and finite, got {autoguidance}")
 
 
 def check_taught(chosen: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
@@ -79,9 +76,8 @@ class SamplingSettings:
     """All that a patch depends on besides the networks, the sources, its class and its seed.
 
     Args:
-        steps: solver steps from pure noise, one evaluation of the UNet each (and, with
-            autoguidance and in the interval, one of the weak one). A variation takes as many of
-            them as are left at its ``strength``.
+        steps: solver steps from pure noise, one evaluation of the UNet each. A variation takes as
+            many of them as are left at its ``strength``.
         solver: ``"dpmpp_2m"`` (times equally spaced in log-SNR) or ``"ddim"`` (equally spaced),
             see :mod:`monai_histodiff.diffusion.solvers`.
         eta: stochasticity of ``"ddim"``, in [0, 1]; ``"dpmpp_2m"`` is deterministic and has none.
@@ -90,12 +86,9 @@ class SamplingSettings:
             changes little but noise that the decoder bears.
         scale: guidance scale.
         mode: ``"noisy"``, ``"x0"`` or ``"clean"``, see :mod:`monai_histodiff.diffusion.guidance`.
-        interval: log-SNR range in which the guide and the weak model act.
+        interval: log-SNR range in which the guide, and scales other than 1, act.
         cap: largest change of the predicted noise by the guide, as a fraction of its norm.
         temperature: divides the guide's logits.
-        autoguidance: weight of autoguidance by the weak model, see
-            :func:`monai_histodiff.diffusion.guidance.autoguide`; 1 is none, more doubles the cost
-            of a step in the interval.
         strength: time in (0, 1] to start from: 1 is pure noise; less starts from a source of the
             class, drawn by the seed and noised to that time, and makes a variation of it (SDEdit,
             Meng et al. 2022, arXiv:2108.01073).
@@ -127,7 +120,6 @@ class SamplingSettings:
     interval: tuple[float, float] = (-6.0, 6.0)
     cap: float = 0.5
     temperature: float = 1.0
-    autoguidance: float = 1.0
     strength: float = 1.0
     exemplar_scale: float = 1.0
     exemplar_mix: float = 0.0
@@ -179,7 +171,6 @@ class SamplingSettings:
             self.cap,
             self.temperature,
             self.mode,
-            self.autoguidance,
             self.exemplar_scale,
             self.class_scale,
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 
-import torch
 from torch import Tensor
 
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
@@ -15,10 +13,7 @@ from monai_histodiff.diffusion.settings import SamplingSettings, check_taught
 from monai_histodiff.diffusion.unet import FineUNet
 from monai_histodiff.utils.weights import load_fitting, read_state
 
-__all__ = ["check_exemplars", "check_parts", "load_autoencoder", "same_latents"]
-
-# weights of a model that its latents do not depend on
-OTHERS = re.compile(r"unet\.|autoencoder\.(.+\.)?(decoder|post_quant_conv)\.")
+__all__ = ["check_exemplars", "check_parts", "load_autoencoder"]
 
 
 def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> LatentDiffusion:
@@ -43,39 +38,18 @@ def load_autoencoder(model: LatentDiffusion, path: str | os.PathLike[str]) -> La
     return model
 
 
-def same_latents(model: LatentDiffusion, other: LatentDiffusion) -> bool:
-    """Whether two models share all but the UNet, what it predicts, and the decoder."""
-
-    def rest(m: LatentDiffusion) -> dict[str, Tensor]:
-        own = m.state_dict().items()
-        return {k: v for k, v in own if not (k == "prediction_code" or OTHERS.match(k))}
-
-    ours, theirs = rest(model), rest(other)
-    same = ours.keys() == theirs.keys()
-    same = same and all(torch.equal(ours[k], theirs[k].to(ours[k].device)) for k in ours)
-    return same and model.latent_shape == other.latent_shape
-
-
 def check_parts(
     model: LatentDiffusion,
     guide: LatentClassifier | None,
-    weak: LatentDiffusion | None,
     settings: SamplingSettings,
 ) -> None:
     """Refuse networks that do not fit one another, or settings that they cannot follow.
 
     Raises:
-        ValueError: a setting is not as the model was taught it, autoguidance has no weak model,
-            this has other latents, the guide reads other latents or knows other classes than the
-            model draws, or the model cannot leave its classes aside.
+        ValueError: a setting is not as the model was taught it, the guide reads other latents or
+            knows other classes than the model draws, or the model cannot leave its classes aside.
     """
     check_taught(vars(settings), model.taught)
-    if settings.autoguidance > 1 and weak is None:
-        weight = settings.autoguidance
-        raise ValueError(f"autoguidance needs a weak model, got weight {weight} and none")
-    if weak is not None and not same_latents(model, weak):
-        rule = "the weak model must have the latents and the noise schedule of the model"
-        raise ValueError(f"{rule}, got others")
     channels, drawn = model.latent_shape[0], model.num_classes if settings.class_scale else 0
     if guide is not None and guide.in_channels != channels:
         got = f"got one for {guide.in_channels}"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from sklearn.linear_model import LogisticRegression
 
-from monai_histodiff import LatentDiffusion, PatchEncoder, PatchSet
+from monai_histodiff import PatchEncoder, PatchSet
 from monai_histodiff.classifiers.classifier import ClassifierTraining
-from monai_histodiff.classifiers.encoder import bundle_features, linear_probe
+from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.encoder_names import EncoderStart
 from monai_histodiff.evaluation.baselines import colour_floors
 from monai_histodiff.utils.weights import save_weights
@@ -76,37 +75,6 @@ def test_colour_floors_see_colour_and_nothing_else(
     assert colour_floors(same[0], train.labels, same[1], test.labels, 3)["mean colour"][
         "balanced_accuracy"
     ] == pytest.approx(1 / 3)
-
-
-def test_features_are_the_encoder_s_where_the_bundle_has_one(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    encoder = PatchEncoder().eval()
-    save_weights(tmp_path / "models" / "encoder.pt", encoder.state_dict())
-    patches = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    found, expected = bundle_features(tmp_path)(patches), encoder.features(patches)
-    torch.testing.assert_close(
-        found, expected, atol=5e-3, rtol=0.1
-    )  # the file is in half precision
-
-
-def test_features_are_else_the_mean_and_spread_of_the_latents(
-    make_model: Callable[..., LatentDiffusion], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = make_model()
-    monkeypatch.setattr(LatentDiffusion, "from_bundle", lambda *_: model)
-    patches = torch.randint(0, 256, (66, 3, 32, 32), dtype=torch.uint8)
-    found = bundle_features(tmp_path)(patches)
-    assert found.shape == (66, 8)
-    with torch.no_grad():
-        latent = model.encode(patches[65:] / 255)[0].flatten(1)
-    torch.testing.assert_close(
-        found[65], torch.cat([latent.mean(1), latent.std(1)]), atol=1e-5, rtol=1e-5
-    )
-
-
-def test_a_bundle_without_either_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="a bundle must hold"):
-        bundle_features(tmp_path)
 
 
 def test_a_classifier_starts_from_the_encoder(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def test_a_file_of_our_own_weights(tmp_path: Path) -> None:
     save_weights(path, PatchEncoder().state_dict())
     encoder = load_weights(PatchEncoder(), path).eval()
     patches = torch.rand(2, 3, 32, 32)
+    bundle = tmp_path / "bundle" / "models"
+    bundle.mkdir(parents=True)
+    (bundle / "encoder.pt").write_bytes(path.read_bytes())
+    assert torch.equal(named_features(bundle.parent)(patches), encoder.features(patches))
     assert torch.equal(named_features(tmp_path / "encoder.pt")(patches), encoder.features(patches))
 
 

@@ -325,17 +325,6 @@ def test_a_network_attends_to_the_context_of_its_class() -> None:
     assert model.num_classes == 2 and "unet.context" in model.state_dict()
 
 
-def test_a_weak_model_draws_the_same_class() -> None:
-    means, better = torch.tensor([-0.3, 0.3, 0.0]), torch.tensor([-0.5, 0.5, 0.0])
-    scheduler = DDPMScheduler()
-    weak = exact_model(scheduler, means, null_class=2)
-    model = exact_model(scheduler, better, null_class=2)
-    sampler = GuidedSampler(
-        model, weak=weak, autoguidance=2.0, steps=20, progress=False, interval=(-99.0, 99.0)
-    )
-    assert (sampler.latents([1] * 60, range(60)) / 4).mean().item() == pytest.approx(0.7, abs=0.03)
-
-
 def classes_of_three(**options: Any) -> LatentDiffusion:
     return exact_model(DDPMScheduler(), torch.tensor([-0.3, 0.3, 0.0]), **options)
 

@@ -12,7 +12,7 @@ import torch
 from oracles import gaussian_denoiser
 from torch import Tensor, nn
 
-from monai_histodiff.diffusion.guidance import Watched, autoguide, class_log_prob, guide
+from monai_histodiff.diffusion.guidance import Watched, class_log_prob, condition_guide, guide
 from monai_histodiff.diffusion.schedules import NoiseSchedule, log_snr_grid
 from monai_histodiff.diffusion.settings import MODES
 from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
@@ -481,17 +481,17 @@ def test_guide_checks_its_arguments(arguments: dict, message: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# ------------ autoguidance
+# ------------ guidance without a classifier
 
 
 @pytest.mark.parametrize("weight", [1.0, 1.5, 3.0])
 @pytest.mark.parametrize("name", ["cosine", "flow"])
-def test_autoguided_score_is_that_of_the_weighted_densities(name: str, weight: float) -> None:
+def test_the_score_is_that_of_the_weighted_densities(name: str, weight: float) -> None:
     """At each noise level it follows ``p^w q^(1 - w)``: for Gaussians, precisions add with the
     weights ``w`` and ``1 - w``.
     """
     schedule = NoiseSchedule.named(name)
-    denoise = autoguide(
+    denoise = condition_guide(
         gaussian_denoiser(schedule, 0.0, 0.5),
         gaussian_denoiser(schedule, 0.0, 0.9),
         weight,
@@ -509,41 +509,41 @@ def test_autoguided_score_is_that_of_the_weighted_densities(name: str, weight: f
 
 
 @pytest.mark.parametrize("weight", [1.5, 2.0])
-def test_autoguided_samples_of_a_too_wide_model_are_nearer_to_the_data(weight: float) -> None:
-    """Data of width 0.5; a model that makes it 0.6 wide, and a weak one of the same fault, 0.7."""
+def test_samples_of_a_too_wide_model_are_nearer_to_the_data(weight: float) -> None:
+    """Data of width 0.5; a model that makes it 0.6 wide, and, without its condition, 0.7."""
     schedule = NoiseSchedule.named("cosine")
-    better, weak = gaussian_denoiser(schedule, 0.0, 0.6), gaussian_denoiser(schedule, 0.0, 0.7)
+    better, plain = gaussian_denoiser(schedule, 0.0, 0.6), gaussian_denoiser(schedule, 0.0, 0.7)
     start = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)) * schedule.start_std
     widths = [
         float(dpmpp_2m(denoise, start, schedule, log_snr_grid(schedule, 50)).std())
-        for denoise in (better, autoguide(better, weak, weight, schedule))
+        for denoise in (better, condition_guide(better, plain, weight, schedule))
     ]
     assert widths[0] == pytest.approx(0.6, abs=0.02) and abs(widths[1] - 0.5) < 0.75 * abs(
         widths[0] - 0.5
     )
 
 
-def test_autoguidance_of_weight_one_does_not_evaluate_the_weak_model() -> None:
+def test_a_scale_of_one_does_not_evaluate_the_plain_model() -> None:
     def never(z: Tensor, t: Tensor) -> Tensor:
         raise AssertionError("evaluated")
 
     denoise = gaussian_denoiser(COSINE, 0.0, 1.0)
-    assert autoguide(denoise, never, 1.0, COSINE) is denoise
+    assert condition_guide(denoise, never, 1.0, COSINE) is denoise
 
 
-def test_weak_model_is_not_evaluated_outside_the_interval() -> None:
+def test_the_plain_model_is_not_evaluated_outside_the_interval() -> None:
     times: list[float] = []
-    better, weak = gaussian_denoiser(COSINE, 0.0, 0.5), gaussian_denoiser(COSINE, 0.0, 0.9)
+    better, plain = gaussian_denoiser(COSINE, 0.0, 0.5), gaussian_denoiser(COSINE, 0.0, 0.9)
 
     def watched(z: Tensor, t: Tensor) -> Tensor:
         times.extend(t.tolist())
-        return weak(z, t)
+        return plain(z, t)
 
-    denoise, z = autoguide(better, watched, 2.0, COSINE, (-2.0, 3.0)), torch.ones(1, 3)
+    denoise, z = condition_guide(better, watched, 2.0, COSINE, (-2.0, 3.0)), torch.ones(1, 3)
     grid = log_snr_grid(COSINE, 42)[:, None]
     for t in grid:
         inside = -2.0 <= float(COSINE.log_snr(t)) <= 3.0
-        expected = 2 * better(z, t) - weak(z, t) if inside else better(z, t)
+        expected = 2 * better(z, t) - plain(z, t) if inside else better(z, t)
         assert torch.allclose(denoise(z, t), expected, atol=1e-5)
     assert (
         times == [float(t) for t in grid if -2.0 <= float(COSINE.log_snr(t)) <= 3.0]
@@ -554,15 +554,6 @@ def test_weak_model_is_not_evaluated_outside_the_interval() -> None:
     assert torch.allclose(rows[0], better(z, grid[3])[0]) and not torch.allclose(
         rows[1], better(z, grid[21])[0]
     )
-
-
-@pytest.mark.parametrize("weight", [0.99, -1.0, math.nan, math.inf])
-def test_autoguidance_weight_out_of_range(weight: float) -> None:
-    denoise = gaussian_denoiser(COSINE, 0.0, 1.0)
-    with pytest.raises(
-        ValueError, match=f"autoguidance weight must be at least 1 and finite, got {weight}"
-    ):
-        autoguide(denoise, denoise, weight, COSINE)
 
 
 def test_the_first_step_and_sample_that_is_not_finite_is_named() -> None:

@@ -4,7 +4,6 @@ step and class.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
@@ -35,26 +34,15 @@ VARIANTS: list[dict[str, Any]] = [
     {"solver": "ddim", "eta": 1.0},
     {"mode": "x0"},
     {"mode": "clean"},
-    {"autoguidance": 2.0},
     {"stop": 2.0},
     {"stop": 2.0, "solver": "ddim", "eta": 1.0},
 ]
 
 
 @pytest.fixture
-def weak(model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]) -> LatentDiffusion:
-    """Another UNet for the same latents."""
-    other = copy.deepcopy(model)
-    other.unet = make_model(seed=9).unet
-    return other
-
-
-@pytest.fixture
-def make_sampler(
-    model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion
-) -> Callable[..., GuidedSampler]:
+def make_sampler(model: LatentDiffusion, guide: LatentClassifier) -> Callable[..., GuidedSampler]:
     return lambda **options: GuidedSampler(
-        model, guide, **{"steps": 4, "progress": False, "weak": weak, **options}
+        model, guide, **{"steps": 4, "progress": False, **options}
     )
 
 
@@ -465,61 +453,6 @@ def test_temperature_and_cap_reach_the_guide(make_sampler: MakeSampler) -> None:
     assert 0 < moved[0] < 0.2 * moved[1], "a lower cap guides less"
 
 
-def test_autoguidance_leads_away_from_the_weak_model(
-    model: LatentDiffusion,
-    weak: LatentDiffusion,
-    guide: LatentClassifier,
-    make_sampler: MakeSampler,
-) -> None:
-    plain = GuidedSampler(model, guide, steps=4, progress=False).latents(LABELS, SEEDS)
-    assert torch.equal(make_sampler().latents(LABELS, SEEDS), plain), (
-        "weight 1: as without a weak model"
-    )
-    itself = make_sampler(weak=model, autoguidance=3.0).latents(LABELS, SEEDS)
-    assert torch.allclose(itself, plain, atol=1e-4), "a model does not lead away from itself"
-    worse = GuidedSampler(weak, guide, steps=4, progress=False).latents(LABELS, SEEDS)
-    away = make_sampler(autoguidance=1.3).latents(LABELS, SEEDS)
-    assert float(((away - plain) * (plain - worse)).sum()) > 0 and not torch.allclose(
-        away, plain, atol=1e-2
-    )
-    unconditional = [
-        GuidedSampler(model, steps=4, progress=False, weak=weak, autoguidance=w)(None, SEEDS)
-        for w in (1.0, 2.0)
-    ]
-    assert not torch.allclose(*unconditional, atol=1e-2), "it needs no guide"
-
-
-def test_a_weak_model_at_work(
-    model: LatentDiffusion, weak: LatentDiffusion, guide: LatentClassifier
-) -> None:
-    """The first step of autoguidance is that of the extrapolated denoiser; classifier guidance
-    goes around it.
-    """
-    options: dict[str, Any] = {
-        "steps": 1,
-        "progress": False,
-        "scale": 4.0,
-        "interval": (-100.0, 100.0),
-        "cap": 1e6,
-    }
-    found = GuidedSampler(model, guide, weak=weak, autoguidance=2.5, **options).latents([1], [3])
-    schedule = model.schedule
-    noise = (
-        torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(3))
-        * schedule.start_std
-    )
-    with torch.no_grad():
-        denoise = guided(
-            lambda z, t: weak.denoise(z, t) + 2.5 * (model.denoise(z, t) - weak.denoise(z, t)),
-            class_log_prob(guide.eval(), torch.tensor([1])),
-            schedule,
-            scale=4.0,
-            cap=1e6,
-        )
-        truth = dpmpp_2m(denoise, noise, schedule, log_snr_grid(schedule, 1))
-    assert torch.allclose(found, truth, atol=1e-4)
-
-
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
 def test_after_the_stop_the_estimate_is_taken(model: LatentDiffusion, solver: str) -> None:
     found = GuidedSampler(model, steps=4, solver=solver, stop=1.5, progress=False).latents(
@@ -537,7 +470,7 @@ def test_after_the_stop_the_estimate_is_taken(model: LatentDiffusion, solver: st
 
 
 def test_settings_make_the_same_sampler_again(
-    model: LatentDiffusion, guide: LatentClassifier, weak: LatentDiffusion
+    model: LatentDiffusion, guide: LatentClassifier
 ) -> None:
     options: dict[str, Any] = {
         "steps": 3,
@@ -553,20 +486,19 @@ def test_settings_make_the_same_sampler_again(
         "exemplar_scale": 2.0,
         "exemplar_mix": 0.5,
         "exemplar_noise": 0.25,
-        "autoguidance": 1.5,
         "bfloat16": True,
     }
-    sampler = GuidedSampler(model, guide, progress=False, max_batch=2, weak=weak, **options)
+    sampler = GuidedSampler(model, guide, progress=False, max_batch=2, **options)
     stored = json.loads(json.dumps(asdict(sampler.settings)))
     assert stored == {**options, "class_scale": 1.0, "size": 32}, (
         "all of them are said, and what they are here"
     )
     assert torch.allclose(
-        GuidedSampler(model, guide, progress=False, weak=weak, **stored)([1, 2, 0], [1, 2, 3]),
+        GuidedSampler(model, guide, progress=False, **stored)([1, 2, 0], [1, 2, 3]),
         sampler([1, 2, 0], [1, 2, 3]),
         atol=1e-5,
     )
-    assert sampler.replace(steps=4).weak is weak
+    assert sampler.replace(steps=4).guide is guide
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -590,8 +522,7 @@ def test_networks_see_bfloat16_where_asked(make_sampler: MakeSampler) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [*VARIANTS, *({"mode": "x0", **more} for more in ({"autoguidance": 2.0}, {"scale": 0.0}))]
-    + [{"mode": "x0", "scale": 0.5}],
+    [*VARIANTS, {"mode": "x0", "scale": 0.0}, {"mode": "x0", "scale": 0.5}],
     ids=str,
 )
 @pytest.mark.parametrize("interval", [(-3.0, 2.0), (-99.0, 99.0), (50.0, 60.0)])
@@ -604,15 +535,11 @@ def test_evaluations_are_counted(
 
 def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
     """The type of each output of a UNet while one patch is sampled."""
-    assert sampler.weak is not None
     seen: list[torch.dtype] = []
-    hooks = [
-        m.unet.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-        for m in (sampler.model, sampler.weak)
-    ]
+    unet = sampler.model.unet
+    hook = unet.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     sampler([0], [0])
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
     return seen
 
 
@@ -656,14 +583,7 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
         ),
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"temperature": NAN}, "temperature must be positive and finite, got nan"),
-        ({"autoguidance": 0.9}, "autoguidance weight must be at least 1 and finite, got 0.9"),
-        ({"autoguidance": NAN}, "autoguidance weight must be at least 1 and finite, got nan"),
-        ({"autoguidance": math.inf}, "autoguidance weight must be at least 1 and finite, got inf"),
         ({"bfloat16": "yes"}, "bfloat16 must be True, False or None, got 'yes'"),
-        (
-            {"autoguidance": 2.0, "weak": None},
-            "autoguidance needs a weak model, got weight 2.0 and none",
-        ),
     ],
 )
 def test_argument_out_of_range(
@@ -671,43 +591,6 @@ def test_argument_out_of_range(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
-
-
-@pytest.mark.parametrize("other", [{"seed": 0, "patch_size": 16}, {"seed": 9}], ids=str)
-def test_weak_model_of_other_latents_is_refused(
-    other: dict[str, Any], model: LatentDiffusion, make_model: Callable[..., LatentDiffusion]
-) -> None:
-    with pytest.raises(
-        ValueError,
-        match="the weak model must have the latents and the noise schedule of the model",
-    ):
-        GuidedSampler(model, weak=make_model(**other))
-
-
-@pytest.mark.parametrize(
-    "name", ["latent_mean", "latent_std", "schedule.log_snr_table", "schedule.is_flow"]
-)
-def test_weak_model_of_another_scale_or_schedule_is_refused(
-    name: str, model: LatentDiffusion, weak: LatentDiffusion
-) -> None:
-    GuidedSampler(model, weak=weak)
-    value = weak.get_buffer(name)
-    value.copy_(~value if value.dtype == torch.bool else value * 2 + 1)
-    with pytest.raises(
-        ValueError,
-        match="the weak model must have the latents and the noise schedule of the model",
-    ):
-        GuidedSampler(model, weak=weak)
-
-
-def test_a_weak_model_may_have_another_decoder(
-    model: LatentDiffusion, weak: LatentDiffusion
-) -> None:
-    plain = GuidedSampler(model, weak=weak, autoguidance=2.0, steps=3)(None, range(2))
-    for parameter in weak.autoencoder.decoder.parameters():
-        nn.init.normal_(parameter)
-    again = GuidedSampler(model, weak=weak, autoguidance=2.0, steps=3)(None, range(2))
-    assert torch.equal(again, plain)
 
 
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
