@@ -18,7 +18,7 @@ from monai.utils import CommonKeys
 from PIL import Image
 from torch import Tensor, nn
 
-from monai_histodiff.bundle.claim import Claim
+from monai_histodiff.bundle.lock import FolderLock
 from monai_histodiff.data.patch_files import SCALE, PatchRecord, write_patches
 from monai_histodiff.data.pixels import patch_grid, resampled, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
@@ -164,7 +164,7 @@ class PatchWriter:
         self.critic, self.accepted_only = critic, accepted_only
         self.sampler, self.made_at = sampler, model_um_per_px
         self.um_per_px = model_um_per_px if um_per_px is None else um_per_px
-        self._claim = Claim(self.root / "samples_run.json")
+        self._lock = FolderLock(self.root / "samples_run.json")
         if sampler is not None and um_per_px is not None:
             self._side(sampler.size)
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -177,7 +177,7 @@ class PatchWriter:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def check(self) -> None:
-        """Refuse a folder that holds samples already, and claim it until they are written.
+        """Refuse a folder that holds samples already, and lock it until they are written.
 
         Raises:
             FileExistsError: the folder ``samples`` exists and is not empty, or another process
@@ -189,7 +189,7 @@ class PatchWriter:
                 f"output_dir must be new, got '{self.root}', which holds 'samples' already: "
                 "choose another"
             )
-        self._claim.take({"stage": "inference"})
+        self._lock.take({"stage": "inference"})
 
     def fail(self, engine: Engine, error: BaseException) -> None:
         """Let others have the folder, and let the error go on.
@@ -197,7 +197,7 @@ class PatchWriter:
         Raises:
             BaseException: the engine's error.
         """
-        self._claim.release()
+        self._lock.release()
         raise error
 
     def gather(self, engine: Engine) -> None:
@@ -253,7 +253,7 @@ class PatchWriter:
         if len(patches):
             Image.fromarray(patch_grid(patches)).save(self.root / "samples.png")
         self._parts.clear()
-        self._claim.release()
+        self._lock.release()
         return target
 
     def _scaled(self, patches: Tensor) -> Tensor:

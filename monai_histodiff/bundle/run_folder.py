@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
-from monai_histodiff.bundle.claim import Claim
+from monai_histodiff.bundle.lock import FolderLock
 from monai_histodiff.bundle.provenance import (
     check_files,
     describe_files,
@@ -44,7 +44,7 @@ class RunFolder:
     """The folder of one run: the training stage fills it, the evaluation adds to it.
 
     Args:
-        root: the folder, ``output_dir`` of the configs. Nothing is made before :meth:`claim`.
+        root: the folder, ``output_dir`` of the configs. Nothing is made before :meth:`lock`.
 
     Attributes:
         record: who works in it, or worked in it last.
@@ -76,14 +76,16 @@ class RunFolder:
     def check_new(self) -> None:
         """Refuse a folder in which a run works, or that holds one already; changes nothing.
 
-        What a run left that did not come to its end is no run: see :meth:`claim`.
+        What a run left that did not come to its end is no run: see :meth:`lock`.
 
         Raises:
             FileExistsError: another process works there, or there are files of a run.
         """
-        Claim(self.record).check()
+        FolderLock(self.record).check()
         found = [name for name in (*MADE, "outcome.json") if (self.root / name).exists()]
-        if found and (self.outcome.exists() or Claim(self.record).content.get("stage") != STAGE):
+        if found and (
+            self.outcome.exists() or FolderLock(self.record).content.get("stage") != STAGE
+        ):
             raise FileExistsError(
                 f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
                 "choose another, or judge its candidates anew: --replace True, of the evaluation"
@@ -95,7 +97,7 @@ class RunFolder:
         Raises:
             FileExistsError: another process works there, or there are results.
         """
-        Claim(self.record).check()
+        FolderLock(self.record).check()
         found = [path.name for path in (self.results, self.report) if path.exists()]
         if found and not replace:
             held = " and ".join(found)
@@ -105,8 +107,8 @@ class RunFolder:
                 f"{held}: add --replace True (nothing is trained again)"
             )
 
-    def claim(self, stage: str = STAGE, replace: bool = False) -> str:
-        """Claim the folder for this process, until :meth:`release` or its end.
+    def lock(self, stage: str = STAGE, replace: bool = False) -> str:
+        """Lock the folder for this process, until :meth:`release` or its end.
 
         The training stage starts with a folder of its own: what an unfinished run left is
         removed, down to drafts, but for the cache, whose files tell what they depend on. The
@@ -124,9 +126,9 @@ class RunFolder:
         else:
             self.check_unevaluated(replace)
             run, own = str(self.read_outcome()["run"]), JUDGED
-        claim = Claim(self.record)
-        before = claim.content
-        claim.take({"run": run, "stage": stage, "version": __version__})
+        lock = FolderLock(self.record)
+        before = lock.content
+        lock.take({"run": run, "stage": stage, "version": __version__})
         left = [name for name in own if (self.root / name).exists()]
         for path in (self.root / name for name in left):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -142,8 +144,8 @@ class RunFolder:
         return run
 
     def release(self) -> None:
-        """The work is done: others may claim the folder."""
-        Claim(self.record).release()
+        """The work is done: others may have the folder."""
+        FolderLock(self.record).release()
 
     # ------------------------------------------------------------------- which patches were used
 
@@ -220,7 +222,7 @@ class RunFolder:
         found: Sequence[str] = (),
     ) -> Path:
         """Write ``candidates/``, ``bank/`` (the accepted ones) and, last, ``outcome.json``:
-        counts, thresholds, speed, settings, and the hashes of all files of the run. The claim
+        counts, thresholds, speed, settings, and the hashes of all files of the run. The lock
         ends.
 
         Args:
@@ -237,7 +239,7 @@ class RunFolder:
             The path of ``outcome.json``, of which the report repeats a part.
         """
         provenance = {
-            "run": str(Claim(self.record).content.get("run", "")),
+            "run": str(FolderLock(self.record).content.get("run", "")),
             "version": __version__,
             **outcome_of(candidates, classes, selector, sampler),
             **{"settings": dict(settings or {}), "found": list(found)},

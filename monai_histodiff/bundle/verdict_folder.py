@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monai_histodiff._version import __version__
-from monai_histodiff.bundle.claim import Claim
+from monai_histodiff.bundle.lock import FolderLock
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.tables import write_table
 from monai_histodiff.selection.foreign import Judged
@@ -30,7 +30,7 @@ class VerdictFolder:
     """The folder of one verdict.
 
     Args:
-        root: the folder, ``output_dir`` of the config. Nothing is made before :meth:`claim`.
+        root: the folder, ``output_dir`` of the config. Nothing is made before :meth:`lock`.
 
     Attributes:
         record: who works in it, or worked in it last.
@@ -53,14 +53,14 @@ class VerdictFolder:
         Raises:
             FileExistsError: it is one of these.
         """
-        Claim(self.record).check()
+        FolderLock(self.record).check()
         if found := [n for n in ("outcome.json", "candidates") if (self.root / n).exists()]:
             raise FileExistsError(
                 f"output_dir must not be that of a training run, got '{self.root}', which holds "
                 f"'{found[0]}': choose another"
             )
         found = [name for name in OWN if (self.root / name).exists()]
-        if found and Claim(self.record).content.get("stage") != STAGE:
+        if found and FolderLock(self.record).content.get("stage") != STAGE:
             raise FileExistsError(
                 f"output_dir must be new, or that of a verdict, got '{self.root}', which holds "
                 f"'{found[0]}', and no verdict has written it: choose another"
@@ -71,21 +71,21 @@ class VerdictFolder:
                 "choose another, or add --replace True (no arm is trained again)"
             )
 
-    def claim(self, replace: bool = False) -> None:
-        """Claim the folder for this process, and remove what an earlier verdict wrote there, but
+    def lock(self, replace: bool = False) -> None:
+        """Lock the folder for this process, and remove what an earlier verdict wrote there, but
         for the cache.
 
         Raises:
             FileExistsError: as :meth:`check`.
         """
         self.check(replace)
-        Claim(self.record).take({"stage": STAGE, "version": __version__})
+        FolderLock(self.record).take({"stage": STAGE, "version": __version__})
         for path in (self.root / name for name in OWN):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """The work is done: others may claim the folder."""
-        Claim(self.record).release()
+        """The work is done: others may have the folder."""
+        FolderLock(self.record).release()
 
     def keep(self, judged: Judged, path: str | os.PathLike[str], second: bool = False) -> Path:
         """Write what became of each picture of a set, and what is worth keeping of it.

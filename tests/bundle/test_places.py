@@ -58,7 +58,7 @@ def test_a_verdict_removes_only_what_a_verdict_wrote(
     for stage in (None, "train"):
         if stage:
             (tmp_path / "run.json").write_text(json.dumps({"stage": stage}))
-        for call in (folder.check, folder.claim):
+        for call in (folder.check, folder.lock):
             with pytest.raises(FileExistsError, match="and no verdict has written it: choose"):
                 call(replace)
     assert (tmp_path / name).read_text() == "mine"
@@ -66,10 +66,10 @@ def test_a_verdict_removes_only_what_a_verdict_wrote(
 
 def test_what_a_verdict_left_half_done_makes_room(tmp_path: Path) -> None:
     folder = VerdictFolder(tmp_path / "out")
-    folder.claim()
+    folder.lock()
     (folder.root / "accepted").mkdir()
     folder.release()
-    folder.claim()
+    folder.lock()
     assert not (folder.root / "accepted").exists()
     folder.release()
 
@@ -79,7 +79,7 @@ def test_a_training_stage_removes_only_what_one_left(tmp_path: Path) -> None:
     (tmp_path / "candidates").mkdir()
     (tmp_path / "run.json").write_text(json.dumps({"stage": "verdict"}))
     with pytest.raises(FileExistsError, match="which holds 'candidates' already"):
-        RunFolder(tmp_path).claim()
+        RunFolder(tmp_path).lock()
     (tmp_path / "run.json").write_text(json.dumps({"stage": "train"}))
     RunFolder(tmp_path).check_new()
 

@@ -49,7 +49,7 @@ class Sampler:
 def finish(root: Path, parts: Parts, candidates: Candidates) -> RunFolder:
     """What a training stage does with a folder, without the trainings."""
     folder, sampler = RunFolder(root), Sampler()
-    folder.claim()
+    folder.lock()
     folder.models.mkdir()
     for name in ("guide", "critic", "generator"):
         torch.save({"w": torch.ones(3)}, getattr(folder, name))
@@ -70,7 +70,7 @@ def done(parts: Parts, candidates: Candidates, tmp_path: Path) -> RunFolder:
 
 HOLD = (
     "import sys, time; from monai_histodiff.bundle.run_folder import RunFolder; "
-    "RunFolder(sys.argv[1]).claim(); print('held', flush=True); time.sleep(60)"
+    "RunFolder(sys.argv[1]).lock(); print('held', flush=True); time.sleep(60)"
 )
 
 
@@ -91,7 +91,7 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
     process = hold(root)
     try:
         folder, start = RunFolder(root), time.perf_counter()
-        for refused in (folder.check_new, folder.claim, folder.check_unevaluated):
+        for refused in (folder.check_new, folder.lock, folder.check_unevaluated):
             with pytest.raises(
                 FileExistsError,
                 match=rf"must be free, got '{root}', where process {process.pid} on .* has worked "
@@ -110,14 +110,14 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
     leftovers.append(root / f".candidates.{'0' * 32}.part")
     leftovers[-1].mkdir()
     with caplog.at_level(logging.WARNING):
-        run = folder.claim()
+        run = folder.lock()
     assert "what the run of" in caplog.text and "models/generator.pt" in caplog.text
     assert not any(path.exists() for path in leftovers)
     assert (folder.cache / "kept.npz").exists() and (root / "mine.txt").exists()
     record = json.loads(folder.record.read_text())
     assert (record["run"], record["pid"], record["stage"]) == (run, os.getpid(), "train")
     assert record["version"] == __version__ and record["finished"] is None
-    assert folder.claim() != run, "a process may begin again what it holds"
+    assert folder.lock() != run, "a process may begin again what it holds"
     folder.release()
     assert json.loads(folder.record.read_text())["finished"] is not None
     process = hold(root)
@@ -130,7 +130,7 @@ def test_a_folder_of_no_known_run_is_not_touched(tmp_path: Path) -> None:
     folder.models.mkdir()
     folder.check_new()
     folder.generator.write_text("somebody's")
-    for refused in (folder.check_new, folder.claim):
+    for refused in (folder.check_new, folder.lock):
         with pytest.raises(FileExistsError, match="which holds 'models/generator.pt' already"):
             refused()
     assert folder.generator.read_text() == "somebody's" and not folder.record.exists()
@@ -138,10 +138,10 @@ def test_a_folder_of_no_known_run_is_not_touched(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_claimed_for_its_evaluation_only(done: RunFolder) -> None:
     with pytest.raises(FileExistsError, match="which holds 'candidates' already: choose another"):
-        done.claim()
+        done.lock()
     draft = done.root / f".results.json.{'0' * 32}.part"
     draft.write_text("half")
-    assert done.claim("evaluate") == done.read_outcome()["run"]
+    assert done.lock("evaluate") == done.read_outcome()["run"]
     assert json.loads(done.record.read_text())["stage"] == "evaluate" and not draft.exists()
     done.check_files()
     done.release()
@@ -170,9 +170,9 @@ def test_an_evaluation_that_replaces_begins_without_the_old_results(done: RunFol
         path.parent.mkdir(exist_ok=True)
         path.write_text("old")
     with pytest.raises(FileExistsError, match="which holds results.json and report.html: add"):
-        done.claim("evaluate")
+        done.lock("evaluate")
     assert all(path.read_text() == "old" for path in (*outputs, *kept))
-    done.claim("evaluate", replace=True)
+    done.lock("evaluate", replace=True)
     assert not any(path.exists() for path in outputs)
     assert all(path.read_text() == "old" for path in kept)
     done.check_files()
@@ -284,7 +284,7 @@ def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
     critic = PatchCritic([torch.nn.Identity()], 3)
     judge: Any = SimpleNamespace(critic=critic, settings={})
     folder = RunFolder(tmp_path / "run")
-    folder.claim()
+    folder.lock()
     folder.models.mkdir()
     torch.save({}, folder.guide)
     folder.finish(task, candidates, judge, sampler, {"quota": 4}, ("2 are blank",))

@@ -94,7 +94,7 @@ def told(
 ) -> tuple[dict[str, Any], str]:
     """Results and page of a verdict."""
     folder = VerdictFolder(out)
-    folder.claim()
+    folder.lock()
     sets = open_sets(str(folders[0]), str(folders[1]) if folders[1:] else "", real, 32)
     judge_and_report(
         folder,
@@ -423,14 +423,14 @@ def test_a_folder_is_not_written_over(left: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "outcome.json").write_text("{}")
     with pytest.raises(FileExistsError, match="must not be that of a training run"):
-        folder.claim(True)
+        folder.lock(True)
     (tmp_path / "run" / "outcome.json").unlink()
     for name in (left, "accepted.csv"):
         (tmp_path / "run" / name).write_text("")
     (tmp_path / "run" / "run.json").write_text('{"stage": "verdict"}')
     with pytest.raises(FileExistsError, match="output_dir must be new"):
-        folder.claim()
-    folder.claim(True)
+        folder.lock()
+    folder.lock(True)
     folder.release()
     assert not (tmp_path / "run" / left).exists()
 

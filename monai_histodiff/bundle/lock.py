@@ -16,20 +16,20 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows: a claim is then a record only
+except ImportError:  # Windows: a lock is then a record only
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Claim"]
+__all__ = ["FolderLock"]
 
 HELD: dict[Path, int] = {}  # open files, by the record that this process has locked
 logger = logging.getLogger(__name__)
 
 
-class Claim:
+class FolderLock:
     """The right to write into a folder, held by one process at a time.
 
     The record is a JSON file whose lock the system releases when the process ends, however it
-    ends: a record without a lock is that of a run that is over. A process may claim anew what it
+    ends: a record without a lock is that of a run that is over. A process may take anew what it
     holds already.
 
     Args:
@@ -41,7 +41,7 @@ class Claim:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the last claim recorded; empty if there was none, or if its record is damaged."""
+        """What the last holder recorded; empty if there was none, or if its record is damaged."""
         with suppress(OSError, ValueError):
             found = json.loads(self.path.read_text(encoding="utf-8"))
             return found if isinstance(found, dict) else {}
@@ -51,16 +51,16 @@ class Claim:
         """Refuse a folder in which another process works.
 
         Raises:
-            FileExistsError: another process holds the claim; the message tells which.
+            FileExistsError: another process holds it; the message tells which.
         """
         if self.path.is_file() and self.path.resolve() not in HELD:
             os.close(self._locked())
 
     def take(self, content: Mapping[str, Any]) -> None:
-        """Claim the folder, and record who has it since when, beside the content.
+        """Take the lock, and record who has it since when, beside the content.
 
         Raises:
-            FileExistsError: another process holds the claim; the message tells which.
+            FileExistsError: another process holds it; the message tells which.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         held = self.path.resolve()
@@ -70,7 +70,7 @@ class Claim:
         self._write(HELD[held], {**content, **who})
 
     def release(self) -> None:
-        """Record that the work is done, and let others claim the folder."""
+        """Record that the work is done, and let others have the folder."""
         file = HELD.pop(self.path.resolve(), None)
         if file is not None:
             self._write(file, {**self.content, "finished": _now()})
