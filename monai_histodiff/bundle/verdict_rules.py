@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 __all__ = [
@@ -50,14 +51,31 @@ def agreement(told: Mapping[str, Any]) -> str:
     """What the critic says of the labels, beside what it says of real ones."""
     return (
         f"critic gives their label to {told['taught']:.0%} of the pictures, and to "
-        f"{told['expected']:.0%} of real patches that it has not seen"
+        f"{told['expected']:.0%} of real patches of the same classes that it has not seen"
     )
 
 
 def misfits(told: Mapping[str, Any]) -> bool:
-    """Whether the critic gives the pictures their labels more rarely than chance lets it."""
-    right = round(told["pictures"] * told["taught"])
-    return chance(0, right, told["pictures"], told["expected"]) < CHANCE
+    """Whether the critic gives the pictures their labels more rarely than chance lets it, were the
+    share of real patches of the same classes the lowest that the few labelled ones allow. Results
+    before version 0.27 do not tell how many these are: of them it is not said.
+    """
+    rows = [row for row in told.get("classes", {}).values() if row["pictures"]]
+    if not rows or not all(row.get("labelled") for row in rows):
+        return False
+    right, total = round(told["pictures"] * told["taught"]), sum(row["pictures"] for row in rows)
+    shares = [(row["pictures"] / total, *_lowest(row["right"], row["labelled"])) for row in rows]
+    mean = sum(weight * share for weight, share, _ in shares)
+    below = sum((weight * (share - least)) ** 2 for weight, share, least in shares) ** 0.5
+    return chance(0, right, told["pictures"], mean - below) < CHANCE
+
+
+def _lowest(right: int, total: int) -> tuple[float, float]:
+    """A share, and the lowest true one that :data:`CHANCE` allows: Wilson's bound (JASA 1927)."""
+    z = NormalDist().inv_cdf(1 - CHANCE)
+    share, extra = right / total, z * z / total
+    half = z * (share * (1 - share) / total + extra / (4 * total)) ** 0.5
+    return share, (share + extra / 2 - half) / (1 + extra)
 
 
 def is_far(told: Mapping[str, Any]) -> bool:

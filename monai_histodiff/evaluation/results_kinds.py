@@ -77,10 +77,22 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "foreign": ("a mapping", _mapping),
     "foreign#sets": (
-        "a list of mappings",
-        lambda v: isinstance(v, list) and bool(v) and _all(_mapping, v),
+        "a list of mappings, with counts of each class",
+        lambda v: isinstance(v, list) and bool(v) and _all(_set, v),
     ),
 }
+
+
+def _set(value: Any) -> bool:
+    return _mapping(value) and _mapping(rows := value.get("classes", {})) and _all(_class, rows)
+
+
+def _class(value: Any) -> bool:
+    """Counts of pictures, and of labelled patches and those of them that are told right."""
+    if not _mapping(value):
+        return False
+    counts = [value.get("pictures"), value.get("labelled", 0), value.get("right", 0)]
+    return all(map(is_whole, counts)) and 0 <= counts[2] <= counts[1]
 
 
 def _file(value: Any) -> bool:

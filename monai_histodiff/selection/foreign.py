@@ -41,8 +41,8 @@ class Judged:
             better.
         unlike: how many pictures are unlike all real training patches.
         taught: share, in [0, 1], of the pictures whose label is the critic's first choice.
-        expected: the same of the labelled real patches, each judged by the member that has not
-            seen it.
+        labelled: how many labelled real patches there are of each class, ``K``.
+        right: how many of these are of their class to the member that has not seen them, ``K``.
         usual: share of the held-out real patches that count as copies by the same rule.
         usual_unlike: share of them that count as unlike.
         called: the critic's first choice for each picture, ``N``.
@@ -59,12 +59,19 @@ class Judged:
     twins: int
     unlike: int
     taught: float
-    expected: float
+    labelled: Tensor
+    right: Tensor
     usual: float
     usual_unlike: float
     called: Tensor
     soft: int
     usual_soft: float
+
+    @property
+    def expected(self) -> float:
+        """:attr:`taught` of labelled real patches, in the set's own shares of the classes."""
+        shares, own = self.right / self.labelled, self.candidates.labels
+        return float(shares.double()[own].mean())
 
     def nearest_names(self) -> list[str]:
         """The real training patch nearest to each picture, by the name that tells it from those of
@@ -80,7 +87,8 @@ class Judged:
 
     def by_class(self) -> dict[str, dict[str, Any]]:
         """Of the pictures of each class of the real set, how many there are (``pictures``), are
-        kept (``accepted``) and are of which class to the critic (``called``).
+        kept (``accepted``) and are of which class to the critic (``called``); and how many real
+        patches are ``labelled``, and told ``right`` by the member that has not seen them.
         """
         found, names = self.candidates, self.train.classes
         return {
@@ -88,6 +96,8 @@ class Judged:
                 "pictures": int(own.sum()),
                 "accepted": int((own & found.accepted).sum()),
                 "called": {n: int((own & (self.called == i)).sum()) for i, n in enumerate(names)},
+                "labelled": int(self.labelled[k]),
+                "right": int(self.right[k]),
             }
             for k, name in enumerate(names)
             for own in (found.labels == k,)
@@ -177,7 +187,9 @@ class Judge:
         self.usual_soft = float(self.soft(unseen).double().mean())
         own = torch.arange(len(labelled))
         first = critic.probabilities(labelled.images(size), own).argmax(1)
-        self.expected = float((first == labelled.labels).double().mean())
+        self.right = torch.bincount(
+            labelled.labels[first == labelled.labels], minlength=len(labelled.classes)
+        )
 
     def soft(self, images: Tensor) -> Tensor:
         """Which patches, uint8 ``N x 3 x H x W``, are softer than 99 in 100 of the real training
@@ -238,7 +250,8 @@ class Judge:
             len(repeated),
             int(unlike.sum()),
             taught,
-            self.expected,
+            torch.bincount(self.labelled.labels, minlength=len(classes)),
+            self.right,
             self.usual,
             self.usual_unlike,
             called,

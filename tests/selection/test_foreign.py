@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,9 @@ def test_exact_copies_are_refused_as_copies(judge: Judge, real: PatchSet, tmp_pa
     assert set(found.candidates.reasons) == {Reason.near_copy}
     assert told["copies"] == told["pictures"] == 24 and told["accepted"] == 0
     assert told["taught"] == 1 and told["expected"] == 1
+    assert {n: (row["labelled"], row["right"]) for n, row in told["classes"].items()} == {
+        name: (count, count) for name, count in train.counts().items()
+    }
     assert {name: (row["pictures"], row["accepted"]) for name, row in told["classes"].items()} == {
         name: (count, 0) for name, count in train.counts().items()
     }
@@ -180,6 +184,10 @@ def test_new_pictures_are_judged_by_their_labels(
     found = judged(judge, real, tmp_path / "right", images, right)
     kept = found.counts()["accepted"]
     assert kept >= 22 and found.taught == 1, "some are copies, or unlike, by chance"
+    counts = {"labelled": torch.tensor([8, 8, 8]), "right": torch.tensor([8, 8, 2])}
+    assert replace(found, **counts).expected == pytest.approx(0.75)
+    hard = judged(judge, real, tmp_path / "hard", images[20:], right[20:])
+    assert replace(hard, **counts).expected == pytest.approx(0.25), "of the classes of the set"
     wrong = [CLASSES[(CLASSES.index(name) + 1) % 3] for name in right]
     for name, row in found.by_class().items():
         own = [i for i, label in enumerate(right) if label == name]
