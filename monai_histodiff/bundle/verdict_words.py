@@ -16,6 +16,7 @@ from monai_histodiff.bundle.verdict_rules import (
     usual_rate,
 )
 from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.evaluation.comparisons import compared
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
@@ -212,7 +213,8 @@ def notes(
     if left := [arm for arm in arms if arm not in trained]:
         found.append(f"Not trained, as nothing was accepted: arms {', '.join(left)}.")
     if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:
-        foreseen = foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence
+        labels, claims = judge.test.labels.numpy(), len(compared(trained))
+        foreseen = foresee(labels, judge.test.groups, seeds, claims=claims).sentence
         found.append(forecast_note(foreseen, results["claims"]))
     precision = float(judge.critic.precision), float(judge.critic.target_precision)
     if not precision_warning(*precision):

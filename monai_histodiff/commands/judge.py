@@ -15,7 +15,7 @@ from monai_histodiff.bundle.provenance import check_files
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
-from monai_histodiff.evaluation.arms import COMPARISONS
+from monai_histodiff.evaluation.comparisons import COMPARISONS
 from monai_histodiff.evaluation.draws import rejudged
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds

@@ -21,7 +21,7 @@ from monai_histodiff.evaluation.real_banks import (
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
 
-__all__ = ["ARMS", "COMPARISONS", "Arm", "Material", "repeats_selected"]
+__all__ = ["ARMS", "Arm", "Material", "repeats_selected"]
 
 MIXING = 1.0  # share of the batches of arm D that are mixed
 
@@ -290,7 +290,3 @@ ARMS: Mapping[str, Arm] = {
         uncropped=True,
     ),
 }
-COMPARISONS = (
-    *("G-C", "G-F", "G-S", "G-K", "G-E", "G-M", "G-G0", "G-D", "G-B", "G-A"),
-    *("P-C", "P-E", "G2-C", "G-G2", "R-C"),
-)

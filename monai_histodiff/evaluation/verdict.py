@@ -233,9 +233,10 @@ def claims_of(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, 
     """The claims of differences, as in :func:`compare_arms`, with rules that are not met."""
     adjusted = holm({name: float(estimate.p()) for name, estimate in found.items()})
     claims: dict[str, dict[str, Any]] = {}
+    tested = sum(not math.isnan(p) for p in adjusted.values())
     for name, estimate in found.items():
-        row = {**describe(estimate), "detectable": float(estimate.detectable())}
-        claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
+        row = {**describe(estimate), "detectable": float(estimate.detectable(tested))}
+        claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=tested)
         claims[name] = {
             "p": float(estimate.p()),
             "detectable": math.nan if unmet else row["detectable"],

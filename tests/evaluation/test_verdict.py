@@ -52,6 +52,18 @@ def test_a_planted_gain_is_claimed_and_everything_is_plain() -> None:
     assert len(set(found["test"]["groups"])) == 40
 
 
+def test_what_could_have_been_found_counts_the_claims() -> None:
+    labels = np.arange(160) // 2 % 2
+    arms = {name: arm(0.6, labels, seed=i) for i, name in enumerate("CGF")}
+    groups = [f"p{i // 4}" for i in range(160)]
+    for comparisons in (["G-C"], ["G-C", "G-F"]):
+        claim = compare_arms(arms, labels, groups, ["a", "b"], comparisons)["claims"]["G-C"]
+        error = math.hypot(claim["group_error"], claim["run_error"])
+        quantile = stats.t.ppf(1 - 0.025 / len(comparisons), claim["freedom"])
+        least = error * (quantile + stats.t.ppf(0.8, claim["freedom"]))
+        assert claim["detectable"] == pytest.approx(least)
+
+
 @pytest.mark.parametrize(
     ("groups", "seeds", "told"),
     [
