@@ -44,10 +44,15 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "selection#accepted": ("a whole number", is_whole),
     "selection#candidates": ("a whole number", is_whole),
     "dataset#path": ("text", _text),
+    "dataset#classes": (
+        "a list of texts",
+        lambda v: v is None or isinstance(v, list) and _all(_text, v),
+    ),
     "settings#draw": ("a whole number", is_whole),
     "settings#labels_per_class": ("a whole number or text", lambda v: is_whole(v) or _text(v)),
     "shortfalls": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
     "notes": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
+    "arm_names": ("text for each arm", lambda v: _mapping(v) and _all(_text, v)),
     "arms": (
         "a list of numbers for each metric of each arm",
         lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_figures, m), v),
