@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["fit_temperature", "precision_at", "precision_threshold"]
 
 ROUNDING = 1e-3  # by which a row of probabilities may miss 1
+LEAST = 1e-6  # by which chance, 1 / K, may be missed by float32
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -58,8 +59,9 @@ def precision_threshold(
 
     Every pair of a sample and a class whose probability reaches the threshold counts as one
     assignment, right if the class is the sample's label. The threshold is never below chance,
-    ``1 / K``: where the classes are easy to tell apart, a modest target would else let patches
-    through that the critic takes for another class.
+    ``1 / K``: where the classes are easy to tell apart, a modest target would else let everything
+    through. Patches that the critic takes for another class may reach it: assign the most probable
+    class.
 
     Args:
         probabilities: calibrated, shape ``N x K``, of held-out real data.
@@ -100,7 +102,7 @@ def precision_threshold(
     last_of_ties = torch.ones_like(count, dtype=torch.bool)
     last_of_ties[:-1] = scores[1:] < scores[:-1]
     chance = 1 / probabilities.shape[1]
-    allowed = last_of_ties & (count >= least) & (scores >= chance)
+    allowed = last_of_ties & (count >= least) & (scores >= chance - LEAST)
     reached = (allowed & (precision >= target)).nonzero()
     best = torch.where(allowed, precision, -1.0).argmax()
     place = int(reached[-1]) if len(reached) else int(best)

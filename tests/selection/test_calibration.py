@@ -204,6 +204,10 @@ def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
 def test_a_critic_that_knows_nothing_is_at_chance() -> None:
     blind = torch.full((20, 2), 0.5, dtype=torch.float32)
     assert precision_threshold(blind, torch.arange(20) % 2, 0.9) == (0.5, 0.5)
+    for classes in range(5, 60):  # 1 / 25, in float32, is below 1 / 25
+        blind = torch.softmax(torch.zeros(2 * classes, classes), 1)
+        found = precision_threshold(blind, torch.arange(2 * classes) % classes, 0.9)
+        assert found == pytest.approx((1 / classes, 1 / classes), rel=1e-5)
 
 
 def test_certainty_is_a_probability() -> None:
@@ -294,10 +298,10 @@ def test_no_candidate_is_no_outcome() -> None:
     )
 
 
-def test_unless_asked_otherwise_a_label_need_not_be_the_most_probable() -> None:
+def test_a_label_must_be_the_most_probable_whatever_the_threshold() -> None:
+    """Of many classes the threshold may be so low that another class reaches it, too."""
     parts = torch.tensor([[0.4, 0.6]]), torch.tensor([0]), torch.ones(1), torch.zeros(1)
-    assert select(*parts, threshold=0.3).keep.tolist() == [True]
-    assert select(*parts, threshold=0.3, most_probable=True).keep.tolist() == [False]
+    assert select(*parts, threshold=0.3).reasons == [Reason.other_class]
 
 
 # --- guidance scale ---
