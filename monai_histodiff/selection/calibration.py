@@ -110,17 +110,18 @@ def precision_threshold(
 
 
 def precision_at(probabilities: Tensor, labels: Tensor, threshold: float) -> float:
-    """The share of assignments that are right, of all pairs of a sample and a class whose
-    probability reaches a threshold, as :func:`precision_threshold` counts them; 0 without any.
+    """The share of samples whose most probable class is their label, of those that reach a
+    threshold with it; 0 without any. So a critic labels patches; :func:`precision_threshold`
+    counts the other classes that reach the threshold, too, as it rests on few samples.
 
     Args:
         probabilities: shape ``N x K``.
         labels: class indices, shape ``N``.
-        threshold: lowest probability of an assignment.
+        threshold: lowest probability of a label.
     """
-    given = probabilities >= threshold
-    right = given.gather(1, labels[:, None])
-    return float(right.sum()) / max(1, int(given.sum()))
+    confidence, first = probabilities.max(1)
+    given = confidence >= threshold
+    return float((first == labels)[given].sum()) / max(1, int(given.sum()))
 
 
 def _check(values: Tensor, labels: Tensor, name: str) -> None:

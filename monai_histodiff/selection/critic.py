@@ -44,6 +44,7 @@ class PatchCritic(nn.Module):
         num_classes: number of classes.
 
     Attributes:
+        precision: of the labels that it gives with at least the threshold, on held-out patches.
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
     """
@@ -262,13 +263,12 @@ def fit_critic(
     critic.folds = fold
     critic.temperature.fill_(temperature)
     held_out = torch.softmax(logits / temperature, 1)
-    threshold, precision = precision_threshold(held_out, labels, target_precision)
+    threshold, _ = precision_threshold(held_out, labels, target_precision)
     if unlabelled is not None and len(unlabelled) and trusted_share:
         confidence = critic.of_patches(unlabelled, size).amax(1)
         threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
-        precision = precision_at(held_out, labels, threshold)
     critic.threshold.fill_(threshold)
-    critic.precision.fill_(precision)
+    critic.precision.fill_(precision_at(held_out, labels, threshold))
     critic.target_precision.fill_(target_precision)
     return critic
 

@@ -88,19 +88,26 @@ def test_the_threshold_holds_its_precision_on_fresh_data(target: float) -> None:
     assert float(right[assigned].float().mean()) == pytest.approx(target, abs=0.025)
 
 
-@pytest.mark.parametrize("target", [0.3, 0.7, 0.9])
-def test_the_precision_at_the_threshold_is_that_which_was_reached(target: float) -> None:
+def test_the_precision_that_is_told_is_that_of_the_labels_that_are_given() -> None:
+    """Above one half no other class reaches the threshold; below, others count for it alone."""
     _, probabilities, labels = calibrated(500, seed=3)
-    threshold, reached = precision_threshold(probabilities, labels, target)
+    threshold, reached = precision_threshold(probabilities, labels, 0.9)
+    assert threshold > 0.5
     assert precision_at(probabilities, labels, threshold) == pytest.approx(reached, abs=1e-12)
+    threshold, reached = precision_threshold(probabilities, labels, 0.6)
+    _, fresh, fresh_labels = calibrated(20000, seed=4)
+    sure = fresh.amax(1) >= threshold
+    right = (fresh.argmax(1) == fresh_labels)[sure].float().mean()
+    assert threshold < 0.5 and precision_at(probabilities, labels, threshold) > reached + 0.05
+    assert precision_at(fresh, fresh_labels, threshold) == pytest.approx(float(right))
 
 
 def test_the_precision_at_a_threshold_counts_by_hand() -> None:
     probabilities = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]])
     labels = torch.tensor([0, 0, 0])
     assert precision_at(probabilities, labels, 0.6) == pytest.approx(2 / 3)
-    assert precision_at(probabilities, labels, 0.4) == pytest.approx(2 / 4)
-    assert precision_at(probabilities, labels, 0.3) == pytest.approx(3 / 5)
+    assert precision_at(probabilities, labels, 0.3) == pytest.approx(2 / 3)
+    assert precision_at(probabilities, labels, 0.7) == pytest.approx(1 / 2)
     assert precision_at(probabilities, labels, 0.95) == 0.0, "no assignment"
 
 
