@@ -13,6 +13,7 @@ __all__ = [
     "chance",
     "distance",
     "is_far",
+    "leaks",
     "lost_classes",
     "misfits",
     "usual_rate",
@@ -20,6 +21,7 @@ __all__ = [
 
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
 FAR = 0.25  # of precision and recall of real patches, below which pictures do not look real
+EXACT = 2  # copies of test patches, pixel by pixel: one may be a blank tile, or one file astray
 FEW = 0.05  # share of the pictures of a class that is almost none
 
 
@@ -38,6 +40,14 @@ def chance(low: int, high: int, total: int, rate: float) -> float:
 def beyond(count: int, total: int, rate: float) -> bool:
     """Whether chance gives so many of a total less often than :data:`CHANCE`."""
     return chance(count, total, total, rate) < CHANCE
+
+
+def leaks(told: Mapping[str, Any]) -> bool:
+    """Whether the generator saw the test part: more pictures than chance gives are like test
+    patches, or some are these, pixel by pixel, which no chance gives (not told before 0.27).
+    """
+    exact = told.get("exact_test_copies", 0)
+    return exact >= EXACT or beyond(told["test_copies"], told["pictures"], usual_rate(told))
 
 
 def usual_rate(told: Mapping[str, Any], usual: str = "usual") -> float:

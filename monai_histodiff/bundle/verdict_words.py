@@ -11,6 +11,7 @@ from monai_histodiff.bundle.verdict_rules import (
     beyond,
     distance,
     is_far,
+    leaks,
     lost_classes,
     misfits,
     usual_rate,
@@ -44,7 +45,7 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
     refused = told.get("refused_copies", copies)  # versions before 0.22 do not tell
     labels = f"the {agreement(told)}"
-    if beyond(tested, pictures, usual_rate(told)):
+    if leaks(told):
         sentence = (
             f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
             "generator saw the test part, and nothing can be claimed."
@@ -125,7 +126,7 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
                 "patches are. They are no new tissue, and may show patients.",
             )
         )
-    if beyond(told["test_copies"], total, usual_rate(told)):
+    if leaks(told):
         found.append(
             (
                 f"Leak{of}.",

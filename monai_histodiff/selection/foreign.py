@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import recompressed, sharpness
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.copy_check import Copies, CopyCheck
+from monai_histodiff.selection.copies import FLOOR
+from monai_histodiff.selection.copy_check import Copies, CopyCheck, repeated_rows
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import select
@@ -73,6 +73,11 @@ class Judged:
         shares, own = self.right / self.labelled, self.candidates.labels
         return float(shares.double()[own].mean())
 
+    @property
+    def exact(self) -> Tensor:
+        """Copies of test patches, pixel by pixel, and of no training patch: bool, ``N``."""
+        return self.tested.copy & (self.tested.distance <= FLOOR) & (self.known.distance > FLOOR)
+
     def nearest_names(self) -> list[str]:
         """The real training patch nearest to each picture, by the name that tells it from those of
         other sources: :meth:`~monai_histodiff.PatchSet.names`.
@@ -105,9 +110,9 @@ class Judged:
 
     def counts(self) -> dict[str, Any]:
         """``pictures``, ``accepted``, ``copies``, ``refused_copies`` (0 where copies are not
-        refused), ``test_copies``, ``twins``, ``soft``; the shares; and by ``generator``, where the
-        manifest names some, ``pictures``, ``accepted`` and ``copies``; and ``classes``, see
-        :meth:`by_class`.
+        refused), ``test_copies``, ``exact_test_copies`` among them, ``twins``, ``soft``; the
+        shares; and by ``generator``, where the manifest names some, ``pictures``, ``accepted`` and
+        ``copies``; and ``classes``, see :meth:`by_class`.
         """
         kept, copied = self.candidates.accepted.tolist(), self.known.copy.tolist()
         names = [r.extra.get("generator", "") for r in self.pictures.records]
@@ -126,6 +131,7 @@ class Judged:
             "copies": sum(copied),
             "refused_copies": self.candidates.reasons.count(Reason.near_copy),
             "test_copies": int(self.tested.copy.sum()),
+            "exact_test_copies": int(self.exact.sum()),
             "twins": self.twins,
             "unlike": self.unlike,
             "taught": self.taught,
@@ -222,7 +228,7 @@ class Judge:
                 strict=True,
             )
         ]
-        repeated = _repeated(images, chosen.confidence)
+        repeated = repeated_rows(images, chosen.confidence)
         reasons = [
             Reason.duplicate if i in repeated and reason is Reason.accepted else reason
             for i, reason in enumerate(reasons)
@@ -280,21 +286,3 @@ class Judge:
             own = origin >= 0
             found[own] = self.critic.probabilities(images[own], origin[own])
         return found
-
-
-def _repeated(images: Tensor, confidence: Tensor) -> set[int]:
-    """Rows that nearly are a picture of higher confidence (of equal confidence, an earlier one)
-    that is not itself among them.
-    """
-    pairs = near_pairs(images)
-    rank = torch.empty(len(images), dtype=torch.long)
-    rank[confidence.nan_to_num(-1).argsort(descending=True, stable=True)] = torch.arange(
-        len(images)
-    )
-    both = torch.stack([pairs.first, pairs.second])
-    better, worse = torch.where(rank[both[0]] < rank[both[1]], both, both.flip(0))
-    out: set[int] = set()
-    for p in rank[better].argsort(stable=True).tolist():
-        if int(better[p]) not in out:
-            out.add(int(worse[p]))
-    return out

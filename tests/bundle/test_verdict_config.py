@@ -266,6 +266,17 @@ def test_of_a_leak_that_leaves_nothing_the_leak_is_told(
     assert sentence in found["verdict"]
 
 
+@pytest.mark.parametrize(("exact", "leak"), [(0, False), (1, False), (2, True), (20, True)])
+def test_two_exact_copies_of_test_patches_are_a_leak(exact: int, leak: bool) -> None:
+    """20 of 400 are no more than chance gives by the wider rule, which real patches meet, too."""
+    told = {"pictures": 400, "accepted": 90, "copies": 0, "test_copies": 20, "usual": 0.02}
+    told |= {"exact_test_copies": exact, "unlike": 0, "classes": {}, "taught": 0.9}
+    found = headline({**told, "expected": 0.9, "twins": 0}, "No.")
+    assert (found.get("word") == "Leak") == leak
+    claims = withheld({"G-C": {"claim": "helps"}}, [{**told, "expected": 0.9, "twins": 0}])
+    assert (claims["G-C"]["claim"] == "inconclusive") == leak
+
+
 def test_copies_that_were_not_refused_are_no_reason_that_nothing_is_kept() -> None:
     told = {"pictures": 50, "accepted": 0, "copies": 50, "test_copies": 0, "unlike": 0}
     told |= {"usual": 0.02, "taught": 0.1, "expected": 0.97, "twins": 0}

@@ -79,6 +79,17 @@ def test_classes_with_unequal_numbers_of_accepted_patches(candidates: Candidates
     assert low.confidence[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.8])
 
 
+def test_no_arm_is_shown_a_copy_of_a_test_patch(candidates: Candidates) -> None:
+    reasons = [r for _ in range(3) for r in ["accepted"] * 2 + ["copy of a test patch"] * 4]
+    leaked = Candidates(**{**candidates.__dict__, "reasons": reasons})
+    selected = arm_bank("G", leaked, CLASSES)
+    for arm in "FH":
+        bank = arm_bank(arm, leaked, CLASSES, seed=5)
+        for k in range(3):
+            assert sorted(bank.seeds[k].tolist()) == sorted(selected.seeds[k].tolist())
+    assert list(repeats_selected(("C", "F", "G", "H"), leaked)) == ["F", "H"]
+
+
 def test_arms_that_would_repeat_the_selected_patches_are_known(candidates: Candidates) -> None:
     def kept(*numbers: int) -> Candidates:
         """The first so many of six candidates of each class are accepted."""

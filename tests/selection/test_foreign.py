@@ -174,6 +174,13 @@ def test_copies_of_test_patches_are_a_leak(judge: Judge, real: PatchSet, tmp_pat
     reasons = found.candidates.reasons
     assert set(reasons) <= {Reason.test_copy, Reason.near_copy}
     assert reasons.count(Reason.test_copy) >= 12 and found.counts()["test_copies"] == 24
+    assert found.counts()["exact_test_copies"] == 24
+    soft = [np.asarray(Image.fromarray(a).filter(ImageFilter.BoxBlur(9))) for a in arrays(test)]
+    assert judged(judge, real, tmp_path / "soft", soft, labels).counts()["exact_test_copies"] == 0
+    blank = [np.full_like(a, 250) for a in arrays(test)[:2]]
+    both = PatchSet.open(made(tmp_path / "blank", blank, labels[:2]))
+    strict = Judge(judge.critic, real.select("train"), both, both, 32, colours)
+    assert not strict(both, "set").exact.any(), "they may be from the training part"
 
 
 def test_new_pictures_are_judged_by_their_labels(
