@@ -64,7 +64,7 @@ def precision_threshold(
     class.
 
     Args:
-        probabilities: calibrated, shape ``N x K``, of held-out real data.
+        probabilities: temperature-scaled, shape ``N x K``, of held-out real data.
         labels: class indices, shape ``N``.
         target: wanted precision, in (0, 1].
         least: assignments that an estimate must rest on, at the least.

@@ -66,8 +66,8 @@ class PatchCritic(nn.Module):
         self._last: tuple[PatchSet, tuple[int, float], Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
-        the members' mean.
+        """Temperature-scaled probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H
+        x W``: the members' mean. Fitted on few labels, they are too low for the class they name.
         """
         logits = torch.stack(self._logits(patches)).float()
         return torch.softmax(logits / self.temperature, 2).mean(0)

@@ -37,7 +37,7 @@ class Selection:
 
     Attributes:
         keep: bool, shape ``N``.
-        confidence: calibrated probability of the intended class, shape ``N``.
+        confidence: the critic's probability of the intended class, shape ``N``.
         distance: distance to the nearest real training patch, shape ``N``.
         nearest: index of that patch, shape ``N``.
         reasons: :attr:`Reason.accepted`, or why the candidate was rejected.
@@ -66,7 +66,7 @@ def select(
     and which are no copies.
 
     Args:
-        probabilities: calibrated, shape ``N x K``.
+        probabilities: of the critic, shape ``N x K``.
         labels: intended classes, shape ``N``.
         distance: distance to the nearest real training patch, shape ``N``.
         nearest: index of that patch, shape ``N``.
