@@ -9,7 +9,7 @@ The pipeline in ten lines::
     # pre-trained without labels; a guide is fitted on the few: bundles/histopathology_guidance
     model = LatentDiffusion.from_bundle("bundles/histopathology_ldm")
     sampler = GuidedSampler(model, guide)  # labels, seeds -> patches
-    critic = fit_critic(...)  # independent, cross-fitted, calibrated
+    critic = fit_critic(...)  # independent, cross-fitted
     candidates = sample_candidates(sampler, Selector(critic, few.images(), few.groups), ...)
     candidates.bank(candidates.accepted, few.classes).save("bank")  # what earned its place
     transform = SyntheticAugmentd("image", "bank", prob=0.5)  # one line in any MONAI Compose

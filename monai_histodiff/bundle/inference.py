@@ -226,7 +226,7 @@ class PatchWriter:
             varied = self.sampler is not None and self.sampler.settings.strength < 1
             threshold = 0.0 if varied else float(self.critic.threshold)
             far = torch.zeros_like(judged[:, 0])
-            chosen = select(judged, labels, far, far, threshold, most_probable=varied)
+            chosen = select(judged, labels, far, far, threshold)
             scores, keep = chosen.confidence, chosen.keep
             self._tell(int(keep.sum()), scores, threshold)
             if self.accepted_only:
@@ -281,16 +281,19 @@ class PatchWriter:
         Args:
             kept: how many.
             scores: of each patch.
-            threshold: 0 of variations, of which no other class may be more probable.
+            threshold: 0 of variations.
         """
-        rule = f"at threshold {threshold:.2f}" if threshold else "no other class is more probable"
-        print(f"Accepted {kept} of {len(scores)}: {rule}.", flush=True)
+        rule = f" at threshold {threshold:.2f}" if threshold else ""
+        print(
+            f"Accepted {kept} of {len(scores)}: no other class is more probable{rule}.", flush=True
+        )
         if kept == 0:
             scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
-            least = f"reached {threshold:.2f}" if threshold else "made its class the most probable"
+            least = f" and reached {threshold:.2f}" if threshold else ""
             logger.warning(
-                "no patch %s for the critic: the surest had %.2f. More --seeds or another "
-                "--guidance_scale%s may help; --accepted_only False keeps all",
+                "no patch made its class the most probable%s for the critic: the surest had %.2f. "
+                "More --seeds or another --guidance_scale%s may help; --accepted_only False keeps "
+                "all",
                 least,
                 float(scores.max()),
                 scale,

@@ -40,6 +40,7 @@ from monai_histodiff.bundle.verdict import open_sets
 from monai_histodiff.classifiers.encoder_names import NamedEncoder
 from monai_histodiff.diffusion.parts import check_student
 from monai_histodiff.diffusion.settings import SamplingSettings
+from monai_histodiff.evaluation.comparisons import compared
 from monai_histodiff.options.config_names import LDM_TRAIN
 from monai_histodiff.options.names import as_of_main_job, check_names, check_stage_names
 from monai_histodiff.selection.foreign_set import check_pictures
@@ -151,9 +152,10 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
     if not steps:
         return RunPlan([])
     first, last = (stages[s] if name == "finetune" else values for s in STAGES)
-    seeds = len(last.get("seeds", ()))
-    notes = () if task is None else task.notes(seeds, first["critic_folds"])
-    notes += tuple(uncompared_note(_arms(last)))
+    seeds, arms = len(last.get("seeds", ())), _arms(last)
+    claims = len(compared(arms))
+    notes = () if task is None else task.notes(seeds, first["critic_folds"], claims)
+    notes += tuple(uncompared_note(arms))
     if kept:
         notes += (f"The candidates in '{folder.root}' are of this command: kept, and judged.",)
     speed = measure_speed(values["device"], bool(first["bfloat16"]))

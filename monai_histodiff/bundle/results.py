@@ -35,6 +35,7 @@ from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import size_note
+from monai_histodiff.evaluation.comparisons import compared
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, further_counts, label_agreement
@@ -86,7 +87,9 @@ def run_and_report(
     seeds, forecast = len(evaluation.seeds), ""
     if seeds > 1:
         test = evaluation.test
-        forecast = foresee(test.labels.numpy(), test.groups, seeds).sentence
+        forecast = foresee(
+            test.labels.numpy(), test.groups, seeds, claims=len(compared(evaluation.arms))
+        ).sentence
         print(forecast)
     evaluation.run()
     fitted = sum(

@@ -153,13 +153,14 @@ class Task:
         self.known.images(self.size)
         self.test.images(self.size)
 
-    def notes(self, seeds: int = 0, folds: int = 3) -> tuple[str, ...]:
+    def notes(self, seeds: int = 0, folds: int = 3, claims: int = 1) -> tuple[str, ...]:
         """Plain sentences: size and scale, what is assumed, and what the verdict will be able to
         see with so many seeds: 0 where there will be none.
 
         Args:
             seeds: of the evaluation.
             folds: members of the critic.
+            claims: comparisons of the evaluation.
         """
         found = [size_note(self.patches, self.size), *self.patches.notes]
         if self.size >= SLOW * TRAINED:
@@ -174,7 +175,7 @@ class Task:
         unmet = shortfalls(labels, groups, self.test.classes, seeds) if seeds else []
         found += [f"Nothing will be claimed: {rule}" for rule in unmet]
         if seeds > 1:
-            found.append(foresee(labels, groups, seeds).sentence)
+            found.append(foresee(labels, groups, seeds, claims=claims).sentence)
         return tuple(found)
 
     def problems(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "chance",
     "distance",
     "is_far",
+    "leaks",
     "lost_classes",
     "misfits",
     "usual_rate",
@@ -19,6 +21,7 @@ __all__ = [
 
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
 FAR = 0.25  # of precision and recall of real patches, below which pictures do not look real
+EXACT = 2  # copies of test patches, pixel by pixel: one may be a blank tile, or one file astray
 FEW = 0.05  # share of the pictures of a class that is almost none
 
 
@@ -39,6 +42,14 @@ def beyond(count: int, total: int, rate: float) -> bool:
     return chance(count, total, total, rate) < CHANCE
 
 
+def leaks(told: Mapping[str, Any]) -> bool:
+    """Whether the generator saw the test part: more pictures than chance gives are like test
+    patches, or some are these, pixel by pixel, which no chance gives (not told before 0.27).
+    """
+    exact = told.get("exact_test_copies", 0)
+    return exact >= EXACT or beyond(told["test_copies"], told["pictures"], usual_rate(told))
+
+
 def usual_rate(told: Mapping[str, Any], usual: str = "usual") -> float:
     """The share that chance gives, at the most, where real test patches have the ``usual`` one: of
     copies, or of what is unlike.
@@ -50,14 +61,31 @@ def agreement(told: Mapping[str, Any]) -> str:
     """What the critic says of the labels, beside what it says of real ones."""
     return (
         f"critic gives their label to {told['taught']:.0%} of the pictures, and to "
-        f"{told['expected']:.0%} of real patches that it has not seen"
+        f"{told['expected']:.0%} of real patches of the same classes that it has not seen"
     )
 
 
 def misfits(told: Mapping[str, Any]) -> bool:
-    """Whether the critic gives the pictures their labels more rarely than chance lets it."""
-    right = round(told["pictures"] * told["taught"])
-    return chance(0, right, told["pictures"], told["expected"]) < CHANCE
+    """Whether the critic gives the pictures their labels more rarely than chance lets it, were the
+    share of real patches of the same classes the lowest that the few labelled ones allow. Results
+    before version 0.27 do not tell how many these are: of them it is not said.
+    """
+    rows = [row for row in told.get("classes", {}).values() if row["pictures"]]
+    if not rows or not all(row.get("labelled") for row in rows):
+        return False
+    right, total = round(told["pictures"] * told["taught"]), sum(row["pictures"] for row in rows)
+    shares = [(row["pictures"] / total, *_lowest(row["right"], row["labelled"])) for row in rows]
+    mean = sum(weight * share for weight, share, _ in shares)
+    below = sum((weight * (share - least)) ** 2 for weight, share, least in shares) ** 0.5
+    return chance(0, right, told["pictures"], mean - below) < CHANCE
+
+
+def _lowest(right: int, total: int) -> tuple[float, float]:
+    """A share, and the lowest true one that :data:`CHANCE` allows: Wilson's bound (JASA 1927)."""
+    z = NormalDist().inv_cdf(1 - CHANCE)
+    share, extra = right / total, z * z / total
+    half = z * (share * (1 - share) / total + extra / (4 * total)) ** 0.5
+    return share, (share + extra / 2 - half) / (1 + extra)
 
 
 def is_far(told: Mapping[str, Any]) -> bool:

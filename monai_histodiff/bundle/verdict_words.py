@@ -11,11 +11,13 @@ from monai_histodiff.bundle.verdict_rules import (
     beyond,
     distance,
     is_far,
+    leaks,
     lost_classes,
     misfits,
     usual_rate,
 )
 from monai_histodiff.evaluation.arms import ARMS
+from monai_histodiff.evaluation.comparisons import compared
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.selection.foreign import Judge, Judged
 
@@ -43,7 +45,7 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
     refused = told.get("refused_copies", copies)  # versions before 0.22 do not tell
     labels = f"the {agreement(told)}"
-    if beyond(tested, pictures, usual_rate(told)):
+    if leaks(told):
         sentence = (
             f"Not tested: {tested} of {pictures} pictures are copies of test patches. Their "
             "generator saw the test part, and nothing can be claimed."
@@ -124,7 +126,7 @@ def warnings(told: Mapping[str, Any], named: bool) -> list[tuple[str, str]]:
                 "patches are. They are no new tissue, and may show patients.",
             )
         )
-    if beyond(told["test_copies"], total, usual_rate(told)):
+    if leaks(told):
         found.append(
             (
                 f"Leak{of}.",
@@ -212,7 +214,8 @@ def notes(
     if left := [arm for arm in arms if arm not in trained]:
         found.append(f"Not trained, as nothing was accepted: arms {', '.join(left)}.")
     if (seeds := len(results["seeds"])) > 1 and len(trained) > 1:
-        foreseen = foresee(judge.test.labels.numpy(), judge.test.groups, seeds).sentence
+        labels, claims = judge.test.labels.numpy(), len(compared(trained))
+        foreseen = foresee(labels, judge.test.groups, seeds, claims=claims).sentence
         found.append(forecast_note(foreseen, results["claims"]))
     precision = float(judge.critic.precision), float(judge.critic.target_precision)
     if not precision_warning(*precision):

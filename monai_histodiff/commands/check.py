@@ -24,7 +24,9 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.data.sizes import MODEL
 from monai_histodiff.evaluation.baselines import colour_floors
+from monai_histodiff.evaluation.comparisons import USUAL, compared
 from monai_histodiff.evaluation.power import foresee
+from monai_histodiff.evaluation.verdict import shortfalls
 from monai_histodiff.options.config_names import TRAIN
 from monai_histodiff.options.table import options_of
 from monai_histodiff.report.findings import write_findings
@@ -67,7 +69,8 @@ def colour_alone(
 
 
 def power_of(patches: PatchSet, test_fraction: float = 0.3, draw: int = 0, seeds: int = 3) -> str:
-    """What a verdict on the test part could see, in words; empty where there is no test part.
+    """What a verdict on the test part could see with the usual arms, in words, behind the rules by
+    which nothing will be claimed; empty where there is no test part.
 
     Args:
         patches: the set.
@@ -77,9 +80,12 @@ def power_of(patches: PatchSet, test_fraction: float = 0.3, draw: int = 0, seeds
     """
     try:
         test = patches.with_labels().with_split(test_fraction, draw).select("test")
-        return foresee(test.labels.numpy(), test.groups, seeds).sentence
+        known, claims = (test.labels.numpy(), test.groups), len(compared(USUAL))
+        foreseen = foresee(*known, seeds, claims=claims).sentence
     except ValueError:
         return ""
+    unmet = shortfalls(*known, test.classes, seeds)
+    return " ".join([*(f"Nothing will be claimed: {rule}" for rule in unmet), foreseen])
 
 
 def _some(part: PatchSet, size: int, seed: int) -> tuple[Tensor, Tensor]:

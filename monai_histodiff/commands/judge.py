@@ -15,7 +15,7 @@ from monai_histodiff.bundle.provenance import check_files
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
-from monai_histodiff.evaluation.arms import COMPARISONS
+from monai_histodiff.evaluation.comparisons import COMPARISONS
 from monai_histodiff.evaluation.draws import rejudged
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
@@ -27,6 +27,10 @@ from monai_histodiff.utils.files import read_json, write_json
 __all__ = ["judge", "main"]
 
 COUNTS = "pictures accepted copies test_copies unlike taught expected usual".split()
+UNJUDGED = (
+    "Whether the labels of the pictures fit is not judged anew: an earlier version wrote these "
+    "results, and does not tell how many labelled patches that rests on."
+)
 NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
 
 
@@ -95,7 +99,7 @@ def _told(
 ) -> dict[str, Any]:
     claim, sentence = last_word(judged["claims"], accepted)
     found = {**judged, "claim": claim, "verdict": sentence, **_of_sets(results, judged, sentence)}
-    told = [*found["shortfalls"], *reasons(found["claims"])]
+    told = [*found["shortfalls"], *reasons(found["claims"]), *_unjudged(results)]
     rest = [note for note in results["notes"] if note not in (*results["shortfalls"], *told)]
     return {
         **{key: value for key, value in results.items() if key != "word"},
@@ -120,6 +124,13 @@ def _of_sets(
             "earlier version wrote them; run it again, its trainings are in the cache"
         )
     return {"claims": withheld(judged["claims"], sets), **headline(sets[0], sentence)}
+
+
+def _unjudged(results: Mapping[str, Any]) -> list[str]:
+    """A note where results of ``verdict.json`` tell too little of the labels."""
+    sets = results.get("foreign", {}).get("sets", ())
+    rows = [row for part in sets for row in part.get("classes", {"": {}}).values()]
+    return [] if all("labelled" in row for row in rows) else [UNJUDGED]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

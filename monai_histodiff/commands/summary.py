@@ -16,10 +16,11 @@ from monai_histodiff.evaluation.draws import (
     by_label_count,
     combine,
     combine_sets,
+    label_key,
 )
 from monai_histodiff.evaluation.methods import differing
 from monai_histodiff.evaluation.results_files import read_results
-from monai_histodiff.report.data_sets import sets_to_html
+from monai_histodiff.report.data_sets import UNSHARED, sets_to_html
 from monai_histodiff.report.limits import beside, limits
 from monai_histodiff.report.summary import difference_table, to_html, to_markdown
 from monai_histodiff.report.values import markdown
@@ -60,8 +61,12 @@ def _tell(sets: Mapping[str, list[Any]], html: str | None) -> None:
         if html:
             to_html(by_count, combined[name], apart, html)
         return
-    shared = [n for n in next(iter(counted.values())) if all(n in c for c in counted.values())]
-    across = {n: combine_sets([by_count[n] for by_count in counted.values()]) for n in shared}
+    by_key = [{label_key(n): runs for n, runs in c.items()} for c in counted.values()]
+    across = {
+        n: combine_sets([runs[label_key(n)] for runs in by_key])
+        for n in next(iter(counted.values()))
+        if all(label_key(n) in runs for runs in by_key)
+    }
     print(_across_sets(len(sets), across, beside(every, apart)), end="")
     if html:
         sets_to_html({n: (counted[n], combined[n]) for n in sets}, across, apart, html)
@@ -90,6 +95,8 @@ def _across_sets(
         "of them, not for other data sets.",
         *(line for sentence in said for line in ("", markdown(sentence))),
     ]
+    if not combined:
+        lines += ["", UNSHARED]
     for labels, found in combined.items():
         lines += ["", f"## {labels} labels per class", *difference_table(found)]
         for sentence in limits([], found):

@@ -3,9 +3,9 @@ generator is.
 """
 
 from monai_histodiff.evaluation.arms import ARMS as ARMS
-from monai_histodiff.evaluation.arms import COMPARISONS as COMPARISONS
 from monai_histodiff.evaluation.arms import Arm as Arm
 from monai_histodiff.evaluation.arms import Material as Material
+from monai_histodiff.evaluation.comparisons import COMPARISONS as COMPARISONS
 from monai_histodiff.evaluation.denoising import denoising_error as denoising_error
 from monai_histodiff.evaluation.exemplars import exemplar_fidelity as exemplar_fidelity
 from monai_histodiff.evaluation.experiment import Evaluation as Evaluation

@@ -20,8 +20,9 @@ from monai_histodiff.evaluation.real_banks import (
 )
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.reasons import Reason
 
-__all__ = ["ARMS", "COMPARISONS", "Arm", "Material", "repeats_selected"]
+__all__ = ["ARMS", "Arm", "Material", "repeats_selected"]
 
 MIXING = 1.0  # share of the batches of arm D that are mixed
 
@@ -129,11 +130,17 @@ def _accepted(material: Material, seed: int, part: str = "candidates") -> Synthe
     return candidates.bank(candidates.accepted, material.classes)
 
 
+def _seen(candidates: Candidates) -> Tensor:
+    """Which candidates an arm may see: no copy of a test patch."""
+    seen = [reason is not Reason.test_copy for reason in candidates.reasons]
+    return torch.tensor(seen, dtype=torch.bool, device="cpu")
+
+
 def _as_many(material: Material, order: Callable[[Tensor], Tensor]) -> SyntheticBank:
     """Of each class as many candidates as were accepted, the first by some order of its rows."""
     candidates, parts = material.candidates, []
     for k in range(len(material.classes)):
-        rows = (candidates.labels == k).nonzero()[:, 0]
+        rows = (_seen(candidates) & (candidates.labels == k)).nonzero()[:, 0]
         parts.append(rows[order(rows)[: int(candidates.accepted[rows].sum())]])
     return candidates.bank(torch.cat(parts), material.classes)
 
@@ -216,7 +223,8 @@ def repeats_selected(arms: Sequence[str], candidates: Candidates) -> dict[str, s
         found["S"] = (
             f"the accepted patches are of {number}: labels shuffled among them are the same labels"
         )
-    every = bool(candidates.accepted[torch.isin(candidates.labels, kept)].all())
+    rivals = torch.isin(candidates.labels, kept) & _seen(candidates)
+    every = bool(candidates.accepted[rivals].all())
     if "G" in arms and len(kept) and every:
         why = "no candidate of the accepted classes was rejected: these are the same patches"
         found |= {arm: why for arm in ("F", "H") if arm in arms}
@@ -290,7 +298,3 @@ ARMS: Mapping[str, Arm] = {
         uncropped=True,
     ),
 }
-COMPARISONS = (
-    *("G-C", "G-F", "G-S", "G-K", "G-E", "G-M", "G-G0", "G-D", "G-B", "G-A"),
-    *("P-C", "P-E", "G2-C", "G-G2", "R-C"),
-)

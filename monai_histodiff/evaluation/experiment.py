@@ -24,8 +24,9 @@ from monai_histodiff.classifiers.fixmatch import BesideUnlabelled, FixMatchTrain
 from monai_histodiff.classifiers.probe import features_of_views
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.evaluation.arms import ARMS, COMPARISONS, Material, repeats_selected
+from monai_histodiff.evaluation.arms import ARMS, Material, repeats_selected
 from monai_histodiff.evaluation.baselines import colour_floors
+from monai_histodiff.evaluation.comparisons import COMPARISONS
 from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.evaluation.real_banks import fitted
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym

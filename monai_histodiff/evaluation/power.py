@@ -64,6 +64,7 @@ def foresee(
     draws: int = 1,
     noise: Noise = USUAL,
     worlds: int = 60,
+    claims: int = 1,
 ) -> Foresight:
     """Simulate evaluations on the test set at hand, without a training.
 
@@ -74,6 +75,7 @@ def foresee(
         draws: planned draws of the labelled patches.
         noise: assumed; the default is measured in ``docs/statistics.md``.
         worlds: simulated evaluations, at the most.
+        claims: comparisons that are tested, for which p-values are corrected.
 
     Raises:
         ValueError: there are no patches, fewer than one draw, or fewer than two seeds.
@@ -90,7 +92,7 @@ def foresee(
     world = simulate(rng, labels, index, noise, (0.0,), (number, most[1], most[0]))
 
     def least(draws: int, seeds: int) -> float:
-        found = balanced_estimate(world.draws(0.0, draws, seeds)).detectable()
+        found = balanced_estimate(world.draws(0.0, draws, seeds)).detectable(claims)
         return float(np.median(found))
 
     detectable = least(draws, seeds)
@@ -121,9 +123,10 @@ def foresee(
             f"{SEEDS[-1]} seeds nor {DRAWS[-1]} draws suffice: test on more patients, of the "
             "rarest classes first"
         )
+    beside = f", corrected for {claims} comparisons" if claims > 1 else ""
     sentence = (
         f"{design}a true change of about {100 * detectable:.1f} points of balanced accuracy would "
-        f"be found four times in five{', with this draw' if draws == 1 else ''}; "
+        f"be found four times in five{', with this draw' if draws == 1 else ''}{beside}; "
         f"{'; '.join(told)}. (Simulated with the usual noise.)"
     )
     return Foresight(detectable, needed[0], needed[1], sentence)

@@ -32,7 +32,7 @@ def pseudo_labels(
 
     Args:
         pool: patches without labels.
-        judge: crops ``N x 3 x size x size``, uint8, to calibrated probabilities
+        judge: crops ``N x 3 x size x size``, uint8, to probabilities
             ``N x len(classes)``; of a patch the mean over its centre and corner crops counts.
         threshold: lowest accepted probability; that of the critic's target precision puts E and G
             under one rule.

@@ -44,10 +44,15 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "selection#accepted": ("a whole number", is_whole),
     "selection#candidates": ("a whole number", is_whole),
     "dataset#path": ("text", _text),
+    "dataset#classes": (
+        "a list of texts",
+        lambda v: v is None or isinstance(v, list) and _all(_text, v),
+    ),
     "settings#draw": ("a whole number", is_whole),
     "settings#labels_per_class": ("a whole number or text", lambda v: is_whole(v) or _text(v)),
     "shortfalls": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
     "notes": ("a list of texts", lambda v: not _mapping(v) and _all(_text, v)),
+    "arm_names": ("text for each arm", lambda v: _mapping(v) and _all(_text, v)),
     "arms": (
         "a list of numbers for each metric of each arm",
         lambda v: _mapping(v) and _all(lambda m: _mapping(m) and _all(_figures, m), v),
@@ -77,10 +82,22 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "foreign": ("a mapping", _mapping),
     "foreign#sets": (
-        "a list of mappings",
-        lambda v: isinstance(v, list) and bool(v) and _all(_mapping, v),
+        "a list of mappings, with counts of each class",
+        lambda v: isinstance(v, list) and bool(v) and _all(_set, v),
     ),
 }
+
+
+def _set(value: Any) -> bool:
+    return _mapping(value) and _mapping(rows := value.get("classes", {})) and _all(_class, rows)
+
+
+def _class(value: Any) -> bool:
+    """Counts of pictures, and of labelled patches and those of them that are told right."""
+    if not _mapping(value):
+        return False
+    counts = [value.get("pictures"), value.get("labelled", 0), value.get("right", 0)]
+    return all(map(is_whole, counts)) and 0 <= counts[2] <= counts[1]
 
 
 def _file(value: Any) -> bool:

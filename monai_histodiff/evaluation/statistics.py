@@ -97,9 +97,15 @@ class Estimate:
             ratio = np.where(self.error > 0, np.abs(self.mean) / self.error, np.nan)
         return np.minimum(2 * t_tail(ratio, self.freedom), 1)
 
-    def detectable(self) -> Array:
-        """The true value whose interval excludes 0 with a chance of 80 %; NaN without an error."""
-        quantiles = t_quantile((1 - LEVEL) / 2, self.freedom) + t_quantile(1 - POWER, self.freedom)
+    def detectable(self, claims: int = 1) -> Array:
+        """The true value that is claimed with a chance of 80 %; NaN without an error.
+
+        Args:
+            claims: that are tested: the p-value is corrected as that of the smallest one is, the
+                worst that :func:`holm` asks.
+        """
+        level = (1 - LEVEL) / max(1, claims)
+        quantiles = t_quantile(level / 2, self.freedom) + t_quantile(1 - POWER, self.freedom)
         return np.where(self.error > 0, quantiles * self.error, np.nan)
 
 

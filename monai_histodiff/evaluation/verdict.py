@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +48,7 @@ CLAIM = "balanced_accuracy"
 LEVEL = 0.05
 POINTS = 100
 LEAST_SEEDS, LEAST_GROUPS, LEAST_GROUPS_OF_A_CLASS = 3, 10, 2
+LEAST_EQUAL = 1.4  # equal groups that those of a class must count for, in all classes but one
 
 
 def shortfalls(
@@ -61,9 +62,9 @@ def shortfalls(
         classes: names of the ``K`` classes.
         seeds: trainings of each arm.
     """
-    inside: dict[int, set[str]] = defaultdict(set)
+    inside: dict[int, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels.tolist(), groups, strict=True):
-        inside[label].add(group)
+        inside[label][group] += 1
     found, count = [], len(set(groups))
     if seeds < LEAST_SEEDS:
         found.append(
@@ -85,6 +86,16 @@ def shortfalls(
         found.append(
             f"A claim needs test groups of every class, at least {LEAST_GROUPS_OF_A_CLASS}, got "
             f"{told}. Test on more patients with it, or leave the class out."
+        )
+    counts = {name: [*inside[k].values()] for k, name in enumerate(classes) if name not in few}
+    equal = {name: sum(n) ** 2 / sum(m * m for m in n) for name, n in counts.items()}
+    heavy = {name: number for name, number in equal.items() if number < LEAST_EQUAL}
+    if len(heavy) > 1:
+        told = ", ".join(f"{number:.2f} of class '{name}'" for name, number in heavy.items())
+        found.append(
+            f"A claim needs test groups that count for at least {LEAST_EQUAL} equal ones, in all "
+            f"classes but one, got {told}: one group holds nearly all of their patches. Test on "
+            "more patches of other patients, or on fewer of the one."
         )
     return found
 
@@ -222,9 +233,10 @@ def claims_of(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, 
     """The claims of differences, as in :func:`compare_arms`, with rules that are not met."""
     adjusted = holm({name: float(estimate.p()) for name, estimate in found.items()})
     claims: dict[str, dict[str, Any]] = {}
+    tested = sum(not math.isnan(p) for p in adjusted.values())
     for name, estimate in found.items():
-        row = {**describe(estimate), "detectable": float(estimate.detectable())}
-        claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=len(found))
+        row = {**describe(estimate), "detectable": float(estimate.detectable(tested))}
+        claim, sentence = verdict(row, unmet, adjusted=adjusted[name], claims=tested)
         claims[name] = {
             "p": float(estimate.p()),
             "detectable": math.nan if unmet else row["detectable"],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict
 from monai_histodiff.report.html import write_page
-from monai_histodiff.report.limits import beside, left_out, limits
+from monai_histodiff.report.limits import beside, left_out, limits, of_each
 from monai_histodiff.report.plots import Axis, Intervals
 from monai_histodiff.report.summary import (
     HOW,
@@ -27,13 +27,14 @@ from monai_histodiff.report.summary import (
 )
 from monai_histodiff.report.values import number
 
-__all__ = ["sets_to_html"]
+__all__ = ["UNSHARED", "sets_to_html"]
 
 CHANGES = "Change in balanced accuracy, in points: mean (dot), 95 % interval (bar)."
 MEAN = (
     "The mean over the data sets has an interval for new test groups, trainings and draws of "
     "these data sets, not for other data sets."
 )
+UNSHARED = "There is no such mean here: no label count is in all of the data sets."
 
 
 class _Place(NamedTuple):
@@ -68,7 +69,14 @@ def sets_to_html(
         for name in names
     ]
     runs = [run for place in places for run in place.runs]
-    lead = (HOW, MEAN, *beside(runs, differing), left_out(runs), *_limits(places))
+    lead = (
+        HOW,
+        MEAN,
+        *([] if across else [UNSHARED]),
+        *beside(runs, differing),
+        left_out(runs),
+        *_limits(places),
+    )
     page = Page(
         f"Evaluations on {len(sets)} data sets",
         [*sections, Section("Every arm", [_table(places)])],
@@ -89,18 +97,10 @@ def _places(sets: Mapping[str, tuple[Runs, Combined]], across: Combined) -> Iter
 
 
 def _limits(places: Sequence[_Place]) -> list[str]:
-    """What the differences do not say, with the names of the lines that it is said of, if not all
-    data sets.
-    """
-    where: dict[str, list[str]] = {}
-    for place in places:
-        for sentence in limits(place.runs, place.found):
-            where.setdefault(sentence, []).append(place.name)
-    sets = {place.name for place in places if place.runs}
-    return [
-        sentence if sets <= {*names} else f"{', '.join(dict.fromkeys(names))}: {sentence}"
-        for sentence, names in where.items()
-    ]
+    """What the differences do not say, with the names of the lines that it is said of."""
+    return of_each(
+        [(f"{p.name}, {p.note.partition(',')[0]}", limits(p.runs, p.found)) for p in places]
+    )
 
 
 def _differences(name: str, places: Sequence[_Place], axis: Axis) -> Intervals:

@@ -34,7 +34,7 @@ class Tile:
     Attributes:
         image: uint8 ``H x W x 3``.
         label: intended class.
-        confidence: the critic's calibrated probability of that class, 0 to 1.
+        confidence: the critic's probability of that class, 0 to 1.
         seed: makes this patch again.
         reason: why it was rejected; empty: accepted.
         nearest: uint8 ``H x W x 3``, the nearest real training patch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["beside", "left_out", "limits"]
+__all__ = ["beside", "left_out", "limits", "of_each"]
 
 NONE = (
     "Nothing is compared: no two arms of one comparison, as G and C are, are in all of the runs."
@@ -20,6 +20,22 @@ def limits(runs: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, A
     unmet = {why: [name for name, row in found.items() if why in row["unmet"]] for why in every}
     said = [left_out(runs), *(_unclaimed(names, len(found), why) for why, names in unmet.items())]
     return list(filter(None, said)) or ([] if found else [NONE])
+
+
+def of_each(said: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Sentences, each once, behind the names of what it is said of, if not of all.
+
+    Args:
+        said: names, and the sentences on each.
+    """
+    where: dict[str, list[str]] = {}
+    for name, sentences in said:
+        for sentence in sentences:
+            where.setdefault(sentence, []).append(name)
+    return [
+        sentence if len(names) == len(said) else f"{'; '.join(names)}: {sentence}"
+        for sentence, names in where.items()
+    ]
 
 
 def beside(runs: Sequence[Mapping[str, Any]], differing: Mapping[str, Sequence[str]]) -> list[str]:

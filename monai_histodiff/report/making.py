@@ -84,11 +84,14 @@ def _threshold(chosen: Mapping[str, Any]) -> str:
         else "cannot be checked"
     )
     known = (
-        f"On held-out real patches, this threshold has a precision of {percent(reached)}; the "
-        f"target, {percent(aim)}, {met}."
+        "On held-out real patches, the labels that the critic gives at this threshold have a "
+        f"precision of {percent(reached)}; the target, {percent(aim)}, {met}."
     )
     if least or "source_threshold" not in chosen:
-        return f"A candidate needs a confidence of at least {percent(least)}. {known}"
+        return (
+            f"A candidate needs a confidence of at least {percent(least)}, and no other class may "
+            f"be more probable to the critic. {known}"
+        )
     sure = percent(float(finite(chosen["source_threshold"])[0]))
     return (
         f"An unlabelled patch is a source of the class that the critic gives at least {sure}. "

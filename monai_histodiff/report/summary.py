@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from monai_histodiff.report.blocks import Page, Section, Table, TableCell, Verdict, share
 from monai_histodiff.report.comparisons import baselines, change
 from monai_histodiff.report.html import write_page
-from monai_histodiff.report.limits import beside, limits
+from monai_histodiff.report.limits import beside, limits, of_each
 from monai_histodiff.report.making import passed
 from monai_histodiff.report.plots import Axis, Curves, Intervals, Row
 from monai_histodiff.report.values import change_words, markdown, number, p_value
@@ -104,13 +105,13 @@ def to_html(
         Section("Every arm", [*_curves(by_labels), _table(by_labels)]),
         Section("Every run", [_runs(by_labels)]),
     ]
-    said = [s for k, runs in by_labels.items() for s in limits(runs, combined[k])]
+    said = [(f"With {k} labels per class", limits(r, combined[k])) for k, r in by_labels.items()]
     page = Page(
         f"Evaluations on {_data_set(by_labels)}",
         sections,
         origin=f"{len(every)} run{'s' if len(every) > 1 else ''}",
         verdict=_verdict(combined),
-        lead=" ".join(dict.fromkeys((HOW, *beside(every, differing), *said))),
+        lead=" ".join(dict.fromkeys((HOW, *beside(every, differing), *of_each(said)))),
     )
     return write_page(path, page)
 
@@ -125,20 +126,20 @@ def verdict_over(rows: Mapping[str, Mapping[str, Any]], of: str = "") -> Verdict
     """The sentence on the main comparison at every label count; ``None`` where there is none.
 
     Args:
-        rows: the difference at each label count, with what is claimed of it.
+        rows: the difference at each label count, with what is claimed of it, if it was tested.
         of: what the difference is the mean of.
     """
     if not rows:
         return None
-    claims = {labels: row["claim"] for labels, row in rows.items()}
-    same = set(claims.values())
+    claims = {k: "not tested" if row["unmet"] else row["claim"] for k, row in rows.items()}
+    same = {*claims.values()} - {"not tested"} or {"inconclusive"}
     each = [
         f"with {labels} labels per class by {difference_words(row)} points"
-        + ("" if len(same) == 1 else f": {claims[labels]}")
+        + (f": {claims[labels]}" if len({*claims.values()}) > 1 else "")
         for labels, row in rows.items()
     ]
     tone = same.pop() if len(same) == 1 else "inconclusive"
-    word = tone.capitalize() if not same else "It depends on the labels"
+    word = "It depends on the labels" if same else tone.capitalize()
     change = f"balanced accuracy changed{of} {'; '.join(each)}"
     sentence = f"With the selected synthetic patches, {change}."
     return Verdict(tone, word, sentence, "In brackets the 95 % interval.")
@@ -173,7 +174,10 @@ def interval_row(name: str, note: str, place: str, row: Mapping[str, Any], axis:
 def _curves(by_labels: Runs) -> Iterator[Curves]:
     if len(by_labels) > 1:
         arms = arms_of(_every(by_labels))
-        scores = {a: [_mean(runs, a) for runs in by_labels.values()] for a in arms}
+        every = {a: [scores_of(runs, a, METRIC) for runs in by_labels.values()] for a in arms}
+        scores = {
+            a: [100 * float(np.mean(s or np.nan)) for s in each] for a, each in every.items()
+        }
         ranked = dict(sorted(scores.items(), key=lambda item: item[0] not in ("G", "C")))
         caption = (
             "Balanced accuracy, in %, by labels per class: mean over all draws and seeds; "
@@ -233,8 +237,10 @@ def _accepted(chosen: Mapping[str, Any]) -> str:
 
 
 def scores_of(runs: Sequence[Mapping[str, Any]], arm: str, metric: str) -> list[float]:
-    """The known ones of all seeds."""
-    return _known(value for run in runs for value in run["arms"].get(arm, {}).get(metric, []))
+    """The known ones of all seeds, repeated until each draw has as many: each counts the same."""
+    draws = [_known(run["arms"].get(arm, {}).get(metric, [])) for run in runs]
+    most = math.lcm(*(len(values) for values in draws if values))
+    return [v for values in draws if values for v in values * (most // len(values))]
 
 
 def _known(values: Iterable[float | None]) -> list[float]:
@@ -244,10 +250,6 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 def _every(by_labels: Runs) -> list[Mapping[str, Any]]:
     return [run for runs in by_labels.values() for run in runs]
-
-
-def _mean(runs: Sequence[Mapping[str, Any]], arm: str) -> float:
-    return 100 * float(np.mean(scores_of(runs, arm, METRIC) or np.nan))
 
 
 def _scores_in_words(scores: Mapping[str, Sequence[float | None]]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["fit_temperature", "precision_at", "precision_threshold"]
 
 ROUNDING = 1e-3  # by which a row of probabilities may miss 1
+LEAST = 1e-6  # by which chance, 1 / K, may be missed by float32
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -58,11 +59,12 @@ def precision_threshold(
 
     Every pair of a sample and a class whose probability reaches the threshold counts as one
     assignment, right if the class is the sample's label. The threshold is never below chance,
-    ``1 / K``: where the classes are easy to tell apart, a modest target would else let patches
-    through that the critic takes for another class.
+    ``1 / K``: where the classes are easy to tell apart, a modest target would else let everything
+    through. Patches that the critic takes for another class may reach it: assign the most probable
+    class.
 
     Args:
-        probabilities: calibrated, shape ``N x K``, of held-out real data.
+        probabilities: temperature-scaled, shape ``N x K``, of held-out real data.
         labels: class indices, shape ``N``.
         target: wanted precision, in (0, 1].
         least: assignments that an estimate must rest on, at the least.
@@ -100,7 +102,7 @@ def precision_threshold(
     last_of_ties = torch.ones_like(count, dtype=torch.bool)
     last_of_ties[:-1] = scores[1:] < scores[:-1]
     chance = 1 / probabilities.shape[1]
-    allowed = last_of_ties & (count >= least) & (scores >= chance)
+    allowed = last_of_ties & (count >= least) & (scores >= chance - LEAST)
     reached = (allowed & (precision >= target)).nonzero()
     best = torch.where(allowed, precision, -1.0).argmax()
     place = int(reached[-1]) if len(reached) else int(best)
@@ -108,17 +110,18 @@ def precision_threshold(
 
 
 def precision_at(probabilities: Tensor, labels: Tensor, threshold: float) -> float:
-    """The share of assignments that are right, of all pairs of a sample and a class whose
-    probability reaches a threshold, as :func:`precision_threshold` counts them; 0 without any.
+    """The share of samples whose most probable class is their label, of those that reach a
+    threshold with it; 0 without any. So a critic labels patches; :func:`precision_threshold`
+    counts the other classes that reach the threshold, too, as it rests on few samples.
 
     Args:
         probabilities: shape ``N x K``.
         labels: class indices, shape ``N``.
-        threshold: lowest probability of an assignment.
+        threshold: lowest probability of a label.
     """
-    given = probabilities >= threshold
-    right = given.gather(1, labels[:, None])
-    return float(right.sum()) / max(1, int(given.sum()))
+    confidence, first = probabilities.max(1)
+    given = confidence >= threshold
+    return float((first == labels)[given].sum()) / max(1, int(given.sum()))
 
 
 def _check(values: Tensor, labels: Tensor, name: str) -> None:

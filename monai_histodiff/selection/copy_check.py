@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, five_crops, thumbnails
 from monai_histodiff.selection.copies import FLOOR, group_index, nearest_views
 from monai_histodiff.utils.progress import patient
 
-__all__ = ["Copies", "CopyCheck", "structure"]
+__all__ = ["Copies", "CopyCheck", "repeated_rows", "structure"]
 
 CALIBRATED = 400  # real patches that the thresholds rest on, at the most
 # Correlation of two structures, from which on they are one, and below which they never are: smooth
@@ -124,6 +125,24 @@ def structure(small: Tensor) -> Tensor:
     x = thumbnails(small).mean(1, keepdim=True)
     x = x - x.mean((2, 3), keepdim=True)
     return x / x.square().mean((2, 3), keepdim=True).sqrt().clamp(min=FLOOR)
+
+
+def repeated_rows(images: Tensor, confidence: Tensor) -> set[int]:
+    """Rows that nearly are a picture of higher confidence (of equal confidence, an earlier one)
+    that is not itself among them.
+    """
+    pairs = near_pairs(images)
+    rank = torch.empty(len(images), dtype=torch.long)
+    rank[confidence.nan_to_num(-1).argsort(descending=True, stable=True)] = torch.arange(
+        len(images)
+    )
+    both = torch.stack([pairs.first, pairs.second])
+    better, worse = torch.where(rank[both[0]] < rank[both[1]], both, both.flip(0))
+    out: set[int] = set()
+    for p in rank[better].argsort(stable=True).tolist():
+        if int(better[p]) not in out:
+            out.add(int(worse[p]))
+    return out
 
 
 def _difference(correlation: float) -> float:

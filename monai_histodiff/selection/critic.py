@@ -44,6 +44,7 @@ class PatchCritic(nn.Module):
         num_classes: number of classes.
 
     Attributes:
+        precision: of the labels that it gives with at least the threshold, on held-out patches.
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
     """
@@ -65,8 +66,8 @@ class PatchCritic(nn.Module):
         self._last: tuple[PatchSet, tuple[int, float], Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Calibrated probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H x W``:
-        the members' mean.
+        """Temperature-scaled probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H
+        x W``: the members' mean. Fitted on few labels, they are too low for the class they name.
         """
         logits = torch.stack(self._logits(patches)).float()
         return torch.softmax(logits / self.temperature, 2).mean(0)
@@ -262,13 +263,12 @@ def fit_critic(
     critic.folds = fold
     critic.temperature.fill_(temperature)
     held_out = torch.softmax(logits / temperature, 1)
-    threshold, precision = precision_threshold(held_out, labels, target_precision)
+    threshold, _ = precision_threshold(held_out, labels, target_precision)
     if unlabelled is not None and len(unlabelled) and trusted_share:
         confidence = critic.of_patches(unlabelled, size).amax(1)
         threshold = min(threshold, float(torch.quantile(confidence, 1 - trusted_share)))
-        precision = precision_at(held_out, labels, threshold)
     critic.threshold.fill_(threshold)
-    critic.precision.fill_(precision)
+    critic.precision.fill_(precision_at(held_out, labels, threshold))
     critic.target_precision.fill_(target_precision)
     return critic
 

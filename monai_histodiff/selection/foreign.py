@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import recompressed, sharpness
 from monai_histodiff.selection.candidates import Candidates
-from monai_histodiff.selection.copy_check import Copies, CopyCheck
+from monai_histodiff.selection.copies import FLOOR
+from monai_histodiff.selection.copy_check import Copies, CopyCheck, repeated_rows
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import select
@@ -41,8 +41,8 @@ class Judged:
             better.
         unlike: how many pictures are unlike all real training patches.
         taught: share, in [0, 1], of the pictures whose label is the critic's first choice.
-        expected: the same of the labelled real patches, each judged by the member that has not
-            seen it.
+        labelled: how many labelled real patches there are of each class, ``K``.
+        right: how many of these are of their class to the member that has not seen them, ``K``.
         usual: share of the held-out real patches that count as copies by the same rule.
         usual_unlike: share of them that count as unlike.
         called: the critic's first choice for each picture, ``N``.
@@ -59,12 +59,24 @@ class Judged:
     twins: int
     unlike: int
     taught: float
-    expected: float
+    labelled: Tensor
+    right: Tensor
     usual: float
     usual_unlike: float
     called: Tensor
     soft: int
     usual_soft: float
+
+    @property
+    def expected(self) -> float:
+        """:attr:`taught` of labelled real patches, in the set's own shares of the classes."""
+        shares, own = self.right / self.labelled, self.candidates.labels
+        return float(shares.double()[own].mean())
+
+    @property
+    def exact(self) -> Tensor:
+        """Copies of test patches, pixel by pixel, and of no training patch: bool, ``N``."""
+        return self.tested.copy & (self.tested.distance <= FLOOR) & (self.known.distance > FLOOR)
 
     def nearest_names(self) -> list[str]:
         """The real training patch nearest to each picture, by the name that tells it from those of
@@ -80,7 +92,8 @@ class Judged:
 
     def by_class(self) -> dict[str, dict[str, Any]]:
         """Of the pictures of each class of the real set, how many there are (``pictures``), are
-        kept (``accepted``) and are of which class to the critic (``called``).
+        kept (``accepted``) and are of which class to the critic (``called``); and how many real
+        patches are ``labelled``, and told ``right`` by the member that has not seen them.
         """
         found, names = self.candidates, self.train.classes
         return {
@@ -88,6 +101,8 @@ class Judged:
                 "pictures": int(own.sum()),
                 "accepted": int((own & found.accepted).sum()),
                 "called": {n: int((own & (self.called == i)).sum()) for i, n in enumerate(names)},
+                "labelled": int(self.labelled[k]),
+                "right": int(self.right[k]),
             }
             for k, name in enumerate(names)
             for own in (found.labels == k,)
@@ -95,9 +110,9 @@ class Judged:
 
     def counts(self) -> dict[str, Any]:
         """``pictures``, ``accepted``, ``copies``, ``refused_copies`` (0 where copies are not
-        refused), ``test_copies``, ``twins``, ``soft``; the shares; and by ``generator``, where the
-        manifest names some, ``pictures``, ``accepted`` and ``copies``; and ``classes``, see
-        :meth:`by_class`.
+        refused), ``test_copies``, ``exact_test_copies`` among them, ``twins``, ``soft``; the
+        shares; and by ``generator``, where the manifest names some, ``pictures``, ``accepted`` and
+        ``copies``; and ``classes``, see :meth:`by_class`.
         """
         kept, copied = self.candidates.accepted.tolist(), self.known.copy.tolist()
         names = [r.extra.get("generator", "") for r in self.pictures.records]
@@ -116,6 +131,7 @@ class Judged:
             "copies": sum(copied),
             "refused_copies": self.candidates.reasons.count(Reason.near_copy),
             "test_copies": int(self.tested.copy.sum()),
+            "exact_test_copies": int(self.exact.sum()),
             "twins": self.twins,
             "unlike": self.unlike,
             "taught": self.taught,
@@ -177,7 +193,9 @@ class Judge:
         self.usual_soft = float(self.soft(unseen).double().mean())
         own = torch.arange(len(labelled))
         first = critic.probabilities(labelled.images(size), own).argmax(1)
-        self.expected = float((first == labelled.labels).double().mean())
+        self.right = torch.bincount(
+            labelled.labels[first == labelled.labels], minlength=len(labelled.classes)
+        )
 
     def soft(self, images: Tensor) -> Tensor:
         """Which patches, uint8 ``N x 3 x H x W``, are softer than 99 in 100 of the real training
@@ -210,7 +228,7 @@ class Judge:
                 strict=True,
             )
         ]
-        repeated = _repeated(images, chosen.confidence)
+        repeated = repeated_rows(images, chosen.confidence)
         reasons = [
             Reason.duplicate if i in repeated and reason is Reason.accepted else reason
             for i, reason in enumerate(reasons)
@@ -238,7 +256,8 @@ class Judge:
             len(repeated),
             int(unlike.sum()),
             taught,
-            self.expected,
+            torch.bincount(self.labelled.labels, minlength=len(classes)),
+            self.right,
             self.usual,
             self.usual_unlike,
             called,
@@ -267,21 +286,3 @@ class Judge:
             own = origin >= 0
             found[own] = self.critic.probabilities(images[own], origin[own])
         return found
-
-
-def _repeated(images: Tensor, confidence: Tensor) -> set[int]:
-    """Rows that nearly are a picture of higher confidence (of equal confidence, an earlier one)
-    that is not itself among them.
-    """
-    pairs = near_pairs(images)
-    rank = torch.empty(len(images), dtype=torch.long)
-    rank[confidence.nan_to_num(-1).argsort(descending=True, stable=True)] = torch.arange(
-        len(images)
-    )
-    both = torch.stack([pairs.first, pairs.second])
-    better, worse = torch.where(rank[both[0]] < rank[both[1]], both, both.flip(0))
-    out: set[int] = set()
-    for p in rank[better].argsort(stable=True).tolist():
-        if int(better[p]) not in out:
-            out.add(int(worse[p]))
-    return out

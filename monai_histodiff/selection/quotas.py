@@ -228,7 +228,7 @@ def best_scale(
     Args:
         scales: ``S`` scales.
         accepted: bool, shape ``S x K x n``.
-        confidence: calibrated probability of the intended class, of the same shape; not finite
+        confidence: the critic's probability of the intended class, of the same shape; not finite
             counts as 0.
         quota: accepted patches wanted of each class.
         max_candidates: candidates of each class, at the most.

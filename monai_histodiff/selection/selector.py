@@ -37,7 +37,7 @@ class Selection:
 
     Attributes:
         keep: bool, shape ``N``.
-        confidence: calibrated probability of the intended class, shape ``N``.
+        confidence: the critic's probability of the intended class, shape ``N``.
         distance: distance to the nearest real training patch, shape ``N``.
         nearest: index of that patch, shape ``N``.
         reasons: :attr:`Reason.accepted`, or why the candidate was rejected.
@@ -61,18 +61,17 @@ def select(
     nearest: Tensor,
     threshold: float,
     copy_threshold: float = 0.0,
-    most_probable: bool = False,
 ) -> Selection:
-    """Keep the candidates whose intended class is confident and which are no copies.
+    """Keep the candidates whose intended class is confident, than which no other is more probable,
+    and which are no copies.
 
     Args:
-        probabilities: calibrated, shape ``N x K``.
+        probabilities: of the critic, shape ``N x K``.
         labels: intended classes, shape ``N``.
         distance: distance to the nearest real training patch, shape ``N``.
         nearest: index of that patch, shape ``N``.
         threshold: lowest accepted probability of the intended class.
         copy_threshold: candidates nearer than this are rejected.
-        most_probable: candidates of which another class is more probable are rejected, too.
 
     Raises:
         ValueError: a threshold is not a number in its range, a label is not one of the classes, or
@@ -91,7 +90,7 @@ def select(
         raise ValueError(f"labels must lie from 0 to {last}, got {span}")
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     finite = probabilities.isfinite().all(1) & distance.isfinite()
-    beaten = most_probable & (probabilities > confidence[:, None]).any(1)
+    beaten = (probabilities > confidence[:, None]).any(1)
 
     def reason(c: float, other: bool, d: float, known: bool) -> Reason:
         if not known:
@@ -116,7 +115,8 @@ class Selector:
 
     A variation has the class of its source, which a label tells, or a critic that is sure of the
     whole patch. It is accepted unless another class is more probable: were the critic to be as
-    sure of it, too, what it finds easy would be all that a classifier is shown.
+    sure of it, too, what it finds easy would be all that a classifier is shown. Of others it must
+    be: their class is only claimed.
 
     Args:
         critic: judges the candidates.
@@ -195,7 +195,7 @@ class Selector:
         wanted = torch.as_tensor(labels, dtype=torch.long)
         distance, nearest = copy_distances(patches, self.real)
         probabilities = self.critic.probabilities(patches, origins)
-        limits = (self.threshold, self.copy_threshold, self.variations)
+        limits = (self.threshold, self.copy_threshold)
         return select(probabilities, wanted, distance, nearest, *limits)
 
     @property

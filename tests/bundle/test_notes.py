@@ -148,7 +148,7 @@ def test_a_critic_that_does_as_well_as_arm_g_is_told_of() -> None:
     assert told(0.5, 0.5, 0.52) == "" and told(0.5) == ""
     assert critic_note({"arms": {"G": {"balanced_accuracy": [0.1]}}}) == ""
     assert told(0.5, 0.5, 0.5).startswith("The critic itself reaches 50.0% of balanced accuracy")
-    assert "arm G, which learns from what it selected, 41.5%: where" in told(0.5, 0.41, 0.42)
+    assert "arm G, which learns from what it selected, 41.5%: in this run" in told(0.5, 0.41, 0.42)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ class Known:
 
 @pytest.mark.parametrize(
     ("strength", "kept", "told"),
-    [(0.5, [0, 1], ": no other class is more probable"), (1.0, [1], ": at threshold 0.60")],
+    [
+        (0.5, [0, 1], ": no other class is more probable"),
+        (1.0, [1], ": no other class is more probable at threshold 0.60"),
+    ],
 )
 def test_a_variation_needs_its_class_to_be_most_probable_and_noise_the_threshold(
     strength: float, kept: list[int], told: str, tmp_path: Path, capsys: Any

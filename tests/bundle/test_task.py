@@ -61,6 +61,7 @@ def test_patches_are_taken_at_the_scale_of_the_model(write: Write) -> None:
     assert task.notes() == ("Patches have 112 x 112 pixels at 1 um per pixel.",)
     power = task.notes(3)[-1]
     assert power.startswith("With 4 test groups (8 patches), 3 seeds and 1 draw of the labelled")
+    assert "corrected for 2 comparisons" in task.notes(3, claims=2)[-1] and "corr" not in power
 
 
 def test_the_parts_of_a_task_are_those_of_its_set(write: Write) -> None:

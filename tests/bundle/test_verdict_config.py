@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.verdict import possible_arms
-from monai_histodiff.bundle.verdict_rules import beyond, chance, is_far, lost_classes
+from monai_histodiff.bundle.verdict_rules import beyond, chance, is_far, lost_classes, misfits
 from monai_histodiff.bundle.verdict_words import headline, reasons, warnings, withheld
 from monai_histodiff.commands.judge import judge as judge_anew
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
@@ -266,6 +266,17 @@ def test_of_a_leak_that_leaves_nothing_the_leak_is_told(
     assert sentence in found["verdict"]
 
 
+@pytest.mark.parametrize(("exact", "leak"), [(0, False), (1, False), (2, True), (20, True)])
+def test_two_exact_copies_of_test_patches_are_a_leak(exact: int, leak: bool) -> None:
+    """20 of 400 are no more than chance gives by the wider rule, which real patches meet, too."""
+    told = {"pictures": 400, "accepted": 90, "copies": 0, "test_copies": 20, "usual": 0.02}
+    told |= {"exact_test_copies": exact, "unlike": 0, "classes": {}, "taught": 0.9}
+    found = headline({**told, "expected": 0.9, "twins": 0}, "No.")
+    assert (found.get("word") == "Leak") == leak
+    claims = withheld({"G-C": {"claim": "helps"}}, [{**told, "expected": 0.9, "twins": 0}])
+    assert (claims["G-C"]["claim"] == "inconclusive") == leak
+
+
 def test_copies_that_were_not_refused_are_no_reason_that_nothing_is_kept() -> None:
     told = {"pictures": 50, "accepted": 0, "copies": 50, "test_copies": 0, "unlike": 0}
     told |= {"usual": 0.02, "taught": 0.1, "expected": 0.97, "twins": 0}
@@ -296,13 +307,19 @@ def test_a_leak_withholds_the_claims_of_the_arms_that_it_is_in() -> None:
     assert results["claims"]["G-C"]["claim"] == "helps", "the results are not changed in place"
 
 
+def of_labelled(pictures: int, *counts: int) -> dict[str, dict[str, int]]:
+    """One class of pictures, and how many labelled patches it has and are told right."""
+    names = "pictures", "accepted", "labelled", "right"
+    return {"a": dict(zip(names, (pictures, 9, *counts), strict=True))}
+
+
 def test_pictures_that_are_no_tissue_are_told_of() -> None:
     def told(made: float, unlike: int = 0, taught: float = 1.0) -> list[tuple[str, str]]:
         whole = {"samples": {"precision": made}, "floor": {"precision": 0.8}}
         counts = dict.fromkeys(("copies", "test_copies", "twins"), 0)
         shares = {"usual": 0.01, "usual_unlike": 0.01, "taught": taught, "expected": 0.9}
         part = {"name": "theirs", "pictures": 90, "unlike": unlike, **counts, **shares}
-        part |= {"soft": 0, "usual_soft": 0.01, "accepted": 0, "classes": {}}
+        part |= {"soft": 0, "usual_soft": 0.01, "accepted": 0, "classes": of_labelled(90, 30, 27)}
         part["whole"] = {"a": whole, "b": {"samples": None, "floor": None}}
         return warnings(part, made < 0.2)
 
@@ -332,14 +349,56 @@ def test_noise_is_not_worth_keeping(judge: Judge, real: PatchSet, tmp_path: Path
 def test_labels_that_do_not_fit_are_the_first_that_is_told() -> None:
     counts = {"pictures": 90, "accepted": 20, "copies": 0, "test_copies": 0, "unlike": 0}
     told = {**counts, "usual": 0.01, "taught": 0.25, "expected": 0.75}
+    told["classes"] = of_labelled(90, 60, 45)
     found = headline(told, "The comparison says no.")
     assert set(found) == {"verdict"}, "the claim stays the comparison's"
     assert found["verdict"] == (
         "The labels do not fit: the critic gives their label to 25% of the pictures, and to 75% "
-        "of real patches that it has not seen. Of the 20 of 90 pictures that are kept: The "
-        "comparison says no."
+        "of real patches of the same classes that it has not seen. Of the 20 of 90 pictures "
+        "that are kept: The comparison says no."
     )
     assert headline({**told, "taught": 0.72}, "The comparison says no.") == {}
+
+
+def judged_labels(
+    rng: np.random.Generator, pictures: tuple[int, ...], labelled: int, rates: tuple[float, ...]
+) -> dict[str, Any]:
+    """Counts of a set whose labels are as those of the labelled patches of each class."""
+    classes = {
+        str(k): {"pictures": m, "labelled": labelled, "right": int(rng.binomial(labelled, q))}
+        for k, (m, q) in enumerate(zip(pictures, rates, strict=True))
+    }
+    right, total = sum(map(rng.binomial, pictures, rates)), sum(pictures)
+    return {"pictures": total, "taught": right / total, "classes": classes}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labelled", "rates"),
+    [
+        ((134, 133, 133), 5, (0.9, 0.9, 0.9)),
+        ((134, 133, 133), 30, (0.95, 0.95, 0.95)),
+        ((0, 0, 400), 5, (1.0, 1.0, 0.5)),
+        ((200, 200), 8, (0.95, 0.6)),
+    ],
+)
+def test_labels_as_good_as_those_of_few_labelled_patches_fit(
+    pictures: tuple[int, ...], labelled: int, rates: tuple[float, ...]
+) -> None:
+    """Up to version 0.26 a third of such sets did not, as if the share of the few were known."""
+    rng = np.random.default_rng(0)
+    alarms = sum(misfits(judged_labels(rng, pictures, labelled, rates)) for _ in range(1000))
+    assert alarms <= 4, "1 in 1000 is what a rule may say"
+
+
+def test_labels_at_random_do_not_fit_though_few_patches_are_labelled() -> None:
+    rights = {"a": 5, "b": 5, "c": 4}
+    classes = {k: {"pictures": 50, "labelled": 5, "right": n} for k, n in rights.items()}
+    told = {"pictures": 150, "taught": 0.33, "classes": classes}
+    assert misfits(told) and not misfits({**told, "taught": 0.7})
+    for row in classes.values():
+        del row["labelled"]
+    assert not misfits(told), "an earlier version did not tell"
+    assert not misfits({"pictures": 150, "taught": 0.33})
 
 
 def overall(precision: float, recall: float, compared: int = 90) -> dict[str, Any]:
@@ -348,6 +407,7 @@ def overall(precision: float, recall: float, compared: int = 90) -> dict[str, An
     made = {"precision": precision, "recall": recall, "kid": 1716.18}
     counts = {"pictures": compared, "accepted": 20, "copies": 0, "test_copies": 0, "unlike": 0}
     told = {**counts, "usual": 0.01, "taught": 0.7, "expected": 0.75, "twins": 0}
+    told["classes"] = of_labelled(compared, 60, 45)
     return {**told, "overall": {"samples": made, "floor": real, "compared": compared}}
 
 

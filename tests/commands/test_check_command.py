@@ -13,6 +13,7 @@ from monai_histodiff import PatchSet
 from monai_histodiff.commands.check import colour_alone, main, page_values, power_of
 from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
+from monai_histodiff.evaluation.power import Foresight
 
 
 @pytest.fixture
@@ -93,7 +94,9 @@ def test_the_command_prints_and_writes_what_was_found(
         "'pink/8.png' and 'pink/copy.png'"
     ) in lines
     power = next(i for i, line in enumerate(lines) if line == "what a verdict could see:")
-    assert lines[power + 1].startswith("With 3 test groups (13 patches), 3 seeds and 1 draw of")
+    foreseen = "With 3 test groups (13 patches), 3 seeds and 1 draw of"
+    rule = "Nothing will be claimed: A claim needs at least 10 test groups (patients), got 3"
+    assert lines[power + 1].startswith(rule) and foreseen in lines[power + 1]
     assert lines[power + 1] == power_of(PatchSet.open(dataset))
     page = (tmp_path / "mine-check.html").read_text(encoding="utf-8")
     assert "What a verdict could see" in page and "With 3 test groups (13 patches)" in page
@@ -129,6 +132,16 @@ def test_the_power_and_the_scale_are_those_that_are_asked_for(
     with pytest.raises(SystemExit):
         main([str(dataset), "--seeds", "1"])
     assert "seeds must be a number of them, from 2 to 1000, got 1" in capsys.readouterr().err
+
+
+def test_the_power_is_that_of_the_usual_arms(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: Any, claims: int) -> Foresight:
+        return Foresight(0.1, {}, {}, f"Of {claims}.")
+
+    monkeypatch.setattr("monai_histodiff.commands.check.foresee", told)
+    assert power_of(PatchSet.open(dataset)).endswith(" Of 2.")
 
 
 def test_folders_of_patients_become_a_set(

@@ -14,8 +14,8 @@ import torch
 from monai_histodiff import __version__
 from monai_histodiff.bundle.predictions import read_predictions, write_predictions
 from monai_histodiff.bundle.provenance import describe_files
-from monai_histodiff.commands.judge import judge, main
-from monai_histodiff.evaluation.arms import COMPARISONS
+from monai_histodiff.commands.judge import UNJUDGED, judge, main
+from monai_histodiff.evaluation.comparisons import COMPARISONS
 from monai_histodiff.evaluation.draws import combine
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
@@ -183,6 +183,7 @@ def test_a_published_results_file_alone_is_judged_by_which_answers_were_right(
 def counted(**changed: Any) -> dict[str, Any]:
     """The counts of a set, as ``verdict.json`` writes them."""
     told = {"name": "set", "pictures": 90, "accepted": 50, "copies": 0, "test_copies": 0}
+    told["classes"] = {"a": {"pictures": 90, "labelled": 30, "right": 27}}
     return {**told, "unlike": 0, "taught": 0.9, "expected": 0.9, "usual": 0.01, **changed}
 
 
@@ -214,6 +215,13 @@ def test_results_of_a_verdict_on_pictures_are_judged_with_their_copies(
     assert nothing["verdict"].startswith("None of the 90 pictures is worth keeping: 80 of 90")
     main([str(told)])
     assert "Now (" in capsys.readouterr().out
+    wrong = judged(counted(taught=0.1))
+    assert wrong["verdict"].startswith(
+        "The labels do not fit: the critic gives their label to 10%"
+    )
+    assert UNJUDGED not in wrong["notes"]
+    before = judged(counted(taught=0.1, classes={"a": {"pictures": 90}}))
+    assert before["verdict"] == results["verdict"] and UNJUDGED in before["notes"]
     old = counted()
     del old["usual"]
     with pytest.raises(ValueError, match="must count what each set holds, got no 'usual'"):

@@ -20,7 +20,15 @@ from monai_histodiff.commands.judge import main
         ({"selection": {"accepted": None}}, "selection#accepted of results must be a whole num"),
         ({"notes": 5}, "notes of results must be a list of texts, got 5 in"),
         ({"files": None}, "files of results must be number, bytes and sha256 of each file"),
-        ({"foreign": {}}, "foreign#sets of results must be a list of mappings, got none in"),
+        (
+            {"foreign": {}},
+            "foreign#sets of results must be a list of mappings, with counts of",
+        ),
+        ({"foreign": {"sets": [{"classes": {"a": 5}}]}}, "with counts of each class, got"),
+        (
+            {"foreign": {"sets": [{"classes": {"a": {"pictures": 9, "right": 3}}}]}},
+            "with counts of each class, got",
+        ),
         ({"foreign": {"sets": [{"pictures": None}]}}, "must count what each set holds, got no"),
     ],
 )

@@ -304,6 +304,13 @@ def _set(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("settings", "labels_per_class", to=[5]), "settings#labels_per_class of results mu"),
         (_set("settings", "draw", to="1"), "settings#draw of results must be a whole number"),
         (_set("dataset", "path", to=None), "dataset#path of results must be text, got None"),
+        (
+            _set("dataset", "classes", to=5),
+            "dataset#classes of results must be a list of texts, g",
+        ),
+        (_set("dataset", "classes", to="ab"), "dataset#classes of results must be a list of te"),
+        (_set("arm_names", to=[1]), "arm_names of results must be text for each arm, got [1]"),
+        (_set("arm_names", to={"C": 1}), "arm_names of results must be text for each arm, got"),
         (_set("versions", to=None), "versions of results must be a mapping, got None"),
         (_set("selection", to={"accepted": None}), "selection#accepted of results must be a wh"),
         (_set("differences", to={}), "differences must hold G-C, a claim, got none in"),

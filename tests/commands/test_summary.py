@@ -268,10 +268,37 @@ def test_the_sentence_comes_first(tmp_path: Path) -> None:
     assert (
         f"Evaluations on set.zip Helps With the selected synthetic patches, {words}" in page.text
     )
-    results[1]["shortfalls"] = ["A claim needs ..."]
+    results[1] = run(0, 25, gain=0)
     page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "It depends on the labels" in page.text and "points: helps; with 25" in page.text
-    assert "Nothing is claimed. A claim needs ..." in page.text
+
+
+def test_a_label_count_that_was_not_tested_decides_nothing(tmp_path: Path) -> None:
+    """What limits one count is said of that one."""
+    results = [run(0, 5), run(0, 25)]
+    results[1]["shortfalls"] = ["A claim needs ..."]
+    page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Evaluations on set.zip Helps With" in page.text and "depends" not in page.text
+    assert "points: helps; with 25" in page.text and "points: not tested." in page.text
+    assert "With 25 labels per class: Nothing is claimed. A claim needs ..." in page.text
+    results[0]["shortfalls"] = results[1]["shortfalls"]
+    page = Page(to_html(results, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Evaluations on set.zip Inconclusive With" in page.text and ": not" not in page.text
+    assert "class: Nothing is claimed" not in page.text, "of all of them, without a name"
+
+
+def test_each_draw_counts_the_same_whatever_its_seeds(tmp_path: Path) -> None:
+    """As in the difference, so that it is that of the two means above it."""
+    many = another(run(1, gain=0.1))
+    for part in ("hits", "arms"):
+        for arm, found in many[part].items():
+            more = {m: v * 4 for m, v in found.items()} if part == "arms" else found * 4
+            many[part][arm] = more
+    text = to_markdown([run(0), many])
+    assert "| G | selected | 59.5" in text and "| C | classical | 52.0" in text
+    assert "| G-C | +7.5 (" in text
+    page = to_html([run(0), many], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "59.5" in page
 
 
 def test_every_run_is_listed(tmp_path: Path) -> None:
@@ -311,8 +338,12 @@ def test_a_page_of_several_data_sets(tmp_path: Path) -> None:
         and f"labels per class by +{mean} (" in (shown.text)
     )
     least = "Nothing is claimed. A claim needs at least"
-    assert f"set.zip: {least} 3 draws of the labelled patches, got 2: how" in shown.text
-    assert f"sets: {least} 2 draws of the labelled patches of every data set, got" in shown.text
+    place = "5 labels per class"
+    assert f"set.zip, {place}: {least} 3 draws of the labelled patches, got 2: how" in shown.text
+    assert (
+        f"sets, {place}: {least} 2 draws of the labelled patches of every data set, got"
+        in shown.text
+    )
     assert "nor compared. " in shown.text and "set.zip, other.zip:" not in shown.text
     assert shown.table("Balanced accuracy, in %") == [
         ["set.zip5 labels per class, 2 draws", "52.0 ± 0.0", "57.0 ± 0.0"],
@@ -321,11 +352,24 @@ def test_a_page_of_several_data_sets(tmp_path: Path) -> None:
     ]
 
 
-def test_data_sets_without_a_common_label_count_have_no_mean(tmp_path: Path) -> None:
+def test_label_counts_of_two_sets_are_matched_by_their_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write(tmp_path, run(0, "5%"), run(0, "5.0%", dataset="other.zip", site="b"))
+    main([*map(str, files), "--html", str(tmp_path / "page.html")])
+    assert "## 5% labels per class\n\n| difference" in capsys.readouterr().out
+    assert "Mean of 2 sets" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_data_sets_without_a_common_label_count_have_no_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = write(tmp_path, run(0, 5), run(0, 10, dataset="other.zip", site="b"))
     page = tmp_path / "page.html"
     main([*map(str, files), "--html", str(page)])
     text = Page(page.read_text(encoding="utf-8")).text
+    none = "There is no such mean here: no label count is in all of the data sets."
+    assert none in text and capsys.readouterr().out.endswith(f"{none}\n")
     assert "Mean of" not in text and "in the mean over the data sets" not in text
     assert "Not in every run" not in text
 

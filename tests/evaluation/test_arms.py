@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from conftest import CLASSES, WritePatchSet
 from monai_histodiff import Candidates, PatchSet, SyntheticBank
 from monai_histodiff.evaluation.arms import (
     ARMS,
-    COMPARISONS,
     Material,
     repeats_selected,
 )
+from monai_histodiff.evaluation.comparisons import COMPARISONS, USUAL, compared
 from monai_histodiff.evaluation.real_banks import pseudo_labels, true_labels
 
 
@@ -78,6 +79,17 @@ def test_classes_with_unequal_numbers_of_accepted_patches(candidates: Candidates
     assert low.confidence[0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.8])
 
 
+def test_no_arm_is_shown_a_copy_of_a_test_patch(candidates: Candidates) -> None:
+    reasons = [r for _ in range(3) for r in ["accepted"] * 2 + ["copy of a test patch"] * 4]
+    leaked = Candidates(**{**candidates.__dict__, "reasons": reasons})
+    selected = arm_bank("G", leaked, CLASSES)
+    for arm in "FH":
+        bank = arm_bank(arm, leaked, CLASSES, seed=5)
+        for k in range(3):
+            assert sorted(bank.seeds[k].tolist()) == sorted(selected.seeds[k].tolist())
+    assert list(repeats_selected(("C", "F", "G", "H"), leaked)) == ["F", "H"]
+
+
 def test_arms_that_would_repeat_the_selected_patches_are_known(candidates: Candidates) -> None:
     def kept(*numbers: int) -> Candidates:
         """The first so many of six candidates of each class are accepted."""
@@ -117,6 +129,13 @@ def test_lowest_scored_are_the_lowest_and_random_depends_on_the_seed(
 def test_only_the_baselines_before_augmentation_go_without_it() -> None:
     assert {name for name, arm in ARMS.items() if not arm.augmented} == {"A", "B"}
     assert {name for name, arm in ARMS.items() if arm.shortened} == {"A"}
+
+
+def test_the_comparisons_of_arms_are_those_whose_two_arms_are_there() -> None:
+    assert compared(["C", "G", "F", "G0"]) == ["G-C", "G-F", "G-G0"] and compared(["C"]) == []
+    assert compared("CGP", ["P-G", "E-G"]) == ["P-G"]
+    bundle = Path(__file__).parents[2] / "bundles" / "finetune.json"
+    assert list(USUAL) == json.loads(bundle.read_text(encoding="utf-8"))["arms"]
 
 
 def test_records_of_arms_hold_together(candidates: Candidates) -> None:

@@ -95,6 +95,15 @@ def test_a_forecast_counts_all_seeds() -> None:
     assert least(3) > least(12) > least(60)
 
 
+def test_a_forecast_counts_the_comparisons() -> None:
+    labels, groups = make_groups(RNG(0), 40)
+    names = [str(g) for g in groups]
+    one, two = (foresee(labels, names, 5, worlds=20, claims=claims) for claims in (1, 2))
+    assert 1.05 < two.detectable / one.detectable < 1.25
+    assert ", with this draw, corrected for 2 comparisons; for" in two.sentence
+    assert "corrected" not in one.sentence
+
+
 def test_with_one_group_of_a_class_nothing_can_be_told() -> None:
     found = foresee(np.repeat([0, 1], 6), ["a"] * 6 + ["b"] * 6, 3, worlds=10)
     assert np.isnan(found.detectable) and set(found.seeds.values()) == {0}

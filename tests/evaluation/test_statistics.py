@@ -335,6 +335,19 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     assert np.mean(low > 0) == pytest.approx(0.8, abs=0.08)
 
 
+@pytest.mark.parametrize("claims", [1, 2, 10])
+def test_among_several_claims_it_is_found_so_often_too(claims: int) -> None:
+    """Up to version 0.26 it was found by the interval alone, and claimed in half of the cases."""
+    rng, freedom, error = RNG(1), 30.0, 0.01
+    known = Estimate(*(np.array(v) for v in (0.0, error**2, 0.0, freedom)))
+    true = np.eye(claims)[0] * float(known.detectable(claims))
+    means = rng.normal(true, error, (2000, claims))
+    variances = error**2 * rng.chisquare(freedom, means.shape) / freedom
+    p = Estimate(means, variances, np.zeros_like(means), np.full_like(means, freedom)).p()
+    found = [holm({str(i): value for i, value in enumerate(row)})["0"] < 0.05 for row in p]
+    assert 0.77 < np.mean(found) < 0.85
+
+
 # --- several draws ---
 
 

@@ -475,7 +475,7 @@ def test_recall_stands_beside_what_was_accepted_of_the_class(read: Read) -> None
 def test_selection_data_cost_and_settings(read: Read) -> None:
     page = read()
     assert (
-        "at least 71.0 %." in page.text
+        "at least 71.0 %, and no other class may be more" in page.text
         and "a precision of 82.0 %; the target, 90.0 %, is not reached." in page.text
     )
     assert page.table("Candidates by") == [

@@ -88,19 +88,26 @@ def test_the_threshold_holds_its_precision_on_fresh_data(target: float) -> None:
     assert float(right[assigned].float().mean()) == pytest.approx(target, abs=0.025)
 
 
-@pytest.mark.parametrize("target", [0.3, 0.7, 0.9])
-def test_the_precision_at_the_threshold_is_that_which_was_reached(target: float) -> None:
+def test_the_precision_that_is_told_is_that_of_the_labels_that_are_given() -> None:
+    """Above one half no other class reaches the threshold; below, others count for it alone."""
     _, probabilities, labels = calibrated(500, seed=3)
-    threshold, reached = precision_threshold(probabilities, labels, target)
+    threshold, reached = precision_threshold(probabilities, labels, 0.9)
+    assert threshold > 0.5
     assert precision_at(probabilities, labels, threshold) == pytest.approx(reached, abs=1e-12)
+    threshold, reached = precision_threshold(probabilities, labels, 0.6)
+    _, fresh, fresh_labels = calibrated(20000, seed=4)
+    sure = fresh.amax(1) >= threshold
+    right = (fresh.argmax(1) == fresh_labels)[sure].float().mean()
+    assert threshold < 0.5 and precision_at(probabilities, labels, threshold) > reached + 0.05
+    assert precision_at(fresh, fresh_labels, threshold) == pytest.approx(float(right))
 
 
 def test_the_precision_at_a_threshold_counts_by_hand() -> None:
     probabilities = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]])
     labels = torch.tensor([0, 0, 0])
     assert precision_at(probabilities, labels, 0.6) == pytest.approx(2 / 3)
-    assert precision_at(probabilities, labels, 0.4) == pytest.approx(2 / 4)
-    assert precision_at(probabilities, labels, 0.3) == pytest.approx(3 / 5)
+    assert precision_at(probabilities, labels, 0.3) == pytest.approx(2 / 3)
+    assert precision_at(probabilities, labels, 0.7) == pytest.approx(1 / 2)
     assert precision_at(probabilities, labels, 0.95) == 0.0, "no assignment"
 
 
@@ -204,6 +211,10 @@ def test_the_threshold_accepts_the_sample_that_it_was_read_from() -> None:
 def test_a_critic_that_knows_nothing_is_at_chance() -> None:
     blind = torch.full((20, 2), 0.5, dtype=torch.float32)
     assert precision_threshold(blind, torch.arange(20) % 2, 0.9) == (0.5, 0.5)
+    for classes in range(5, 60):  # 1 / 25, in float32, is below 1 / 25
+        blind = torch.softmax(torch.zeros(2 * classes, classes), 1)
+        found = precision_threshold(blind, torch.arange(2 * classes) % classes, 0.9)
+        assert found == pytest.approx((1 / classes, 1 / classes), rel=1e-5)
 
 
 def test_certainty_is_a_probability() -> None:
@@ -294,10 +305,10 @@ def test_no_candidate_is_no_outcome() -> None:
     )
 
 
-def test_unless_asked_otherwise_a_label_need_not_be_the_most_probable() -> None:
+def test_a_label_must_be_the_most_probable_whatever_the_threshold() -> None:
+    """Of many classes the threshold may be so low that another class reaches it, too."""
     parts = torch.tensor([[0.4, 0.6]]), torch.tensor([0]), torch.ones(1), torch.zeros(1)
-    assert select(*parts, threshold=0.3).keep.tolist() == [True]
-    assert select(*parts, threshold=0.3, most_probable=True).keep.tolist() == [False]
+    assert select(*parts, threshold=0.3).reasons == [Reason.other_class]
 
 
 # --- guidance scale ---

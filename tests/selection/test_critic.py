@@ -361,21 +361,20 @@ def test_copies_are_found_in_every_orientation(critic: PatchCritic, labelled: Pa
     )
 
 
-def test_a_variation_is_refused_where_another_class_is_more_probable() -> None:
+def test_a_candidate_is_refused_where_another_class_is_more_probable() -> None:
     found = torch.tensor([[0.2, 0.45, 0.35], [0.4, 0.4, 0.2], [0.2, 0.45, 0.35], [0.1, 0.1, 0.8]])
     labels, far = torch.tensor([1, 1, 2, 2]), torch.full((4,), 9.0)
     nearest = torch.zeros(4, dtype=torch.long)
 
-    def reasons(threshold: float, most_probable: bool) -> list[str]:
-        chosen = select(found, labels, far, nearest, threshold, 0.0, most_probable)
+    def reasons(threshold: float) -> list[str]:
+        chosen = select(found, labels, far, nearest, threshold)
         assert chosen.keep.tolist() == [r == "accepted" for r in chosen.reasons]
         return [str(reason) for reason in chosen.reasons]
 
     other = "another class is more probable"
-    assert reasons(0.0, True) == ["accepted", "accepted", other, "accepted"]
-    assert reasons(0.5, True) == ["low confidence"] * 3 + ["accepted"]
-    assert reasons(0.3, False) == ["accepted"] * 4
-    assert reasons(0.42, False) == ["accepted", *["low confidence"] * 2, "accepted"]
+    assert reasons(0.0) == reasons(0.3) == ["accepted", "accepted", other, "accepted"]
+    assert reasons(0.5) == ["low confidence"] * 3 + ["accepted"]
+    assert reasons(0.42) == ["accepted", *["low confidence"] * 2, "accepted"]
 
 
 def test_variations_need_no_confidence_and_noise_needs_the_critics(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,9 @@ def test_exact_copies_are_refused_as_copies(judge: Judge, real: PatchSet, tmp_pa
     assert set(found.candidates.reasons) == {Reason.near_copy}
     assert told["copies"] == told["pictures"] == 24 and told["accepted"] == 0
     assert told["taught"] == 1 and told["expected"] == 1
+    assert {n: (row["labelled"], row["right"]) for n, row in told["classes"].items()} == {
+        name: (count, count) for name, count in train.counts().items()
+    }
     assert {name: (row["pictures"], row["accepted"]) for name, row in told["classes"].items()} == {
         name: (count, 0) for name, count in train.counts().items()
     }
@@ -170,6 +174,13 @@ def test_copies_of_test_patches_are_a_leak(judge: Judge, real: PatchSet, tmp_pat
     reasons = found.candidates.reasons
     assert set(reasons) <= {Reason.test_copy, Reason.near_copy}
     assert reasons.count(Reason.test_copy) >= 12 and found.counts()["test_copies"] == 24
+    assert found.counts()["exact_test_copies"] == 24
+    soft = [np.asarray(Image.fromarray(a).filter(ImageFilter.BoxBlur(9))) for a in arrays(test)]
+    assert judged(judge, real, tmp_path / "soft", soft, labels).counts()["exact_test_copies"] == 0
+    blank = [np.full_like(a, 250) for a in arrays(test)[:2]]
+    both = PatchSet.open(made(tmp_path / "blank", blank, labels[:2]))
+    strict = Judge(judge.critic, real.select("train"), both, both, 32, colours)
+    assert not strict(both, "set").exact.any(), "they may be from the training part"
 
 
 def test_new_pictures_are_judged_by_their_labels(
@@ -180,6 +191,10 @@ def test_new_pictures_are_judged_by_their_labels(
     found = judged(judge, real, tmp_path / "right", images, right)
     kept = found.counts()["accepted"]
     assert kept >= 22 and found.taught == 1, "some are copies, or unlike, by chance"
+    counts = {"labelled": torch.tensor([8, 8, 8]), "right": torch.tensor([8, 8, 2])}
+    assert replace(found, **counts).expected == pytest.approx(0.75)
+    hard = judged(judge, real, tmp_path / "hard", images[20:], right[20:])
+    assert replace(hard, **counts).expected == pytest.approx(0.25), "of the classes of the set"
     wrong = [CLASSES[(CLASSES.index(name) + 1) % 3] for name in right]
     for name, row in found.by_class().items():
         own = [i for i, label in enumerate(right) if label == name]
