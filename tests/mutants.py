@@ -25,6 +25,7 @@ MODULES = {
     "data/bank_files": "data/test_sealed.py data/test_bank.py",
     "data/sealed": "data/test_sealed.py data/test_bank.py",
     "data/strict_table": "data/test_sealed.py",
+    "options/typed": "bundle/test_typed.py",
     "selection/candidates": "data/test_bank.py data/test_sealed.py",
     "augmentation/labels": "augmentation/test_labels.py augmentation/test_transforms.py",
     "augmentation/patches": "augmentation/test_patches.py augmentation/test_items.py",
