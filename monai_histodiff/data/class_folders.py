@@ -10,7 +10,7 @@ from monai_histodiff.data.patch_files import MANIFEST, TABLES, PatchRecord, Patc
 from monai_histodiff.data.pictures import SUFFIXES
 from monai_histodiff.data.splits import SPLITS
 
-__all__ = ["read_folders", "top_folder"]
+__all__ = ["UNLABELLED", "read_folders", "top_folder"]
 
 SHOWN = 4  # names of a folder level in an error
 UNLABELLED = ("unlabelled", "unlabeled")  # a folder of this name is no class

@@ -8,34 +8,18 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
+from monai_histodiff.data.manifests import read_manifest
 from monai_histodiff.data.names import check_name, check_path, refuse_twins
-from monai_histodiff.data.patch_files import (
-    COLUMNS,
-    MANIFEST,
-    OVERVIEW,
-    SCALE,
-    PatchRecord,
-    PatchSource,
-)
-from monai_histodiff.data.scale import LEAST, MOST, is_scale, scale_remedy
+from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
 from monai_histodiff.data.several import refuse_one_within_another, titles
-from monai_histodiff.data.splits import SPLITS, read_split, refuse_torn_groups
-from monai_histodiff.data.tables import (
-    TableRow,
-    likely_columns,
-    number,
-    read_table,
-    scale_columns,
-    with_split,
-)
+from monai_histodiff.data.splits import SPLITS, refuse_torn_groups
 
 __all__ = ["list_patches"]
 
 MISSING = set(
-    "nan na n/a none null -1 ? - unknown unlabelled unlabeled".split()
+    "nan na n/a #n/a #nv <na> none null -1 ? - missing undefined unknown".split()
 )  # as written where there is nothing
 Found = tuple[PatchRecord, str]  # and where it was found
 
@@ -65,7 +49,7 @@ def list_patches(
     foldered = 0
     for i, (source, title) in enumerate(zip(sources, titles(sources), strict=True)):
         if manifest := _manifest(source):
-            rows = _from_table(source, manifest, notes)
+            rows = read_manifest(source, manifest, notes)
         else:
             rows = read_folders(source, class_level, group_level, notes)
             foldered += 1
@@ -184,100 +168,3 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
             f"{'is' if kept == 1 else 'are'} kept apart: neither trained nor tested on."
         )
     return notes
-
-
-# ------------------------------------------------------------------------------------ manifests
-
-
-def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Found]:
-    where = f"'{source.root / manifest}'"
-    taken: list[tuple[str, str]] = []
-    rows = read_table(source.read(manifest), where, COLUMNS[:2], (*COLUMNS[2:], SCALE), taken)
-    if not rows:
-        raise ValueError(f"a manifest must list at least one patch, got an empty one in {where}")
-    rows = with_split(rows, taken)
-    notes += [f"The column '{name}' of {where} is taken for '{ours}'." for name, ours in taken]
-    if folder := _folder_of(source, [row.cells["path"] for row in rows]):
-        notes.append(f"The paths of {where} are taken to begin at '{folder}'.")
-    seen: dict[str, int] = {}
-    found = []
-    for row in rows:
-        at = f"line {row.line} of {where}"
-        name = _file(source, row, folder, at)
-        if name in seen:
-            raise ValueError(
-                f"a manifest must list each path once, got '{name}' twice, at line {seen[name]}"
-                f" and {at}"
-            )
-        seen[name] = row.line
-        found.append(_record(row, name, at))
-    unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
-    if spare := len(unnamed):
-        many, are = ("1 picture", "is") if spare == 1 else (f"{spare} pictures", "are")
-        notes.append(f"{many} of '{source.root}' {are} not in its manifest: not used.")
-    notes += [
-        f"The column '{name}' of {where} is not read: call it '{ours}' if it is that."
-        for name, ours in likely_columns(list(rows[0].cells), ("group", "split", SCALE))
-    ]
-    notes += [
-        f"The column '{name}' of {where} is not read: {SCALE} is {rule}; write that in a column "
-        "of its own."
-        for name, rule in scale_columns(list(rows[0].cells))
-    ]
-    return found
-
-
-def _folder_of(source: PatchSource, paths: Sequence[str]) -> str:
-    """The one folder below the manifest in which its first path is found, if none is beside it."""
-    plain = paths[0].replace("\\", "/").removeprefix("./")
-    inside = [n for n in source.pictures if n.endswith(f"/{plain}")]
-    if not plain or len(inside) != 1 or any(source.find(path) for path in paths):
-        return ""
-    return inside[0].removesuffix(f"/{plain}")
-
-
-def _file(source: PatchSource, row: TableRow, folder: str, at: str) -> str:
-    path = row.cells["path"]
-    name = source.find(f"{folder}/{path.removeprefix('./')}" if folder else path)
-    if name is None and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive):
-        root = source.root.resolve()
-        inside = Path(path).is_relative_to(root) and source.find(str(Path(path).relative_to(root)))
-        remedy = "put the pictures, or a link to their folder, beside the manifest, and write each"
-        remedy += " path from there, such as 'FOLDER/" + PureWindowsPath(path).name + "'"
-        if inside:
-            remedy = f"write it relative to the manifest, as '{inside}'"
-        raise ValueError(
-            f"a path must be relative to the manifest, got '{path}' at {at}: {remedy}"
-        )
-    if name is None:
-        alike = [n for n in source.names if n.casefold() == path.casefold()]
-        hint = (
-            f"there is '{alike[0]}'"
-            if alike
-            else "paths are relative to the manifest; is a file missing, or the manifest cut?"
-        )
-        raise FileNotFoundError(f"{at} names '{path}', which is not there: {hint}")
-    return name
-
-
-def _record(row: TableRow, name: str, at: str) -> Found:
-    split = read_split(row.cells.get("split", ""), f"'{name}' ({at})")
-    label, group = (
-        unicodedata.normalize("NFC", row.cells.get(column, "")) for column in ("label", "group")
-    )
-    if "group" in row.cells and not group:
-        raise ValueError(f"every patch must name its group, got none for '{name}' ({at})")
-    extra = {k: v for k, v in row.cells.items() if k not in COLUMNS}
-    if extra.get(SCALE) and not _is_scale(extra[SCALE]):
-        raise ValueError(
-            f"{SCALE} must be a number of micrometres per pixel, from {LEAST:g} to {MOST:g}, or "
-            f"empty, got '{extra[SCALE]}' for '{name}' ({at}): {scale_remedy(extra[SCALE])}"
-        )
-    return PatchRecord(name, label, split, group, extra), at
-
-
-def _is_scale(text: str) -> bool:
-    try:
-        return is_scale(number(text))
-    except ValueError:
-        return False
