@@ -55,6 +55,11 @@ def list_patches(
             foldered += 1
             if not by_levels and (top := top_folder(source)):
                 tops[i] = top
+                if top != source.root.stem:
+                    notes.append(
+                        f"The folder '{top}', alone at the top of '{source.root}', is taken for no"
+                        " class."
+                    )
         for record, where in rows:
             own = unicodedata.normalize("NFC", f"{title}/{record.path}")
             found.append((replace(record, group=record.group or own, source=i), where))

@@ -786,10 +786,37 @@ def test_a_group_level_alone_must_leave_one_level_for_the_class(tmp_path: Path) 
 def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
     told = (
-        "manifest.csv must lie at the top of '.*set.zip', got 'set/manifest.csv': point at, or pa"
+        "manifest.csv must lie at the top of '.*', got 'set/manifest.csv': point at, or pack, the"
     )
     with pytest.raises(ValueError, match=told):
-        PatchSet.open(zipped(root, tmp_path / "set.zip", "set/"))
+        PatchSet.open(tmp_path)
+    with zipfile.ZipFile(zipped(root, tmp_path / "set.zip", "set/"), "a") as file:
+        file.writestr("other/b.png", "")
+    with pytest.raises(ValueError, match=told):
+        PatchSet.open(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize("name", ["set", "set (1)", "new"])
+def test_a_folder_that_was_packed_whole_is_read(name: str, tmp_path: Path) -> None:
+    """As 'Compress' does, and a browser that loads it twice."""
+    root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
+    path = zipped(root, tmp_path / f"{name}.zip", "set/")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("__MACOSX/set/._manifest.csv", "x")
+    patches = PatchSet.open(path)
+    assert patches.records == PatchSet.open(root).records and patches.notes == ()
+    assert len(patches.images()) == 1
+    folder = folder_of(tmp_path / "other", None, "A/a.png", "B/b.png")
+    patches = PatchSet.open(zipped(folder, tmp_path / f"{name}.zip", "set/"))
+    assert patches.classes == ("A", "B") and paths(patches)[0] == "set/A/a.png"
+    note = f"The folder 'set', alone at the top of '{path}', is taken for no class."
+    assert (note in patches.notes) is (name != "set")
+
+
+def test_a_command_in_a_remedy_can_be_typed(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "my set", None, "x/A/a.png", "y/B/b.png")
+    with pytest.raises(ValueError, match=f"histodiff-check '{root}' --class_level N"):
+        PatchSet.open(root)
 
 
 def test_two_manifests_are_refused(tmp_path: Path) -> None:
