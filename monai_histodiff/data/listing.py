@@ -4,14 +4,16 @@ over all sources.
 
 from __future__ import annotations
 
+import re
+import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
 from monai_histodiff.data.manifests import read_manifest
-from monai_histodiff.data.names import check_name, check_path, refuse_twins
+from monai_histodiff.data.names import check_name, check_path, matched_group, refuse_twins
 from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
 from monai_histodiff.data.several import refuse_one_within_another, titles
 from monai_histodiff.data.splits import SPLITS, refuse_torn_groups
@@ -21,6 +23,8 @@ __all__ = ["list_patches"]
 MISSING = set(
     "nan na n/a #n/a #nv <na> none null -1 ? - missing undefined unknown".split()
 )  # as written where there is nothing
+PATH = "patch's path"
+TILE = re.compile(r"([^/]+?)( \[|[_-]x=?\d+[_,-]+y=?\d+)[^/]*$")  # before the place of a tile
 Found = tuple[PatchRecord, str]  # and where it was found
 
 
@@ -28,6 +32,7 @@ def list_patches(
     sources: Sequence[PatchSource],
     class_level: int | None = None,
     group_level: int | None = None,
+    group_pattern: str | None = None,
 ) -> tuple[list[PatchRecord], list[str]]:
     """The records of all sources, and notes: plain sentences on what was left out or assumed.
 
@@ -36,6 +41,8 @@ def list_patches(
         class_level: without a manifest, the level of folders that names the class, the topmost
             being 1; needed where there is more than one level beside the split.
         group_level: likewise the level that names the group.
+        group_pattern: a regular expression to search each path for; its first bracket, or all of
+            it, is the group.
 
     Raises:
         FileNotFoundError: a file that a manifest names does not exist.
@@ -62,6 +69,9 @@ def list_patches(
                     )
         for record, where in rows:
             own = unicodedata.normalize("NFC", f"{title}/{record.path}")
+            if group_pattern is not None:
+                own = matched_group(unicodedata.normalize("NFC", record.path), group_pattern, PATH)
+                record = replace(record, group=own)
             found.append((replace(record, group=record.group or own, source=i), where))
     if by_levels and not foldered:
         raise ValueError(
@@ -86,7 +96,9 @@ def list_patches(
             f"{where} have {count} groups of one name, such as '{group}': each is taken for one"
             " patient. If they are not, rename those of one source."
         )
-    return [record for record, _ in found], notes + _assumed(sources, found, len(grouped))
+    return [record for record, _ in found], notes + _assumed(
+        sources, found, {where for _, where in grouped}
+    )
 
 
 def _manifest(source: PatchSource) -> str:
@@ -141,7 +153,24 @@ def _shared_groups(sources: Sequence[PatchSource], found: Sequence[Found]) -> di
     }
 
 
-def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: int) -> list[str]:
+def _tiles(sources: Sequence[PatchSource], paths: Sequence[str]) -> list[str]:
+    """A sentence where most of the names look like tiles of slides that have several."""
+    stems = Counter(found[1] for path in paths if (found := TILE.search(path)))
+    several = {stem: count for stem, count in stems.items() if count > 1}
+    if sum(several.values()) <= len(paths) / 2:
+        return []
+    slides = "1 slide" if len(stems) == 1 else f"{len(stems)} slides"
+    given = " ".join(shlex.quote(str(source.root / source.table)) for source in sources)
+    return [
+        f"Names look like tiles of {slides}, such as '{next(iter(several))}': give groups, by"
+        f" 'histodiff-check {given} --group_pattern {shlex.quote(TILE.pattern)} --write NEW',"
+        " which makes the set NEW of it, or a pattern that finds the patient."
+    ]
+
+
+def _assumed(
+    sources: Sequence[PatchSource], found: Sequence[Found], grouped: Set[str]
+) -> list[str]:
     """Plain sentences on all sources together."""
     notes: list[str] = []
     if odd := sorted({r.label for r, _ in found if r.label.casefold() in MISSING}):
@@ -161,12 +190,13 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
             f"That sources are called {' and '.join(sorted(told))} is not read as a split: open"
             " the folder above them, or pack each with its folder at the top."
         )
-    if alone := len(found) - grouped:
+    if len(found) > len(grouped):
         notes.append(
-            f"No group is recorded for {alone} of {len(found)} patches: each counts as a patient"
-            " of its own. If patients have several, accuracies are too high and intervals too"
-            " narrow."
+            f"No group is recorded for {len(found) - len(grouped)} of {len(found)} patches: each"
+            " counts as a patient of its own. If patients have several, accuracies are too high"
+            " and intervals too narrow."
         )
+        notes += _tiles(sources, [record.path for record, where in found if where not in grouped])
     if kept := sum(record.split == "val" for record, _ in found):
         notes.append(
             f"{'1 patch' if kept == 1 else f'{kept} patches'} of the split 'val' "
