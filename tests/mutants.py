@@ -25,6 +25,7 @@ MODULES = {
     "data/bank_files": "data/test_sealed.py data/test_bank.py",
     "data/sealed": "data/test_sealed.py data/test_bank.py",
     "data/manifests": "data/test_listing.py data/test_names_and_levels.py",
+    "data/shortcuts": "data/test_shortcuts.py",
     "data/strict_table": "data/test_sealed.py",
     "options/typed": "bundle/test_typed.py",
     "selection/candidates": "data/test_bank.py data/test_sealed.py",
