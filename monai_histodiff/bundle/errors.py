@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-__all__ = ["plain_errors", "show_error", "show_errors", "told"]
+__all__ = ["by_command", "plain_errors", "show_error", "show_errors", "told"]
 
 BAD_INPUT = (ValueError, OSError)
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -60,9 +60,14 @@ def show_errors() -> None:
     Where our own checks raised it the line is all; the traceback comes before it otherwise. Only
     for ``python -m monai.bundle``: elsewhere errors are the caller's.
     """
-    started = sys.modules["__main__"].__spec__
-    if started is not None and started.name == "monai.bundle.__main__":
+    if by_command():
         sys.excepthook = show_error
+
+
+def by_command() -> bool:
+    """Whether this process is ``python -m monai.bundle``."""
+    started = sys.modules["__main__"].__spec__
+    return started is not None and started.name == "monai.bundle.__main__"
 
 
 def show_error(

@@ -20,9 +20,12 @@ def least_labels(classes: int, folds: int) -> int:
     return max(folds, -(-LEAST // max(1, classes)))
 
 
-def check_classes(patches: PatchSet, folds: int, train: PatchSet | None = None) -> None:
+def check_classes(
+    patches: PatchSet, folds: int, train: PatchSet | None = None, drawn: bool = False
+) -> None:
     """Refuse, all at once, the classes with too few labelled patches for a run, before a draw for
-    testing (of a set without a split), or among those to train on, ``train``.
+    testing (of a set without a split), or among those to train on, ``train``, which a draw may
+    have left.
 
     Raises:
         ValueError: there are such; the message names them, and what is needed.
@@ -45,10 +48,16 @@ def check_classes(patches: PatchSet, folds: int, train: PatchSet | None = None) 
         )
         fewer = f", or give --critic_folds {FOLDS}" if folds > FOLDS else ""
         names = ", ".join(f"'{name}'" for name in short)
+        remedy = f"label more of {names}, of further groups, or leave "
+        remedy += ("it" if len(short) == 1 else "them") + f" out{fewer}"
+        if drawn:
+            rare = next(iter(short))
+            (group, most), *_ = Counter(patches.select("test", rare).groups).most_common(1)
+            found += f", and {most} of '{rare}' in the group '{group}' drawn for testing"
+            remedy = f"give another --draw, or record a split, or {remedy}"
         raise ValueError(
             f"each class must have at least {folds} labelled patches to train on{further}, got "
-            f"{found}: label more of {names}, of further groups, or leave "
-            f"{'it' if len(short) == 1 else 'them'} out{fewer}"
+            f"{found}: {remedy}"
         )
 
 
@@ -63,7 +72,8 @@ def check_critic(labelled: PatchSet, test: PatchSet, folds: int) -> None:
     try:
         group_folds(*own, classes=labelled.classes)
     except ValueError as error:
-        remedy = "give a smaller --critic_folds, or more --labels_per_class"
+        fewer = "a smaller --critic_folds, or " * (min(labelled.counts().values()) > 1)
+        remedy = f"give {fewer}more --labels_per_class"
         raise ValueError(f"{error}: {remedy}") from error
     if len(labelled) < LEAST:
         raise ValueError(

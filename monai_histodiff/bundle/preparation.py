@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from monai_histodiff.bundle.checks import (
     check_writable,
     room_for,
 )
-from monai_histodiff.bundle.errors import show_errors
+from monai_histodiff.bundle.errors import by_command, show_errors
 from monai_histodiff.bundle.notes import uncompared_note
 from monai_histodiff.bundle.plan import (
     PROBE_SIZE,
@@ -43,6 +44,7 @@ from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.evaluation.comparisons import compared
 from monai_histodiff.options.config_names import LDM_TRAIN
 from monai_histodiff.options.names import as_of_main_job, check_names, check_stage_names
+from monai_histodiff.options.typed import check_typed
 from monai_histodiff.selection.foreign_set import check_pictures
 from monai_histodiff.utils.bfloat16 import warn_of_emulation
 
@@ -70,6 +72,8 @@ def prepare(name: str) -> RunPlan:
         ValueError, OSError: with the rule, the value and the remedy.
     """
     show_errors()
+    if by_command():
+        check_typed(sys.argv[1:])
     running = running_config()
     if running is None:
         return RunPlan([])
@@ -97,9 +101,9 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         whole = folder.results.exists() and folder.report.exists()
         kept = folder.outcome.is_file() and (judged["replace"] or not whole)
         for stage, own in stages.items():
-            warn_of_emulation(own["device"], own["bfloat16"])
             with as_of_main_job(stage):
                 check_places(stage, own, home, kept and stage == "train")
+            warn_of_emulation(own["device"], own["bfloat16"])
         _check_alike(stages)
         _check_critic(configs)
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))

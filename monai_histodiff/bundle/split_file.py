@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,22 +59,36 @@ def _facts(
     patches: PatchSet, rows: Sequence[Mapping[str, str]]
 ) -> tuple[list[Facts], list[Facts]]:
     """Path, label, group, hash and scale of patches, and what rows tell of theirs. What not all of
-    the rows have, as earlier versions wrote them, is empty in both.
+    the rows have, as earlier versions wrote them, is empty in both; and a group that nobody
+    recorded, which begins with the name of the folder, that may be another now.
     """
     hashed, scaled = all(row.get(HASH) for row in rows), all(SCALE in row for row in rows)
     hashes = patches.file_hashes() if hashed else [""] * len(patches)
     now: list[Facts] = [
-        (r.path, r.label, r.group, found, _scale(r) if scaled else "")
+        (r.path, r.label, _recorded(r.path, r.group), found, _scale(r) if scaled else "")
         for r, found in zip(patches.records, hashes, strict=True)
     ]
     then: list[Facts] = [
         (
-            *(row["path"], row["label"], row["group"]),
+            *(row["path"], row["label"], _recorded(row["path"], row["group"])),
             *(row[HASH] if hashed else "", row[SCALE] if scaled else ""),
         )
         for row in rows
     ]
     return now, then
+
+
+def _recorded(path: str, group: str) -> str:
+    """The group, but for one that is the patch itself."""
+    return "" if group.endswith(f"/{unicodedata.normalize('NFC', path)}") else group
+
+
+def _difference(one: Facts, others: set[Facts]) -> str:
+    """What tells one patch from that of its path, in words."""
+    alike = next((other for other in others if other[0] == one[0]), one)
+    pairs = zip(("path", "label", "group", "file", SCALE), one, alike, strict=True)
+    names = [name for name, own, other in pairs if own != other]
+    return f"by its {' and '.join(names)}" if names else "which is in one of them alone"
 
 
 def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet) -> None:
@@ -101,10 +116,13 @@ def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet
     own = [row for row in rows if row["role"] == "labelled"]
     given, made_with = ({*facts} for facts in _facts(labelled, own))
     if given != made_with:
-        other = max(sorted(given - made_with), sorted(made_with - given), key=len)
+        more, fewer = given - made_with, made_with - given
+        other, rest = (more, fewer) if len(more) >= len(fewer) else (fewer, more)
+        first = min(other)
         raise ValueError(
             f"labelled patches must be those of the candidates, got {len(other)} that differ "
-            f"(file, label, group or um_per_px), such as '{other[0][0]}': give the data, "
+            f"(file, label, group or um_per_px), such as '{first[0]}' "
+            f"{_difference(first, rest)}: give the data, "
             "labels_per_class and draw of that run"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -11,6 +12,7 @@ from typing import Any
 from monai_histodiff.bundle.labels_needed import check_classes, check_critic, least_labels
 from monai_histodiff.bundle.metadata import scale_of
 from monai_histodiff.data.check import FOLDS, check
+from monai_histodiff.data.draws import TOO_MUCH
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.sizes import MODEL, crop_size, size_note
 from monai_histodiff.evaluation.power import foresee
@@ -35,6 +37,7 @@ class Task:
         known: those and the unlabelled ones that the generator is adapted to.
         size: height and width to which every stage crops.
         asked: the options by which they were chosen, see :meth:`settings`.
+        drawn: the fraction that was to be held out for testing; 0 where a split is recorded.
     """
 
     patches: PatchSet
@@ -42,6 +45,7 @@ class Task:
     known: PatchSet
     size: int
     asked: Mapping[str, Any]
+    drawn: float = 0.0
 
     @classmethod
     def open(
@@ -101,14 +105,15 @@ class Task:
         patches = patches.at(scale)
         if critic_folds:
             check_classes(patches, critic_folds)
-        patches = patches.with_split(test_fraction, seed=draw)
+        recorded, patches = patches, patches.with_split(test_fraction, seed=draw)
+        drawn = 0.0 if patches is recorded else test_fraction
         train = patches.select("train")
         if critic_folds:
-            check_classes(patches, critic_folds, train)
+            check_classes(patches, critic_folds, train, drawn=bool(drawn))
         labelled = train.few(labels_per_class, seed=draw)
         known = labelled.extend(train, unlabelled_patches, seed=draw)
         asked = {"labels_per_class": labels_per_class, "draw": draw, "um_per_px": um_per_px}
-        return cls(patches, labelled, known, crop_size(patches, patch_size), asked)
+        return cls(patches, labelled, known, crop_size(patches, patch_size), asked, drawn)
 
     @property
     def train(self) -> PatchSet:
@@ -163,6 +168,12 @@ class Task:
             claims: comparisons of the evaluation.
         """
         found = [size_note(self.patches, self.size), *self.patches.notes]
+        if self.drawn:
+            count = len(set(self.test.groups))
+            found.append(
+                f"No split is recorded: the test part that is drawn holds {self._tested()}, of "
+                f"{count} group{'s' * (count != 1)}."
+            )
         if self.size >= SLOW * TRAINED:
             found.append(
                 f"Every step takes {(self.size / TRAINED) ** 2:.1f} times as long as with patches "
@@ -180,7 +191,21 @@ class Task:
 
     def problems(self) -> tuple[str, ...]:
         """What would spoil a result, see :func:`look`."""
-        return look(self.labelled, self.known, self.test, self.patches.notes)
+        told = look(self.labelled, self.known, self.test, self.patches.notes)
+        share = len(self.test) / len(self.patches.with_labels())
+        if not self.drawn or share <= TOO_MUCH * self.drawn:
+            return told
+        (group, count), *_ = Counter(self.test.groups).most_common(1)
+        large = (
+            f"the test part that is drawn holds {self._tested()}, where {self.drawn:.0%} are asked"
+            f" for, {count} of them of the group '{group}': give another --draw, or record a split"
+        )
+        return large, *told
+
+    def _tested(self) -> str:
+        """How many of the labelled patches are for testing, in words."""
+        test, every = len(self.test), len(self.patches.with_labels())
+        return f"{test} of {every} labelled patches ({test / every:.0%})"
 
 
 def look(

@@ -11,6 +11,7 @@ import fire
 from monai.bundle import run
 
 from monai_histodiff.bundle.errors import plain_errors, show_error
+from monai_histodiff.options.typed import check_typed
 
 __all__ = ["bundles_dir", "main"]
 
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     job, options = parser.parse_args(own).job, given[len(own) :]
     with plain_errors(parser):
         folder = bundles_dir()
+        check_typed(["--bundle_root", str(folder), *options])
     configs = [str(folder / name) for name in JOBS[job]]
     given = ["--config_file", repr(configs), "--bundle_root", str(folder), *options]
     fire.Fire(run, command=given, name="histodiff-demo")

@@ -17,6 +17,7 @@ from monai_histodiff.data.looking import likeness, looked
 from monai_histodiff.data.overlaps import Marks, joined
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, resampled, sharpness, to_unit
+from monai_histodiff.data.shortcuts import foreign_colours, shortcuts
 from monai_histodiff.data.sizes import MODEL, SMALLEST
 from monai_histodiff.data.twins import ACROSS, Twins, find_overlaps, find_twins
 
@@ -127,6 +128,8 @@ def check(
     )
     blank = patches.take(plain)
     told = _problems(findings, split_problem, _blank_words(blank, patches.counts()))
+    shown = [s for s, bare, mask in zip(small, plain, drawn, strict=True) if not (bare or mask)]
+    told += (*shortcuts(records, shapes), *(foreign_colours(torch.cat(shown)) if shown else ()))
     if patches.um_per_px is None:
         told += _plan_problems(findings, patches)
     return replace(findings, problems=told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from monai_histodiff.data.patch_files import MANIFEST, TABLES, PatchRecord, Patc
 from monai_histodiff.data.pictures import SUFFIXES
 from monai_histodiff.data.splits import SPLITS
 
-__all__ = ["read_folders", "top_folder"]
+__all__ = ["UNLABELLED", "read_folders", "top_folder"]
 
 SHOWN = 4  # names of a folder level in an error
 UNLABELLED = ("unlabelled", "unlabeled")  # a folder of this name is no class
@@ -72,12 +73,12 @@ def read_folders(
 
 
 def top_folder(source: PatchSource) -> str:
-    """The folder that a zip of the same name was made of, which names neither class nor split; or
-    nothing.
-    """
-    stem, parts = source.root.stem, [n.split("/") for n in source.pictures if "/" in n]
-    around = {p[0] for p in parts} == {stem} and min(map(len, parts)) > 2
-    return stem if source.root.is_file() and around and stem.lower() not in SPLITS else ""
+    """The one folder that a zip was made of, which names neither class nor split; or nothing."""
+    parts = [n.split("/") for n in source.pictures if "/" in n]
+    tops = {p[0] for p in parts}
+    if not source.root.is_file() or len(tops) != 1 or min(map(len, parts)) < 3:
+        return ""
+    return "" if (top := tops.pop()).lower() in SPLITS else top
 
 
 def _refuse_deeper_manifest(source: PatchSource) -> None:
@@ -221,11 +222,11 @@ def _remedy(source: PatchSource, names: Sequence[Sequence[str]], split: int | No
         return f"put them into folders that name their classes, or write a {MANIFEST}"
     whole = f"point at, or pack, '{names[0][0]}' itself, " if len(names[0]) == 1 else ""
     which = " or ".join(str(level + 1) for level in levels)
+    path = shlex.quote(str(source.root))
     return (
         f"{whole}say which level names the class, and which the patient or slide if one does, by"
-        f" 'histodiff-check {source.root} --class_level N --group_level N --write NEW' (N is"
-        f" {which}), which makes the set NEW of it (in Python: PatchSet.open), or write a"
-        f" {MANIFEST}"
+        f" 'histodiff-check {path} --class_level N --group_level N --write NEW' (N is {which}),"
+        f" which makes the set NEW of it (in Python: PatchSet.open), or write a {MANIFEST}"
     )
 
 

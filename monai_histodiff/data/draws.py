@@ -15,12 +15,15 @@ from monai_histodiff.data.patch_files import PatchRecord
 from monai_histodiff.utils.counts import is_whole
 from monai_histodiff.utils.seeds import checked_seeds
 
-__all__ = ["draw_few", "draw_groups", "draw_split"]
+__all__ = ["TOO_MUCH", "draw_few", "draw_groups", "draw_split"]
+
+TOO_MUCH = 1.5  # times the fraction: a test part that is told of
 
 
 def draw_groups(records: Sequence[PatchRecord], fraction: float, seed: int) -> set[str]:
     """Groups that hold about ``fraction`` of the patches of each class; every class keeps a group
-    on both sides.
+    on both sides. A group that brings a class beyond :data:`TOO_MUCH` times that waits as long as
+    others suffice.
 
     Raises:
         ValueError: ``fraction`` is not between 0 and 1, or a class has fewer than two groups,
@@ -29,30 +32,43 @@ def draw_groups(records: Sequence[PatchRecord], fraction: float, seed: int) -> s
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
     rng = np.random.default_rng(checked_seeds([seed]))
-    taken: set[str] = set()
-    present: defaultdict[str, set[str]] = defaultdict(set)
+    content: defaultdict[str, Counter[str]] = defaultdict(Counter)  # of each group, by class
     for r in records:
-        present[r.label].add(r.group)
-    for label in sorted(present):
-        sizes = Counter(r.group for r in records if r.label == label)
-        if len(sizes) < 2:
+        content[r.group][r.label] += 1
+    left = Counter(label for own in content.values() for label in own)  # groups
+    wanted = {k: fraction * n for k, n in Counter(r.label for r in records).items()}
+    have: Counter[str] = Counter()
+    taken: set[str] = set()
+
+    def allowed(group: str) -> bool:
+        return all(left[k] > 1 for k in content[group])
+
+    def too_much(group: str) -> bool:
+        return any(have[k] + n > TOO_MUCH * wanted[k] for k, n in content[group].items())
+
+    for label in sorted(wanted):
+        own = {group: found[label] for group, found in content.items() if found[label]}
+        if len(own) < 2:
             raise ValueError(
-                f"a class must have at least 2 groups (patients) to be split, got {len(sizes)} in"
+                f"a class must have at least 2 groups (patients) to be split, got {len(own)} in"
                 f" '{label}': record the group of each patch, add patches of another, leave the"
                 " class out, or record a split"
             )
-        have = sum(n for group, n in sizes.items() if group in taken)
-        free = rng.permutation([g for g in sorted(sizes) if g not in taken]).tolist()
-        for group in free:
-            if have >= fraction * sum(sizes.values()) and have > 0:
+        free = rng.permutation([g for g in sorted(own) if g not in taken]).tolist()
+        for i, group in enumerate(free):  # which grows by those that wait
+            if have[label] >= wanted[label]:
                 break
-            if any(
-                own <= taken | {group} for own in present.values()
-            ):  # a class would have no group left
+            if not allowed(group):
                 continue
+            if too_much(group):
+                others = (own[g] for g in free[i + 1 :] if allowed(g) and not too_much(g))
+                if have[label] + sum(others) >= wanted[label]:
+                    free.append(group)
+                    continue
             taken.add(group)
-            have += sizes[group]
-        if have == 0:
+            have.update(content[group])
+            left.subtract(content[group].keys())
+        if not have[label]:
             raise ValueError(
                 "a class must have a group to hold out that leaves some of every class, got none"
                 f" in '{label}', whose groups (patients) are those of other classes too: record a"

@@ -4,39 +4,27 @@ over all sources.
 
 from __future__ import annotations
 
+import re
+import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
-from monai_histodiff.data.names import check_name, check_path, refuse_twins
-from monai_histodiff.data.patch_files import (
-    COLUMNS,
-    MANIFEST,
-    OVERVIEW,
-    SCALE,
-    PatchRecord,
-    PatchSource,
-)
-from monai_histodiff.data.scale import LEAST, MOST, is_scale, scale_remedy
+from monai_histodiff.data.manifests import read_manifest
+from monai_histodiff.data.names import check_name, check_path, matched_group, refuse_twins
+from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
 from monai_histodiff.data.several import refuse_one_within_another, titles
-from monai_histodiff.data.splits import SPLITS, read_split, refuse_torn_groups
-from monai_histodiff.data.tables import (
-    TableRow,
-    likely_columns,
-    number,
-    read_table,
-    scale_columns,
-    with_split,
-)
+from monai_histodiff.data.splits import SPLITS, refuse_torn_groups
 
 __all__ = ["list_patches"]
 
 MISSING = set(
-    "nan na n/a none null -1 ? - unknown unlabelled unlabeled".split()
+    "nan na n/a #n/a #nv <na> none null -1 ? - missing undefined unknown".split()
 )  # as written where there is nothing
+PATH = "patch's path"
+TILE = re.compile(r"([^/]+?)( \[|[_-]x=?\d+[_,-]+y=?\d+)[^/]*$")  # before the place of a tile
 Found = tuple[PatchRecord, str]  # and where it was found
 
 
@@ -44,6 +32,7 @@ def list_patches(
     sources: Sequence[PatchSource],
     class_level: int | None = None,
     group_level: int | None = None,
+    group_pattern: str | None = None,
 ) -> tuple[list[PatchRecord], list[str]]:
     """The records of all sources, and notes: plain sentences on what was left out or assumed.
 
@@ -52,6 +41,8 @@ def list_patches(
         class_level: without a manifest, the level of folders that names the class, the topmost
             being 1; needed where there is more than one level beside the split.
         group_level: likewise the level that names the group.
+        group_pattern: a regular expression to search each path for; its first bracket, or all of
+            it, is the group.
 
     Raises:
         FileNotFoundError: a file that a manifest names does not exist.
@@ -65,14 +56,22 @@ def list_patches(
     foldered = 0
     for i, (source, title) in enumerate(zip(sources, titles(sources), strict=True)):
         if manifest := _manifest(source):
-            rows = _from_table(source, manifest, notes)
+            rows = read_manifest(source, manifest, notes)
         else:
             rows = read_folders(source, class_level, group_level, notes)
             foldered += 1
             if not by_levels and (top := top_folder(source)):
                 tops[i] = top
+                if top != source.root.stem:
+                    notes.append(
+                        f"The folder '{top}', alone at the top of '{source.root}', is taken for no"
+                        " class."
+                    )
         for record, where in rows:
             own = unicodedata.normalize("NFC", f"{title}/{record.path}")
+            if group_pattern is not None:
+                own = matched_group(unicodedata.normalize("NFC", record.path), group_pattern, PATH)
+                record = replace(record, group=own)
             found.append((replace(record, group=record.group or own, source=i), where))
     if by_levels and not foldered:
         raise ValueError(
@@ -97,7 +96,9 @@ def list_patches(
             f"{where} have {count} groups of one name, such as '{group}': each is taken for one"
             " patient. If they are not, rename those of one source."
         )
-    return [record for record, _ in found], notes + _assumed(sources, found, len(grouped))
+    return [record for record, _ in found], notes + _assumed(
+        sources, found, {where for _, where in grouped}
+    )
 
 
 def _manifest(source: PatchSource) -> str:
@@ -152,7 +153,24 @@ def _shared_groups(sources: Sequence[PatchSource], found: Sequence[Found]) -> di
     }
 
 
-def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: int) -> list[str]:
+def _tiles(sources: Sequence[PatchSource], paths: Sequence[str]) -> list[str]:
+    """A sentence where most of the names look like tiles of slides that have several."""
+    stems = Counter(found[1] for path in paths if (found := TILE.search(path)))
+    several = {stem: count for stem, count in stems.items() if count > 1}
+    if sum(several.values()) <= len(paths) / 2:
+        return []
+    slides = "1 slide" if len(stems) == 1 else f"{len(stems)} slides"
+    given = " ".join(shlex.quote(str(source.root / source.table)) for source in sources)
+    return [
+        f"Names look like tiles of {slides}, such as '{next(iter(several))}': give groups, by"
+        f" 'histodiff-check {given} --group_pattern {shlex.quote(TILE.pattern)} --write NEW',"
+        " which makes the set NEW of it, or a pattern that finds the patient."
+    ]
+
+
+def _assumed(
+    sources: Sequence[PatchSource], found: Sequence[Found], grouped: Set[str]
+) -> list[str]:
     """Plain sentences on all sources together."""
     notes: list[str] = []
     if odd := sorted({r.label for r, _ in found if r.label.casefold() in MISSING}):
@@ -172,112 +190,16 @@ def _assumed(sources: Sequence[PatchSource], found: Sequence[Found], grouped: in
             f"That sources are called {' and '.join(sorted(told))} is not read as a split: open"
             " the folder above them, or pack each with its folder at the top."
         )
-    if alone := len(found) - grouped:
+    if len(found) > len(grouped):
         notes.append(
-            f"No group is recorded for {alone} of {len(found)} patches: each counts as a patient"
-            " of its own. If patients have several, accuracies are too high and intervals too"
-            " narrow."
+            f"No group is recorded for {len(found) - len(grouped)} of {len(found)} patches: each"
+            " counts as a patient of its own. If patients have several, accuracies are too high"
+            " and intervals too narrow."
         )
+        notes += _tiles(sources, [record.path for record, where in found if where not in grouped])
     if kept := sum(record.split == "val" for record, _ in found):
         notes.append(
             f"{'1 patch' if kept == 1 else f'{kept} patches'} of the split 'val' "
             f"{'is' if kept == 1 else 'are'} kept apart: neither trained nor tested on."
         )
     return notes
-
-
-# ------------------------------------------------------------------------------------ manifests
-
-
-def _from_table(source: PatchSource, manifest: str, notes: list[str]) -> list[Found]:
-    where = f"'{source.root / manifest}'"
-    taken: list[tuple[str, str]] = []
-    rows = read_table(source.read(manifest), where, COLUMNS[:2], (*COLUMNS[2:], SCALE), taken)
-    if not rows:
-        raise ValueError(f"a manifest must list at least one patch, got an empty one in {where}")
-    rows = with_split(rows, taken)
-    notes += [f"The column '{name}' of {where} is taken for '{ours}'." for name, ours in taken]
-    if folder := _folder_of(source, [row.cells["path"] for row in rows]):
-        notes.append(f"The paths of {where} are taken to begin at '{folder}'.")
-    seen: dict[str, int] = {}
-    found = []
-    for row in rows:
-        at = f"line {row.line} of {where}"
-        name = _file(source, row, folder, at)
-        if name in seen:
-            raise ValueError(
-                f"a manifest must list each path once, got '{name}' twice, at line {seen[name]}"
-                f" and {at}"
-            )
-        seen[name] = row.line
-        found.append(_record(row, name, at))
-    unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
-    if spare := len(unnamed):
-        many, are = ("1 picture", "is") if spare == 1 else (f"{spare} pictures", "are")
-        notes.append(f"{many} of '{source.root}' {are} not in its manifest: not used.")
-    notes += [
-        f"The column '{name}' of {where} is not read: call it '{ours}' if it is that."
-        for name, ours in likely_columns(list(rows[0].cells), ("group", "split", SCALE))
-    ]
-    notes += [
-        f"The column '{name}' of {where} is not read: {SCALE} is {rule}; write that in a column "
-        "of its own."
-        for name, rule in scale_columns(list(rows[0].cells))
-    ]
-    return found
-
-
-def _folder_of(source: PatchSource, paths: Sequence[str]) -> str:
-    """The one folder below the manifest in which its first path is found, if none is beside it."""
-    plain = paths[0].replace("\\", "/").removeprefix("./")
-    inside = [n for n in source.pictures if n.endswith(f"/{plain}")]
-    if not plain or len(inside) != 1 or any(source.find(path) for path in paths):
-        return ""
-    return inside[0].removesuffix(f"/{plain}")
-
-
-def _file(source: PatchSource, row: TableRow, folder: str, at: str) -> str:
-    path = row.cells["path"]
-    name = source.find(f"{folder}/{path.removeprefix('./')}" if folder else path)
-    if name is None and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive):
-        root = source.root.resolve()
-        inside = Path(path).is_relative_to(root) and source.find(str(Path(path).relative_to(root)))
-        remedy = "put the pictures, or a link to their folder, beside the manifest, and write each"
-        remedy += " path from there, such as 'FOLDER/" + PureWindowsPath(path).name + "'"
-        if inside:
-            remedy = f"write it relative to the manifest, as '{inside}'"
-        raise ValueError(
-            f"a path must be relative to the manifest, got '{path}' at {at}: {remedy}"
-        )
-    if name is None:
-        alike = [n for n in source.names if n.casefold() == path.casefold()]
-        hint = (
-            f"there is '{alike[0]}'"
-            if alike
-            else "paths are relative to the manifest; is a file missing, or the manifest cut?"
-        )
-        raise FileNotFoundError(f"{at} names '{path}', which is not there: {hint}")
-    return name
-
-
-def _record(row: TableRow, name: str, at: str) -> Found:
-    split = read_split(row.cells.get("split", ""), f"'{name}' ({at})")
-    label, group = (
-        unicodedata.normalize("NFC", row.cells.get(column, "")) for column in ("label", "group")
-    )
-    if "group" in row.cells and not group:
-        raise ValueError(f"every patch must name its group, got none for '{name}' ({at})")
-    extra = {k: v for k, v in row.cells.items() if k not in COLUMNS}
-    if extra.get(SCALE) and not _is_scale(extra[SCALE]):
-        raise ValueError(
-            f"{SCALE} must be a number of micrometres per pixel, from {LEAST:g} to {MOST:g}, or "
-            f"empty, got '{extra[SCALE]}' for '{name}' ({at}): {scale_remedy(extra[SCALE])}"
-        )
-    return PatchRecord(name, label, split, group, extra), at
-
-
-def _is_scale(text: str) -> bool:
-    try:
-        return is_scale(number(text))
-    except ValueError:
-        return False

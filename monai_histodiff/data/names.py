@@ -8,7 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-__all__ = ["check_name", "check_ordered", "check_path", "count_endings", "refuse_twins"]
+__all__ = [
+    "check_name",
+    "check_ordered",
+    "check_path",
+    "count_endings",
+    "matched_group",
+    "refuse_twins",
+]
 
 BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but those between two numbers
 ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")  # before a number, but none of its decimals
@@ -105,3 +112,28 @@ def count_endings(names: Sequence[str]) -> str:
     counts = Counter(f".{n.rsplit('.', 1)[-1]}" if "." in n else "no ending" for n in names)
     listed = ", ".join(f"{ending} {count}" for ending, count in counts.most_common())
     return f" ({listed})" if listed else ""
+
+
+def matched_group(text: str, pattern: str, what: str) -> str:
+    """The first bracket of a regular expression in a text, or all that it matches.
+
+    Args:
+        text: to search.
+        pattern: the regular expression.
+        what: the text is, in words.
+
+    Raises:
+        ValueError: it is no regular expression, or finds nothing.
+    """
+    try:
+        match = re.search(pattern, text)
+    except re.error as error:
+        raise ValueError(
+            f"group_pattern must be a regular expression, got '{pattern}' ({error})"
+        ) from error
+    group = match and (match[1] if match.re.groups else match[0])
+    if not group:
+        raise ValueError(
+            f"group_pattern must match every {what}, got none in '{text}' for '{pattern}'"
+        )
+    return str(group)

@@ -91,7 +91,7 @@ class PatchSource:
             names, folders = _walk(self.root)
             self._entries = {name: name for name in names}
         elif zipfile.is_zipfile(self.root):
-            self._entries, folders = zip_entries(self.root)
+            self._entries, folders = _below_top(*zip_entries(self.root))
         else:
             picture = self.root.name.lower().endswith(SUFFIXES)
             remedy = (
@@ -164,6 +164,18 @@ class PatchSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "headers": {}, "_zip": None, "_pid": -1}
+
+
+def _below_top(entries: dict[str, str], folders: set[str]) -> tuple[dict[str, str], set[str]]:
+    """Files and folders of a zip, named from the one folder at its top if a manifest lies there,
+    as where a folder was packed whole.
+    """
+    tops = {name.split("/")[0] for name in entries if _visible(name)}
+    top = f"{min(tops, default='')}/"
+    if len(tops) > 1 or not any(name.lower() == f"{top}{MANIFEST}".lower() for name in entries):
+        return entries, folders
+    within = {name.removeprefix(top): own for name, own in entries.items() if _visible(name)}
+    return within, {name.removeprefix(top) for name in folders if name.startswith(top)}
 
 
 def _visible(name: str) -> bool:

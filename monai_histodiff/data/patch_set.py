@@ -75,6 +75,7 @@ class PatchSet(Sequence):
         class_level: int | None = None,
         group_level: int | None = None,
         limits: Limits = LIMITS,
+        group_pattern: str | None = None,
     ) -> PatchSet:
         """Open a folder or zip with a ``manifest.csv``, one of class folders, a table of another
         name (``.csv``, ``.tsv``) beside its pictures, or several of them as one set.
@@ -82,21 +83,20 @@ class PatchSet(Sequence):
         Args:
             path: one or several; ``~`` is the user's home.
             um_per_px: micrometres per pixel of the patches that record none.
-            class_level: without a manifest, the level of folders that names the class, from 1 at
-                the top; needed where there are several beside the split.
+            class_level: without a manifest, the level of folders, from 1 at the top, that names
+                the class; needed where there are several beside the split.
             group_level: likewise the level that names the patient or slide.
             limits: of pixels and bytes of each file.
+            group_pattern: a regular expression; its bracket in each path, or all, is the group.
 
         Raises:
-            FileNotFoundError: the path, or a file that the manifest names, does not exist.
-            PermissionError: a folder or file may not be read.
+            FileNotFoundError, PermissionError: a path or file is not there, or may not be read.
             ValueError: a rule of the manifest, the folders or the zip is broken.
         """
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        if not paths:
+        paths = [path] if isinstance(path, (str, os.PathLike)) else path
+        if not (sources := [PatchSource(p, limits) for p in paths]):
             raise ValueError("a patch set needs at least one folder or zip, got none")
-        sources = [PatchSource(p, limits) for p in paths]
-        records, notes = list_patches(sources, class_level, group_level)
+        records, notes = list_patches(sources, class_level, group_level, group_pattern)
         found = cls(sources, records, sorted({r.label for r in records} - {""}), notes)
         return found if um_per_px is None else found.filled(um_per_px)
 
@@ -292,7 +292,7 @@ class PatchSet(Sequence):
         """Copy the patches, byte for byte, into a new folder with its manifest, which keeps the
         magnification of the files. Nothing is left behind on failure.
 
-        Where sources share a path, each source goes into a sub-folder with its number.
+        Where sources share a path, each goes into a sub-folder with its number.
         """
         shared = len({r.path for r in self.records}) < len(self.records)
         own = (replace(r, path=f"{r.source}/{r.path}") if shared else r for r in self.records)

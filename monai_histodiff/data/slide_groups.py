@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monai_histodiff.data.names import check_name, refuse_twins
+from monai_histodiff.data.names import check_name, matched_group, refuse_twins
 from monai_histodiff.data.splits import read_split, refuse_partial_split, refuse_torn_groups
 from monai_histodiff.data.tables import likely_columns, read_table
 
@@ -98,7 +97,7 @@ def slide_rows(
         if table is not None:
             rows[name] = _listed(name, file, table, known)
         elif group_pattern is not None:
-            group = _matched(name, group_pattern)
+            group = matched_group(name, group_pattern, "slide's name")
             rows[name] = replace(known, group=group) if known else SlideRow(group)
         else:
             rows[name] = SlideRow(name)
@@ -150,19 +149,3 @@ def _listed(
         if known
         else row
     )
-
-
-def _matched(name: str, group_pattern: str) -> str:
-    try:
-        match = re.search(group_pattern, name)
-    except re.error as error:
-        raise ValueError(
-            f"group_pattern must be a regular expression, got '{group_pattern}' ({error})"
-        ) from error
-    group = match and (match[1] if match.re.groups else match[0])
-    if not group:
-        raise ValueError(
-            f"group_pattern must match every slide's name, got none in '{name}' for"
-            f" '{group_pattern}'"
-        )
-    return str(group)

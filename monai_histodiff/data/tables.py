@@ -43,6 +43,12 @@ OTHERS = {
     "label": "class, classname, class_name, target, category, diagnosis, tissue, tumor, tumour,"
     " majority_vote_label",
 }
+# how a word begins in names that a note asks about
+HINTS = {
+    "group": r"patient|pat$|case|donor|subject|slide|wsi|barcode",
+    "um_per_px": r"mpp|microns?|\u03bcm$",
+    "about 10 divided by it": r"mag$|magnif|objective",
+}
 # columns that tell the scale in another way, and what um_per_px is then
 CONVERTED = {
     "about 10 divided by it": "magnification, mag, objective, objective_power, objective_lens,"
@@ -125,13 +131,21 @@ def likely_columns(columns: Sequence[str], wanted: Sequence[str]) -> list[tuple[
     ours.
     """
     there = {name.casefold() for name in columns}
+    converted = {name for name, _ in scale_columns(columns)}
     return [
         (name, ours)
         for ours in wanted
         if ours not in there
-        for name in columns
-        if _plain(name) in OTHERS[ours].split(", ")
+        for name in _called(columns, ours, OTHERS[ours])
+        if name not in converted
     ]
+
+
+def _called(columns: Sequence[str], ours: str, others: str) -> list[str]:
+    """Columns of one of these names, or, where there is none, of one that hints at ``ours``."""
+    exact = [name for name in columns if _plain(name) in others.split(", ")]
+    hint = re.compile(HINTS.get(ours, "$^"))
+    return exact or [n for n in columns if any(map(hint.match, _plain(n).split("_")))]
 
 
 def scale_columns(columns: Sequence[str]) -> list[tuple[str, str]]:
@@ -141,10 +155,7 @@ def scale_columns(columns: Sequence[str]) -> list[tuple[str, str]]:
     if "um_per_px" in {name.casefold() for name in columns}:
         return []
     return [
-        (name, rule)
-        for rule, names in CONVERTED.items()
-        for name in columns
-        if _plain(name) in names.split(", ")
+        (name, rule) for rule, names in CONVERTED.items() for name in _called(columns, rule, names)
     ]
 
 

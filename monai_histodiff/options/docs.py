@@ -23,7 +23,9 @@ value of another kind or out of range, is refused in the first second. Other key
 (networks, transforms, optimisers) can be overridden as MONAI's bundles allow, for example
 `--optimizer#lr 0.0005`, and those of a stage of `finetune.json` by
 `--train "{'optimizer#lr': 0.0005}"`. A path that begins with `$`, `@` or `%` would be an
-expression or a reference to MONAI: write `./` before it.
+expression or a reference to MONAI: write `./` before it, and before one that Python reads as a
+number, a list or another text, such as `2024_05`. A path must not hold `#`, a mark to Python and
+to MONAI, nor `::`, what MONAI makes of it: rename the folder, or link to it.
 """
 TITLES = {
     "finetune": "`bundles/finetune.json`",

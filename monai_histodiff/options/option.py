@@ -17,12 +17,14 @@ __all__ = ["Option"]
 WHOLE, NUMBER, FLAG, TEXT, PATH = "a whole number", "a number", "True or False", "text", "a path"
 WHOLES, NUMBERS, TEXTS = "a list of whole numbers", "a list of numbers", "a list of texts"
 LABELS, DEVICE, SECTION = "'all', a share such as '5%', or a whole number", "a device", "options"
+SEVERAL = "several paths"
 REMEDIES = {
     WHOLE: "write it without quotes or a point, such as --{name} 5",
     NUMBER: "write it without quotes, such as --{name} 0.5; in YAML 1.0e-3, not 1e-3",
     FLAG: "write --{name} True or --{name} False, with a capital letter",
     TEXT: "put it in two pairs of quotes, such as --{name} '\"{value}\"'",
     PATH: "give one path; one that is a number as --{name} ./{value}",
+    SEVERAL: "give one path: put the sets into one folder",
     WHOLES: 'write it in brackets and quotes, such as --{name} "[0,1,2]"',
     NUMBERS: 'write it in brackets and quotes, such as --{name} "[1.5,3.0]"',
     TEXTS: "write it in brackets and two kinds of quotes, such as --{name} \"['a','b']\"",
@@ -85,7 +87,9 @@ class Option:
             return
         if not self._is_kind(value):
             name = value if isinstance(value, (int, float, str)) else "20260101"
-            remedy = REMEDIES[self.kind].format(name=self.name, value=name)
+            several = self.kind == PATH and isinstance(value, (list, tuple))
+            remedy = REMEDIES[SEVERAL if several else self.kind]
+            remedy = remedy.format(name=self.name, value=name)
             raise ValueError(f"{self.name} must be {self.rule}, got {value!r}: {remedy}")
         parts = value if self.kind in (WHOLES, NUMBERS, TEXTS) else [value]
         for part in parts:
@@ -114,6 +118,11 @@ class Option:
             raise ValueError(
                 f"{self.name} must be a path without '~', which only a shell understands, got "
                 f"'{value}': write the whole path"
+            )
+        if self.kind == PATH and any(mark in str(value) for mark in ("#", "::")):
+            raise ValueError(
+                f"{self.name} must be a path without '#', which is '::' to MONAI, got '{value}': "
+                "rename the folder, or link to it under another name"
             )
 
     def _nearest(self, part: float) -> str:

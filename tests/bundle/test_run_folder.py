@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -417,6 +418,32 @@ def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> Non
             match=rf"must be those of the candidates, got {number} that differ \(.*\), such as '",
         ):
             folder.check_split(other, test)
+
+
+def test_what_differs_is_told_and_a_renamed_folder_differs_in_nothing(tmp_path: Path) -> None:
+    """Groups that nobody recorded begin with the folder's name."""
+    for i in range(6):
+        file = tmp_path / "old" / "AB"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 9 * i, np.uint8)).save(file)
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    old, new = (PatchSet.open(tmp_path / name) for name in ("old", "new"))
+    assert old.groups != new.groups
+    folder = RunFolder(tmp_path / "run")
+    folder.root.mkdir(exist_ok=True)
+    folder.write_split(old[:5], old[:4], old[5:])
+    folder.check_split(new[:4], new[5:])
+    assert changed_test(folder.split, new[5:]) == []
+    assert folder.known(new).groups == new.groups[:5]
+    path = new.records[0].path
+    edited = PatchSet(
+        new._sources, [replace(new.records[0], label="B", group="p1"), *new.records[1:4]], "AB"
+    )
+    told = rf"got 1 that differ \(file.*\), such as '{path}' by its label and group: give the data"
+    with pytest.raises(ValueError, match=told):
+        folder.check_split(edited, new[5:])
+    with pytest.raises(ValueError, match=f"such as '{path}' which is in one of them alone: give"):
+        folder.check_split(new[1:4], new[5:])
 
 
 def test_patches_are_known_by_the_list_not_drawn_anew(

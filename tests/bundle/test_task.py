@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,69 @@ def test_all_classes_that_are_too_few_are_named_at_once_with_what_is_needed(
     every = check_task({**values, "labels_per_class": "all"})
     assert every.labelled.counts()["pink"] == least, "with all of them there are ten"
     assert refusal(PatchSet.open(values["dataset_dir"])) == ""
+
+
+def of_groups(patch: np.ndarray, folder: Path, sizes: dict[str, list[int]]) -> str:
+    """A set without a split, of groups of these sizes by class."""
+    items = [
+        (PatchRecord(f"{name}{g}/{i}.png", name, "", f"{name}{g}"), patch)
+        for name, groups in sizes.items()
+        for g, size in enumerate(groups)
+        for i in range(size)
+    ]
+    return str(write_patches(folder, items))
+
+
+def test_the_plan_tells_the_test_part_that_is_drawn(
+    draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    (patch,) = draw_patches(0, 1, 96)
+    values = {**VALUES, "labels_per_class": 5}
+    even = of_groups(patch, tmp_path / "even", {"blue": [2] * 10, "pink": [2] * 10})
+    task = check_task({**values, "dataset_dir": even})
+    told = "No split is recorded: the test part that is drawn holds 12 of 40 labelled patches"
+    assert f"{told} (30%), of 6 groups." in task.notes()
+    assert not any("are asked for" in problem for problem in task.problems())
+    large = of_groups(patch, tmp_path / "large", {"blue": [2, 2, 40, 40], "pink": [2, 2, 40, 40]})
+    task = check_task({**values, "dataset_dir": large})
+    first, *_ = task.problems()
+    test = Counter(task.test.groups)
+    assert first == (
+        f"the test part that is drawn holds {len(task.test)} of 168 labelled patches "
+        f"({len(task.test) / 168:.0%}), where 30% are asked for, 40 of them of the group "
+        f"'{max(test, key=lambda group: test[group])}': give another --draw, or record a split"
+    )
+
+
+def test_a_class_that_a_draw_leaves_too_few_is_told_with_the_group(
+    draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    (patch,) = draw_patches(0, 1, 96)
+    data = of_groups(patch, tmp_path / "set", {"blue": [4] * 6, "pink": [2, 40]})
+    refused = set()
+    for draw in range(8):
+        try:
+            check_task({**VALUES, "dataset_dir": data, "draw": draw})
+        except ValueError as error:
+            refused.add(str(error))
+    assert any(
+        line.startswith(
+            "each class must have at least 3 labelled patches to train on, got 2 in 1 group of "
+            "'pink', and 40 of 'pink' in the group 'pink1' drawn for testing: give another --draw,"
+            " or record a split, or label more of 'pink', of further groups, or leave it out"
+        )
+        for line in refused
+    )
+
+
+def test_fewer_folds_are_no_remedy_for_a_single_patch(
+    draw_patches: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    (patch,) = draw_patches(0, 1, 96)
+    data = of_groups(patch, tmp_path / "set", {"blue": [1] * 9, "pink": [1] * 9})
+    for labels, remedy in (("5%", "give more"), (2, "give a smaller --critic_folds, or more")):
+        with pytest.raises(ValueError, match=f": {remedy} --labels_per_class$"):
+            check_task({**VALUES, "dataset_dir": data, "labels_per_class": labels})
 
 
 def test_a_run_needs_a_patch_of_each_class_for_each_fold_and_ten_in_all(write: Write) -> None:

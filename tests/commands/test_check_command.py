@@ -169,6 +169,16 @@ def test_folders_of_patients_become_a_set(
     assert {r.um_per_px for r in made.records} == {1.02}
 
 
+def test_a_pattern_of_groups_makes_a_set_with_them(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = dataset / "manifest.csv"
+    table.write_text(table.read_text().replace(",train,", ",,").replace(",test,", ",,"))
+    main([str(dataset), "--group_pattern", r"(.)\.png", "--write", str(tmp_path / "new")])
+    assert set(PatchSet.open(tmp_path / "new").groups) == {*"0123456789y"}
+
+
 def test_too_few_of_a_class_are_named(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

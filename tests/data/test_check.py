@@ -207,7 +207,7 @@ def test_unlabelled_patches_and_mixed_scales_are_counted(tmp_path: Path) -> None
     content = rows()
     items = []
     for i, (path, label, split, group, picture) in enumerate(content):
-        extra = {"um_per_px": ("1.0", "0.5")[i % 2]}
+        extra = {"um_per_px": ("1.0", "0.5")[i // 2 % 2]}
         items.append((PatchRecord(path, label if i > 3 else "", split, group, extra), picture))
     found = check(PatchSet.open(write_patches(tmp_path / "set", items)))
     assert found.unlabelled == 4 and found.spacings == {"1.0": 8, "0.5": 8}

@@ -683,6 +683,75 @@ def test_pictures_are_looked_for_in_one_folder_only(tmp_path: Path) -> None:
         PatchSet.open(root)
 
 
+def test_paths_that_are_in_two_folders_begin_at_neither(tmp_path: Path) -> None:
+    """The first is in one alone, as of two slides of which one has more tiles."""
+    table = "path,label\n3.png,A\n1.png,A\n2.png,B\n"
+    names = ("a/slideA/1.png", "a/slideA/2.png", "a/slideA/3.png", "slideB/1.png", "slideB/2.png")
+    root = folder_of(tmp_path / "set", table, *names)
+    with pytest.raises(ValueError, match="'1.png', which is 'a/slideA/1.png' and 'slideB/1.png'"):
+        PatchSet.open(root)
+    (root / "manifest.csv").write_text("path,label\n3.png,A\n")
+    assert paths(PatchSet.open(root)) == ["a/slideA/3.png"]
+    (root / "a" / "slideA" / "tiles").mkdir()
+    (root / "a" / "slideA" / "tiles" / "1.png").write_bytes((root / names[0]).read_bytes())
+    (root / "slideB" / "1.png").unlink()
+    (root / "manifest.csv").write_text(table)
+    with pytest.raises(
+        ValueError, match="and 'a/slideA/tiles/1.png' in .*: write the folder into"
+    ):
+        PatchSet.open(root)
+
+
+def test_one_column_of_several_that_say_yes_or_no_is_no_label(tmp_path: Path) -> None:
+    table = "path,tumor,stroma\na.png,1,0\nb.png,0,1\n"
+    root = folder_of(tmp_path / "set", table, "a.png", "b.png")
+    with pytest.raises(
+        ValueError, match="one column, got 'tumor' and 'stroma' of 0 and 1 in .*'l"
+    ):
+        PatchSet.open(root)
+    for other in (table.replace("tumor", "label"), table.replace("0,1", "0,2"), table[:-2] + "2"):
+        (root / "manifest.csv").write_text(other)
+        assert [r.label for r in PatchSet.open(root).records] == ["1", "0"]
+
+
+def test_unlabelled_rows_have_no_label_as_a_folder_of_that_name(tmp_path: Path) -> None:
+    table = "path,label,group\na.png,Unlabelled,1\nb.png,A,#N/A\nc.png,#n/a,x\n"
+    patches = PatchSet.open(folder_of(tmp_path / "set", table, "a.png", "b.png", "c.png"))
+    assert [r.label for r in patches.records] == ["", "A", "#n/a"]
+    assert patches.notes == (
+        f"1 rows of '{tmp_path / 'set' / 'manifest.csv'}' with the label 'Unlabelled' have no "
+        "label.",
+        "Labels are taken for names of classes, also '#n/a': leave them empty where there is "
+        "none.",
+        "Groups are taken for names of patients, also '#N/A': if that stands for none, name the "
+        "patient of each patch.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        *((name, "'group' if") for name in ("PatientNr", "patient_no", "pat_id", "case number")),
+        *((name, "'group' if") for name in ("TCGA_barcode", "donor", "WSI name")),
+        *((name, "'um_per_px' if") for name in ("mpp (µm/px)", "MPP (um/px)", "mpp_um", "µm/px")),
+        *((name, "about 10") for name in ("Magnification (x)", "magnification_x", "scan_mag")),
+        *((name, "") for name in ("pattern", "image_size", "showcase", "magenta", "pixels")),
+    ],
+)
+def test_a_column_that_hints_at_one_of_ours_is_asked_about(
+    column: str, told: str, tmp_path: Path
+) -> None:
+    root = folder_of(tmp_path / "set", f"path,label,{column}\na.png,A,1\n", "a.png")
+    notes = [n for n in PatchSet.open(root).notes if n.startswith("The column")]
+    assert len(notes) == bool(told) and all(told in note for note in notes)
+
+
+def test_a_usual_name_is_asked_about_before_a_hint(tmp_path: Path) -> None:
+    table = "path,label,patient_id,patient_age,px_per_micron\na.png,A,1,50,2\n"
+    notes = PatchSet.open(folder_of(tmp_path / "set", table, "a.png")).notes
+    assert [note.split("'")[1] for note in notes[:2]] == ["patient_id", "px_per_micron"]
+
+
 @pytest.mark.parametrize(("file", "told"), [("labels.csv", "call"), ("manifest.xlsx", "save")])
 def test_a_table_beside_class_folders_is_told(file: str, told: str, tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
@@ -717,10 +786,37 @@ def test_a_group_level_alone_must_leave_one_level_for_the_class(tmp_path: Path) 
 def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
     told = (
-        "manifest.csv must lie at the top of '.*set.zip', got 'set/manifest.csv': point at, or pa"
+        "manifest.csv must lie at the top of '.*', got 'set/manifest.csv': point at, or pack, the"
     )
     with pytest.raises(ValueError, match=told):
-        PatchSet.open(zipped(root, tmp_path / "set.zip", "set/"))
+        PatchSet.open(tmp_path)
+    with zipfile.ZipFile(zipped(root, tmp_path / "set.zip", "set/"), "a") as file:
+        file.writestr("other/b.png", "")
+    with pytest.raises(ValueError, match=told):
+        PatchSet.open(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize("name", ["set", "set (1)", "new"])
+def test_a_folder_that_was_packed_whole_is_read(name: str, tmp_path: Path) -> None:
+    """As 'Compress' does, and a browser that loads it twice."""
+    root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
+    path = zipped(root, tmp_path / f"{name}.zip", "set/")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("__MACOSX/set/._manifest.csv", "x")
+    patches = PatchSet.open(path)
+    assert patches.records == PatchSet.open(root).records and patches.notes == ()
+    assert len(patches.images()) == 1
+    folder = folder_of(tmp_path / "other", None, "A/a.png", "B/b.png")
+    patches = PatchSet.open(zipped(folder, tmp_path / f"{name}.zip", "set/"))
+    assert patches.classes == ("A", "B") and paths(patches)[0] == "set/A/a.png"
+    note = f"The folder 'set', alone at the top of '{path}', is taken for no class."
+    assert (note in patches.notes) is (name != "set")
+
+
+def test_a_command_in_a_remedy_can_be_typed(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "my set", None, "x/A/a.png", "y/B/b.png")
+    with pytest.raises(ValueError, match=f"histodiff-check '{root}' --class_level N"):
+        PatchSet.open(root)
 
 
 def test_two_manifests_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -284,3 +285,47 @@ def test_no_patch_is_counted_twice(tmp_path: Path) -> None:
         for parts in ((root, other), (other, root)):
             with pytest.raises(ValueError, match="must differ, and none lie in another, got"):
                 PatchSet.open(parts, class_level=1)
+
+
+# ------------------------------------------------------------------------------------- tiles
+
+
+@pytest.mark.parametrize(
+    "form", ["{} [x=1024,y={},w=512,h=512]", "{}_x1024_y{}", "{}_x=5_y={}", "{}-x5-y{} (2)"]
+)
+def test_names_of_tiles_are_told_with_the_command_that_groups_them(
+    form: str, tmp_path: Path
+) -> None:
+    names = [f"{c}/{form.format(f'p{c} {i % 2}', i)}.png" for c in "AB" for i in range(4)]
+    root = folder_of(tmp_path / "my set", None, *names, "A/other.png")
+    told = PatchSet.open(root).notes
+    (note,) = [note for note in told if note.startswith("Names look like tiles of 4 slides, such")]
+    assert told[0].startswith(GROUPS) and told[1] == note and "such as 'pA 0': give groups" in note
+    command = note.split(" by '")[1].split("', which makes")[0]
+    program, path, option, pattern, *_ = shlex.split(command)
+    assert (program, path, option) == ("histodiff-check", str(root), "--group_pattern")
+    with pytest.raises(ValueError, match="every patch's path, got none in 'A/other.png' for"):
+        PatchSet.open(root, group_pattern=pattern)
+    (root / "A/other.png").unlink()
+    patches = PatchSet.open(root, group_pattern=pattern)
+    assert sorted(set(patches.groups)) == ["pA 0", "pA 1", "pB 0", "pB 1"]
+    assert patches.notes == () and len(patches) == 8
+
+
+def test_other_names_are_no_tiles(tmp_path: Path) -> None:
+    names = ("A/1_x.png", "A/2 [x=1].png", "A/3_x1_y2.png", "B/a_1_2.png", "B/a_1_3.png")
+    (note,) = PatchSet.open(folder_of(tmp_path / "set", None, *names)).notes
+    assert note.startswith(GROUPS)
+
+
+def test_a_pattern_of_groups_is_checked_as_groups_are(tmp_path: Path) -> None:
+    names = ("train/A/p1_1.png", "test/A/p1_2.png", "train/B/P1_3.png", "test/B/p2_4.png")
+    root = folder_of(tmp_path / "set", None, *names)
+    with pytest.raises(ValueError, match="must be a regular expression, got '\\('"):
+        PatchSet.open(root, group_pattern="(")
+    with pytest.raises(ValueError, match="'P1'"):
+        PatchSet.open(root, group_pattern=r"(?i)p\d")
+    table = folder_of(
+        tmp_path / "two", f"{HEADER}\na1.png,A,,x\nb2.png,B,,y\n", "a1.png", "b2.png"
+    )
+    assert PatchSet.open(table, group_pattern=r"(\d).png").groups == ["1", "2"]

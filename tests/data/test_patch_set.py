@@ -51,6 +51,11 @@ def paths(patches: PatchSet) -> list[str]:
 
 SIZES = {"A": [3] * 12, "B": [1, 9, 2, 2, 5, 1, 1], "C": [4, 4], "": [2] * 9}
 
+PUBLISHED = [
+    "A10 A12 A18 A19 A23 A28 A3 A6 A8 B12 B15 B16 B17 B21 B23 B27 B3 B33 B35 B38 B5 C2".split(),
+    "A1 A11 A15 A19 A22 A23 A28 A5 A8 B19 B2 B23 B24 B29 B30 B37 B38 B4 B6 B7 B9 C0".split(),
+]
+
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.7])
@@ -76,6 +81,38 @@ def test_hold_out_is_disjoint_stratified_and_reproducible(fraction: float, share
         assert [paths(p) for p in patches.hold_out(fraction, seed)] == [paths(kept), paths(held)]
         draws.append(tuple(paths(held)))
     assert len(set(draws)) > 5, "another seed must give another draw"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_large_group_waits_where_others_suffice(shared: bool) -> None:
+    sizes = {"A": [8] * 20 + [300], "B": [8] * 20 + [300]}
+    patches = PatchSet([], records(sizes, shared), "AB")
+    for seed in range(30):
+        held = patches.hold_out(0.3, seed)[1]
+        assert held.counts() == {"A": 144, "B": 144}, "eighteen of eight hold 138 of 460"
+
+
+def test_a_group_that_is_small_in_one_class_and_large_in_another_waits() -> None:
+    mixed = [PatchRecord(f"{i}.png", "AB"[i > 1], "", "big") for i in range(200)]
+    patches = PatchSet([], [*records({"A": [2] * 12, "B": [9] * 20}), *mixed], "AB")
+    for seed in range(30):
+        held = patches.hold_out(0.3, seed)[1]
+        assert "big" not in held.groups and held.counts() == {"A": 8, "B": 117}, seed
+
+
+def test_a_group_that_others_cannot_replace_is_taken_as_it_comes() -> None:
+    """Equal groups, of which one too many is taken, and large ones that must be."""
+    for sizes, held in (([1, 1, 1, 1], {2}), ([8] * 3 + [300] * 2, {300, 308, 316, 324})):
+        patches = PatchSet([], records({"A": sizes, "B": [1] * 10}), "AB")
+        draws = [patches.hold_out(0.3, seed)[1] for seed in range(40)]
+        assert {d.counts()["A"] for d in draws} == held
+        assert {d.counts()["B"] for d in draws} == {3}
+
+
+def test_draws_of_equal_groups_are_those_that_were_published() -> None:
+    patches = PatchSet([], records({"A": [4] * 30, "B": [1] * 40, "C": [2] * 3}), "ABC")
+    drawn = [sorted(set(patches.hold_out(0.3, seed)[1].groups)) for seed in (0, 1)]
+    assert drawn == PUBLISHED
 
 
 def test_hold_out_leaves_no_class_without_a_group() -> None:
