@@ -22,6 +22,7 @@ from monai_histodiff.data.tables import (
 
 __all__ = ["read_manifest"]
 
+FORMULAS = ("=", "+", "-", "@")
 Found = tuple[PatchRecord, str]  # and where it was found
 
 
@@ -124,6 +125,8 @@ def _folder_of(source: PatchSource, paths: Sequence[str]) -> str:
 def _file(source: PatchSource, row: TableRow, folder: str, at: str) -> str:
     path = row.cells["path"]
     name = source.find(f"{folder}/{path.removeprefix('./')}" if folder else path)
+    if name is None and path[:1] in FORMULAS:  # the apostrophe that was taken off may be its own
+        name = source.find(f"'{path}")
     if name is None and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive):
         root = source.root.resolve()
         inside = Path(path).is_relative_to(root) and source.find(str(Path(path).relative_to(root)))

@@ -752,6 +752,12 @@ def test_a_usual_name_is_asked_about_before_a_hint(tmp_path: Path) -> None:
     assert [note.split("'")[1] for note in notes[:2]] == ["patient_id", "px_per_micron"]
 
 
+def test_a_file_whose_name_begins_with_an_apostrophe_is_found(tmp_path: Path) -> None:
+    table = "path,label\n'-1.png,A\n''-2.png,A\n'=3.png,B\n"
+    root = folder_of(tmp_path / "set", table, "'-1.png", "'-2.png", "'=3.png", "=3.png")
+    assert paths(PatchSet.open(root)) == ["'-1.png", "'-2.png", "=3.png"]
+
+
 @pytest.mark.parametrize(("file", "told"), [("labels.csv", "call"), ("manifest.xlsx", "save")])
 def test_a_table_beside_class_folders_is_told(file: str, told: str, tmp_path: Path) -> None:
     root = folder_of(tmp_path / "set", None, "A/a.png", "B/b.png")
