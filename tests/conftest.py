@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.data import set_track_meta
 from monai.networks.nets import DiffusionModelUNet
 
 from monai_histodiff import (
@@ -33,6 +34,13 @@ COLOURS = ((90, 110, 200), (230, 150, 190), (130, 60, 150))
 
 DrawPatches = Callable[..., np.ndarray]
 WritePatchSet = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def restore_track_meta() -> Iterator[None]:
+    """The guidance configs switch MONAI's metadata off for speed; other tests want it on."""
+    yield
+    set_track_meta(True)
 
 
 @pytest.fixture(scope="session")

@@ -149,10 +149,6 @@ class RunFolder:
 
     # ------------------------------------------------------------------- which patches were used
 
-    def write_split(self, known: PatchSet, labelled: PatchSet, test: PatchSet) -> Path:
-        """See :func:`~monai_histodiff.bundle.split_file.write_split`."""
-        return write_split(self.split, known, labelled, test)
-
     def check_split(self, labelled: PatchSet, test: PatchSet) -> None:
         """See :func:`~monai_histodiff.bundle.split_file.check_split`.
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +20,6 @@ import pytest
 import torch
 from making import SMALL_TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
-from monai.data import set_track_meta
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -55,13 +53,6 @@ BUNDLES = ROOT / "bundles"
 LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
 REAL = ROOT.parent / "shared" / "data"
 SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
-
-
-@pytest.fixture(autouse=True)
-def restore_track_meta() -> Iterator[None]:
-    """The guidance configs switch MONAI's metadata off for speed; other tests want it on."""
-    yield
-    set_track_meta(True)
 
 
 def write_stripes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import set_track_meta
 
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.bundle.generator import check_generator
@@ -71,12 +70,6 @@ SETTINGS: dict[str, Any] = {
     "target_precision": 0.5,
     "exemplar_scale": 0.0,
 }
-
-
-@pytest.fixture(autouse=True)
-def restore_track_meta() -> Iterator[None]:
-    yield
-    set_track_meta(True)
 
 
 @pytest.fixture

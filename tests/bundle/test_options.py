@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 import torch
 from conftest import WritePatchSet
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.data import set_track_meta
 from torch import nn
 
 from monai_histodiff.bundle import checks, plan
@@ -53,7 +51,7 @@ OVERLAYS = ("published", "multi_gpu_train", "train_base", "metadata")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No network may be loaded, and the speed of the machine is not measured."""
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -62,8 +60,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(LatentDiffusion, "from_bundle", refuse)
     monkeypatch.setattr("monai_histodiff.bundle.preparation.measure_speed", lambda *_: (1.0, ""))
     monkeypatch.chdir(tmp_path)
-    yield
-    set_track_meta(True)
 
 
 def start(name: str, **overrides: Any) -> None:

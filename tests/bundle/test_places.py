@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import WritePatchSet
 from monai.bundle import ConfigWorkflow
-from monai.data import set_track_meta
 
 from monai_histodiff.bundle import RunFolder, VerdictFolder
 from monai_histodiff.bundle.checks import _check_apart
@@ -24,10 +22,8 @@ ROOTS = {"finetune": BUNDLES, "verdict": BUNDLES, "train": GUIDANCE, "evaluate":
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    set_track_meta(True)
 
 
 def refused(name: str, **overrides: Any) -> str:

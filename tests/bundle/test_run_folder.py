@@ -22,7 +22,12 @@ from PIL import Image
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.made import adapted_weights, chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
-from monai_histodiff.bundle.split_file import changed_test, changed_warning, count_tested
+from monai_histodiff.bundle.split_file import (
+    changed_test,
+    changed_warning,
+    count_tested,
+    write_split,
+)
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.diffusion.settings import SamplingSettings
@@ -54,7 +59,7 @@ def finish(root: Path, parts: Parts, candidates: Candidates) -> RunFolder:
     folder.models.mkdir()
     for name in ("guide", "critic", "generator"):
         torch.save({"w": torch.ones(3)}, getattr(folder, name))
-    folder.write_split(parts[1], parts[0], parts[2])
+    write_split(folder.split, parts[1], parts[0], parts[2])
     judge: Any = SimpleNamespace(critic=PatchCritic([torch.nn.Identity()], 3), settings={})
     made: Any = sampler
     folder.save(candidates, CLASSES, judge, made, {"draw": 0, "labels_per_class": 25})
@@ -314,7 +319,9 @@ def test_every_patch_that_was_used_is_listed_with_its_role(parts: Parts, tmp_pat
     labelled, known, test = parts
     folder = RunFolder(tmp_path / "run")
     assert count_tested(folder.split) == 0, "the plan asks before there is one"
-    with open(folder.write_split(known, labelled, test), newline="", encoding="utf-8") as stream:
+    with open(
+        write_split(folder.split, known, labelled, test), newline="", encoding="utf-8"
+    ) as stream:
         rows = list(csv.DictReader(stream))
     found = {
         role: [row for row in rows if row["role"] == role]
@@ -334,7 +341,7 @@ def test_no_cell_of_the_list_is_a_formula(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     odd = [replace(r, group=f"=1+{i}", label="@x") for i, r in enumerate(test.records)]
     folder = RunFolder(tmp_path)
-    folder.write_split(known, labelled, PatchSet(test._sources, odd, test.classes))
+    write_split(folder.split, known, labelled, PatchSet(test._sources, odd, test.classes))
     assert ",'@x,'=1+0,test," in folder.split.read_text()
     folder.check_split(labelled, test)
 
@@ -342,7 +349,7 @@ def test_no_cell_of_the_list_is_a_formula(parts: Parts, tmp_path: Path) -> None:
 def test_test_patches_that_are_others_are_named(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    folder.write_split(known, labelled, test)
+    write_split(folder.split, known, labelled, test)
     assert changed_test(folder.split, test) == [] == changed_warning([])
     first = test.records[0]
     for other in (
@@ -365,7 +372,7 @@ def with_group(patches: PatchSet, group: str) -> PatchSet:
 def test_a_test_group_that_was_seen_is_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    folder.write_split(known, labelled, test)
+    write_split(folder.split, known, labelled, test)
     adapted_to = known.without(labelled)
     group = adapted_to.records[0].group
     renamed = with_group(adapted_to[:1], "by another name")
@@ -388,7 +395,7 @@ def test_sources_that_share_file_names_are_told_apart_in_the_list(tmp_path: Path
     one, two, test = patches.take([0, 1]), patches.take([3, 4]), patches.take([5])
     folder = RunFolder(tmp_path / "run")
     folder.root.mkdir(exist_ok=True)
-    folder.write_split(patches.take([0, 1, 3, 4]), one, test)
+    write_split(folder.split, patches.take([0, 1, 3, 4]), one, test)
     folder.check_split(one, test)
     assert folder.known(patches).records == patches.take([0, 1, 3, 4]).records
     with pytest.raises(ValueError, match="must be those of the candidates, got 2 that differ"):
@@ -398,7 +405,7 @@ def test_sources_that_share_file_names_are_told_apart_in_the_list(tmp_path: Path
 def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    folder.write_split(known, labelled, test)
+    write_split(folder.split, known, labelled, test)
     first = labelled.records[0]
     edited = [
         PatchSet(
@@ -431,7 +438,7 @@ def test_what_differs_is_told_and_a_renamed_folder_differs_in_nothing(tmp_path: 
     assert old.groups != new.groups
     folder = RunFolder(tmp_path / "run")
     folder.root.mkdir(exist_ok=True)
-    folder.write_split(old[:5], old[:4], old[5:])
+    write_split(folder.split, old[:5], old[:4], old[5:])
     folder.check_split(new[:4], new[5:])
     assert changed_test(folder.split, new[5:]) == []
     assert folder.known(new).groups == new.groups[:5]
@@ -452,7 +459,7 @@ def test_patches_are_known_by_the_list_not_drawn_anew(
     """Candidates name the nearest of them by its place."""
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    folder.write_split(known, labelled, test)
+    write_split(folder.split, known, labelled, test)
     root = Path(known._sources[0].root)
     for name in ("blue/0.png", "pink/zzz.png"):  # one more of each class: another draw
         Image.new("RGB", (32, 32)).save(root / name.replace("/", "_"))
@@ -492,7 +499,7 @@ def test_a_run_without_the_list_or_with_a_damaged_one_is_refused(
             FileNotFoundError, match="stage must have written 'split.csv', got none in"
         ):
             act()
-    text = folder.write_split(parts[1], parts[0], parts[2]).read_text()
+    text = write_split(folder.split, parts[1], parts[0], parts[2]).read_text()
     damages = {
         "": "must have the columns",
         text.replace("role", "part", 1): "must have the columns .*'role'.* got none named",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import WritePatchSet
 from monai.bundle import ConfigWorkflow
-from monai.data import set_track_meta
 
 from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.results import describe_dataset
@@ -23,11 +21,9 @@ GUIDANCE = BUNDLES / "histopathology_guidance"
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("monai_histodiff.bundle.preparation.measure_speed", lambda *_: (1.0, ""))
     monkeypatch.chdir(tmp_path)
-    yield
-    set_track_meta(True)
 
 
 def refused(name: str, **overrides: Any) -> str:

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 from conftest import CLASSES, DrawPatches, WritePatchSet
 from monai.bundle import ConfigParser, run
-from monai.data import set_track_meta
 from monai.transforms import Compose, Identityd, ScaleIntensityRanged
 from PIL import Image, ImageFilter
 
@@ -36,7 +34,7 @@ NEXT = dict(zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True))
 
 
 @pytest.fixture(autouse=True)
-def no_generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """No diffusion model may be loaded."""
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -44,8 +42,6 @@ def no_generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for name in ("__init__", "from_bundle", "few_steps_from_bundle"):
         monkeypatch.setattr(LatentDiffusion, name, refuse)
-    yield
-    set_track_meta(True)
 
 
 def recipe() -> tuple[Recipe, ClassifierTraining]:
