@@ -1,6 +1,7 @@
 """A small frozen run: the same seeds give the same patches, the same selection and the same arms
 as the version that froze it (0.11.0; 0.10.0, whose classifiers were not laid out with channels
-last, differs by rounding).
+last, differs by rounding; the reasons and arm F are of 0.27, which refuses what
+is of another class).
 
 ``python tests/test_reference.py`` prints the run as it is now, for ``tests/reference.json``, with
 SHA-256 of every exact value. The test compares with a tolerance, since processors round

@@ -121,8 +121,9 @@ def evaluate_generator(
 ) -> dict[str, Any]:
     """Compare samples of no class with real patches of groups that the generator never saw.
 
-    The same figures are taken of as many training patches (the floor, which a perfect generator
-    would reach), and of their reconstructions, which is what the autoencoder alone costs.
+    The same figures are taken of training patches (the floor, which a perfect generator would
+    reach), and of their reconstructions, which is what the autoencoder alone costs; all three of
+    as many patches, on whose number figures depend.
     Copies are looked for in the features and in thumbnails (see
     :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set
     than ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to
@@ -194,7 +195,7 @@ def evaluate_generator(
         "two_sample": two_sample_test(
             generated, torch.cat(learnt), torch.cat(unseen), training, seed
         ),
-        "samples": compared(real, samples),
+        "samples": compared(real, Described(*(part[:n] for part in samples))),
         "reconstructions": compared(real, rebuilt),
         "floor": compared(real, Described(*(part[drawn] for part in known))),
         "copies": copies,

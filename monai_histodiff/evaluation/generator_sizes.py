@@ -47,7 +47,8 @@ def evaluate_sizes(
         held_out: patches of other groups.
         sizes: heights and widths of the samples.
         output_dir: receives the grids.
-        num_samples: samples of each size, and patches of the floor, at most as many as there are.
+        num_samples: samples of each size, and patches of the floor, at most as many as there are;
+            as many samples are compared.
         batch_size: patches at once.
         seed: draws the floor's patches.
 
@@ -76,7 +77,9 @@ def evaluate_sizes(
         real = _described(encoder, held_out.images(crop), batch_size)
         known = torch.cat([patch.images(crop) for patch in floor])
         found[str(size)] = {
-            "samples": compared(real, _described(encoder, _windows(made, crop), batch_size)),
+            "samples": compared(
+                real, _described(encoder, _windows(made[:count], crop), batch_size)
+            ),
             "floor": compared(real, _described(encoder, known, batch_size)),
             "crop": crop,
         }

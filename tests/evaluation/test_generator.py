@@ -102,6 +102,16 @@ def test_a_generator_that_repeats_the_training_set_is_caught(
     assert (tmp_path / "samples.png").is_file()
 
 
+def test_as_many_samples_are_compared_as_the_floor_has(
+    encoder: PatchEncoder, tmp_path: Path
+) -> None:
+    """Figures depend on their number; there are 40 training patches."""
+    images = stack(items(60, 5))
+    more, as_many = (evaluate(encoder, part, tmp_path) for part in (images, images[:40]))
+    assert more["samples"] == as_many["samples"] and more["floor"] == as_many["floor"]
+    assert more["numbers"]["samples"] == 60 and more["numbers"]["floor"] == 40
+
+
 def test_turned_training_patches_are_caught_by_their_thumbnails(
     encoder: PatchEncoder, tmp_path: Path
 ) -> None:

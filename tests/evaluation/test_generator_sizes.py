@@ -77,6 +77,11 @@ def test_each_size_is_compared_on_what_both_have(tmp_path: Path) -> None:
         assert broken["samples"]["kid"] > fine["samples"]["kid"]
         with Image.open(tmp_path / "new/0" / f"samples-{size}.png") as grid:
             assert grid.size == (4 * (int(size) + 2) + 2,) * 2
+    few, more = (
+        evaluate_sizes(sampler(), encoder, train, held_out, [24], tmp_path / "y", number, 20)
+        for number in (40, 60)
+    )
+    assert few == more, "of 40, as the floor"
     with pytest.raises(ValueError, match="each set must hold at least"):
         evaluate_sizes(sampler(), encoder, train, held_out[:1], [32], tmp_path / "x", 8)
 
