@@ -73,12 +73,16 @@ def read_folders(
 
 
 def top_folder(source: PatchSource) -> str:
-    """The one folder that a zip was made of, which names neither class nor split; or nothing."""
+    """The one folder that a zip was made of, which names neither class nor split; or nothing. The
+    zip's name begins with it (``set (1).zip``), or it is called by a part of that.
+    """
     parts = [n.split("/") for n in source.pictures if "/" in n]
     tops = {p[0] for p in parts}
     if not source.root.is_file() or len(tops) != 1 or min(map(len, parts)) < 3:
         return ""
-    return "" if (top := tops.pop()).lower() in SPLITS else top
+    top, stem = tops.pop(), source.root.stem
+    alike = stem.startswith(top) or top.startswith(stem)
+    return top if alike and top.lower() not in SPLITS else ""
 
 
 def _refuse_deeper_manifest(source: PatchSource) -> None:

@@ -515,7 +515,7 @@ def test_an_interrupted_evaluation_resumes_and_a_change_costs_only_itself(
         {"training": Counted(network=tiny, steps=4, batch_size=4)},
         {
             "training": Counted(
-                network=lambda num_classes: PatchClassifier(num_classes, width=4),
+                network=lambda num_classes: PatchClassifier(num_classes, width=16),
                 steps=3,
                 batch_size=4,
             )
