@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zipfile
@@ -14,6 +15,12 @@ import numpy as np
 from PIL import Image
 
 HEADER = "path,label,split,group"
+
+
+def draft_of(name: str) -> str:
+    """What a killed writer of a file or folder leaves: the name of its draft."""
+    return f".{name[:40]}.{hashlib.sha256(name.encode()).hexdigest()[:8]}{'0' * 24}.part"
+
 
 # of train.yaml: the smallest run
 SMALL_TRAIN = {

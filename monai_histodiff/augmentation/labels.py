@@ -70,7 +70,10 @@ class Labels:
         }
         told = []
         if empty := [name for name, count in counts.items() if not count]:
-            share = "" if balance is None else ", and their share of balance is left undrawn"
+            favoured = balance is not None and any(
+                weight for weight, count in zip(balance, counts.values(), strict=True) if not count
+            )
+            share = ", and their share of balance is left undrawn" * favoured
             told.append(f"the bank has no patch of the classes {empty}: they stay real{share}")
         if balance is None:
             return told

@@ -283,17 +283,17 @@ class PatchWriter:
             scores: of each patch.
             threshold: 0 of variations.
         """
-        rule = f" at threshold {threshold:.2f}" if threshold else ""
+        sure = f"confidence of at least {threshold:.2f}, and " if threshold else ""
         print(
-            f"Accepted {kept} of {len(scores)}: no other class is more probable{rule}.", flush=True
+            f"Accepted {kept} of {len(scores)}: {sure}no other class is more probable.", flush=True
         )
         if kept == 0:
             scale = "" if self.sampler is None else f", now {self.sampler.settings.scale:g}"
-            least = f" and reached {threshold:.2f}" if threshold else ""
+            least = f", with a confidence of at least {threshold:.2f}" if threshold else ""
             logger.warning(
-                "no patch made its class the most probable%s for the critic: the surest had %.2f. "
-                "More --seeds or another --guidance_scale%s may help; --accepted_only False keeps "
-                "all",
+                "to the critic no patch had its class as the most probable%s: the surest had "
+                "%.2f. More --seeds or another --guidance_scale%s may help; --accepted_only False "
+                "keeps all",
                 least,
                 float(scores.max()),
                 scale,

@@ -171,8 +171,9 @@ class Task:
         if self.drawn:
             count = len(set(self.test.groups))
             found.append(
-                f"No split is recorded: the test part that is drawn holds {self._tested()}, of "
-                f"{count} group{'s' * (count != 1)}."
+                f"No split is recorded: the test part that is drawn holds {len(self.test)} of "
+                f"{len(self.patches.with_labels())} labelled patches, of {count} "
+                f"group{'s' * (count != 1)}."
             )
         if self.size >= SLOW * TRAINED:
             found.append(
@@ -192,20 +193,19 @@ class Task:
     def problems(self) -> tuple[str, ...]:
         """What would spoil a result, see :func:`look`."""
         told = look(self.labelled, self.known, self.test, self.patches.notes)
-        share = len(self.test) / len(self.patches.with_labels())
-        if not self.drawn or share <= TOO_MUCH * self.drawn:
+        if not self.drawn:
             return told
-        (group, count), *_ = Counter(self.test.groups).most_common(1)
-        large = (
-            f"the test part that is drawn holds {self._tested()}, where {self.drawn:.0%} are asked"
-            f" for, {count} of them of the group '{group}': give another --draw, or record a split"
-        )
-        return large, *told
-
-    def _tested(self) -> str:
-        """How many of the labelled patches are for testing, in words."""
-        test, every = len(self.test), len(self.patches.with_labels())
-        return f"{test} of {every} labelled patches ({test / every:.0%})"
+        large = []
+        for name in self.patches.classes:
+            test, every = self.test.select(label=name), self.patches.select(label=name)
+            if len(test) > max(TOO_MUCH * self.drawn, 0.5) * len(every):
+                (group, count), *_ = Counter(test.groups).most_common(1)
+                large.append(
+                    f"the test part that is drawn holds {len(test)} of {len(every)} patches of "
+                    f"'{name}', where {self.drawn:.0%} are asked for, {count} of them of the group"
+                    f" '{group}': give another --draw, or record a split"
+                )
+        return *large, *told
 
 
 def look(

@@ -13,7 +13,7 @@ from monai_histodiff.bundle.lock import FolderLock
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.tables import write_table
 from monai_histodiff.selection.foreign import Judged
-from monai_histodiff.utils.files import whole_file
+from monai_histodiff.utils.files import sweep_drafts, whole_file
 
 __all__ = ["VerdictFolder"]
 
@@ -82,6 +82,7 @@ class VerdictFolder:
         FolderLock(self.record).take({"stage": STAGE, "version": __version__})
         for path in (self.root / name for name in OWN):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        sweep_drafts(self.root)
 
     def release(self) -> None:
         """The work is done: others may have the folder."""

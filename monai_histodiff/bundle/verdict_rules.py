@@ -21,7 +21,7 @@ __all__ = [
 
 CHANCE = 0.001  # so unlikely must a number be to be told as more than chance
 FAR = 0.25  # of precision and recall of real patches, below which pictures do not look real
-EXACT = 2  # copies of test patches, pixel by pixel: one may be a blank tile, or one file astray
+EXACT = 2  # pictures that are test patches: one may be a file astray
 FEW = 0.05  # share of the pictures of a class that is almost none
 
 
@@ -44,7 +44,7 @@ def beyond(count: int, total: int, rate: float) -> bool:
 
 def leaks(told: Mapping[str, Any]) -> bool:
     """Whether the generator saw the test part: more pictures than chance gives are like test
-    patches, or some are these, pixel by pixel, which no chance gives (not told before 0.27).
+    patches, or some are these themselves, which no chance gives (not told before 0.27).
     """
     exact = told.get("exact_test_copies", 0)
     return exact >= EXACT or beyond(told["test_copies"], told["pictures"], usual_rate(told))
@@ -59,9 +59,11 @@ def usual_rate(told: Mapping[str, Any], usual: str = "usual") -> float:
 
 def agreement(told: Mapping[str, Any]) -> str:
     """What the critic says of the labels, beside what it says of real ones."""
+    rows = told.get("classes", {}).values()  # before 0.27 all labelled patches counted alike
+    alike = " of the same classes" * all("labelled" in row for row in rows) if rows else ""
     return (
         f"critic gives their label to {told['taught']:.0%} of the pictures, and to "
-        f"{told['expected']:.0%} of real patches of the same classes that it has not seen"
+        f"{told['expected']:.0%} of real patches{alike} that it has not seen"
     )
 
 

@@ -35,12 +35,12 @@ LIMITS = (
 )
 
 
-def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
+def headline(told: Mapping[str, Any], comparison: str) -> dict[str, Any]:
     """The claim, its word and its sentence, where they are not the comparison's own.
 
     Args:
         told: of the first set, :meth:`~monai_histodiff.selection.foreign.Judged.counts`.
-        compared: the sentence of the comparison.
+        comparison: its sentence.
     """
     pictures, copies, tested = told["pictures"], told["copies"], told["test_copies"]
     refused = told.get("refused_copies", copies)  # versions before 0.22 do not tell
@@ -71,7 +71,7 @@ def headline(told: Mapping[str, Any], compared: str) -> dict[str, Any]:
     faults += [f"The labels do not fit: {labels}."] * misfits(told)
     if not faults:
         return {}
-    kept = f"Of the {told['accepted']} of {pictures} pictures that are kept: {compared}"
+    kept = f"Of the {told['accepted']} of {pictures} pictures that are kept: {comparison}"
     return {"verdict": " ".join([*faults, kept])}
 
 

@@ -260,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--um_per_px", type=float, help="of patches whose manifest tells none")
     parser.add_argument("--class_level", type=int, help="level of folders that names the class")
     parser.add_argument("--group_level", type=int, help="and that names the patient or slide")
-    parser.add_argument("--group_pattern", help="regular expression: its bracket is the patient")
+    parser.add_argument("--group_pattern", help="or a regular expression: its bracket is that")
     parser.add_argument("--write", metavar="NEW", help="write the set, with a manifest, to NEW")
     parser.add_argument("--seeds", type=int, default=3, help="planned trainings of each arm")
     args = parsed(parser, argv)

@@ -29,7 +29,6 @@ TEST = '''"""Inference of {name}, as its users start it: two patches in few step
 import os
 import tempfile
 import unittest
-from monai_histodiff.utils.files import read_json
 
 from monai.bundle import ConfigWorkflow
 from utils import check_workflow

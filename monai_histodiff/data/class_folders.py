@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from monai_histodiff.data.splits import SPLITS
 
 __all__ = ["UNLABELLED", "read_folders", "top_folder"]
 
+COPIED = r"([ _-]?\(\d+\)| - .+| copy( \d+)?)?"  # what systems and browsers append to a name
 SHOWN = 4  # names of a folder level in an error
 UNLABELLED = ("unlabelled", "unlabeled")  # a folder of this name is no class
 SHEETS = (".xlsx", ".xls", ".ods")
@@ -74,14 +76,14 @@ def read_folders(
 
 def top_folder(source: PatchSource) -> str:
     """The one folder that a zip was made of, which names neither class nor split; or nothing. The
-    zip's name begins with it (``set (1).zip``), or it is called by a part of that.
+    zip has its name, or that of a copy (``set (1).zip``).
     """
     parts = [n.split("/") for n in source.pictures if "/" in n]
     tops = {p[0] for p in parts}
     if not source.root.is_file() or len(tops) != 1 or min(map(len, parts)) < 3:
         return ""
     top, stem = tops.pop(), source.root.stem
-    alike = stem.startswith(top) or top.startswith(stem)
+    alike = re.fullmatch(re.escape(top) + COPIED, stem)
     return top if alike and top.lower() not in SPLITS else ""
 
 

@@ -49,6 +49,11 @@ def list_patches(
         ValueError: a rule of sources, manifests, folders or names is broken; the message names it.
     """
     refuse_one_within_another(sources)
+    if group_level is not None and group_pattern is not None:
+        raise ValueError(
+            f"groups must come from group_level or from group_pattern, got {group_level} and "
+            f"'{group_pattern}': leave one out"
+        )
     found: list[Found] = []
     notes: list[str] = []
     by_levels = class_level is not None or group_level is not None
@@ -70,6 +75,11 @@ def list_patches(
         for record, where in rows:
             own = unicodedata.normalize("NFC", f"{title}/{record.path}")
             if group_pattern is not None:
+                if record.group:
+                    raise ValueError(
+                        f"group_pattern is for patches without a group, got '{group_pattern}', and"
+                        f" the group '{record.group}' ({where}): leave one of the two out"
+                    )
                 own = matched_group(unicodedata.normalize("NFC", record.path), group_pattern, PATH)
                 record = replace(record, group=own)
             found.append((replace(record, group=record.group or own, source=i), where))
@@ -161,10 +171,13 @@ def _tiles(sources: Sequence[PatchSource], paths: Sequence[str]) -> list[str]:
         return []
     slides = "1 slide" if len(stems) == 1 else f"{len(stems)} slides"
     given = " ".join(shlex.quote(str(source.root / source.table)) for source in sources)
+    command = (
+        f", by 'histodiff-check {given} --group_pattern {shlex.quote(TILE.pattern)} --write NEW',"
+        " which makes the set NEW of it, or a pattern that finds the patient"
+    )
     return [
-        f"Names look like tiles of {slides}, such as '{next(iter(several))}': give groups, by"
-        f" 'histodiff-check {given} --group_pattern {shlex.quote(TILE.pattern)} --write NEW',"
-        " which makes the set NEW of it, or a pattern that finds the patient."
+        f"Names look like tiles of {slides}, such as '{next(iter(several))}': give groups"
+        f"{command * (stems.total() == len(paths))}."
     ]
 
 

@@ -63,7 +63,8 @@ def read_manifest(source: PatchSource, manifest: str, notes: list[str]) -> list[
         found.append(_record(row, name, at))
     words = [row.cells["label"] for row in rows if row.cells["label"].casefold() in UNLABELLED]
     if words:
-        notes.append(f"{len(words)} rows of {where} with the label '{words[0]}' have no label.")
+        many, have = ("1 row", "has") if len(words) == 1 else (f"{len(words)} rows", "have")
+        notes.append(f"{many} of {where} with the label '{words[0]}' {have} no label.")
     unnamed = [n for n in set(source.pictures) - set(seen) if n.rpartition("/")[2] != OVERVIEW]
     if spare := len(unnamed):
         many, are = ("1 picture", "is") if spare == 1 else (f"{spare} pictures", "are")
@@ -88,9 +89,11 @@ def _refuse_one_hot(
     binary = [
         column
         for column in rows[0].cells
-        if column not in COLUMNS[2:] and {row.cells[column].strip() for row in rows} <= {"0", "1"}
+        if column not in (*COLUMNS[2:], SCALE)
+        and {row.cells[column].strip() for row in rows} <= {"0", "1"}
     ]
-    if named and "label" in binary and len(binary) > 1:
+    once = all(sum(row.cells[column].strip() == "1" for column in binary) == 1 for row in rows)
+    if named and "label" in binary and len(binary) > 1 and once:
         other = next(column for column in binary if column != "label")
         raise ValueError(
             f"the class must be in one column, got '{named[0]}' and '{other}' of 0 and 1 in "

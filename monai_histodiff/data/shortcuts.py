@@ -28,7 +28,7 @@ def shortcuts(records: Sequence[PatchRecord], sizes: Sequence[tuple[int, int]]) 
     told = []
     endings = [r.path.rpartition(".")[2].upper() for r in records]
     formats = [FORMATS.get(ending, ending) for ending in endings]
-    scales = [r.extra.get("um_per_px") or "not recorded" for r in records]
+    scales = ["not recorded" if r.um_per_px is None else f"{r.um_per_px:g}" for r in records]
     for name, values, read in (
         ("files of format", formats, "the file format"),
         ("pictures of", [f"{wide} x {high}" for wide, high in sizes], "the size"),

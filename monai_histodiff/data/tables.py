@@ -30,6 +30,7 @@ __all__ = [
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|nan)", re.ASCII)
 DELIMITERS = ",;\t"
+BY_TEN = "about 10 divided by it"
 # names by which others call our columns
 OTHERS = {
     "group": "patient, patient_id, patientid, case, case_id, subject, subject_id, slide, slide_id,"
@@ -47,11 +48,11 @@ OTHERS = {
 HINTS = {
     "group": r"patient|pat$|case|donor|subject|slide|wsi|barcode",
     "um_per_px": r"mpp|microns?|\u03bcm$",
-    "about 10 divided by it": r"mag$|magnif|objective",
+    BY_TEN: r"mag$|magnif|objective",
 }
 # columns that tell the scale in another way, and what um_per_px is then
 CONVERTED = {
-    "about 10 divided by it": "magnification, mag, objective, objective_power, objective_lens,"
+    BY_TEN: "magnification, mag, objective, objective_power, objective_lens,"
     " nominal_magnification, zoom, power",
     "1000 times it": "mm_per_px, mm_per_pixel, pixel_size_mm, spacing_mm",
     "a thousandth of it": "nm_per_px, nm_per_pixel, pixel_size_nm",

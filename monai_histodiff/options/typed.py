@@ -30,7 +30,7 @@ def check_typed(argv: Sequence[str]) -> None:
         ValueError: a path holds ``#``, or is a number, a list or another text to Python.
     """
     for key, text in _given(argv):
-        *stage, name = key.split("#")
+        *stage, name = key.replace("::", "#").split("#")
         if name not in NAMES or not STAGED.issuperset(stage) or text.startswith(COMPUTED):
             continue
         if "#" in text:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_histodiff.data.duplicates import PLAIN, contrasts
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import recompressed, sharpness
+from monai_histodiff.data.pixels import recompressed, sharpness, thumbnails
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.copy_check import Copies, CopyCheck, repeated_rows
@@ -75,8 +76,12 @@ class Judged:
 
     @property
     def exact(self) -> Tensor:
-        """Copies of test patches, pixel by pixel, and of no training patch: bool, ``N``."""
-        return self.tested.copy & (self.tested.distance <= FLOOR) & (self.known.distance > FLOOR)
+        """Which pictures are test patches themselves, but for compression, and no training
+        patches, nor plain, as background of any slide is: bool, ``N``.
+        """
+        plain = contrasts(thumbnails(self.candidates.images)) < PLAIN
+        same = self.tested.copy & (self.tested.distance <= FLOOR)
+        return same & (self.known.distance > FLOOR) & ~plain
 
     def nearest_names(self) -> list[str]:
         """The real training patch nearest to each picture, by the name that tells it from those of

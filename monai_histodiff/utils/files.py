@@ -60,7 +60,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a draft of a folder to fill, beside the one that is to be new; it takes its name if
-    the block ends well, and is removed if an error is raised. Else as :func:`whole_file`.
+    the block ends well, and is removed if an error is raised. Writers at once have drafts of
+    their own; a killed one leaves it behind, see :func:`sweep_drafts`. It is for the system to
+    bring the files to the disk.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
@@ -84,7 +86,12 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _draft(target: Path) -> Path:
-    return target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.part")
+    """A new one: a hash tells names apart that begin alike."""
+    return target.with_name(f".{target.name[:40]}.{_mark(target.name)}{uuid.uuid4().hex[8:]}.part")
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def sweep_drafts(folder: str | os.PathLike[str], name: str | None = None) -> list[Path]:
@@ -100,7 +107,8 @@ def sweep_drafts(folder: str | os.PathLike[str], name: str | None = None) -> lis
     """
     swept = [path for path in sorted(Path(folder).glob("*.part")) if DRAFT.fullmatch(path.name)]
     if name is not None:
-        swept = [path for path in swept if path.name[1:-38] == name[:40]]
+        own = f".{name[:40]}.{_mark(name)}"
+        swept = [path for path in swept if path.name.startswith(own)]
     for path in swept:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return swept

@@ -33,7 +33,7 @@ class Known:
     ("strength", "kept", "told"),
     [
         (0.5, [0, 1], ": no other class is more probable"),
-        (1.0, [1], ": no other class is more probable at threshold 0.60"),
+        (1.0, [1], ": confidence of at least 0.60, and no other class is more probable"),
     ],
 )
 def test_a_variation_needs_its_class_to_be_most_probable_and_noise_the_threshold(

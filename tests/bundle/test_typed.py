@@ -20,6 +20,7 @@ REFUSED = [
     (["--dataset_dir", "cohort#2"], "dataset_dir must be a path without '#', which begins a comm"),
     (["--output_dir=/x/out#1"], "got '/x/out#1': rename the folder, or link to it under another"),
     (["--train#output_dir", "a#b"], "train#output_dir must be a path without '#'"),
+    (["--train::output_dir", "a#b"], "train::output_dir must be a path without '#'"),
     (["-dataset-dir", "a #b"], "dataset_dir must be a path without '#'"),
     (["--draw", "1", "--dataset_dir", "2024_05"], "as 202405: give --dataset_dir ./2024_05"),
     (["--dataset_dir=1e5"], "got '1e5', which Python reads as 100000.0: give --dataset_dir ./1e5"),

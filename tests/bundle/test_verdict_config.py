@@ -486,9 +486,11 @@ def test_a_folder_is_not_written_over(left: str, tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text('{"stage": "verdict"}')
     with pytest.raises(FileExistsError, match="output_dir must be new"):
         folder.lock()
+    draft = tmp_path / "run" / f".accepted.{'0' * 32}.part"
+    draft.mkdir()
     folder.lock(True)
     folder.release()
-    assert not (tmp_path / "run" / left).exists()
+    assert not (tmp_path / "run" / left).exists() and not draft.exists()
 
 
 def test_the_recipe_is_that_of_the_guidance_bundle() -> None:

@@ -174,7 +174,8 @@ def test_a_pattern_of_groups_makes_a_set_with_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     table = dataset / "manifest.csv"
-    table.write_text(table.read_text().replace(",train,", ",,").replace(",test,", ",,"))
+    rows = [line.split(",")[:2] for line in table.read_text().splitlines()]
+    table.write_text("\n".join(map(",".join, rows)))
     main([str(dataset), "--group_pattern", r"(.)\.png", "--write", str(tmp_path / "new")])
     assert set(PatchSet.open(tmp_path / "new").groups) == {*"0123456789y"}
 

@@ -51,6 +51,7 @@ def test_a_submission(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert (folder / "LICENSE").is_file() and (folder / "docs/data_license.txt").is_file()
         test = (zoo / "ci" / "unit_tests" / f"test_{name}.py").read_text()
         ast.parse(test)
+        assert "monai_histodiff" not in test, "the Zoo does not have it when it collects tests"
         assert f'os.path.join("models", "{name}")' in test
         assert f"python ci/verify_bundle.py -b {name} -m full" in out
     assert not (zoo / "models" / "histopathology_ldm" / "old").exists()

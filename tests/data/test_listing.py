@@ -709,7 +709,13 @@ def test_one_column_of_several_that_say_yes_or_no_is_no_label(tmp_path: Path) ->
         ValueError, match="one column, got 'tumor' and 'stroma' of 0 and 1 in .*'l"
     ):
         PatchSet.open(root)
-    for other in (table.replace("tumor", "label"), table.replace("0,1", "0,2"), table[:-2] + "2"):
+    for other in (
+        table.replace("tumor", "label"),
+        table.replace("0,1", "0,2"),
+        table.replace("0,1", "0,0"),  # of no class: another yes or no
+        "path,class,um_per_px\na.png,1,1\nb.png,0,1\n",
+        "path,class,centre\na.png,1,1\nb.png,0,1\n",
+    ):
         (root / "manifest.csv").write_text(other)
         assert [r.label for r in PatchSet.open(root).records] == ["1", "0"]
 
@@ -719,7 +725,7 @@ def test_unlabelled_rows_have_no_label_as_a_folder_of_that_name(tmp_path: Path) 
     patches = PatchSet.open(folder_of(tmp_path / "set", table, "a.png", "b.png", "c.png"))
     assert [r.label for r in patches.records] == ["", "A", "#n/a"]
     assert patches.notes == (
-        f"1 rows of '{tmp_path / 'set' / 'manifest.csv'}' with the label 'Unlabelled' have no "
+        f"1 row of '{tmp_path / 'set' / 'manifest.csv'}' with the label 'Unlabelled' has no "
         "label.",
         "Labels are taken for names of classes, also '#n/a': leave them empty where there is "
         "none.",
@@ -802,7 +808,7 @@ def test_manifest_below_the_top_is_not_overlooked(tmp_path: Path) -> None:
         PatchSet.open(tmp_path / "set.zip")
 
 
-@pytest.mark.parametrize("name", ["set", "set (1)", "new"])
+@pytest.mark.parametrize("name", ["set", "set (1)", "set - Copy", "new", "sets", "s"])
 def test_a_folder_that_was_packed_whole_is_read(name: str, tmp_path: Path) -> None:
     """As 'Compress' does, and a browser that loads it twice."""
     root = folder_of(tmp_path / "set", f"{HEADER}\nimages/a.png,A,train,g\n", "images/a.png")
@@ -814,7 +820,11 @@ def test_a_folder_that_was_packed_whole_is_read(name: str, tmp_path: Path) -> No
     assert len(patches.images()) == 1
     folder = folder_of(tmp_path / "other", None, "A/a.png", "B/b.png")
     zipped(folder, path, "set/")
-    if name == "new":  # 'set' may be the only class, and the folders below its patients
+    if name in (
+        "new",
+        "sets",
+        "s",
+    ):  # 'set' may be the only class, and the folders below its patients
         with pytest.raises(ValueError, match=r"level 1 \(1 name\): 'set'; level 2 \(2 names\)"):
             PatchSet.open(path)
         return

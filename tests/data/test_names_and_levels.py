@@ -298,18 +298,20 @@ def test_names_of_tiles_are_told_with_the_command_that_groups_them(
 ) -> None:
     names = [f"{c}/{form.format(f'p{c} {i % 2}', i)}.png" for c in "AB" for i in range(4)]
     root = folder_of(tmp_path / "my set", None, *names, "A/other.png")
+    assert any(note.endswith("give groups.") for note in PatchSet.open(root).notes)
+    (root / "A/other.png").rename(tmp_path / "other.png")
     told = PatchSet.open(root).notes
     (note,) = [note for note in told if note.startswith("Names look like tiles of 4 slides, such")]
     assert told[0].startswith(GROUPS) and told[1] == note and "such as 'pA 0': give groups" in note
     command = note.split(" by '")[1].split("', which makes")[0]
     program, path, option, pattern, *_ = shlex.split(command)
     assert (program, path, option) == ("histodiff-check", str(root), "--group_pattern")
-    with pytest.raises(ValueError, match="every patch's path, got none in 'A/other.png' for"):
-        PatchSet.open(root, group_pattern=pattern)
-    (root / "A/other.png").unlink()
     patches = PatchSet.open(root, group_pattern=pattern)
     assert sorted(set(patches.groups)) == ["pA 0", "pA 1", "pB 0", "pB 1"]
     assert patches.notes == () and len(patches) == 8
+    (tmp_path / "other.png").rename(root / "A/other.png")
+    with pytest.raises(ValueError, match="every patch's path, got none in 'A/other.png' for"):
+        PatchSet.open(root, group_pattern=pattern)
 
 
 def test_other_names_are_no_tiles(tmp_path: Path) -> None:
@@ -328,4 +330,9 @@ def test_a_pattern_of_groups_is_checked_as_groups_are(tmp_path: Path) -> None:
     table = folder_of(
         tmp_path / "two", f"{HEADER}\na1.png,A,,x\nb2.png,B,,y\n", "a1.png", "b2.png"
     )
+    with pytest.raises(ValueError, match="without a group, got .* and the group 'x' .*line 2"):
+        PatchSet.open(table, group_pattern=r"(\d).png")
+    (table / "manifest.csv").write_text("path,label\na1.png,A\nb2.png,B\n")
     assert PatchSet.open(table, group_pattern=r"(\d).png").groups == ["1", "2"]
+    with pytest.raises(ValueError, match="group_level or from group_pattern, got 2 and '.'"):
+        PatchSet.open(root, class_level=1, group_level=2, group_pattern=".")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from making import draft_of
 from PIL import Image
 from slides_painted import disc, write_slide
 
@@ -178,12 +179,12 @@ def test_an_interrupted_slide_leaves_nothing(
         assert sorted(p.name for p in (tmp_path / "out" / "tiles").iterdir()) == ["P1-a", "P2-a"]
     monkeypatch.undo()
     for name in ("P1-b", "P1"):  # what kills leave
-        draft = tmp_path / "out" / "tiles" / f".{name}.{'0' * 32}.part"
+        draft = tmp_path / "out" / "tiles" / draft_of(name)
         draft.mkdir()
         (draft / "half.png").touch()
     cut_slides(slides, tmp_path / "out", SMALL, progress=False)
     assert sorted(p.name for p in (tmp_path / "out" / "tiles").iterdir()) == [
-        f".P1.{'0' * 32}.part",  # of no slide that was cut: another process may be at it
+        draft_of("P1"),  # of no slide that was cut: another process may be at it
         "P1-a",
         "P1-b",
         "P2-a",

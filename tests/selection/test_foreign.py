@@ -181,6 +181,11 @@ def test_copies_of_test_patches_are_a_leak(judge: Judge, real: PatchSet, tmp_pat
     both = PatchSet.open(made(tmp_path / "blank", blank, labels[:2]))
     strict = Judge(judge.critic, real.select("train"), both, both, 32, colours)
     assert not strict(both, "set").exact.any(), "they may be from the training part"
+    rng = np.random.default_rng(0)
+    glass = [np.clip(a + rng.normal(0, 3, a.shape), 0, 255).astype(np.uint8) for a in blank]
+    unseen = PatchSet.open(made(tmp_path / "glass", glass, labels[:2]))
+    strict = Judge(judge.critic, real.select("train"), real.select("train"), both, 32, colours)
+    assert not strict(unseen, "set").exact.any(), "background of any slide is alike"
 
 
 def test_new_pictures_are_judged_by_their_labels(

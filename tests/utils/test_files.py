@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from making import draft_of
 
 from monai_histodiff.utils.files import (
     DRAFT,
@@ -127,11 +128,12 @@ def test_only_drafts_are_swept(tmp_path: Path) -> None:
         tmp_path / f"a.txt.{hexadecimal}.part",
         tmp_path / f".a.txt.{hexadecimal}.part.gz",
     ]
-    folder = tmp_path / f".{'b' * 40}.{hexadecimal}.part"  # of a longer name
+    folder = tmp_path / draft_of("b" * 50)
     for path in (draft, *kept, folder / "picture.png"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")
-    assert sweep_drafts(tmp_path, "b" * 39) == sweep_drafts(tmp_path, "a") == []
+    for other in ("b" * 39, "b" * 51, "a"):
+        assert sweep_drafts(tmp_path, other) == []
     assert sweep_drafts(tmp_path, "b" * 50) == [folder]
     assert sweep_drafts(tmp_path) == [draft]
     assert sorted(tmp_path.iterdir()) == sorted(kept)
