@@ -24,6 +24,7 @@ MODULES = {
     "data/bank": "data/test_bank.py",
     "data/bank_files": "data/test_sealed.py data/test_bank.py",
     "data/sealed": "data/test_sealed.py data/test_bank.py",
+    "data/draws": "data/test_patch_set.py bundle/test_task.py",
     "data/manifests": "data/test_listing.py data/test_names_and_levels.py",
     "data/shortcuts": "data/test_shortcuts.py",
     "data/strict_table": "data/test_sealed.py",

@@ -87,7 +87,7 @@ class PatchSet(Sequence):
                 the class; needed where there are several beside the split.
             group_level: likewise the level that names the patient or slide.
             limits: of pixels and bytes of each file.
-            group_pattern: where none is recorded: a regular expression, whose bracket is the group.
+            group_pattern: a regular expression: its bracket is the group, where none is recorded.
 
         Raises:
             FileNotFoundError, PermissionError: a path or file is not there, or may not be read.

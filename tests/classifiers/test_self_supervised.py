@@ -173,7 +173,7 @@ def test_training_makes_views_of_one_patch_alike_and_resumes_to_the_bit(
     patch_set: PatchSet, tmp_path: Path
 ) -> None:
     whole = train(tmp_path / "whole", patch_set, 12)
-    assert sum(whole[-4:]) < 0.9 * sum(whole[:4])
+    assert sum(whole[-4:]) < 0.85 * sum(whole[:4])  # 0.81, chance 1
     first = train(tmp_path / "parts", patch_set, 5)
     assert first + train(tmp_path / "parts", patch_set, 12) == whole
     a, b = (torch.load(tmp_path / n / "encoder.pt", weights_only=True) for n in ("whole", "parts"))
