@@ -6,9 +6,51 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from monai_histodiff.utils.bfloat16 import native_bfloat16
 
 __all__ = ["MuonAdamW"]
+
+
+class _Muon(torch.optim.Muon):
+    """``torch.optim.Muon``, which orthogonalises in bfloat16; on a device that emulates that, in
+    float32: there a step of our UNet takes half a second of a core in place of 17.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if native_bfloat16(self.param_groups[0]["params"][0].device):
+            return super().step(closure)
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for matrix in (p for p in group["params"] if p.grad is not None):
+                state = self.state[matrix]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+                update = _orthogonal(
+                    matrix.grad.lerp(buffer, momentum),
+                    group["ns_coefficients"],
+                    group["ns_steps"],
+                    group["eps"],
+                )
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.add_(update, alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)
+        return None
+
+
+def _orthogonal(
+    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """Newton-Schulz iteration toward the nearest orthogonal matrix (Jordan et al. 2024)."""
+    a, b, c = coefficients
+    wide = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().T
+    x = wide / wide.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -59,7 +101,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.parts: list[torch.optim.Optimizer] = []
         if self.views:
             self.parts.append(
-                torch.optim.Muon(
+                _Muon(
                     self.views,
                     lr=lr,
                     weight_decay=weight_decay,
