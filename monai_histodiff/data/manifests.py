@@ -106,13 +106,15 @@ def _folder_of(source: PatchSource, paths: Sequence[str]) -> str:
     """The one folder below the manifest in which its first path is found, if none is beside it;
     an error where a path is found there and in another, too.
     """
+    if any(source.find(path) for path in paths):
+        return ""
     plain = [unicodedata.normalize("NFC", p.replace("\\", "/")).removeprefix("./") for p in paths]
     within: defaultdict[str, list[str]] = defaultdict(list)  # folders, by what follows
     for name in source.pictures:
         parts = unicodedata.normalize("NFC", name).split("/")
         for i in range(1, len(parts)):
             within["/".join(parts[i:])].append("/".join(parts[:i]))
-    if len(within[plain[0]]) != 1 or any(source.find(path) for path in paths):
+    if len(within[plain[0]]) != 1:
         return ""
     (folder,) = within[plain[0]]
     for path in plain:
