@@ -40,6 +40,17 @@ def test_patches_are_opened_at_another_scale(
     assert capsys.readouterr().out.strip()
 
 
+def test_a_datalist_becomes_a_patch_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scans" / "p1").mkdir(parents=True)
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(tmp_path / "scans" / "p1" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in code_of(DOCS / "data.md") if "datalist" in block]
+    exec(compile(code, "data.md", "exec"), {})
+    (record,) = PatchSet.open("my_set").records
+    assert (record.path, record.label, record.group) == ("normal/0.png", "normal", "p1")
+    assert record.um_per_px == 0.5
+
+
 def test_monai_takes_the_places_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openslide")
     (tmp_path / "slides").mkdir()

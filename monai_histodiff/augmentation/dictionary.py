@@ -51,7 +51,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         weight_key: the key to write the loss weight to, a float32 tensor; ``None``: it is not
             written.
         soft_label_key: the key to write the soft label to; ``None``: it is not written.
-        allow_missing_keys: leave items without the key as they are.
+        allow_missing_keys: leave items without the patch, or without a label, as they are.
         um_per_px: as in :class:`SyntheticAugment`.
         keep_keys: keys beside patch and label whose values hold for a synthetic patch, too.
 
@@ -59,7 +59,7 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         ValueError: there is more than one key, two of those that are read or written are the same;
             an item has keys that would be overwritten, tell
             of the real patch, or name another class than its label does.
-        KeyError: the label key is missing.
+        KeyError: patch or label is missing, and ``allow_missing_keys`` is not set.
     """
 
     backend = SyntheticAugment.backend
@@ -113,6 +113,8 @@ class SyntheticAugmentd(RandomizableTransform, MapTransform, InvertibleTransform
         d = dict(data)
         for key in self.key_iterator(d):
             if self.label_key not in d:
+                if self.allow_missing_keys:
+                    continue
                 raise KeyError(
                     f"the class of a patch must be under '{self.label_key}', got keys "
                     f"{sorted(map(str, d))}: pass label_key="

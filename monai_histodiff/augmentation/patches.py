@@ -4,6 +4,7 @@ one type.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "in_place_of",
 ]
 
+logger = logging.getLogger(__name__)
 SYNTHETIC = "synthetic"  # what is written where a text told of the real patch
 GEOMETRY = (  # what a patch's metadata tells of its grid, not of its file
     MetaKeys.AFFINE,
@@ -51,7 +53,8 @@ class Scale:
     Args:
         bank: tells its ``um_per_px`` and its size.
         um_per_px: micrometres that a pixel of your patches shows; ``None``: as the bank's, and of
-            its size.
+            its size; where the bank knows its scale that is logged as a warning, for patches of
+            another scale may have that size, too.
 
     Attributes:
         factor: pixels of yours for one of the bank's.
@@ -65,6 +68,12 @@ class Scale:
         check_scale(um_per_px)
         self.bank, self.crops, self.factor = bank, um_per_px is not None, 1.0
         if um_per_px is None:
+            if bank.um_per_px is not None:
+                logger.warning(
+                    "the bank shows %g um per pixel, and patches are taken to show as much: pass "
+                    "um_per_px=, what a pixel of yours shows (at 20x 0.5)",
+                    bank.um_per_px,
+                )
             return
         if bank.um_per_px is None:
             saved = " or write the number into its bank.json"
@@ -106,7 +115,8 @@ class Scale:
                 f"a patch must show no more than the bank's, {height} x {width} at "
                 f"{self.bank.um_per_px:g} um per pixel, {got}, which takes {needed[0]} x "
                 f"{needed[1]}: crop it to at most {fits[0]} x {fits[1]} before, such as by "
-                f"CenterSpatialCropd(roi_size={fits})"
+                f"CenterSpatialCropd(roi_size={fits}), or make a bank of larger patches "
+                "(--patch_size of the run)"
             )
         if needed == theirs:
             return

@@ -69,10 +69,11 @@ class SyntheticAugment(RandomizableTransform, InvertibleTransform):
             switches the rule off.
         classes: the names of your class indices, in order, all of the bank's or some; ``None``:
             they are the bank's. Needed where names are numbers that are not their indices.
-        um_per_px: micrometres that a pixel of your patches shows, where that, or their size, is
-            not the bank's. Synthetic patches are then cropped and resampled to yours. Where yours
-            are finer, real patches, too, go to the bank's scale and back, even at ``prob=0``: put
-            the transform with ``prob=0`` into validation, which else sees other patches.
+        um_per_px: micrometres that a pixel of your patches shows; ``None``: as much as the bank's,
+            and they have its size (a warning tells the bank's scale). Otherwise synthetic patches
+            are cropped and resampled to yours. Where yours are finer, real patches, too, go to the
+            bank's scale and back, even at ``prob=0``: put the transform with ``prob=0`` into
+            validation, which else sees other patches.
 
     Raises:
         TypeError: ``bank`` is none of these.

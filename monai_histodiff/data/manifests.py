@@ -142,6 +142,11 @@ def _file(source: PatchSource, row: TableRow, folder: str, at: str) -> str:
         raise ValueError(
             f"a path must be relative to the manifest, got '{path}' at {at}: {remedy}"
         )
+    if name is None and ".." in PureWindowsPath(path).parts:
+        raise ValueError(
+            f"a path must not lead out of the manifest's folder, got '{path}' at {at}: put the "
+            "manifest, or a link to the pictures' folder, where both are below it"
+        )
     if name is None:
         alike = [n for n in source.names if n.casefold() == path.casefold()]
         hint = (

@@ -25,6 +25,7 @@ TABLES = (".csv", ".tsv")
 COLUMNS = ("path", "label", "split", "group")
 SCALE = "um_per_px"
 OVERVIEW = "overview.jpg"  # of a slide, beside its tiles: no patch
+DATALIST = "write a MONAI datalist as a patch set, by write_patches, see docs/data.md"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class PatchSource:
     Raises:
         FileNotFoundError: there is no such folder or zip, or a link in it leads nowhere.
         PermissionError: a folder or file in it may not be read.
+        TypeError: it is no path.
         ValueError: it is neither, the zip is damaged, encrypted or packed by a method that Python
             does not know, a link leads to a folder that is in the set already, or a name is no
             UTF-8 text.
@@ -78,6 +80,8 @@ class PatchSource:
         limits: Limits = LIMITS,
         option: str = "dataset_dir",
     ) -> None:
+        if not isinstance(root, (str, os.PathLike)):
+            raise TypeError(f"{option} must be a path, got a {type(root).__name__}: {DATALIST}")
         self.root, self.limits, self.option = Path(root).expanduser(), limits, option
         self.headers: dict[str, tuple[int, int]] = {}
         if not self.root.exists():
@@ -94,16 +98,14 @@ class PatchSource:
             self._entries, folders = _below_top(*zip_entries(self.root))
         else:
             picture = self.root.name.lower().endswith(SUFFIXES)
-            remedy = (
-                "give the folder that holds the folders of its classes, or a manifest"
-                if picture
-                else "if it is meant to be a zip, it is damaged or cut; copy it again"
-            )
-            what = f"the picture '{root}'" if picture else f"'{root}'"
-            raise ValueError(
-                f"{option} must be a folder, a zip or a table ({', '.join(TABLES)}), got {what}: "
-                f"{remedy}"
-            )
+            remedy = "if it is meant to be a zip, it is damaged or cut; copy it again"
+            if picture:
+                remedy = "give the folder that holds the folders of its classes, or a manifest"
+            elif self.root.suffix.lower() == ".json":
+                remedy = DATALIST
+            got = f"got {'the picture ' * picture}'{root}'"
+            rule = f"{option} must be a folder, a zip or a table ({', '.join(TABLES)})"
+            raise ValueError(f"{rule}, {got}: {remedy}")
         self.names = sorted(n for n in self._entries if _visible(n))
         self.folders = sorted(n for n in folders if _visible(n))
         _check_text(self.root, (self.root.name, *self.folders, *self.names))

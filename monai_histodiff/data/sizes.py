@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,13 +46,22 @@ def crop_size(patches: PatchSet, size: int | None = None) -> int:
         scale = "" if patches.um_per_px is None else f" at {patches.um_per_px:g} um per pixel"
         remedy = f"give patch_size {least}, or leave them out"
         if least < SMALLEST:
-            remedy = "leave them out, cut larger ones, or give their um_per_px if it is another"
+            remedy = f"leave them out, cut larger ones{_large_enough(patches, small[0])}, or give "
+            remedy += "their um_per_px if it is another"
         raise ValueError(
             f"patches must be at least {chosen} x {chosen}{scale}, got {len(small)} of "
             f"{len(sides)} that are smaller, the smallest of {least}, such as "
             f"{told_size(patches, small[0])}: {remedy}"
         )
     return chosen
+
+
+def _large_enough(patches: PatchSet, index: int) -> str:
+    """The size of a file, at the scale of a patch's, that would show enough."""
+    own, wanted = patches.records[index].um_per_px, patches.um_per_px
+    if own is None or wanted is None or own == wanted:
+        return ""
+    return f" (at {own:g} um per pixel {math.ceil(SMALLEST * wanted / own)} pixels or more)"
 
 
 def told_size(patches: PatchSet, index: int) -> str:

@@ -86,6 +86,16 @@ def test_scale_that_cannot_be(theirs: float | None, mine: float, message: str) -
         SyntheticAugment(bank_of(um_per_px=theirs), um_per_px=mine)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "mine", "told"), [(1.0, None, 1), (1.0, 1.0, 0), (None, None, 0)]
+)
+def test_a_scale_that_is_taken_for_granted_is_told(
+    theirs: float | None, mine: float | None, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    SyntheticAugment(bank_of(um_per_px=theirs), um_per_px=mine)
+    assert caplog.text.count("the bank shows 1 um per pixel, and patches are taken") == told
+
+
 def test_patches_that_show_more_than_the_banks_are_refused() -> None:
     transform = SyntheticAugment(bank_of(8, 0.5), 0.0, um_per_px=0.25)
     transform(zeros(3, 16, 16), 0)

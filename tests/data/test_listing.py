@@ -309,7 +309,11 @@ MANIFEST_FAULTS: dict[str, tuple[str | bytes, type[Exception], str]] = {
         ValueError,
         "must be relative to the manifest, got 'C:",
     ),
-    "outside": (f"{HEADER}\n../set/a.png,A,train,g\n", FileNotFoundError, "which is not there"),
+    "outside": (
+        f"{HEADER}\n../set/a.png,A,train,g\n",
+        ValueError,
+        "must not lead out of the manifest",
+    ),
     "duplicate": (
         f"{HEADER}\na.png,A,train,g\n./a.png,A,train,g\n",
         ValueError,

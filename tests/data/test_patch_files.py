@@ -305,3 +305,20 @@ def test_pixels_are_limited_by_the_same_argument(tmp_path: Path) -> None:
         PatchSet.open(root, limits=Limits(pixels=63))[0]
     with pytest.raises(ValueError, match="at most 63 pixels"):
         PatchSet.open(root, limits=Limits(pixels=63)).sizes()
+
+
+def test_what_is_no_path_is_told_how_to_become_a_set(tmp_path: Path) -> None:
+    remedy = "write a MONAI datalist as a patch set, by write_patches"
+    with pytest.raises(TypeError, match=f"dataset_dir must be a path, got a dict: {remedy}"):
+        PatchSet.open([{"image": "a.png", "label": 0}])  # type: ignore[list-item]
+    (tmp_path / "list.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"must be a folder, a zip or .*list.json': {remedy}"):
+        PatchSet.open(tmp_path / "list.json")
+
+
+def test_a_path_that_leads_out_of_the_manifests_folder(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "set" / "manifest.csv").write_text("path,label\n../a.png,A\n")
+    with pytest.raises(ValueError, match=r"must not lead out of .*, got '../a.png' at line 2"):
+        PatchSet.open(tmp_path / "set")

@@ -92,7 +92,8 @@ def test_patches_that_are_too_small_are_refused_with_the_remedy(
     message = (
         "patches must be at least 96 x 96 at 1 um per pixel, got 1 of 2 that are smaller, the "
         r"smallest of 95, such as '0.png' \(95 x 112 of a file of 190 x 224\): "
-        "leave them out, cut larger ones, or give their um_per_px"
+        r"leave them out, cut larger ones \(at 0.5 um per pixel 192 pixels or more\), or give "
+        "their um_per_px"
     )
     with pytest.raises(ValueError, match=message):
         crop_size(patches)
