@@ -278,7 +278,7 @@ class CentroidSelector:
         return {"rule": CENTROIDS}
 
     @torch.no_grad()
-    def _features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
+    def _features(self, patches: Tensor) -> Tensor:
         found: list[Tensor] = []
         heads = [member.get_submodule("resnet.fc") for member in self.critic.members]
         hooks = [
@@ -290,7 +290,7 @@ class CentroidSelector:
         try:
             parts = []
             with evaluating(self.critic):
-                for part in patches.split(batch_size):
+                for part in patches.split(64):
                     self.critic(to_unit(part.to(self.critic.temperature.device)))
                     parts.append(torch.cat(found, 1))
                     found.clear()
