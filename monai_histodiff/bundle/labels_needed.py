@@ -6,18 +6,17 @@ from collections import Counter
 
 from monai_histodiff.data.check import FOLDS
 from monai_histodiff.data.patch_set import PatchSet
+from monai_histodiff.selection.calibration import FEWEST
 from monai_histodiff.selection.folds import group_folds
 
 __all__ = ["check_classes", "check_critic", "least_labels"]
-
-LEAST = 10  # labelled patches that a critic's threshold must rest on, see precision_threshold
 
 
 def least_labels(classes: int, folds: int) -> int:
     """Labelled training patches that a run needs of each class: one for each member of the critic,
     and some in all.
     """
-    return max(folds, -(-LEAST // max(1, classes)))
+    return max(folds, -(-FEWEST // max(1, classes)))
 
 
 def check_classes(
@@ -75,9 +74,9 @@ def check_critic(labelled: PatchSet, test: PatchSet, folds: int) -> None:
         fewer = "a smaller --critic_folds, or " * (min(labelled.counts().values()) > 1)
         remedy = f"give {fewer}more --labels_per_class"
         raise ValueError(f"{error}: {remedy}") from error
-    if len(labelled) < LEAST:
+    if len(labelled) < FEWEST:
         raise ValueError(
-            f"labels_per_class must give at least {LEAST} labelled patches in all, which the "
+            f"labels_per_class must give at least {FEWEST} labelled patches in all, which the "
             f"critic's threshold rests on, got {len(labelled)}: give at least "
             f"--labels_per_class {least_labels(len(labelled.classes), 1)}, or all"
         )

@@ -17,6 +17,8 @@ from monai_histodiff.selection.reasons import Reason
 __all__ = ["answers", "by_kind", "gallery"]
 
 KINDS = ("labelled", "unlabelled")
+TILES = 8  # of each class, accepted and rejected, at the most
+MOST = 12  # test patches put right, and lost, that are pictured
 Answers = dict[str, tuple[int, list[Answer]]]
 
 
@@ -56,7 +58,6 @@ def gallery(
     candidates: Candidates,
     known: PatchSet,
     size: int,
-    per_class: int = 8,
     names: Sequence[str] = (),
     labelled: int | None = None,
 ) -> list[Tile]:
@@ -67,7 +68,6 @@ def gallery(
         candidates: with their outcome.
         known: the real patches that their ``origin`` and ``nearest`` count in.
         size: height and width of the pictures.
-        per_class: of each class, accepted and rejected, at the most.
         names: of the candidates, where they have some.
         labelled: so many of the known patches, the first, are labelled; ``None``: all.
     """
@@ -79,13 +79,7 @@ def gallery(
         rows.sort(key=lambda i: -float(candidates.confidence[i]))
         accepted = [i for i in rows if candidates.reasons[i] == Reason.accepted]
         rejected = [i for i in rows if not candidates.reasons[i].passed]
-        step = max(
-            1, len(accepted) // per_class
-        )  # over the whole range of accepted confidences, not the best only
-        for i in [
-            *accepted[::step][:per_class],
-            *rejected[:: max(1, len(rejected) // per_class)][:per_class],
-        ]:
+        for i in [*_spread(accepted), *_spread(rejected)]:
             real = _pixels(known, int(beside[i]), size)
             reason = candidates.reasons[i]
             tiles.append(
@@ -105,28 +99,31 @@ def gallery(
     return tiles
 
 
-def answers(evaluation: Evaluation, most: int = 12, arms: tuple[str, str] = ("C", "G")) -> Answers:
-    """Test patches that one arm gets right and the other does not, in the mean of its seeds: those
-    put right and those lost, of each the ones whose probability of the right class changed most.
+def _spread(rows: list[int]) -> list[int]:
+    """Some of them, over their whole range."""
+    return rows[:: max(1, len(rows) // TILES)][:TILES]
+
+
+def answers(evaluation: Evaluation) -> Answers:
+    """Test patches that arm G gets right and arm C does not, or the other way round, in the mean
+    of the seeds: of each the ones whose probability of the right class changed most.
 
     Args:
         evaluation: after it has run.
-        most: patches of each kind that are pictured.
-        arms: before and after.
 
     Returns:
         ``{"right": (count, answers), "lost": (count, answers)}``; empty where an arm was not run.
     """
-    if not set(arms) <= set(evaluation.probabilities):
+    if not {"C", "G"} <= set(evaluation.probabilities):
         return {}
     truth, names = evaluation.test.labels.numpy(), evaluation.material.classes
-    before, after = (np.mean(evaluation.probabilities[arm], 0) for arm in arms)
+    before, after = (np.mean(evaluation.probabilities[arm], 0) for arm in "CG")
     rows = np.arange(len(truth))
     gain = after[rows, truth] - before[rows, truth]
     was, is_now = (made.argmax(1) == truth for made in (before, after))
 
     def shown(found: np.ndarray, order: np.ndarray) -> tuple[int, list[Answer]]:
-        chosen = sorted(found.nonzero()[0].tolist(), key=lambda i: (order[i], i))[:most]
+        chosen = sorted(found.nonzero()[0].tolist(), key=lambda i: (order[i], i))[:MOST]
         told = []
         for i in chosen:
             first, second = (

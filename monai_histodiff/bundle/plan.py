@@ -198,7 +198,7 @@ def evaluation_steps(
     """The step of ``evaluate.yaml`` that costs time, with so many test patches, of that many
     pixels a side; classifiers in the cache cost none.
     """
-    arms = [arm for arm in values["arms"] if arm != "J"]
+    arms = [arm for arm in values["arms"] if not ARMS[arm].probe]
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
     shown = len(values["seeds"]) * sum(BESIDE if ARMS[arm].unlabelled else 1.0 for arm in arms)
     cost = (shown * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP

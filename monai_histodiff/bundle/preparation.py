@@ -38,7 +38,6 @@ from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
-from monai_histodiff.classifiers.encoder_names import NamedEncoder
 from monai_histodiff.diffusion.parts import check_student
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.evaluation.comparisons import compared
@@ -105,7 +104,6 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
                 check_places(stage, own, home, kept and stage == "train")
             warn_of_emulation(own["device"], own["bfloat16"])
         _check_alike(stages)
-        _check_critic(configs)
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
         _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")
         task = check_task(stages["train"])
@@ -183,21 +181,6 @@ def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{key} must be the same in both stages, got {made} for train and {judged} for "
                 f"evaluate: give --train#{key} and --evaluate#{key} one value"
             )
-
-
-def _check_critic(configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to fit a critic on an encoder of another make that its evaluation will not have.
-
-    Raises:
-        ValueError: it is to be read on that of ``ldm_dir``.
-    """
-    made, read = configs["train"].get("critic_encoder"), configs["evaluate"]["critic"]["encoder"]
-    if isinstance(made, NamedEncoder) and read == "@ldm_dir":
-        raise ValueError(
-            "the critic must be read with the encoder that it is fitted on, got another for train "
-            "(critic_encoder) and that of ldm_dir for evaluate: give --evaluate "
-            "\"{'critic#encoder':'NAME'}\" with the same name"
-        )
 
 
 def _check_same(folder: RunFolder, wanted: Mapping[str, Any]) -> None:

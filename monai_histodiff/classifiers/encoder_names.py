@@ -93,7 +93,9 @@ def named_encoder(
     timm = _timm()
     model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
     about = timm.data.resolve_model_data_config(model)
-    return NamedEncoder(model, about).to(checked_device(device)).eval()
+    made = NamedEncoder(model, about).to(checked_device(device)).eval()
+    made.name = name
+    return made
 
 
 def named_features(
@@ -136,6 +138,7 @@ class NamedEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    name = ""  # that it was asked for by
 
     def __init__(self, network: nn.Module, about: Mapping[str, Any]) -> None:
         super().__init__()

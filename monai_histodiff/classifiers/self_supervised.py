@@ -126,10 +126,7 @@ class ViewContrast(nn.Module):
 
 
 def fit_discriminant(
-    encoder: PatchEncoder,
-    batches: Iterable[Mapping[str, Any]],
-    views: PatchViews,
-    ridge: float = 0.01,
+    encoder: PatchEncoder, batches: Iterable[Mapping[str, Any]], views: PatchViews
 ) -> Scatter:
     """Set the last layer of an encoder to the discriminant of its statistics.
 
@@ -138,14 +135,13 @@ def fit_discriminant(
         batches: batches with ``"image"``, patches of one size; at least as many patches as the
             encoder has statistics are advisable.
         views: draws two views of each patch.
-        ridge: of :meth:`Scatter.discriminant`.
 
     Returns:
         What it was made from.
     """
     images = (torch.as_tensor(batch[CommonKeys.IMAGE]) for batch in batches)
     found = view_scatter(encoder, images, views)
-    layer = found.discriminant(encoder.num_features, ridge)
+    layer = found.discriminant(encoder.num_features)
     encoder.discriminant.load_state_dict(layer.state_dict())
     return found
 

@@ -28,7 +28,7 @@ class NearPairs:
     distance: Tensor
 
 
-def near_pairs(patches: Tensor, limit: float = NEAR) -> NearPairs:
+def near_pairs(patches: Tensor) -> NearPairs:
     """All pairs of patches whose thumbnails differ by less than a part of their contrast.
 
     The distance of two patches is the root-mean-square difference of their 16 x 16 thumbnails,
@@ -42,11 +42,10 @@ def near_pairs(patches: Tensor, limit: float = NEAR) -> NearPairs:
 
     Args:
         patches: ``N x 3 x H x W``, uint8 or in [0, 1]; thumbnails will do.
-        limit: largest distance of a pair.
     """
     small = thumbnails(patches)
     coarse, (fine, contrast) = _energies(small), _invariants(small)
-    reach = torch.where(contrast < PLAIN, torch.full_like(contrast, -1.0), limit * contrast)
+    reach = torch.where(contrast < PLAIN, torch.full_like(contrast, -1.0), NEAR * contrast)
     found = [
         (torch.zeros(0, dtype=torch.long, device="cpu"),) * 2
         + (torch.zeros(0, dtype=torch.float32, device="cpu"),)
@@ -63,7 +62,7 @@ def near_pairs(patches: Tensor, limit: float = NEAR) -> NearPairs:
             turned = _turns(small[i])
             exact = torch.stack([(v - small[j]).square().mean((1, 2, 3)) for v in turned])
             distance = exact.amin(0).sqrt() / torch.minimum(contrast[i], contrast[j])
-            keep = distance <= limit
+            keep = distance <= NEAR
             found.append((i[keep], j[keep], distance[keep]))
     first, second, distance = (torch.cat(part) for part in zip(*found, strict=True))
     return NearPairs(first, second, distance)

@@ -273,9 +273,9 @@ def five_crops(images: Tensor, size: int) -> Tensor:
     return torch.stack([centre_crop(images, size), *corners])
 
 
-def patch_grid(patches: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
+def patch_grid(patches: Tensor, columns: int = 8) -> np.ndarray:
     """Patches ``N x 3 x H x W`` in [0, 1] as one uint8 picture ``H' x W' x 3`` on white."""
-    n, _, h, w = patches.shape
+    gap, (n, _, h, w) = 2, patches.shape
     columns = min(columns, n)
     rows = -(-n // columns)
     canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), 255, dtype=np.uint8)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_histodiff.data.patch_files import PatchRecord
+from monai_histodiff.data.patch_files import COLUMNS, PatchRecord
 from monai_histodiff.data.tables import number, read_table
 
 __all__ = ["REMEDY", "SealedRow", "check_length", "read_rows"]
 
 REMEDY = "copy the folder anew from where it was whole, or make it again"
 MAX_TEXT = 2**28  # bytes of a manifest or JSON file
-BASE = ("path", "label", "split", "group")
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,13 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[SealedRow]:
         raise FileNotFoundError(f"'{path}' must exist, got none: {REMEDY}")
     check_length(path)
     try:
-        found = read_table(path.read_bytes(), f"'{path}'", BASE)
+        found = read_table(path.read_bytes(), f"'{path}'", COLUMNS)
     except ValueError as error:
         raise ValueError(f"{error}: {REMEDY}") from error
     rows: list[SealedRow] = []
     seen: set[str] = set()
     for line, cells in ((row.line, dict(row.cells)) for row in found):
-        name, label, split, group = (cells.pop(column) for column in BASE)
+        name, label, split, group = (cells.pop(column) for column in COLUMNS)
         row = SealedRow(path, line, PatchRecord(name, label, split, group, cells))
         if missing := [column for column in columns if column not in cells]:
             raise ValueError(

@@ -13,11 +13,6 @@ COMPARISONS = (
 USUAL = ("C", "F", "G")  # arms of the main job where none are named
 
 
-def compared(arms: Sequence[str], comparisons: Sequence[str] = COMPARISONS) -> list[str]:
-    """The comparisons whose two arms are there, each of which is a claim that is tested.
-
-    Args:
-        arms: that are trained.
-        comparisons: pairs of arms, such as ``"G-C"``.
-    """
-    return [pair for pair in comparisons if {*pair.split("-")} <= {*arms}]
+def compared(arms: Sequence[str]) -> list[str]:
+    """The comparisons of which both arms are trained, each of which is a claim that is tested."""
+    return [pair for pair in COMPARISONS if {*pair.split("-")} <= {*arms}]

@@ -26,7 +26,7 @@ from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, Material, repeats_selected
 from monai_histodiff.evaluation.baselines import colour_floors
-from monai_histodiff.evaluation.comparisons import COMPARISONS
+from monai_histodiff.evaluation.comparisons import COMPARISONS, USUAL
 from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.evaluation.real_banks import fitted
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
@@ -136,7 +136,7 @@ class Evaluation:
         material: Material,
         test: PatchSet,
         recipe: Recipe,
-        arms: Sequence[str] = ("C", "F", "G"),
+        arms: Sequence[str] = USUAL,
         seeds: Sequence[int] = (0, 1, 2),
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:

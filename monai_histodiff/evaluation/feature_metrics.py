@@ -18,6 +18,8 @@ __all__ = [
 ]
 
 ROWS = 1024  # compared at once with all
+SUBSETS, SUBSET = 50, 500  # of features, over which the kernel distance is averaged
+NEIGHBOURS = 5  # the k of precision, recall, density and coverage
 
 
 def _pair(first: Tensor, second: Tensor, least: int) -> tuple[Tensor, Tensor]:
@@ -75,53 +77,41 @@ def _polynomial_mmd(a: Tensor, b: Tensor) -> float:
 
 
 def kid(
-    first: Tensor,
-    second: Tensor,
-    subsets: int = 50,
-    subset_size: int = 500,
-    generator: torch.Generator | None = None,
+    first: Tensor, second: Tensor, generator: torch.Generator | None = None
 ) -> tuple[float, float]:
     """Kernel distance: unbiased squared MMD with the kernel ``(x . y / D + 1)^3`` (Binkowski et
     al. 2018, arXiv:1801.01401).
 
     Zero in expectation for equal distributions, whatever the number of features; it can be
-    negative.
+    negative. Averaged over 50 pairs of random subsets of 500 features; where neither set holds
+    more, the distance of the whole sets is taken once.
 
     Args:
         first: features ``N x D``, N at least 2.
         second: features ``M x D``, M at least 2.
-        subsets: pairs of random subsets over which the distance is averaged.
-        subset_size: features in each subset; where neither set holds more, the distance of the
-            whole sets is taken once.
         generator: draws the subsets.
 
     Returns:
         The mean over the subsets, and their standard deviation (0 for the whole sets).
 
     Raises:
-        ValueError: the features do not fit each other, are too few, or are not finite, or a number
-            is too small.
+        ValueError: the features do not fit each other, are too few, or are not finite.
     """
     a, b = _pair(first, second, 2)
-    if subsets < 1 or subset_size < 2:
-        raise ValueError(
-            "subsets must be at least 1 and subset_size at least 2, "
-            f"got {subsets} and {subset_size}"
-        )
-    if max(len(a), len(b)) <= subset_size:
+    if max(len(a), len(b)) <= SUBSET:
         return _polynomial_mmd(a, b), 0.0
 
     def draw(x: Tensor) -> Tensor:
-        return x[torch.randperm(len(x), generator=generator)[:subset_size].to(x.device)]
+        return x[torch.randperm(len(x), generator=generator)[:SUBSET].to(x.device)]
 
     values = torch.tensor(
-        [_polynomial_mmd(draw(a), draw(b)) for _ in range(subsets)], dtype=torch.double
+        [_polynomial_mmd(draw(a), draw(b)) for _ in range(SUBSETS)], dtype=torch.double
     )
-    return float(values.mean()), float(values.std()) if subsets > 1 else 0.0
+    return float(values.mean()), float(values.std())
 
 
 def precision_recall_density_coverage(
-    real: Tensor, samples: Tensor, neighbours: int = 5
+    real: Tensor, samples: Tensor, neighbours: int = NEIGHBOURS
 ) -> dict[str, float]:
     """Fidelity and diversity from balls that reach to the k-th neighbour within each set.
 
@@ -168,9 +158,7 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     )
 
 
-def nearest_distances(
-    features: Tensor, references: Tensor, batch_size: int = 1024
-) -> tuple[Tensor, Tensor]:
+def nearest_distances(features: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     """Euclidean distance of each feature to its nearest reference, and the index of that
     reference; both of shape ``N``.
 
@@ -178,27 +166,23 @@ def nearest_distances(
         ValueError: the features do not fit each other, are none, or are not finite.
     """
     a, b = _pair(features, references, 1)
-    index = torch.cat([_distances(part, b).argmin(1) for part in a.split(batch_size)])
+    index = torch.cat([_distances(part, b).argmin(1) for part in a.split(ROWS)])
     return (a - b[index]).square().sum(1).sqrt(), index
 
 
-def compare_features(
-    real: Tensor, samples: Tensor, neighbours: int = 5, seed: int = 0
-) -> dict[str, float]:
+def compare_features(real: Tensor, samples: Tensor) -> dict[str, float]:
     """All of the above of one set of samples: ``kid``, ``kid_std``, ``fid``, ``precision``,
     ``recall``, ``density``, ``coverage``.
 
     Args:
         real: features of real patches ``N x D``.
         samples: features of samples, or of other real patches, ``M x D``.
-        neighbours: see :func:`precision_recall_density_coverage`.
-        seed: of the subsets of :func:`kid`.
     """
-    mean, std = kid(real, samples, generator=torch.Generator().manual_seed(seed))
+    mean, std = kid(real, samples, generator=torch.Generator().manual_seed(0))
     fid = frechet_distance(real, samples)
     return {
         "kid": mean,
         "kid_std": std,
         "fid": fid,
-        **precision_recall_density_coverage(real, samples, neighbours),
+        **precision_recall_density_coverage(real, samples),
     }

@@ -35,7 +35,7 @@ from monai_histodiff.evaluation.feature_metrics import (
 )
 from monai_histodiff.evaluation.metrics import classification_metrics
 from monai_histodiff.evaluation.two_sample import two_sample_test
-from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
+from monai_histodiff.selection.copies import FLOOR, PERCENTILE, copy_distances, flag_copies
 from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.modes import evaluating
@@ -115,7 +115,6 @@ def evaluate_generator(
     output_dir: str | os.PathLike[str],
     num_samples: int = 2000,
     batch_size: int = 64,
-    percentile: float = 1.0,
     training: ClassifierTraining | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def evaluate_generator(
     as many patches, on whose number figures depend.
     Copies are looked for in the features and in thumbnails (see
     :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set
-    than ``percentile`` per cent of the held-out patches are. A grid of 64 samples is written to
+    than nearly all held-out patches are. A grid of 64 samples is written to
     ``samples.png``.
 
     Args:
@@ -140,7 +139,6 @@ def evaluate_generator(
         num_samples: number of samples, and of patches of the floor, at most as many as there are
             training patches.
         batch_size: patches at once.
-        percentile: see above.
         training: recipe of the two-sample test.
         seed: draws the floor's patches.
 
@@ -179,7 +177,7 @@ def evaluate_generator(
     target = Path(output_dir)
     target.mkdir(parents=True, exist_ok=True)
     Image.fromarray(patch_grid(to_unit(generated[:64]))).save(target / "samples.png")
-    copies: dict[str, Any] = {"percentile": percentile}
+    copies: dict[str, Any] = {"percentile": PERCENTILE}
     measures: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], float]] = {
         "features": (nearest_distances, 0.0),
         "thumbnails": (copy_distances, FLOOR),
@@ -188,8 +186,8 @@ def evaluate_generator(
         references = getattr(known, name)
         near, usual = (nearest(getattr(v, name), references)[0] for v in (samples, real))
         copies[name] = {
-            "samples": int(flag_copies(near, usual, percentile, least).sum()),
-            "held_out": int(flag_copies(usual, usual, percentile, least).sum()),
+            "samples": int(flag_copies(near, usual, least).sum()),
+            "held_out": int(flag_copies(usual, usual, least).sum()),
         }
     return {
         "two_sample": two_sample_test(

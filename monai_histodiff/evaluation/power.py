@@ -28,6 +28,7 @@ Z = 1.959964  # normal quantile of 97.5 %
 SEEDS, DRAWS = (3, 5, 10, 20), (3, 5, 10)  # one draw cannot speak of others
 AIMS = (0.03, 0.06)
 ANSWERS = 20_000_000  # simulated at once
+DESIGNS = 4  # test sets that the simulated evaluations are spread over
 WORLDS = {
     "patches hard for both arms alike": ALIKE,
     "patches hard for one arm": APART,
@@ -164,8 +165,6 @@ def measure(
     seeds: Sequence[int],
     effects: Sequence[float] = (0.0, 0.03, 0.06, 0.10),
     worlds: int = 400,
-    designs: int = 4,
-    seed: int = 0,
 ) -> Iterator[Design]:
     """Coverage, false alarms and power of :func:`balanced_estimate`.
 
@@ -178,14 +177,12 @@ def measure(
         seeds: numbers of seeds.
         effects: true changes; 0 must be among them for false alarms.
         worlds: evaluations of each cell.
-        designs: test sets that these are spread over.
-        seed: of everything.
     """
     for count in groups:
         parts: list[World] = []
-        for design in range(designs):
-            rng = np.random.default_rng((seed, count, design))
-            shape = (-(-worlds // designs), max(draws), max(seeds))
+        for design in range(DESIGNS):
+            rng = np.random.default_rng((0, count, design))
+            shape = (-(-worlds // DESIGNS), max(draws), max(seeds))
             parts.append(simulate(rng, *make_groups(rng, count), noise, effects, shape))
         for r in draws:
             for s in seeds:

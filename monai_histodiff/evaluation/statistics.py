@@ -86,9 +86,9 @@ class Estimate:
         """Standard error."""
         return np.sqrt(self.group_variance + self.run_variance)
 
-    def interval(self, level: float = LEVEL) -> tuple[Array, Array]:
-        """Student's interval that covers the truth with the chance ``level``."""
-        half = t_quantile((1 - level) / 2, self.freedom) * self.error
+    def interval(self) -> tuple[Array, Array]:
+        """Student's interval that covers the truth with the chance :data:`LEVEL`."""
+        half = t_quantile((1 - LEVEL) / 2, self.freedom) * self.error
         return self.mean - half, self.mean + half
 
     def p(self) -> Array:

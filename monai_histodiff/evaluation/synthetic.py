@@ -14,13 +14,12 @@ from torch import Tensor
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, recompressed
-from monai_histodiff.evaluation.feature_metrics import compare_features
+from monai_histodiff.evaluation.feature_metrics import NEIGHBOURS, compare_features
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import FLOOR, copy_distances, flag_copies
 
 __all__ = ["class_fidelity", "further_counts", "label_agreement", "overall_fidelity"]
 
-NEIGHBOURS = 5
 MOST = 1000  # pictures of a side that are looked at together
 
 
@@ -31,8 +30,6 @@ def class_fidelity(
     test: PatchSet,
     features: Callable[[Tensor], Tensor],
     size: int,
-    percentile: float = 1.0,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Figures of the accepted patches of each class, and of as many real training patches of it:
     the floor.
@@ -50,25 +47,22 @@ def class_fidelity(
         test: patches of other groups.
         features: uint8 patches ``N x 3 x size x size`` to features ``N x D``.
         size: height and width of the patches.
-        percentile: a sample is called a copy if it lies nearer to a labelled patch than all but
-            ``percentile`` per cent of the test patches do, by
-            :func:`~monai_histodiff.selection.copies.copy_distances`.
-        seed: draws the patches of the larger side.
 
     Returns:
         For each class: ``samples`` and ``floor``, each the figures of
         :func:`~monai_histodiff.evaluation.feature_metrics.compare_features`, or ``None`` where a
-        side has too few patches; ``copies``, counts among ``samples`` and, by the same rule,
-        ``held_out``; ``numbers`` of ``real``, ``compared`` and ``accepted``.
+        side has too few patches; ``copies``, counts by
+        :func:`~monai_histodiff.selection.copies.flag_copies` among ``samples`` and ``held_out``;
+        ``numbers`` of ``real``, ``compared`` and ``accepted``.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def load(patches: PatchSet) -> Tensor:
         return recompressed(patches.images(size))
 
     known, unseen = load(labelled), load(test)
     usual, real = copy_distances(unseen, known)[0], features(unseen)
-    twins = flag_copies(usual, usual, percentile, FLOOR)
+    twins = flag_copies(usual, usual, FLOOR)
     found: dict[str, Any] = {}
     for k, name in enumerate(labelled.classes):
         own, accepted = (
@@ -84,7 +78,7 @@ def class_fidelity(
             else {"samples": None, "floor": None}
         )
         copies = (
-            flag_copies(copy_distances(accepted, known)[0], usual, percentile, FLOOR)
+            flag_copies(copy_distances(accepted, known)[0], usual, FLOOR)
             if len(accepted)
             else torch.zeros(0, dtype=torch.bool)
         )
@@ -92,7 +86,7 @@ def class_fidelity(
             **{
                 side: None
                 if x is None
-                else compare_features(own, features(_some(x, n, generator)), NEIGHBOURS)
+                else compare_features(own, features(_some(x, n, generator)))
                 for side, x in sides.items()
             },
             "copies": {
@@ -114,7 +108,6 @@ def overall_fidelity(
     test: PatchSet,
     features: Callable[[Tensor], Tensor],
     size: int,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Figures of all candidates together, whatever is their label: do they look like the real
     test patches? Beside them, the floor: as many real training patches of the same labels.
@@ -125,12 +118,11 @@ def overall_fidelity(
         test: patches of other groups, of which a thousand at the most are looked at.
         features: as for :func:`class_fidelity`.
         size: height and width of the patches.
-        seed: draws the patches of the larger side.
 
     Returns:
         ``samples`` and ``floor``, as those of a class, and ``compared``, the number of either.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     made, real = [], []
     for k in range(len(train.classes)):
@@ -144,9 +136,7 @@ def overall_fidelity(
         return {"samples": None, "floor": None, "compared": 0}
     unseen = features(recompressed(test.take(tested.tolist()).images(size)))
     sides = (candidates.images[rows], train.take(drawn.tolist()).images(size))
-    samples, floor = (
-        compare_features(unseen, features(recompressed(side)), NEIGHBOURS) for side in sides
-    )
+    samples, floor = (compare_features(unseen, features(recompressed(side))) for side in sides)
     return {"samples": samples, "floor": floor, "compared": len(rows)}
 
 

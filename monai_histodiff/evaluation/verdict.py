@@ -254,7 +254,6 @@ def claims_of(found: Mapping[str, Estimate], unmet: Sequence[str]) -> dict[str, 
 def verdict(
     difference: Mapping[str, float],
     unmet: Sequence[str] = (),
-    metric: str = "balanced accuracy",
     adjusted: float | None = None,
     claims: int = 1,
 ) -> tuple[str, str]:
@@ -264,7 +263,6 @@ def verdict(
         difference: ``mean``, ``low`` and ``high``, as fractions, and ``detectable`` where it is
             known.
         unmet: rules of :func:`shortfalls` that the run does not meet: then nothing is claimed.
-        metric: its name in the sentence.
         adjusted: Holm-adjusted p-value; a claim needs it below 0.05 too. ``None``: this is the
             only claim.
         claims: number of claims that it is adjusted for.
@@ -276,7 +274,7 @@ def verdict(
     unknown = math.isnan(low + high)
     shown = [f"{round(value, 1) + 0.0:+.1f}" for value in (mean, low, high)]  # never -0.0
     interval = "no interval" if unknown else f"95 % interval {shown[1]} to {shown[2]}"
-    change = f"{metric} changed by {shown[0]} points ({interval})"
+    change = f"balanced accuracy changed by {shown[0]} points ({interval})"
     if unmet:
         return "inconclusive", f"Not tested: {change}, but nothing is claimed. {' '.join(unmet)}"
     if (low > 0 or high < 0) and adjusted is not None and not adjusted < LEVEL:

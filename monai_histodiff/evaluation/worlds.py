@@ -90,17 +90,15 @@ def make_groups(
     rng: np.random.Generator,
     groups: int,
     shares: Sequence[float] = (0.5, 0.3, 0.2),
-    size: float = 6.0,
-    mixed: float = 0.25,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Labels and groups of a test set with imbalanced classes and groups of very different sizes.
+    """Labels and groups of a test set with imbalanced classes and groups of very different sizes:
+    geometric, of six patches in the mean and thirty at the most. A quarter of them holds a second
+    class too.
 
     Args:
         rng: of the sizes.
         groups: number of groups, at least 2 for each class.
         shares: of the classes, among groups.
-        size: mean patches of a group; geometric, at most five times the mean.
-        mixed: share of the groups that hold a second class too.
 
     Returns:
         Class and group of each patch.
@@ -109,8 +107,8 @@ def make_groups(
     counts[0] += groups - counts.sum()
     labels, index = [], []
     for group, first in enumerate(np.repeat(np.arange(len(shares)), counts)):
-        patches = np.full(int(min(rng.geometric(1 / size), 5 * size)), first)
-        if len(patches) > 1 and rng.random() < mixed:
+        patches = np.full(int(min(rng.geometric(1 / 6), 30)), first)
+        if len(patches) > 1 and rng.random() < 0.25:
             patches[: rng.integers(1, len(patches))] = rng.integers(len(shares))
         labels.append(np.sort(patches))
         index.append(np.full(len(patches), group))

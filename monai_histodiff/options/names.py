@@ -35,7 +35,7 @@ MONAI_KEYS = {
 }
 
 
-def check_names(name: str, config: Mapping[str, Any], home: Path | None = None) -> None:
+def check_names(name: str, config: Mapping[str, Any], home: Path) -> None:
     """Refuse keys that neither the table of options, nor another key, nor a config file knows.
 
     Args:
@@ -43,20 +43,19 @@ def check_names(name: str, config: Mapping[str, Any], home: Path | None = None) 
         config: with overrides.
         home: folder of the config's file, whose configs, overlays among them, tell the parts:
             mappings and expressions, that nothing may refer to, as they may be switched off.
-            ``None``: parts are not looked at.
 
     Raises:
         ValueError: with the nearest name that there is.
     """
     options, used = options_of(name), set(referred(config))
     known = {*options, *(key.split("#")[0] for key in used), *MONAI_KEYS}
-    files = None if home is None else _files(home)
+    files = _files(home)
     for key, value in config.items():
         part = isinstance(value, Mapping) or (isinstance(value, str) and value.startswith("$"))
-        there = [file[key] for file in files or () if key in file]
-        if key not in known and not (part and (there or files is None)):
+        there = [file[key] for file in files if key in file]
+        if key not in known and not (part and there):
             _refuse(f"an option must be one of {name}'s", key, known)
-        if isinstance(value, Mapping) and files is not None and key not in options:
+        if isinstance(value, Mapping) and key not in options:
             _check_part(name, key, value, there, {*options, *used, *_paths(files)})
 
 

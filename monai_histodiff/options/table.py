@@ -202,7 +202,7 @@ OPTIONS: tuple[Option, ...] = (
         TEXTS,
         "what is compared, see verdict.md",
         (FINETUNE, EVALUATE),
-        choices=tuple(arm for arm in ARMS if arm != "G2"),  # of verdict.json alone
+        choices=tuple(name for name, arm in ARMS.items() if "second" not in arm.needs),
     ),
     Option("classifier_steps", WHOLE, "of each training of a classifier", (EVALUATE,), low=1),
     Option(

@@ -11,7 +11,7 @@ from monai_histodiff.options.option import FLAG, LABELS, NUMBER, PATH, TEXTS, Op
 __all__ = ["VERDICT", "VERDICT_ARMS", "with_verdict"]
 
 VERDICT = "verdict"
-VERDICT_ARMS = tuple(arm for arm in ARMS if arm != "G0")  # a run of ours is not at hand
+VERDICT_ARMS = tuple(a for a in ARMS if "published" not in ARMS[a].needs)  # of a run of ours
 # options of other configs that it has too, by the config
 SHARED = {
     "train": (

@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["fit_temperature", "precision_at", "precision_threshold"]
 
 ROUNDING = 1e-3  # by which a row of probabilities may miss 1
+FEWEST = 10  # assignments that a threshold must rest on
 LEAST = 1e-6  # by which chance, 1 / K, may be missed by float32
 
 
@@ -52,7 +53,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def precision_threshold(
-    probabilities: Tensor, labels: Tensor, target: float = 0.9, least: int = 10
+    probabilities: Tensor, labels: Tensor, target: float = 0.9
 ) -> tuple[float, float]:
     """The lowest confidence at which labels assigned by a critic are right with the target
     precision.
@@ -67,23 +68,21 @@ def precision_threshold(
         probabilities: temperature-scaled, shape ``N x K``, of held-out real data.
         labels: class indices, shape ``N``.
         target: wanted precision, in (0, 1].
-        least: assignments that an estimate must rest on, at the least.
 
     Returns:
         The threshold and the precision reached at it. Where no threshold reaches the target, the
         one with the highest precision is returned: compare the second value with the target.
 
     Raises:
-        ValueError: the target is not in (0, 1], there are fewer than ``least`` samples, a
+        ValueError: the target is not in (0, 1], there are fewer than ten samples, a
             probability does not lie in [0, 1], a row does not sum to 1, or a label is not one of
             the classes.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target precision must lie in (0, 1], got {target}")
-    if least < 1:
-        raise ValueError(f"least must be at least 1 assignment, got {least}")
-    if len(labels) < least:
-        raise ValueError(f"a threshold needs at least {least} held-out samples, got {len(labels)}")
+    if len(labels) < FEWEST:
+        got = f"got {len(labels)}"
+        raise ValueError(f"a threshold needs at least {FEWEST} held-out samples, {got}")
     _check(probabilities, labels, "probabilities")
     if float(probabilities.min()) < 0 or float(probabilities.max()) > 1:
         span = f"{float(probabilities.min()):g} to {float(probabilities.max()):g}"
@@ -102,7 +101,7 @@ def precision_threshold(
     last_of_ties = torch.ones_like(count, dtype=torch.bool)
     last_of_ties[:-1] = scores[1:] < scores[:-1]
     chance = 1 / probabilities.shape[1]
-    allowed = last_of_ties & (count >= least) & (scores >= chance - LEAST)
+    allowed = last_of_ties & (count >= FEWEST) & (scores >= chance - LEAST)
     reached = (allowed & (precision >= target)).nonzero()
     best = torch.where(allowed, precision, -1.0).argmax()
     place = int(reached[-1]) if len(reached) else int(best)

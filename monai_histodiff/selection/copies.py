@@ -16,6 +16,7 @@ from monai_histodiff.data.pixels import thumbnails
 
 __all__ = [
     "FLOOR",
+    "PERCENTILE",
     "CopyGate",
     "copy_distances",
     "copy_gate",
@@ -30,6 +31,7 @@ PAIRS = 2**24  # of a patch and a reference, likewise: for the sake of memory
 # patches of four data sets by 0.002 (median) and 0.011 (at the most); the nearest two of other
 # groups were 0.032 apart.
 FLOOR = 4 / 255
+PERCENTILE = 1.0  # of distances between real patches, below which a picture is a copy
 
 
 @dataclass(frozen=True)
@@ -115,22 +117,18 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
     return nearest_views(thumbnails(patches), thumbnails(references))[:2]
 
 
-def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> CopyGate:
+def copy_gate(references: Tensor, groups: Sequence[str]) -> CopyGate:
     """Calibrate the distance below which a patch counts as a copy: a low percentile of the
-    distances between real patches of different groups.
+    distances from each real patch to its nearest real patch of another group, twins left out.
 
     Args:
         references: real patches, ``M x 3 x H x W``.
         groups: the group of each; only distances to other groups count. With a single group there
             is no such distance, and the threshold is :data:`FLOOR`.
-        percentile: of the distances from each real patch to its nearest real patch of another
-            group, twins left out.
 
     Raises:
-        ValueError: a reference is not finite, not scaled to [0, 1], or has no group, or
-            ``percentile`` does not lie in [0, 100].
+        ValueError: a reference is not finite, not scaled to [0, 1], or has no group.
     """
-    _check_percentile(percentile)
     _check_finite(references)
     if len(references) != len(groups):
         raise ValueError(f"each patch needs a group, got {len(references)} and {len(groups)}")
@@ -140,21 +138,17 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
     small = thumbnails(references)
     distance, _, twin = nearest_views(small, small, (own, own), FLOOR)
     known = distance[distance.isfinite()]
-    threshold = float(torch.quantile(known, percentile / 100)) if len(known) else FLOOR
+    threshold = float(torch.quantile(known, PERCENTILE / 100)) if len(known) else FLOOR
     return CopyGate(max(FLOOR, threshold), int(twin.sum()), len(known))
 
 
-def flag_copies(
-    to_train: Tensor, held_out_to_train: Tensor, percentile: float = 1.0, floor: float = 0.0
-) -> Tensor:
+def flag_copies(to_train: Tensor, held_out_to_train: Tensor, floor: float = 0.0) -> Tensor:
     """Which samples lie nearer to the training set than nearly all patches that were kept out of
-    it.
+    it: of new real patches one per cent would.
 
     Args:
         to_train: distance of each sample to its nearest training patch, shape ``N``.
         held_out_to_train: the same for real patches of groups kept out of training.
-        percentile: of the latter, below which a sample counts as a copy; so many per cent of new
-            real patches would.
         floor: distance up to which two patches are one: such a sample is a copy whatever the
             held-out patches are, and a held-out patch that is one is set aside.
 
@@ -162,24 +156,18 @@ def flag_copies(
         Boolean tensor of shape ``N``.
 
     Raises:
-        ValueError: there is no held-out distance, a distance is NaN, ``percentile`` does not lie
-            in [0, 100], or ``floor`` is negative.
+        ValueError: there is no held-out distance, a distance is NaN, or ``floor`` is
+            negative.
     """
     if held_out_to_train.numel() == 0:
         raise ValueError("copies need at least one held-out distance, got none")
-    _check_percentile(percentile)
     if not floor >= 0:
         raise ValueError(f"floor must be at least 0, got {floor}")
     if unknown := int(to_train.isnan().sum() + held_out_to_train.isnan().sum()):
         raise ValueError(f"distances must be numbers, got {unknown} that are NaN")
     known = held_out_to_train[held_out_to_train > floor].to(to_train)
     copies = to_train <= floor
-    return copies | (to_train < torch.quantile(known, percentile / 100)) if len(known) else copies
-
-
-def _check_percentile(percentile: float) -> None:
-    if not 0 <= percentile <= 100:
-        raise ValueError(f"percentile must lie in [0, 100], got {percentile}")
+    return copies | (to_train < torch.quantile(known, PERCENTILE / 100)) if len(known) else copies
 
 
 def _check_finite(references: Tensor) -> None:

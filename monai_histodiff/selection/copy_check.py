@@ -19,7 +19,7 @@ from torch import Tensor
 from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, five_crops, thumbnails
-from monai_histodiff.selection.copies import FLOOR, group_index, nearest_views
+from monai_histodiff.selection.copies import FLOOR, PERCENTILE, group_index, nearest_views
 from monai_histodiff.utils.progress import patient
 
 __all__ = ["Copies", "CopyCheck", "repeated_rows", "structure"]
@@ -51,14 +51,12 @@ class CopyCheck:
     """Finds copies of real patches: of the whole of each, its middle and its corners.
 
     Both thresholds are calibrated on the real patches: a copy is what lies nearer to a patch than
-    all but a few of them do to patches of other groups. So about ``2 * percentile`` per cent of
-    new real patches count as copies too.
+    all but a few of them do to patches of other groups. So about two per cent of new
+    real patches count as copies too.
 
     Args:
         real: what must not be copied, at least one patch.
         size: height and width of the pictures as they are used.
-        percentile: of each distance.
-        seed: draws the patches that the thresholds rest on.
 
     Attributes:
         threshold: distance of thumbnails below which a picture is a copy.
@@ -68,11 +66,11 @@ class CopyCheck:
         ValueError: there is no patch, or one is smaller than ``size``.
     """
 
-    def __init__(self, real: PatchSet, size: int, percentile: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, real: PatchSet, size: int) -> None:
         if not len(real):
             raise ValueError("copies need at least one real patch, got none")
         self.size, views, asked = size, [], []
-        chosen = set(np.random.default_rng(seed).permutation(len(real))[:CALIBRATED].tolist())
+        chosen = set(np.random.default_rng(0).permutation(len(real))[:CALIBRATED].tolist())
         for i in patient(range(len(real)), "look for copies"):
             image = real[i]["image"]
             views.append(_crops(image, size))
@@ -94,8 +92,8 @@ class CopyCheck:
             small = torch.cat(asked)
             plain = _by_picture(nearest_views(small, self.views, sides, FLOOR)[0], rows)[0]
             shape = nearest_views(structure(small), structure(self.views), sides, FLOOR)[0]
-            self.threshold = max(FLOOR, _quantile(plain, percentile, FLOOR))
-            gate = _quantile(_by_picture(shape, rows)[0], percentile, least)
+            self.threshold = max(FLOOR, _quantile(plain, FLOOR))
+            gate = _quantile(_by_picture(shape, rows)[0], least)
             gate = min(max(gate, least), most)
         self.likeness = 1 - gate**2 / 2
 
@@ -149,9 +147,9 @@ def _difference(correlation: float) -> float:
     return float(2 * (1 - correlation)) ** 0.5
 
 
-def _quantile(distances: Tensor, percentile: float, otherwise: float) -> float:
+def _quantile(distances: Tensor, otherwise: float) -> float:
     known = distances[distances.isfinite()]
-    return float(torch.quantile(known, percentile / 100)) if len(known) else otherwise
+    return float(torch.quantile(known, PERCENTILE / 100)) if len(known) else otherwise
 
 
 def _by_picture(distances: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:

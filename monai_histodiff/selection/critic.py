@@ -18,7 +18,7 @@ from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, to_unit
+from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
@@ -26,7 +26,6 @@ from monai_histodiff.selection.calibration import (
 )
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.global_state import float32_default
-from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.weights import checked_device, load_fitting, read_state, save_weights
 
 __all__ = ["PatchCritic", "fit_critic"]
@@ -47,9 +46,11 @@ class PatchCritic(nn.Module):
         precision: of the labels that it gives with at least the threshold, on held-out patches.
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
+        encoder: the bytes of the name of that of others which its members stand on, or ``None``.
     """
 
     folds: Tensor | None
+    encoder: Tensor | None
     temperature: Tensor
     threshold: Tensor
     precision: Tensor
@@ -62,7 +63,8 @@ class PatchCritic(nn.Module):
         self.num_classes = num_classes
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
-        self.register_buffer("folds", None)
+        for name in ("folds", "encoder"):
+            self.register_buffer(name, None)
         self._last: tuple[PatchSet, tuple[int, float], Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -100,10 +102,7 @@ class PatchCritic(nn.Module):
                 negative, or other in number.
         """
         if origins is None:
-            device = self.temperature.device
-            with evaluating(self):
-                parts = [self(to_unit(p.to(device))).cpu() for p in patches.split(batch_size)]
-            return torch.cat(parts)
+            return predict(self, patches, batch_size)
         if self.folds is None:
             raise ValueError(
                 "to judge variations of patches the critic must know its folds (fit_critic tells "
@@ -122,9 +121,8 @@ class PatchCritic(nn.Module):
         for k, member in enumerate(self.members):
             own = fold == k
             if bool(own.any()):
-                found[own] = torch.softmax(
-                    predict(member, patches[own], batch_size) / self.temperature.cpu(), 1
-                )
+                logits = predict(member, patches[own], batch_size)
+                found[own] = torch.softmax(logits / self.temperature.cpu(), 1)
         return found
 
     def of_patches(self, patches: PatchSet, size: int) -> Tensor:
@@ -141,7 +139,7 @@ class PatchCritic(nn.Module):
         return self._last[2]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, temperature, threshold and folds to one file."""
+        """Write weights, temperature, threshold, folds and encoder's name to one file."""
         save_weights(path, self.state_dict())
 
     @classmethod
@@ -180,7 +178,7 @@ class PatchCritic(nn.Module):
         with float32_default():
             made = [network(num_classes=num_classes) for _ in members]
         critic = cls(made, num_classes)
-        critic.folds = state.get("folds")
+        critic.folds, critic.encoder = state.get("folds"), state.get("encoder")
         load_fitting(critic, state, path)
         temperature, threshold = float(critic.temperature), float(critic.threshold)
         if not (0 < temperature < math.inf and 0 <= threshold <= 1):
@@ -204,7 +202,8 @@ class PatchCritic(nn.Module):
 
         Args:
             path: the file.
-            encoder: a bundle, or a name, see :func:`~monai_histodiff.classifiers.named_encoder`.
+            encoder: a bundle, or a name, see :func:`~monai_histodiff.classifiers.named_encoder`;
+                not read where the file names one.
             num_classes: number of classes.
             device: where to put it.
 
@@ -215,6 +214,8 @@ class PatchCritic(nn.Module):
         if (first := state.get(SCRATCH)) is not None:
             network = partial(PatchClassifier, width=len(first))
             return cls._restored(state, path, network, num_classes, device)
+        if (name := state.get("encoder")) is not None:
+            encoder = bytes(name.tolist()).decode()
         made = named_encoder(encoder)
         layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
@@ -261,6 +262,8 @@ def fit_critic(
     temperature = fit_temperature(logits, labels)
     critic = PatchCritic(members, classes).to(training.device).eval()
     critic.folds = fold
+    if name := getattr(getattr(training, "encoder", None), "name", ""):
+        critic.encoder = torch.tensor(list(name.encode()), dtype=torch.uint8)
     critic.temperature.fill_(temperature)
     held_out = torch.softmax(logits / temperature, 1)
     threshold, _ = precision_threshold(held_out, labels, target_precision)
@@ -285,13 +288,10 @@ def _cross_fit(
     """A member without each fold, and the logits, ``N x K``, of the patches of that fold."""
     logits = torch.zeros(len(items), classes, dtype=torch.float32)
     members: list[nn.Module] = []
+    pairs = [{"image": d["image"], "label": d["label"]} for d in items]
     count = int(fold.max()) + 1
     for k in range(count):
-        seen = [
-            {"image": d["image"], "label": d["label"]}
-            for d, f in zip(items, fold, strict=True)
-            if f != k
-        ]
+        seen = [d for d, f in zip(pairs, fold, strict=True) if f != k]
         members.append(recipe(seen, transform, classes, seed + k, f"critic {k + 1} of {count}"))
         unseen = torch.stack(
             [centre_crop(d["image"], size) for d, f in zip(items, fold, strict=True) if f == k]

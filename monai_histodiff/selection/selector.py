@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, thumbnails, to_unit
+from monai_histodiff.data.pixels import centre_crop, thumbnails
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
-from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["CENTROIDS", "CentroidSelector", "Selection", "Selector", "select"]
 
@@ -278,7 +277,8 @@ class CentroidSelector:
         return {"rule": CENTROIDS}
 
     @torch.no_grad()
-    def _features(self, patches: Tensor, batch_size: int = 64) -> Tensor:
+    def _features(self, patches: Tensor) -> Tensor:
+        """Of each member, what its last layer takes, of length 1; together of length 1 too."""
         found: list[Tensor] = []
         heads = [member.get_submodule("resnet.fc") for member in self.critic.members]
         hooks = [
@@ -288,13 +288,9 @@ class CentroidSelector:
             for head in heads
         ]
         try:
-            parts = []
-            with evaluating(self.critic):
-                for part in patches.split(batch_size):
-                    self.critic(to_unit(part.to(self.critic.temperature.device)))
-                    parts.append(torch.cat(found, 1))
-                    found.clear()
+            self.critic.probabilities(patches)
         finally:
             for hook in hooks:
                 hook.remove()
-        return normalize(torch.cat(parts))
+        members = [torch.cat(found[i :: len(heads)]) for i in range(len(heads))]
+        return normalize(torch.cat(members, 1))

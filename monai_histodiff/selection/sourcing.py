@@ -17,6 +17,7 @@ from monai_histodiff.selection.pseudo_labels import assumed_labels
 
 __all__ = ["known_sources"]
 
+BATCH = 64  # latents decoded at once
 Latents = Sequence[Mapping[str, Any]]
 
 
@@ -87,13 +88,11 @@ def _order(rows: Sequence[int], labelled: int, seed: int) -> list[int]:
 
 
 @torch.no_grad()
-def _shown(
-    model: LatentDiffusion, latents: Latents, critic: PatchCritic, size: int, batch_size: int = 64
-) -> list[int]:
+def _shown(model: LatentDiffusion, latents: Latents, critic: PatchCritic, size: int) -> list[int]:
     """The class that is most probable of each latent, decoded."""
     found: list[int] = []
-    for start in range(0, len(latents), batch_size):
-        z = torch.stack([torch.as_tensor(v["image"]) for v in latents[start : start + batch_size]])
+    for start in range(0, len(latents), BATCH):
+        z = torch.stack([torch.as_tensor(v["image"]) for v in latents[start : start + BATCH]])
         patches = model.decode(z.to(model.latent_mean.device, torch.float32))
         found += critic.probabilities(centre_crop(patches, size)).argmax(1).tolist()
     return found

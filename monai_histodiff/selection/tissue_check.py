@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from monai_histodiff.selection.copies import group_index
+from monai_histodiff.selection.copies import PERCENTILE, group_index
 
 __all__ = ["KnownFeatures", "TissueCheck"]
 
@@ -48,7 +48,6 @@ class TissueCheck:
     Args:
         real: features of real patches, ``N x D``, at least one row.
         groups: of each of them.
-        percentile: share of real patches, in per cent, that may be farther than that.
 
     Attributes:
         threshold: Euclidean distance from which on a picture is unlike the real patches; infinite
@@ -58,7 +57,7 @@ class TissueCheck:
         ValueError: there is no patch, or the groups are other in number.
     """
 
-    def __init__(self, real: Tensor, groups: Sequence[str], percentile: float = 1.0) -> None:
+    def __init__(self, real: Tensor, groups: Sequence[str]) -> None:
         if not len(real) or len(groups) != len(real):
             raise ValueError(
                 "likeness needs at least one real patch and a group for each, got "
@@ -67,7 +66,7 @@ class TissueCheck:
         self.real, self.threshold = real.float(), math.inf
         if len(set(groups)) > 1:
             usual = torch.quantile(
-                self._nearest(self.real, group_index(groups)), 1 - percentile / 100
+                self._nearest(self.real, group_index(groups)), 1 - PERCENTILE / 100
             )
             self.threshold = MARGIN * float(usual)
 

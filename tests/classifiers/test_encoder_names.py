@@ -120,10 +120,13 @@ def test_a_critic_stands_on_a_named_encoder(
     images = patch_set.images(32)
     assert torch.equal(critic.probabilities(images).argmax(1), patch_set.labels)
     critic.save(tmp_path / "critic.pt")
-    again = PatchCritic.load(tmp_path / "critic.pt", training.network, 3)
-    torch.testing.assert_close(
-        again.probabilities(images), critic.probabilities(images), atol=1e-2, rtol=1e-2
-    )
+    for again in (
+        PatchCritic.load(tmp_path / "critic.pt", training.network, 3),
+        PatchCritic.load_probes(tmp_path / "critic.pt", "named in the file", 3),
+    ):
+        torch.testing.assert_close(
+            again.probabilities(images), critic.probabilities(images), atol=1e-2, rtol=1e-2
+        )
 
 
 def test_a_classifier_starts_from_a_named_encoder(timm: Any, patch_set: PatchSet) -> None:

@@ -37,11 +37,12 @@ def by_hand(patches: Tensor, limit: float) -> dict[tuple[int, int], float]:
 def test_the_bounds_miss_no_pair(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monai_histodiff.data.duplicates.ROWS", 7)
     monkeypatch.setattr("monai_histodiff.data.duplicates.PAIRS", 5)
+    monkeypatch.setattr("monai_histodiff.data.duplicates.NEAR", limit)
     patches = tissue(30)
     shifted = patches.roll(2, 3)[:8].rot90(1, (2, 3))
     patches = torch.cat([patches, shifted, patches[:3].flip(2), torch.full((3, 3, 64, 64), 240)])
     patches = patches.to(torch.uint8)
-    pairs = near_pairs(patches, limit)
+    pairs = near_pairs(patches)
     found = {
         (i, j): d
         for i, j, d in zip(

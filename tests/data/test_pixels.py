@@ -79,10 +79,10 @@ def test_thumbnails_are_means_and_their_own_thumbnails() -> None:
 
 def test_a_grid_holds_the_patches_byte_for_byte() -> None:
     patches = torch.rand(3, 3, 8, 8)
-    grid = patch_grid(patches, columns=2, gap=1)
-    assert grid.shape == (19, 19, 3)
-    assert (grid[1:9, 10:18] == to_bytes(patches)[1].permute(1, 2, 0).numpy()).all()
-    assert (grid[10:18, 10:18] == 255).all(), "an empty place is white"
+    grid = patch_grid(patches, columns=2)
+    assert grid.shape == (22, 22, 3)
+    assert (grid[2:10, 12:20] == to_bytes(patches)[1].permute(1, 2, 0).numpy()).all()
+    assert (grid[12:20, 12:20] == 255).all(), "an empty place is white"
 
 
 def test_a_ramp_has_half_the_sharpness_and_blurring_takes_some_off() -> None:

@@ -133,7 +133,6 @@ def test_only_the_baselines_before_augmentation_go_without_it() -> None:
 
 def test_the_comparisons_of_arms_are_those_whose_two_arms_are_there() -> None:
     assert compared(["C", "G", "F", "G0"]) == ["G-C", "G-F", "G-G0"] and compared(["C"]) == []
-    assert compared("CGP", ["P-G", "E-G"]) == ["P-G"]
     bundle = Path(__file__).parents[2] / "bundles" / "finetune.json"
     assert list(USUAL) == json.loads(bundle.read_text(encoding="utf-8"))["arms"]
 

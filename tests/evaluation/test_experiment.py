@@ -758,9 +758,12 @@ def test_run_and_report_writes_results_and_a_page(
 
 
 def test_gallery_shows_accepted_over_their_range_and_every_reason(
-    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tiles = gallery(candidates, parts[1], size=24, per_class=2)
+    monkeypatch.setattr("monai_histodiff.bundle.pictures.TILES", 2)
+    tiles = gallery(candidates, parts[1], size=24)
     for k, name in enumerate(CLASSES):
         own = [t for t in tiles if t.label == name]
         assert [t.confidence for t in own if not t.reason] == pytest.approx([0.9, 0.8])
@@ -779,7 +782,7 @@ def test_gallery_shows_accepted_over_their_range_and_every_reason(
             )
             assert np.array_equal(tile.nearest, centre)
     varied = Candidates(**{**candidates.__dict__, "origin": candidates.labels * 2 + 1})
-    for tile in gallery(varied, parts[1], size=24, per_class=2):
+    for tile in gallery(varied, parts[1], size=24):
         centre = (
             parts[1][2 * CLASSES.index(tile.label) + 1]["image"][:, 4:28, 4:28]
             .permute(1, 2, 0)
@@ -814,8 +817,11 @@ def test_sources_are_told_by_their_kind(
 
 
 def test_answers_that_changed_are_those_of_the_mean_of_the_seeds(
-    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
+    parts: tuple[PatchSet, PatchSet, PatchSet],
+    candidates: Candidates,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("monai_histodiff.bundle.pictures.MOST", 1)
     run = evaluation(parts, candidates, arms=["C", "G"], seeds=[0, 1])
     truth = run.test.labels.numpy()
     classes = len(CLASSES)
@@ -831,7 +837,7 @@ def test_answers_that_changed_are_those_of_the_mean_of_the_seeds(
     before = [probabilities({0: 0.3, 1: 0.1, 2: 0.2}), probabilities({0: 0.3, 1: 0.3, 2: 0.2})]
     after = [probabilities({2: 0.4, 3: 0.2}), probabilities({2: 0.4, 3: 0.7})]
     run.probabilities = {"C": before, "G": after}
-    found = answers(run, most=1)
+    found = answers(run)
     (right, shown), (lost, gone) = found["right"], found["lost"]
     assert (right, lost) == (2, 1), "patch 2 stays wrong; 3 is wrong in the mean of its seeds"
     wrong = CLASSES[(truth[1] + 1) % classes]

@@ -113,7 +113,7 @@ def test_the_floor_is_real_training_patches_of_the_class(
     own, others = (
         thumbnails(recompressed(part.select(label="blue").images())) for part in (test, train)
     )
-    assert found == pytest.approx(compare_features(own, others, 5), abs=1e-6)
+    assert found == pytest.approx(compare_features(own, others), abs=1e-6)
 
 
 def test_too_few_patches_give_no_figures(parts: Parts, draw_patches: DrawPatches) -> None:

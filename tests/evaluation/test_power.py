@@ -121,7 +121,7 @@ def test_a_forecast_needs_a_design(seeds: int, draws: int) -> None:
 
 
 def test_cells_hold_what_was_measured() -> None:
-    cells = list(measure(ALIKE, [12, 60], [1, 2], [3], (0.0, 0.1), worlds=80, designs=2))
+    cells = list(measure(ALIKE, [12, 60], [1, 2], [3], (0.0, 0.1), worlds=80))
     assert [(c.groups, c.draws, c.seeds) for c in cells] == [
         (12, 1, 3),
         (12, 2, 3),

@@ -188,9 +188,9 @@ def test_verdict_of_a_gain() -> None:
 
 
 def test_verdict_of_a_loss() -> None:
-    assert verdict(LOSS, metric="accuracy") == (
+    assert verdict(LOSS) == (
         "hurts",
-        "The selected synthetic patches hurt: accuracy changed by -3.4 points "
+        "The selected synthetic patches hurt: balanced accuracy changed by -3.4 points "
         "(95 % interval -5.6 to -1.2). Do not use them.",
     )
 

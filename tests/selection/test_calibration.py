@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from monai_histodiff.selection import calibration
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
@@ -167,11 +168,12 @@ def test_the_reached_precision_is_that_of_all_at_or_above_the_threshold() -> Non
         assert reached == pytest.approx(float(right[probabilities >= threshold].double().mean()))
 
 
-def test_the_lowest_of_several_thresholds_is_taken() -> None:
+def test_the_lowest_of_several_thresholds_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Precision dips below the target and recovers: the larger set is wanted."""
     sure = torch.tensor([[0.9, 0.1]] * 4 + [[0.8, 0.2]] * 4 + [[0.7, 0.3]] * 12)
     labels = torch.tensor([0, 0, 0, 0] + [1, 1, 1, 0] + [0] * 12)
-    assert precision_threshold(sure, labels, 0.8, least=1) == (
+    monkeypatch.setattr(calibration, "FEWEST", 1)
+    assert precision_threshold(sure, labels, 0.8) == (
         pytest.approx(0.7),
         pytest.approx(17 / 20),
     )
@@ -186,11 +188,15 @@ def test_an_unreachable_target_gives_the_best_and_says_so() -> None:
     assert reached < 0.95
 
 
-def test_an_estimate_rests_on_the_least_number_of_assignments() -> None:
+def test_an_estimate_rests_on_the_least_number_of_assignments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     probabilities = torch.tensor([[0.99, 0.01]] * 3 + [[0.6, 0.4]] * 17)
     labels = torch.tensor([0] * 3 + [0] * 12 + [1] * 5)
-    assert precision_threshold(probabilities, labels, 0.9, least=3) == (pytest.approx(0.99), 1.0)
-    assert precision_threshold(probabilities, labels, 0.9, least=4) == (
+    monkeypatch.setattr(calibration, "FEWEST", 3)
+    assert precision_threshold(probabilities, labels, 0.9) == (pytest.approx(0.99), 1.0)
+    monkeypatch.setattr(calibration, "FEWEST", 4)
+    assert precision_threshold(probabilities, labels, 0.9) == (
         pytest.approx(0.6),
         pytest.approx(15 / 20),
     )
@@ -457,10 +463,6 @@ REFUSED: list[tuple[Call, str]] = [
         r"probabilities must lie in \[0, 1\], got -0.1 to 0.5",
     ),
     (lambda: precision_threshold(with_one(0.5), LABELS * 2), "labels must lie from 0 to 1, got 0"),
-    (
-        lambda: precision_threshold(with_one(0.5), LABELS, least=0),
-        "least must be at least 1 assignment, got 0",
-    ),
     (lambda: judged(NAN), r"threshold must lie in \[0, 1\], got nan"),
     (lambda: judged(1.01), r"threshold must lie in \[0, 1\], got 1.01"),
     (lambda: judged(-0.01), r"threshold must lie in \[0, 1\], got -0.01"),

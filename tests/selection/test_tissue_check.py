@@ -10,16 +10,20 @@ from monai_histodiff.selection import tissue_check
 from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck
 
 
-def test_the_threshold_is_a_quantile_of_distances_between_groups() -> None:
+def test_the_threshold_is_a_quantile_of_distances_between_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """On a line, each group two points side by side: the nearest point of another group counts."""
     real = torch.tensor([[0.0], [0.1], [1.0], [1.1], [3.0], [3.1]])
     groups = ["a", "a", "b", "b", "c", "c"]
     apart = torch.tensor([1.0, 0.9, 0.9, 1.0, 1.9, 2.0])
     for percentile in (1.0, 20.0, 50.0):
-        check = TissueCheck(real, groups, percentile)
+        monkeypatch.setattr(tissue_check, "PERCENTILE", percentile)
+        check = TissueCheck(real, groups)
         wanted = 1.25 * float(torch.quantile(apart, 1 - percentile / 100))
         assert check.threshold == pytest.approx(wanted, rel=1e-5)
-    check = TissueCheck(real, groups, 0.0)
+    monkeypatch.setattr(tissue_check, "PERCENTILE", 0.0)
+    check = TissueCheck(real, groups)
     assert check.threshold == pytest.approx(2.5, rel=1e-5)
     assert check(torch.tensor([[5.5], [5.7], [-2.4], [-2.6]])).tolist() == [False, True] * 2
 
@@ -37,9 +41,10 @@ def test_parts_of_a_large_set_are_compared_one_after_another(
 ) -> None:
     real, groups = torch.randn(50, 8), [str(i // 3) for i in range(50)]
     new = 2 * torch.randn(31, 8)
-    whole = TissueCheck(real, groups, 20.0)
+    monkeypatch.setattr(tissue_check, "PERCENTILE", 20.0)
+    whole = TissueCheck(real, groups)
     monkeypatch.setattr(tissue_check, "PAIRS", 350)  # 7 rows at a time
-    parts = TissueCheck(real, groups, 20.0)
+    parts = TissueCheck(real, groups)
     assert parts.threshold == pytest.approx(whole.threshold, rel=1e-5)
     assert torch.equal(parts(new), whole(new)) and 0 < int(whole(new).sum()) < 31
 
