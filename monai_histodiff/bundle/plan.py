@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from monai_histodiff.classifiers.classifier import PatchClassifier
+from monai_histodiff.bundle.speed import PROBE_SIZE
 from monai_histodiff.evaluation.arms import ARMS
-from monai_histodiff.training.steps import bfloat16_autocast
-from monai_histodiff.utils.global_state import kept_random_state
 
-__all__ = ["RunPlan", "Step", "critic_step", "evaluation_steps", "measure_speed", "training_steps"]
+__all__ = [
+    "RunPlan",
+    "Step",
+    "critic_step",
+    "evaluation_steps",
+    "training_steps",
+]
 
 # Costs in units of one training step of a PatchClassifier on a batch of 8 patches of 128 x 128, as
 # measured on one CPU core (x86-64, AVX-512, float32); they grow with the area of a patch
 READING = 0.01  # a patch, from its file
 VIEW = 0.02  # a random view of it, for a critic
-CLASSIFIER_STEP = 0.14  # for each patch of the batch, which is read, cropped and augmented
+CLASSIFIER_STEP = 1 / 8  # for each patch of the batch
+AUGMENTATION = 0.015  # of it, with reading and cropping
 BESIDE = 2.4  # times as much where a strong and a weak view of an unlabelled patch come with it
 PREDICTION = 0.01  # of a classifier, for each patch
 ADAPTATION_STEP = 1.2  # for each latent
@@ -36,9 +38,7 @@ ACCEPTED = 0.75  # share of the candidates, as a guess
 FIVE_CROPS = 5  # of a test patch, or of an unlabelled one
 ADAPTING = 2  # views of each patch that the critic's encoder is adapted to
 STAGE, REPORT = 3.0, 2.5  # seconds to start a stage and to write what it found, on any device
-PROBE_BATCH, PROBE_SIZE = 8, 128
 LOOK = "Look at this first:"
-BUSY = 1.5  # times as long by the clock as computed, from which on it is told
 
 
 @dataclass(frozen=True)
@@ -193,79 +193,21 @@ def critic_step(
 
 
 def evaluation_steps(
-    values: Mapping[str, Any], tested: int = 0, size: int = PROBE_SIZE
+    values: Mapping[str, Any], tested: int = 0, size: int = PROBE_SIZE, relative: float = 1.0
 ) -> list[Step]:
     """The step of ``evaluate.yaml`` that costs time, with so many test patches, of that many
-    pixels a side; classifiers in the cache cost none.
+    pixels a side, and classifiers of a :func:`relative_cost`; those in the cache cost none.
     """
     arms = [arm for arm in values["arms"] if not ARMS[arm].probe]
     count, fitting = len(arms) * len(values["seeds"]), values["classifier_steps"]
     shown = len(values["seeds"]) * sum(BESIDE if ARMS[arm].unlabelled else 1.0 for arm in arms)
-    cost = (shown * fitting + values["further_steps"]) * values["batch_size"] * CLASSIFIER_STEP
-    cost += tested * (READING + FIVE_CROPS * (count * PREDICTION + FEATURES))
+    step, further = values["batch_size"], values["further_steps"]
+    cost = step * shown * fitting * (CLASSIFIER_STEP * relative + AUGMENTATION)
+    cost += step * further * (CLASSIFIER_STEP + AUGMENTATION)
+    cost += tested * (READING + FIVE_CROPS * (count * PREDICTION * relative + FEATURES))
     cost *= (size / PROBE_SIZE) ** 2
     text = f"train {count} classifiers ({fitting} steps each)"
     return [Step("evaluate", text, cost, STAGE + REPORT)]
-
-
-def measure_speed(device: str | torch.device, bfloat16: bool = False) -> tuple[float, str]:
-    """Seconds of one training step of a classifier on 8 patches, under bfloat16 autocast if that
-    is asked for, and a hint where one thread would be faster than all, or other work slows it
-    down. Takes about a second; random numbers are left as they were.
-
-    On a CPU the seconds are those that the step computes, whether or not the machine lets it:
-    other work comes and goes, and a plan for hours must not rest on one moment.
-    """
-    threads = torch.get_num_threads()
-    with kept_random_state():
-        torch.manual_seed(0)
-        network = PatchClassifier(2).to(device)
-        shape = (PROBE_BATCH, 3, PROBE_SIZE, PROBE_SIZE)
-        images = torch.rand(shape, dtype=torch.float32).to(device)
-    own, several = _seconds(network, images, bfloat16)
-    if torch.device(device).type != "cpu":
-        return several, ""
-    busy = ""
-    if several > BUSY * own:
-        busy = (
-            f"Hint: other work slows this machine down: at this moment all takes "
-            f"{several / own:.1f} times as long as the plan says."
-        )
-    if threads == 1:
-        return own, busy
-    try:
-        torch.set_num_threads(1)
-        alone = _seconds(network, images, bfloat16)[1]
-    finally:
-        torch.set_num_threads(threads)
-    if alone > 0.8 * several:
-        return own, busy
-    return own, (
-        f"Hint: on this machine, now, one thread is {several / alone:.1f} times as fast as "
-        f"{threads}: other work keeps the cores busy. Put OMP_NUM_THREADS=1 before the command."
-        if "OMP_NUM_THREADS" not in os.environ
-        else f"Hint: OMP_NUM_THREADS=1 would be {several / alone:.1f} times as fast here, now."
-    )
-
-
-def _seconds(
-    network: torch.nn.Module, images: torch.Tensor, bfloat16: bool
-) -> tuple[float, float]:
-    """Seconds of a training step by the processors' time, shared by the threads, and by the
-    clock: the fastest, and the median, of five, after two that warm up.
-    """
-    computed, taken = [], []
-    for _ in range(7):
-        start, used = time.perf_counter(), time.process_time()
-        with bfloat16_autocast(images, bfloat16):
-            loss = network(images).square().mean()
-        loss.backward()
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
-        computed.append((time.process_time() - used) / torch.get_num_threads())
-        taken.append(time.perf_counter() - start)
-    clock = sorted(taken[2:])
-    return min(*computed[2:], clock[0]), clock[2]
 
 
 def _spoken(seconds: float) -> str:

@@ -19,22 +19,22 @@ from monai_histodiff.bundle.checks import (
     check_writable,
     room_for,
 )
+from monai_histodiff.bundle.classifier_check import checked_classifier
 from monai_histodiff.bundle.errors import by_command, show_errors
 from monai_histodiff.bundle.notes import uncompared_note
 from monai_histodiff.bundle.plan import (
-    PROBE_SIZE,
     STAGE,
     RunPlan,
     Step,
     critic_step,
     evaluation_steps,
-    measure_speed,
     training_steps,
 )
 from monai_histodiff.bundle.pretraining import check_steps
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method, option_values, running_config
 from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
+from monai_histodiff.bundle.speed import PROBE_SIZE, measure_speed, relative_cost
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
@@ -109,6 +109,7 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         task = check_task(stages["train"])
         check_arms(judged)
         check_pool(judged["arms"], task.pool, judged["further_steps"])
+        made = checked_classifier(configs["evaluate"], len(task.labelled.classes), task.size)
         if "G0" in judged["arms"]:
             RunFolder(judged["published_dir"]).check(task)
         if kept:  # its files are checked by the evaluation, which comes next
@@ -116,7 +117,8 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
             _check_same(folder, method("train", configs["train"]))
         else:
             steps = _training(stages["train"], task)
-        steps += evaluation_steps(judged, len(task.test), task.size)
+        relative = relative_cost(made, judged["device"], bool(judged["bfloat16"]))
+        steps += evaluation_steps(judged, len(task.test), task.size, relative)
     elif name == "train":
         check_sampling(values, schedule_of(values["ldm_dir"]))
         _check_scales(values, home)
@@ -126,11 +128,16 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         folder = RunFolder(values["output_dir"])
         folder.check_settings(**{key: values[key] for key in SAME})
         check_arms(values)
-        size = folder.read_outcome()["sampling"].get("size")
-        steps = evaluation_steps(values, count_tested(folder.split), size or PROBE_SIZE)
+        outcome = folder.read_outcome()
+        size = outcome["sampling"].get("size") or PROBE_SIZE
+        made = checked_classifier(config, len(outcome["selection"]["per_class"]), size)
+        relative = relative_cost(made, values["device"], bool(values["bfloat16"]))
+        steps = evaluation_steps(values, count_tested(folder.split), size, relative)
     elif name == "verdict":
         task = check_task(values)
-        steps = _verdict_steps(values, task)
+        made = checked_classifier(config, len(task.labelled.classes), task.size)
+        relative = relative_cost(made, values["device"], bool(values["bfloat16"]))
+        steps = _verdict_steps(values, task, relative)
     elif name == "inference":
         made = ConfigParser(config).get_parsed_content("made")
         check_sampling(values, schedule_of(values["ldm_dir"]), made)
@@ -236,7 +243,7 @@ def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
     return training_steps(values, *counts, task.size, task.unlabelled.crop_count(task.size))
 
 
-def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
+def _verdict_steps(values: Mapping[str, Any], task: Task, relative: float) -> list[Step]:
     """The steps of a verdict on synthetic sets, which are opened, and for which the disk has
     room.
     """
@@ -252,7 +259,7 @@ def _verdict_steps(values: Mapping[str, Any], task: Task) -> list[Step]:
     counts = (len(task.labelled), len(task.unlabelled), sum(map(len, sets.values())))
     crops = task.unlabelled.crop_count(task.size)
     critic = replace(critic_step(values, *counts, task.size, crops), seconds=STAGE)
-    return [critic, *evaluation_steps(options, len(task.test), task.size)]
+    return [critic, *evaluation_steps(options, len(task.test), task.size, relative)]
 
 
 def _arms(values: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from monai.transforms import Compose
 
 from monai_histodiff._version import __version__
+from monai_histodiff.bundle.classifier_check import told_backbone
 from monai_histodiff.bundle.notes import (
     critic_note,
     data_notes,
@@ -173,7 +174,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "classifier_bfloat16": training.bfloat16,
         "synthetic_probability": recipe.prob,
         "full_probability_at": recipe.full_prob_at,
-        "backbone": getattr(training.network, "backbone", "from scratch"),
+        "backbone": told_backbone(training.network),
     }
 
 

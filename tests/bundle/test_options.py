@@ -17,7 +17,7 @@ import torch
 from conftest import WritePatchSet
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_histodiff.bundle import checks, plan
+from monai_histodiff.bundle import checks, plan, speed
 from monai_histodiff.bundle.errors import told
 from monai_histodiff.bundle.inference import label_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
@@ -553,13 +553,15 @@ def test_one_thread_is_recommended_where_it_is_faster(monkeypatch: pytest.Monkey
     threads = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.__setitem__(0, n))
-    monkeypatch.setattr(plan, "_seconds", lambda *_: (1.0,) * 2 if threads[0] == 1 else (3.0,) * 2)
+    monkeypatch.setattr(
+        speed, "_seconds", lambda *_: (1.0,) * 2 if threads[0] == 1 else (3.0,) * 2
+    )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    unit, hint = plan.measure_speed("cpu")
+    unit, hint = speed.measure_speed("cpu")
     assert unit == 3.0 and threads == [4]
     assert "one thread is 3.0 times as fast as 4" in hint and "Put OMP_NUM_THREADS=1" in hint
-    monkeypatch.setattr(plan, "_seconds", lambda *_: (1.0, 1.4))
-    assert plan.measure_speed("cpu") == (1.0, "")
+    monkeypatch.setattr(speed, "_seconds", lambda *_: (1.0, 1.4))
+    assert speed.measure_speed("cpu") == (1.0, "")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -575,13 +577,13 @@ def test_a_busy_machine_is_told_and_does_not_lengthen_the_plan(
             clock["process"] += 0.2 * torch.get_num_threads()
             return images.new_ones(1, requires_grad=True)
 
-    monkeypatch.setattr(plan, "PatchClassifier", lambda _: Network())
-    monkeypatch.setattr(plan.time, "perf_counter", lambda: clock["perf"])
-    monkeypatch.setattr(plan.time, "process_time", lambda: clock["process"])
+    monkeypatch.setattr(speed, "PatchClassifier", lambda _: Network())
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock["perf"])
+    monkeypatch.setattr(speed.time, "process_time", lambda: clock["process"])
     counts = [threads]
     monkeypatch.setattr(torch, "get_num_threads", lambda: counts[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: counts.__setitem__(0, n))
-    unit, hint = plan.measure_speed("cpu")
+    unit, hint = speed.measure_speed("cpu")
     assert unit == pytest.approx(0.2) and counts == [threads]
     assert "other work slows" in hint and "takes 4.0 times as long as the plan says" in hint
 
@@ -590,7 +592,7 @@ def test_measuring_leaves_random_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    assert plan.measure_speed("cpu")[0] > 0 and torch.equal(torch.rand(2), expected)
+    assert speed.measure_speed("cpu")[0] > 0 and torch.equal(torch.rand(2), expected)
 
 
 def test_the_page_of_options_is_made_from_the_table() -> None:
