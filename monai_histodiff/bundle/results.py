@@ -27,12 +27,12 @@ from monai_histodiff.bundle.notes import (
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
+from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.short_trainings import training_notes
 from monai_histodiff.bundle.split_file import changed_test, changed_warning
 from monai_histodiff.bundle.task import look, torn_note
-from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
@@ -168,7 +168,7 @@ def measured(
 
 
 def write_results(
-    folder: RunFolder | VerdictFolder,
+    folder: ResultsFolder,
     evaluation: Evaluation,
     results: dict[str, Any],
     tiles: Sequence[Tile],

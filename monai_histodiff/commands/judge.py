@@ -12,7 +12,7 @@ from monai_histodiff._version import __version__
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files
-from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.evaluation.comparisons import COMPARISONS
@@ -55,7 +55,7 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     results = _read(path)
     if Path(output_dir).is_file() or "files" not in results:
         return _from_hits(path, results)
-    folder = RunFolder(output_dir)
+    folder = ResultsFolder(output_dir)
     found = read_predictions(folder.predictions)
     check_files(folder.root, results["files"], [folder.predictions.name], REMEDY)
     accepted = int(results["selection"]["accepted"])
