@@ -102,15 +102,13 @@ def run_and_report(
     own = {key: outcome[key] for key in ("run", "selection", "sampling", "settings", "seconds")}
     results = measured(evaluation, patches, dataset_dir, own, found)
     results["warnings"] = [*changed_warning(changed), *results["warnings"]]
-    if outcome.get("options"):  # not of runs that version 0.18 and before have made
-        results["options"] = {**outcome["options"], **method_of("evaluate")}
+    results["options"] = {**outcome["options"], **method_of("evaluate")}
     shown = []
     if published is not None:
         other = published.read_outcome()
         counts = [other["selection"][name] for name in ("accepted", "candidates")]
         shown = ["Arm G0 shows {} of {} candidates of the published method.".format(*counts)]
-        own = {f"published {key}": value for key, value in other.get("options", {}).items()}
-        results["options"] = {**results.get("options", {}), **own}
+        results["options"] |= {f"published {k}": value for k, value in other["options"].items()}
     if further_steps:
         further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)

@@ -236,7 +236,8 @@ class RunFolder(ResultsFolder):
             ValueError: it is damaged.
         """
         self._need(self.outcome)
-        return read_json(self.outcome, ("run", "sampling", "selection", "settings", "files"))
+        needed = ("run", "sampling", "selection", "options", "settings", "files")
+        return read_json(self.outcome, needed)
 
     def check_files(self, names: Sequence[str] = MADE) -> None:
         """Refuse files that are not those of the run, before any work is done.
