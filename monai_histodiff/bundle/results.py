@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ from monai_histodiff.bundle.notes import (
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.predictions import write_predictions
 from monai_histodiff.bundle.provenance import describe_files
+from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.short_trainings import training_notes
@@ -40,10 +42,11 @@ from monai_histodiff.evaluation.comparisons import compared
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.synthetic import class_fidelity, further_counts, label_agreement
+from monai_histodiff.report.gallery import Tile
 from monai_histodiff.report.page import write_report
 from monai_histodiff.utils.files import write_json
 
-__all__ = ["describe_dataset", "describe_versions", "run_and_report"]
+__all__ = ["describe_dataset", "describe_versions", "measured", "run_and_report", "write_results"]
 
 
 def run_and_report(
@@ -93,43 +96,23 @@ def run_and_report(
         ).sentence
         print(forecast)
     evaluation.run()
-    fitted = sum(
-        second for runs in evaluation.seconds.values() for second in runs
-    )  # of cached runs, the time they once took
-    seconds = {"sampling": outcome["sampling"].pop("seconds"), "classifiers of all arms": fitted}
-    results = {
-        **evaluation.results(),
-        "run": outcome["run"],
-        "dataset": describe_dataset(dataset_dir, patches, evaluation.material.labelled),
-        "selection": outcome["selection"],
-        "sampling": outcome["sampling"],
-        "settings": {**outcome["settings"], **describe_recipe(evaluation.recipe)},
-        "seconds": seconds,
-        "versions": describe_versions(evaluation.recipe.training.device),
-    }
-    if outcome.get("options"):  # not of runs that version 0.18 and before have made
-        results["options"] = {**outcome["options"], **method_of("evaluate")}
+    found = outcome.get("found", ())
+    if changed := changed_test(folder.split, evaluation.test):
+        found = look(evaluation.material.labelled, known, evaluation.test, patches.notes)
+    outcome["seconds"] = {"sampling": outcome["sampling"].pop("seconds")}
+    own = {key: outcome[key] for key in ("run", "selection", "sampling", "settings", "seconds")}
+    results = measured(evaluation, patches, dataset_dir, own, found)
+    results["warnings"] = [*changed_warning(changed), *results["warnings"]]
+    results["options"] = {**outcome["options"], **method_of("evaluate")}
     shown = []
     if published is not None:
         other = published.read_outcome()
         counts = [other["selection"][name] for name in ("accepted", "candidates")]
         shown = ["Arm G0 shows {} of {} candidates of the published method.".format(*counts)]
-        own = {f"published {key}": value for key, value in other.get("options", {}).items()}
-        results["options"] = {**results.get("options", {}), **own}
+        results["options"] |= {f"published {k}": value for k, value in other["options"].items()}
     if further_steps:
         further = replace(evaluation.recipe.training, steps=further_steps)
         results["agreement"] = _agreement(evaluation, patches.select("train"), further)
-    found = outcome.get("found", ())
-    if changed := changed_test(folder.split, evaluation.test):
-        found = look(evaluation.material.labelled, known, evaluation.test, patches.notes)
-    leaks = find_leaks(patches.select("train"), evaluation.test)
-    precision = [outcome["selection"][key] for key in ("reached_precision", "target_precision")]
-    results["warnings"] = [
-        *changed_warning(changed),
-        *look_warning(found),
-        *leaks.warnings,
-        *precision_warning(*precision),
-    ]
     results["notes"] = [
         *results["shortfalls"],
         size_note(patches, evaluation.material.size),
@@ -151,21 +134,59 @@ def run_and_report(
         results["generator"] = class_fidelity(
             evaluation.material.candidates, train, known, evaluation.test, features, size
         )
+    tiles = gallery(candidates, known, evaluation.material.size, labelled=labelled)
+    return write_results(folder, evaluation, results, tiles)
+
+
+def measured(
+    evaluation: Evaluation,
+    patches: PatchSet,
+    dataset_dir: str | os.PathLike[str],
+    own: Mapping[str, Any],
+    found: Sequence[str],
+) -> dict[str, Any]:
+    """The results of an evaluation that was run, with the warnings that hold for any, beside the
+    ``own`` ones of its candidates: ``selection``, and ``settings`` and ``seconds``, which are
+    added to. ``found``: what would spoil a result.
+    """
+    fitted = sum(map(sum, evaluation.seconds.values()))  # of cached runs, the time they once took
+    precision = [own["selection"][key] for key in ("reached_precision", "target_precision")]
+    return {
+        **evaluation.results(),
+        **own,
+        "dataset": describe_dataset(dataset_dir, patches, evaluation.material.labelled),
+        "settings": {**own["settings"], **_describe_recipe(evaluation.recipe)},
+        "seconds": {**own["seconds"], "classifiers of all arms": fitted},
+        "versions": describe_versions(evaluation.recipe.training.device),
+        "warnings": [
+            *look_warning(found),
+            *find_leaks(patches.select("train"), evaluation.test).warnings,
+            *precision_warning(*precision),
+        ],
+    }
+
+
+def write_results(
+    folder: ResultsFolder,
+    evaluation: Evaluation,
+    results: dict[str, Any],
+    tiles: Sequence[Tile],
+    further: Mapping[str, Sequence[Tile]] | None = None,
+) -> Path:
+    """Write ``predictions.npz``, ``results.json`` and ``report.html``, whose path is returned, and
+    release the folder.
+    """
     write_predictions(folder.predictions, evaluation)
     results["files"] = describe_files(folder.root, [folder.predictions.name])
     write_json(folder.results, results)
-    report = write_report(
-        folder.report,
-        results,
-        gallery(candidates, known, evaluation.material.size, labelled=labelled),
-        answers=answers(evaluation),
-    )
+    shown = answers(evaluation)
+    report = write_report(folder.report, results, tiles, further=further, answers=shown)
     folder.release()
     print(f"{results['verdict']}\nReport: {report}")
     return report
 
 
-def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """How the classifiers of all arms were trained, as plain values."""
     training = recipe.training
     return {
@@ -178,7 +199,9 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def describe_dataset(path: str, patches: PatchSet, labelled: PatchSet) -> dict[str, Any]:
+def describe_dataset(
+    path: str | os.PathLike[str], patches: PatchSet, labelled: PatchSet
+) -> dict[str, Any]:
     """Name and counts of the real patches, for the report."""
     parts = {
         "train": patches.select("train"),

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_histodiff._version import __version__
-from monai_histodiff.bundle.lock import FolderLock
 from monai_histodiff.bundle.provenance import (
     check_files,
     describe_files,
     outcome_of,
     settings_of,
 )
+from monai_histodiff.bundle.results_folder import RESULTS, ResultsFolder
 from monai_histodiff.bundle.split_file import check_split, known_patches, write_split
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_set import PatchSet
@@ -36,39 +35,30 @@ STAGE = "train"  # that makes a run
 MODELS = tuple(f"models/{name}.pt" for name in ("model", "critic", "generator", "sources"))
 # what the training stage writes, the outcome last
 MADE = ("candidates", "bank", "split.csv", *MODELS)
-JUDGED = ("predictions.npz", "results.json", "report.html")  # what the evaluation writes
 logger = logging.getLogger(__name__)
 
 
-class RunFolder:
+class RunFolder(ResultsFolder):
     """The folder of one run: the training stage fills it, the evaluation adds to it.
 
     Args:
         root: the folder, ``output_dir`` of the configs. Nothing is made before :meth:`lock`.
 
     Attributes:
-        record: who works in it, or worked in it last.
         split: which patches were used for what.
         outcome: of the sampling, and the files of the run; the training stage's last file.
-        predictions: test probabilities of every arm and seed, see
-            :mod:`~monai_histodiff.bundle.predictions`.
-        results: of the evaluation.
-        report: the same as a page.
         candidates: all candidates.
         bank: the accepted ones.
-        cache: test probabilities of the classifiers, by hashes of all that they depend on.
         models: the folder of the weights: ``guide``, ``critic``, the adapted ``generator``, and
             the latents of real patches, ``sources``, that variations start from.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        self.record = self.root / "run.json"
+        super().__init__(root)
         self.split = self.root / "split.csv"
         self.outcome = self.root / "outcome.json"
-        self.predictions, self.results, self.report = (self.root / name for name in JUDGED)
         self.candidates, self.bank = self.root / "candidates", self.root / "bank"
-        self.cache, self.models = self.root / "cache", self.root / "models"
+        self.models = self.root / "models"
         self.guide, self.critic, self.generator, self.sources = (self.root / m for m in MODELS)
 
     # ---------------------------------------------------------------------------- who may write
@@ -81,11 +71,9 @@ class RunFolder:
         Raises:
             FileExistsError: another process works there, or there are files of a run.
         """
-        FolderLock(self.record).check()
+        self._lock.check()
         found = [name for name in (*MADE, "outcome.json") if (self.root / name).exists()]
-        if found and (
-            self.outcome.exists() or FolderLock(self.record).content.get("stage") != STAGE
-        ):
+        if found and (self.outcome.exists() or self._lock.content.get("stage") != STAGE):
             raise FileExistsError(
                 f"output_dir must be new, got '{self.root}', which holds '{found[0]}' already: "
                 "choose another, or judge its candidates anew: --replace True, of the evaluation"
@@ -97,7 +85,7 @@ class RunFolder:
         Raises:
             FileExistsError: another process works there, or there are results.
         """
-        FolderLock(self.record).check()
+        self._lock.check()
         found = [path.name for path in (self.results, self.report) if path.exists()]
         if found and not replace:
             held = " and ".join(found)
@@ -125,13 +113,9 @@ class RunFolder:
             run, own = uuid.uuid4().hex, MADE
         else:
             self.check_unevaluated(replace)
-            run, own = str(self.read_outcome()["run"]), JUDGED
-        lock = FolderLock(self.record)
-        before = lock.content
-        lock.take({"run": run, "stage": stage, "version": __version__})
-        left = [name for name in own if (self.root / name).exists()]
-        for path in (self.root / name for name in left):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            run, own = str(self.read_outcome()["run"]), RESULTS
+        before = self._lock.content
+        left = self._take({"run": run, "stage": stage}, own)
         swept = (sweep_drafts(folder) for folder in (self.root, self.models, self.cache))
         drafts = [draft for found in swept for draft in found]
         if left or drafts:
@@ -142,10 +126,6 @@ class RunFolder:
                 ", ".join([*left, *([f"{len(drafts)} drafts"] if drafts else [])]),
             )
         return run
-
-    def release(self) -> None:
-        """The work is done: others may have the folder."""
-        FolderLock(self.record).release()
 
     # ------------------------------------------------------------------- which patches were used
 
@@ -235,7 +215,7 @@ class RunFolder:
             The path of ``outcome.json``, of which the report repeats a part.
         """
         provenance = {
-            "run": str(FolderLock(self.record).content.get("run", "")),
+            "run": str(self._lock.content.get("run", "")),
             "version": __version__,
             **outcome_of(candidates, classes, selector, sampler),
             **{"settings": dict(settings or {}), "found": list(found)},
@@ -256,7 +236,8 @@ class RunFolder:
             ValueError: it is damaged.
         """
         self._need(self.outcome)
-        return read_json(self.outcome, ("run", "sampling", "selection", "settings", "files"))
+        needed = ("run", "sampling", "selection", "options", "settings", "files")
+        return read_json(self.outcome, needed)
 
     def check_files(self, names: Sequence[str] = MADE) -> None:
         """Refuse files that are not those of the run, before any work is done.

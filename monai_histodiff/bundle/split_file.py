@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,10 @@ __all__ = [
     "write_split",
 ]
 
-NEEDED, HASH = ("path", "label", "group", "role"), "sha256"
+HASH = "sha256"
+NEEDED = ("path", "label", "group", "role", HASH)
 SEEN = ("labelled", "unlabelled")
 Facts = tuple[str, ...]
-logger = logging.getLogger(__name__)
 
 
 def write_split(
@@ -47,7 +46,7 @@ def write_split(
         for r, found in zip(part.records, part.file_hashes(), strict=True)
     ]
     with whole_file(path) as draft:
-        write_table(draft, (*NEEDED, HASH, SCALE), rows)
+        write_table(draft, (*NEEDED, SCALE), rows)
     return Path(path)
 
 
@@ -58,20 +57,19 @@ def _scale(record: PatchRecord) -> str:
 def _facts(
     patches: PatchSet, rows: Sequence[Mapping[str, str]]
 ) -> tuple[list[Facts], list[Facts]]:
-    """Path, label, group, hash and scale of patches, and what rows tell of theirs. What not all of
-    the rows have, as earlier versions wrote them, is empty in both; and a group that nobody
-    recorded, which begins with the name of the folder, that may be another now.
+    """Path, label, group, hash and scale of patches, and what rows tell of theirs. The scale,
+    where the rows have none (before 0.26), is empty in both; and a group that nobody recorded,
+    which begins with the name of the folder, that may be another now.
     """
-    hashed, scaled = all(row.get(HASH) for row in rows), all(SCALE in row for row in rows)
-    hashes = patches.file_hashes() if hashed else [""] * len(patches)
+    scaled = all(SCALE in row for row in rows)
     now: list[Facts] = [
         (r.path, r.label, _recorded(r.path, r.group), found, _scale(r) if scaled else "")
-        for r, found in zip(patches.records, hashes, strict=True)
+        for r, found in zip(patches.records, patches.file_hashes(), strict=True)
     ]
     then: list[Facts] = [
         (
             *(row["path"], row["label"], _recorded(row["path"], row["group"])),
-            *(row[HASH] if hashed else "", row[SCALE] if scaled else ""),
+            *(row[HASH], row[SCALE] if scaled else ""),
         )
         for row in rows
     ]
@@ -105,7 +103,7 @@ def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet
     """
     rows = [row.cells for row in _rows(path)]
     groups = {row["group"] for row in rows if row["role"] in SEEN}
-    files = {(row["path"], row.get(HASH)) for row in rows if row["role"] in SEEN}
+    files = {(row["path"], row[HASH]) for row in rows if row["role"] in SEEN}
     placed = zip(test.records, test.file_hashes(), strict=True)
     leaked = {r.group for r, found in placed if r.group in groups or (r.path, found) in files}
     if leaked:
@@ -132,13 +130,11 @@ def changed_test(path: str | os.PathLike[str], test: PatchSet) -> list[str]:
     labels, groups or scales, new, or no longer there.
 
     Args:
-        path: the file. Of versions before 0.11 it has no hashes: then none counts as changed.
+        path: the file.
         test: what the arms are tested on.
     """
     every = [row.cells for row in _rows(path) if row.cells["role"] == "test"]
     rows = [row for row in every if row["label"]]  # before 0.24 others were listed, too
-    if not all(row.get(HASH) for row in rows):
-        return []
     now, before = _facts(test, rows)
     return sorted({facts[0] for facts in {*before} ^ {*now}})
 
@@ -165,8 +161,7 @@ def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
     which candidates were compared with them.
 
     Args:
-        path: the file. Of versions before 0.11 it has no hashes: then paths alone count, with a
-            warning.
+        path: the file.
         patches: holds them.
 
     Raises:
@@ -175,8 +170,6 @@ def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
     rows = [row.cells for row in _rows(path) if row.cells["role"] in SEEN]
     wanted = {row["path"] for row in rows}
     there = patches.take(i for i, r in enumerate(patches.records) if r.path in wanted)
-    if not all(row.get(HASH) for row in rows):
-        logger.warning("'%s' has no hashes: changed pictures go unnoticed", path)
     now, then = _facts(there, rows)
     places: dict[Facts, list[int]] = {}  # some where sources share them
     for i, (name, _, _, *rest) in reversed(list(enumerate(now))):  # labels may not be known

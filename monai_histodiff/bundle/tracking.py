@@ -13,8 +13,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler, TensorBoardStatsHandler
 from monai.utils import optional_import
 
-from monai_histodiff.bundle.run_folder import RunFolder
-from monai_histodiff.bundle.verdict_folder import VerdictFolder
+from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.utils.files import read_json
 
 __all__ = ["check_tracking", "figures_of", "track_results"]
@@ -52,9 +51,7 @@ def figures_of(results: Mapping[str, Any]) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items() if v is not None} for row in rows]
 
 
-def track_results(
-    folder: RunFolder | VerdictFolder, tensorboard: bool = False, mlflow_uri: str = ""
-) -> None:
+def track_results(folder: ResultsFolder, tensorboard: bool = False, mlflow_uri: str = "") -> None:
     """Write the figures of a finished evaluation where they are asked for; a seed is an epoch.
 
     Args:

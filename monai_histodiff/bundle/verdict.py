@@ -11,35 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_histodiff.bundle.notes import (
-    critic_note,
-    left_out_note,
-    look_warning,
-    precision_warning,
-)
-from monai_histodiff.bundle.pictures import answers, gallery
-from monai_histodiff.bundle.predictions import write_predictions
-from monai_histodiff.bundle.provenance import describe_files
-from monai_histodiff.bundle.results import (
-    describe_dataset,
-    describe_recipe,
-    describe_versions,
-)
+from monai_histodiff.bundle.notes import critic_note, left_out_note
+from monai_histodiff.bundle.pictures import gallery
+from monai_histodiff.bundle.results import measured, write_results
 from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.short_trainings import training_notes
 from monai_histodiff.bundle.verdict_folder import VerdictFolder
 from monai_histodiff.bundle.verdict_words import headline, notes, warnings, withheld
-from monai_histodiff.data.leaks import find_leaks
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.evaluation.arms import ARMS, Material
 from monai_histodiff.evaluation.experiment import Evaluation, Recipe
 from monai_histodiff.evaluation.synthetic import class_fidelity, overall_fidelity
 from monai_histodiff.report.gallery import Tile
-from monai_histodiff.report.page import write_report
 from monai_histodiff.selection.foreign import Judge, Judged
 from monai_histodiff.selection.foreign_set import open_synthetic
 from monai_histodiff.selection.reasons import Reason
-from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge_and_report", "open_sets", "possible_arms"]
 
@@ -130,9 +116,9 @@ def judge_and_report(
     for place, (path, pictures) in enumerate(sets.items()):
         judged.append(judge(pictures, Path(os.path.abspath(path)).name))
         folder.keep(judged[-1], path, second=place == 1)
-    first, train, labelled = judged[0], judge.train, judge.labelled
+    first, labelled = judged[0], judge.labelled
     trained = possible_arms(arms, judged)
-    pool = train.without(labelled)
+    pool = judge.train.without(labelled)
     evaluation = Evaluation(
         Material(
             labelled=labelled,
@@ -150,45 +136,21 @@ def judge_and_report(
         folder.cache,
     )
     evaluation.run()
-    results = {**evaluation.results(), **_described(judge, first)}
-    results["dataset"] = describe_dataset(str(dataset_dir), patches, labelled)
-    results["settings"] = {**(settings or {}), **describe_recipe(recipe)}
-    results["versions"] = describe_versions(recipe.training.device)
+    own = {**_described(judge, first), "settings": settings or {}, "seconds": {}}
+    results = measured(evaluation, patches, dataset_dir, own, found)
     results["options"] = method_of("verdict")
-    results["seconds"] = {"classifiers of all arms": sum(map(sum, evaluation.seconds.values()))}
     results["foreign"] = {"sets": [_fidelity(part, judge, features) for part in judged]}
     results["generator"] = results["foreign"]["sets"][0].pop("kept")
     results["title"] = "Are these synthetic pictures worth keeping?"
     named, figures = len(judged) > 1, results["foreign"]["sets"]
     results |= headline(figures[0], results["verdict"])
     results["claims"] = withheld(results["claims"], figures)
-    results["warnings"] = [
-        *look_warning(found),
-        *find_leaks(train, judge.test).warnings,
-        *precision_warning(float(judge.critic.precision), float(judge.critic.target_precision)),
-        *(w for part in figures for w in warnings(part, named)),
-    ]
+    results["warnings"] += [w for part in figures for w in warnings(part, named)]
     told = notes(results, arms, trained, judge, judged)
     told += [*left_out_note(evaluation.left_out), *training_notes(results)]
     results["notes"] = [*told, *filter(None, [critic_note(results)])]
-    write_predictions(folder.predictions, evaluation)
-    results["files"] = describe_files(folder.root, [folder.predictions.name])
-    write_json(folder.results, results)
-    tiles = [_tiles(part, size) for part in judged]
-    report = write_report(
-        folder.report,
-        results,
-        tiles[0],
-        further={p.name: t for p, t in _rest(judged, tiles)},
-        answers=answers(evaluation),
-    )
-    folder.release()
-    print(f"{results['verdict']}\nReport: {report}")
-    return report
-
-
-def _rest(judged: Sequence[Judged], tiles: Sequence[list[Tile]]) -> list[tuple[Judged, Any]]:
-    return list(zip(judged, tiles, strict=True))[1:]
+    further = {part.name: _tiles(part, size) for part in judged[1:]}
+    return write_results(folder, evaluation, results, _tiles(first, size), further)
 
 
 def _tiles(judged: Judged, size: int) -> list[Tile]:

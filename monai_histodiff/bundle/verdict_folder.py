@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from monai_histodiff._version import __version__
-from monai_histodiff.bundle.lock import FolderLock
+from monai_histodiff.bundle.results_folder import RESULTS, ResultsFolder
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.tables import write_table
 from monai_histodiff.selection.foreign import Judged
@@ -20,31 +18,15 @@ __all__ = ["VerdictFolder"]
 BASE = ("path", "label", "split", "group")
 FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
 STAGE = "verdict"
-OWN = (
-    *("accepted", "accepted.csv", "judged.csv", "second"),
-    *("predictions.npz", "results.json", "report.html"),
-)
+OWN = ("accepted", "accepted.csv", "judged.csv", "second", *RESULTS)
 
 
-class VerdictFolder:
+class VerdictFolder(ResultsFolder):
     """The folder of one verdict.
 
     Args:
         root: the folder, ``output_dir`` of the config. Nothing is made before :meth:`lock`.
-
-    Attributes:
-        record: who works in it, or worked in it last.
-        results: what was found, as numbers.
-        report: the same as a page.
-        predictions: what every arm and seed said of every test patch.
-        cache: test probabilities of the classifiers, by hashes of all that they depend on.
     """
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        self.record, self.cache = self.root / "run.json", self.root / "cache"
-        self.results, self.report = self.root / "results.json", self.root / "report.html"
-        self.predictions = self.root / "predictions.npz"
 
     def check(self, replace: bool = False) -> None:
         """Refuse a folder in which another process works, or that holds results that are not to be
@@ -53,14 +35,14 @@ class VerdictFolder:
         Raises:
             FileExistsError: it is one of these.
         """
-        FolderLock(self.record).check()
+        self._lock.check()
         if found := [n for n in ("outcome.json", "candidates") if (self.root / n).exists()]:
             raise FileExistsError(
                 f"output_dir must not be that of a training run, got '{self.root}', which holds "
                 f"'{found[0]}': choose another"
             )
         found = [name for name in OWN if (self.root / name).exists()]
-        if found and FolderLock(self.record).content.get("stage") != STAGE:
+        if found and self._lock.content.get("stage") != STAGE:
             raise FileExistsError(
                 f"output_dir must be new, or that of a verdict, got '{self.root}', which holds "
                 f"'{found[0]}', and no verdict has written it: choose another"
@@ -79,14 +61,8 @@ class VerdictFolder:
             FileExistsError: as :meth:`check`.
         """
         self.check(replace)
-        FolderLock(self.record).take({"stage": STAGE, "version": __version__})
-        for path in (self.root / name for name in OWN):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._take({"stage": STAGE}, OWN)
         sweep_drafts(self.root)
-
-    def release(self) -> None:
-        """The work is done: others may have the folder."""
-        FolderLock(self.record).release()
 
     def keep(self, judged: Judged, path: str | os.PathLike[str], second: bool = False) -> Path:
         """Write what became of each picture of a set, and what is worth keeping of it.

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +28,21 @@ from monai_histodiff.evaluation.power import foresee
 from monai_histodiff.evaluation.verdict import shortfalls
 from monai_histodiff.options.config_names import TRAIN
 from monai_histodiff.options.table import options_of
-from monai_histodiff.report.findings import write_findings
+from monai_histodiff.report.blocks import (
+    Fact,
+    Gallery,
+    Page,
+    Section,
+    Table,
+    TableCell,
+    TileView,
+    Verdict,
+    Words,
+)
+from monai_histodiff.report.html import picture, write_page
 from monai_histodiff.utils.progress import patient
 
-__all__ = ["colour_alone", "main", "page_values", "power_of", "told"]
+__all__ = ["colour_alone", "main", "page_of", "power_of", "told"]
 
 MOST = 2000  # patches of each side that the colour baselines are fitted and tested on
 MOST_SEEDS = 1000
@@ -174,61 +184,53 @@ def left_out(patches: PatchSet) -> list[str]:
     return [note for note in notes if not any(words in note for words in told)]
 
 
-def page_values(
-    name: str,
-    patches: PatchSet,
-    found: Findings,
-    floors: Mapping[str, float],
-    power: str = "",
-) -> dict[str, Any]:
-    """The values of the page, for :func:`~monai_histodiff.report.findings.write_findings`."""
+def page_of(
+    name: str, patches: PatchSet, found: Findings, floors: Mapping[str, float], power: str = ""
+) -> Page:
+    """All of it as a page, with pictures."""
     heads, rows = _classes(found)
     index = {name: i for i, name in enumerate(patches.names())}
 
-    def shown(names: Iterable[str]) -> list[dict[str, Any]]:
-        rows = [(name, patches.records[index[name]]) for name in list(names)[:SHOWN]]
-        return [
-            {
-                "image": _picture(patches, index[name]),
-                "alt": f"{name}, of {record.group}",
-                "caption": f"{record.label or 'no label'}, {record.group}",
-            }
-            for name, record in rows
+    def tile(names: Sequence[str], alt: str, caption: str) -> TileView:
+        views = [picture(_picture(patches, index[name]), alt) for name in names]
+        return TileView(views, alt, [TableCell(caption)])
+
+    def shown(title: str, names: Iterable[str]) -> Section:
+        chosen = [(name, patches.records[index[name]]) for name in list(names)[:SHOWN]]
+        tiles = [
+            tile([name], f"{name}, of {r.group}", f"{r.label or 'no label'}, {r.group}")
+            for name, r in chosen
         ]
+        return Section(title, [Gallery("", tiles)] * bool(tiles))
 
     twins = [
-        {
-            "images": [_picture(patches, index[side]) for side in (twin.first, twin.second)],
-            "alt": f"{twin.first} beside {twin.second}",
-            "caption": f"across {twin.across}, "
+        tile(
+            (twin.first, twin.second),
+            f"{twin.first} beside {twin.second}",
+            f"across {twin.across}, "
             + ("shifted" if math.isnan(twin.distance) else f"distance {twin.distance:.2f}"),
-        }
+        )
         for twin in (*found.twins[:SHOWN], *found.overlaps[:SHOWN])
     ]
-    table = {"caption": "Patches, and groups in brackets", "heads": heads, "rows": rows}
-    sections: list[dict[str, Any]] = [
-        {"title": "To look at", "notes": list(found.problems)},
-        {"title": "What a verdict could see", "notes": [power] if power else []},
-        {"title": "Left out or assumed", "notes": left_out(patches)},
-        {"title": "Classes", "tables": [table] if rows else []},
-        *({"title": label, "pictures": shown(_spread(patches, label))} for label in found.classes),
-        {"title": "Copies", "pictures": twins},
-        {"title": "Blank", "pictures": shown(found.blank)},
-        {"title": "Blurred", "pictures": shown(found.blurred)},
-        {"title": "Of few colours", "pictures": shown(found.masks)},
+    table = Table("Patches, and groups in brackets", heads, rows, cards=len(heads) > 4)
+    problems, notes = list(found.problems), left_out(patches)
+    sections = [
+        Section("To look at", [Words(problems)] * bool(problems)),
+        Section("What a verdict could see", [Words([power])] * bool(power)),
+        Section("Left out or assumed", [Words(notes)] * bool(notes)),
+        Section("Classes", [table] * bool(rows)),
+        *(shown(label, _spread(patches, label)) for label in found.classes),
+        Section("Copies", [Gallery("", twins)] * bool(twins)),
+        shown("Blank", found.blank),
+        shown("Blurred", found.blurred),
+        shown("Of few colours", found.masks),
     ]
-    count = len(found.problems)
     leaks = any(t.across == "splits" for t in (*found.twins, *found.overlaps))
-    return {
-        "title": f"What {name} holds",
-        "word": "Sound" if not count else "Look first",
-        "sentence": found.problems[0] if count else "Nothing was found that would spoil a result.",
-        "tone": "bad" if leaks else "plain" if count else "good",
-        "facts": _facts(found, floors),
-        "sections": [
-            s for s in sections if any(s.get(k) for k in ("notes", "tables", "pictures"))
-        ],
-    }
+    verdict = Verdict("helps", "Sound", "Nothing was found that would spoil a result.")
+    if problems:
+        verdict = Verdict("hurts" if leaks else "inconclusive", "Look first", problems[0])
+    facts = [Fact(*fact) for fact in _facts(found, floors)]
+    return Page(f"What {name} holds", sections, verdict=verdict, facts=facts)
 
 
 def _spread(patches: PatchSet, label: str) -> list[str]:
@@ -284,8 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         power = power_of(patches, *options, args.seeds)
         print(told(found, floors, power, left_out(patches)), end="")
         name = Path(args.dataset[0]).resolve().stem
-        page = write_findings(
-            args.html or f"{name}-check.html", page_values(name, patches, found, floors, power)
+        page = write_page(
+            args.html or f"{name}-check.html", page_of(name, patches, found, floors, power)
         )
         print(f"page: {page}")
         if args.write:

@@ -12,7 +12,7 @@ from monai_histodiff._version import __version__
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.bundle.predictions import read_predictions
 from monai_histodiff.bundle.provenance import check_files
-from monai_histodiff.bundle.run_folder import RunFolder
+from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
 from monai_histodiff.evaluation.comparisons import COMPARISONS
@@ -22,7 +22,7 @@ from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
 from monai_histodiff.evaluation.verdict import compare_arms, last_word
 from monai_histodiff.report.summary import difference_words
 from monai_histodiff.report.values import p_value
-from monai_histodiff.utils.files import read_json, write_json
+from monai_histodiff.utils.files import write_json
 
 __all__ = ["judge", "main"]
 
@@ -31,7 +31,7 @@ UNJUDGED = (
     "Whether the labels of the pictures fit is not judged anew: an earlier version wrote these "
     "results, and does not tell how many labelled patches that rests on."
 )
-NEEDED = ("verdict", "claim", "shortfalls", "notes", "selection", "versions")
+NEEDED = ("verdict", "claim", "notes", "selection#accepted", "versions", "files")
 
 
 def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -41,24 +41,25 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
         output_dir: of the run; or a ``results.json`` alone, such as a published one.
 
     Returns:
-        ``results.json`` with all that follows from the predictions made anew, or, where there are
-        none, with the claims and what they rest on made anew from which answers were right;
+        ``results.json`` with all that follows from the predictions made anew, or, of a file alone,
+        with the claims and what they rest on made anew from which answers were right;
         ``judged_by`` is this version, ``judged_from`` is ``"predictions"`` or ``"hits"``.
 
     Raises:
         FileNotFoundError: there are no results, or predictions that they name are missing.
-        ValueError: a file is damaged, the predictions are not those of the results, the results
-            are of a version before 0.10 and have no hits, or of ``verdict.json`` and tell too
-            little of the copies.
+        ValueError: a file is damaged, the predictions are not those of the results, or the results
+            are of ``verdict.json`` and tell too little of the copies.
     """
-    path = _results_of(output_dir)
-    results = _read(path)
-    if Path(output_dir).is_file() or "files" not in results:
-        return _from_hits(path, results)
-    folder = RunFolder(output_dir)
+    return _judged(output_dir, _read(output_dir))
+
+
+def _judged(output_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> dict[str, Any]:
+    accepted = int(results["selection"]["accepted"])
+    if Path(output_dir).is_file():
+        return _told(results, rejudged(results, accepted), accepted, "hits")
+    folder = ResultsFolder(output_dir)
     found = read_predictions(folder.predictions)
     check_files(folder.root, results["files"], [folder.predictions.name], REMEDY)
-    accepted = int(results["selection"]["accepted"])
     judged = compare_arms(
         dict(zip(found["arms"].tolist(), map(list, found["probabilities"]), strict=True)),
         found["labels"],
@@ -70,7 +71,7 @@ def judge(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     return _told(results, judged, accepted, "predictions")
 
 
-def _results_of(run: str | os.PathLike[str]) -> Path:
+def _read(run: str | os.PathLike[str]) -> dict[str, Any]:
     """The ``results.json`` of a run, or the file itself."""
     path = Path(run)
     found = path / "results.json" if path.is_dir() else path
@@ -78,20 +79,10 @@ def _results_of(run: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(
             f"a run must have 'results.json', got none in '{run}': evaluate it, or give its folder"
         )
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    results = read_json(path, NEEDED)
+    (results,) = read_results([found])
     sets = ["foreign#sets"] if "foreign" in results else []
-    check_kinds(results, path, ("selection#accepted", *sets))
+    check_kinds(results, found, (*NEEDED, *sets))
     return results
-
-
-def _from_hits(path: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    (run,) = read_results([path])
-    accepted = int(results["selection"]["accepted"])
-    return _told(results, rejudged(run, accepted), accepted, "hits")
 
 
 def _told(
@@ -142,13 +133,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", help="a results.json to write, for histodiff-summary")
     args = parsed(parser, argv)
     with plain_errors(parser):
-        path = _results_of(args.run)
-        before = _read(path)
+        before = _read(args.run)
         if args.output and Path(args.output).exists():
             raise FileExistsError(
                 f"output must be a new file, got '{args.output}', which exists: choose another"
             )
-        results = judge(args.run)
+        results = _judged(args.run, before)
         if args.output:
             write_json(args.output, results)
     print(f"Then ({before['versions'].get('monai-histodiff', '?')}): {before['verdict']}")

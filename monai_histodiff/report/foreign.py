@@ -85,15 +85,13 @@ def foreign_sets(found: Mapping[str, Any], differences: Mapping[str, Any]) -> li
 def _counts(sets: Sequence[Mapping[str, Any]], key: str) -> list[TableCell]:
     return [
         TableCell(number(told[key], 0), percent(told[key] / (told["pictures"] or math.nan)))
-        if key in told
-        else TableCell("not known")
         for told in sets
     ]
 
 
 def _called(told: Mapping[str, Any]) -> list[Block]:
     """The labels that pictures were given, beside those that the critic gives them."""
-    shown = {name: row for name, row in told.get("classes", {}).items() if row["pictures"]}
+    shown = {name: row for name, row in told["classes"].items() if row["pictures"]}
     if not shown:
         return []
     names = list(next(iter(shown.values()))["called"])

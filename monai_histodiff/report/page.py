@@ -62,8 +62,8 @@ def write_report(
     Args:
         path: the HTML file to write; its folder is made if need be.
         results: what the comparison found. ``verdict``, ``dataset``, ``arms``, ``differences``,
-            ``selection``, ``sampling`` and ``seeds`` are required; ``claim`` (or ``outcome``),
-            ``arm_names``, ``claims``, ``intervals``, ``recall``, ``reliability``, ``floors``,
+            ``selection``, ``sampling`` and ``seeds`` are required; ``claim``, ``arm_names``,
+            ``claims``, ``intervals``, ``recall``, ``reliability``, ``floors``,
             ``generator``, ``agreement``, ``versions``, ``settings``, ``seconds``, ``shortfalls``,
             ``notes``, ``warnings`` (pairs of texts) and ``foreign`` (synthetic sets of any
             origin) are shown where given; so are a ``title`` and a ``word`` of its own.
@@ -140,9 +140,8 @@ def _origin(results: Mapping[str, Any]) -> str:
 
 
 def _verdict(results: Mapping[str, Any], primary: str) -> Verdict:
-    known = {key: results[key] for key in ("claim", "outcome") if key in results}
     _, low, high = change(results["differences"].get(primary, {}))
-    tone = claim(low, high, known)
+    tone = claim(low, high, results)
     more = MEANING[tone] if math.isfinite(low + high) else UNKNOWN
     word = results.get("word", tone.capitalize())
     told = results["verdict"].replace(f"{word}: ", "", 1)  # it stands above the sentence

@@ -102,11 +102,11 @@ def claim(low: float, high: float, known: Mapping[str, Any] | None = None) -> st
     Args:
         low: lower end of the interval; it may be NaN, as may ``high``.
         high: its upper end.
-        known: what is known of the comparison: its ``claim`` (older files: ``outcome``), or its
-            corrected p-value ``p_holm``, which a claim needs below 0.05.
+        known: what is known of the comparison: its ``claim``, or its corrected p-value ``p_holm``,
+            which a claim needs below 0.05.
     """
     known = known or {}
-    if said := known.get("claim", known.get("outcome")):
+    if said := known.get("claim"):
         return said if said in CLAIMS else "inconclusive"
     if known.get("p_holm") is not None and not known["p_holm"] < 0.05:
         return "inconclusive"

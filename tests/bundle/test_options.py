@@ -344,7 +344,7 @@ def test_an_evaluation_alone_refuses_a_further_classifier_before_any_training(
 
 
 def test_a_published_run_of_another_draw_is_told_before_any_work(tmp_path: Path) -> None:
-    outcome: dict[str, Any] = dict.fromkeys(("run", "sampling", "files"), {})
+    outcome: dict[str, Any] = dict.fromkeys(("run", "sampling", "options", "files"), {})
     outcome["selection"] = {"rule": CENTROIDS}
     (tmp_path / "outcome.json").write_text(json.dumps({**outcome, "settings": {"draw": 7}}))
     given = {"arms": ["C", "G0"], "evaluate#published_dir": str(tmp_path)}

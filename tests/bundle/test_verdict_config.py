@@ -101,7 +101,8 @@ def told(
         "real.zip",
         options.get("arms", ["C", "F", "G", "K"]),
         [0],
-        found=options.get("found", ()),
+        {"labels_per_class": "all", "draw": 0},
+        options.get("found", ()),
     )
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Leaks cannot be seen from outside" in page

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from monai_histodiff import PatchSet
-from monai_histodiff.commands.check import colour_alone, main, page_values, power_of
+from monai_histodiff.commands.check import colour_alone, main, page_of, power_of
 from monai_histodiff.data.check import check
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.evaluation.power import Foresight
+from monai_histodiff.report.html import picture
 
 
 @pytest.fixture
@@ -43,11 +44,12 @@ def test_the_page_shows_the_patch_of_the_source_that_is_told(
     patches = PatchSet.open([tmp_path / "one", tmp_path / "two"])
     found = check(patches)
     assert found.blank == (str(tmp_path / "one" / "0.png"),)
-    sections = {s["title"]: s for s in page_values("both", patches, found, {})["sections"]}
-    (blank,) = sections["Blank"]["pictures"]
-    assert blank["image"].std() == 0 and len(sections["a"]["pictures"]) == 4
-    shown = {picture["image"].tobytes() for picture in sections["a"]["pictures"]}
-    assert len(shown) == 4, "each patch of both sources, none twice"
+    sections = {s.title: s.blocks for s in page_of("both", patches, found, {}).sections}
+    (blank,), (gallery,) = sections["Blank"][0].tiles, sections["a"]
+    grey = picture(np.full_like(pictures[0], 200), "").source
+    assert [view.source for view in blank.pictures] == [grey]
+    shown = [view.source for tile in gallery.tiles for view in tile.pictures]
+    assert len({*shown}) == len(shown) == 4, "each patch of both sources, none twice"
 
 
 def test_colour_alone_tells_classes_that_differ_in_colour_and_no_others(
@@ -105,16 +107,18 @@ def test_the_command_prints_and_writes_what_was_found(
 
 def test_the_page_shows_a_class_by_one_patch_of_each_group_first(dataset: Path) -> None:
     patches = PatchSet.open(dataset)
-    values = page_values("mine", patches, check(patches), {})
-    pink = next(s for s in values["sections"] if s["title"] == "pink")
-    assert [tile["caption"] for tile in pink["pictures"][:4]] == [
+    page = page_of("mine", patches, check(patches), {})
+    (gallery,) = next(s.blocks for s in page.sections if s.title == "pink")
+    assert [tile.notes[0].text for tile in gallery.tiles[:4]] == [
         "pink, pink0",
         "pink, pink1",
         "pink, pink2",
         "pink, pink0",
     ]
-    assert pink["pictures"][0]["image"].shape == (96, 96, 3)
-    assert values["tone"] == "bad" and values["sections"][0]["title"] == "To look at"
+    (view,) = gallery.tiles[0].pictures
+    assert (view.width, view.height) == (96, 96)
+    assert page.verdict and page.verdict.tone == "hurts"
+    assert page.sections[0].title == "To look at" and page.sections[0].blocks
 
 
 def test_the_power_and_the_scale_are_those_that_are_asked_for(

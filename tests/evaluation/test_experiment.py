@@ -648,6 +648,7 @@ def test_nothing_accepted_is_a_stated_outcome(
 
 OUTCOME = {
     "run": "0123",
+    "options": {"train#strength": 0.4},
     "files": {},
     "selection": {
         "candidates": 18,
@@ -660,7 +661,7 @@ OUTCOME = {
         "reasons": {"low confidence": 9, "near copy": 3},
     },
     "sampling": {"steps": 4, "seconds": 2.5, "candidates_per_second": 7.2, "strength": 0.4},
-    "settings": {"quota": 4, "labels_per_class": 6},
+    "settings": {"quota": 4, "labels_per_class": 6, "draw": 0},
 }
 
 
@@ -722,6 +723,7 @@ def test_run_and_report_writes_results_and_a_page(
     expected = {
         "quota": 4,
         "labels_per_class": 6,
+        "draw": 0,
         "classifier_steps": 12,
         "classifier_batch_size": 8,
         "classifier_bfloat16": False,
