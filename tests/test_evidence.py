@@ -18,6 +18,7 @@ from monai_histodiff.evaluation.verdict import describe
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "evidence.md").read_text(encoding="utf-8")
+README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
 SETS = {
     "EBHI": "colorectal_ebhi_192",
     "crc9": "crc9_nct_224",
@@ -69,6 +70,11 @@ def test_the_sentence_and_the_claim_are_what_the_statistics_say() -> None:
     figures = re.search(r"Mean over the four sets: ([^,]+), p ([\d.]+)", PAGE)
     assert figures and figures[1] == told(mean) and float(figures[2]) == round(mean["p"], 3)
     assert told(mean).split(" ")[0] in PAGE.split("\n\n")[1]
+    unseen = combine_sets(found[:3])["G-C"]
+    figures = re.search(r"mean over the three unseen sets ([^,]+), p (0\.\d+)", PAGE)
+    assert figures and figures[1] == told(unseen) and float(figures[2]) == round(unseen["p"], 3)
+    assert told(mean).replace(" (", " points of balanced accuracy (") in README
+    assert told(unseen) in README
 
 
 def test_earlier_runs_of_the_method_and_the_critic_are_told_as_they_were() -> None:

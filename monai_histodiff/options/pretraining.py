@@ -33,15 +33,40 @@ from monai_histodiff.options.option import (
 __all__ = ["PRETRAINING"]
 
 PRETRAINING: tuple[Option, ...] = (
-    Option("encoder_dir", PATH, "bundle whose encoder describes exemplars", UNETS),
-    Option("encoder_dir", PATH, "bundle whose encoder compares patches", (DECODER,)),
-    Option("initial_weights", PATH, "model whose decoder is sharpened", (DECODER,)),
-    Option("feature_weight", NUMBER, "of the distance of the encoder's maps", (DECODER,), low=0),
-    Option("adversarial_weight", NUMBER, "of the adversarial loss", (DECODER,), low=0),
-    Option("discriminator_learning_rate", NUMBER, "its peak", (DECODER,), low=0),
-    Option("initial_weights", PATH, "model to go on from; empty: a new UNet", (DIFFUSION,)),
-    Option("initial_weights", PATH, "the teacher, which the student starts from", (FEW_STEPS,)),
-    Option("student_steps", WHOLE, "of the student, from pure noise", (FEW_STEPS,), low=1),
+    Option("encoder_dir", PATH, "folder of the bundle whose encoder describes exemplars", UNETS),
+    Option("encoder_dir", PATH, "folder of the bundle whose encoder compares patches", (DECODER,)),
+    Option("initial_weights", PATH, "file of the model whose decoder is sharpened", (DECODER,)),
+    Option(
+        "feature_weight",
+        NUMBER,
+        "weight of the distance between the encoder's maps in the loss",
+        (DECODER,),
+        low=0,
+    ),
+    Option(
+        "adversarial_weight",
+        NUMBER,
+        "weight of the adversarial loss in the loss",
+        (DECODER,),
+        low=0,
+    ),
+    Option(
+        "discriminator_learning_rate",
+        NUMBER,
+        "highest learning rate of the discriminator",
+        (DECODER,),
+        low=0,
+    ),
+    Option(
+        "initial_weights", PATH, "file of the model to go on from; empty: a new UNet", (DIFFUSION,)
+    ),
+    Option(
+        "initial_weights",
+        PATH,
+        "file of the teacher, from whose weights the student starts",
+        (FEW_STEPS,),
+    ),
+    Option("student_steps", WHOLE, "steps of the student from pure noise", (FEW_STEPS,), low=1),
     Option("teacher_scale", NUMBER, "`exemplar_scale` of the teacher", (FEW_STEPS,), low=0),
     Option(
         "teacher_spacing",
@@ -51,10 +76,14 @@ PRETRAINING: tuple[Option, ...] = (
         low=0,
         above=True,
     ),
-    Option("null_share", NUMBER, "of batches without exemplars", (FEW_STEPS,), **LESS),
-    Option("stored_exemplars", WHOLE, "patches whose descriptors are kept", UNETS, low=1),
-    Option("autoencoder_weights", PATH, "model whose autoencoder is taken", (DIFFUSION,)),
-    Option("sources", TEXTS, "patch sets in `dataset_dir`", PRETRAINED),
+    Option("null_share", NUMBER, "share of the batches without exemplars", (FEW_STEPS,), **LESS),
+    Option(
+        "stored_exemplars", WHOLE, "number of patches whose descriptors are kept", UNETS, low=1
+    ),
+    Option(
+        "autoencoder_weights", PATH, "file of the model whose autoencoder is taken", (DIFFUSION,)
+    ),
+    Option("sources", TEXTS, "names of the patch sets in `dataset_dir`", PRETRAINED),
     Option(
         "held_out", NUMBER, "share of the groups that is never trained on", GENERATORS, **INNER
     ),
@@ -65,25 +94,48 @@ PRETRAINING: tuple[Option, ...] = (
         (ENCODER,),
         **LESS,
     ),
-    Option("labelled", TEXT, "labelled patch set for the linear probe", (LDM_EVALUATE,)),
-    Option("exemplar_set", TEXT, "labelled patch set of exemplars; empty: none", (LDM_EVALUATE,)),
-    Option("two_sample_steps", WHOLE, "of the two-sample test", (LDM_EVALUATE,), low=1),
-    Option("seed", WHOLE, "of all random numbers", LDM_TRAIN, **SEED),
-    Option("steps", WHOLE, "of the training, in batches", LDM_TRAIN, low=1),
-    Option("learning_rate", NUMBER, "its peak", LDM_TRAIN, low=0),
-    Option("adamw_learning_rate", NUMBER, "of what is no matrix", UNETS, low=0),
-    Option("epoch_length", WHOLE, "steps between checkpoints", LDM_TRAIN, low=1),
     Option(
-        "accumulation_steps", WHOLE, "batches for each step of the optimiser", LDM_TRAIN, low=1
+        "labelled", TEXT, "name of the labelled patch set for the linear probe", (LDM_EVALUATE,)
+    ),
+    Option(
+        "exemplar_set",
+        TEXT,
+        "name of a labelled patch set of exemplars; empty: none",
+        (LDM_EVALUATE,),
+    ),
+    Option(
+        "two_sample_steps", WHOLE, "training steps of the two-sample test", (LDM_EVALUATE,), low=1
+    ),
+    Option("seed", WHOLE, "seed of all random numbers", LDM_TRAIN, **SEED),
+    Option("steps", WHOLE, "length of the training, in batches", LDM_TRAIN, low=1),
+    Option("learning_rate", NUMBER, "highest learning rate", LDM_TRAIN, low=0),
+    Option(
+        "adamw_learning_rate",
+        NUMBER,
+        "highest learning rate of the parameters that are no matrices or kernels",
+        UNETS,
+        low=0,
+    ),
+    Option("epoch_length", WHOLE, "number of steps between two checkpoints", LDM_TRAIN, low=1),
+    Option(
+        "accumulation_steps",
+        WHOLE,
+        "number of batches for each step of the optimiser",
+        LDM_TRAIN,
+        low=1,
     ),
     Option("tensorboard", FLAG, "write curves and grids for TensorBoard", LDM_TRAIN),
-    Option("weight_decay", NUMBER, "of AdamW", LDM_TRAIN, low=0),
-    Option("betas", NUMBERS, "of AdamW", LDM_TRAIN, **LESS, length=2),
-    Option("ema_decay", NUMBER, "of the averaged weights, for each step", LDM_TRAIN, **LESS),
-    Option("save_interval", WHOLE, "epochs between saved weights", LDM_TRAIN, low=1),
-    Option("log_every", WHOLE, "steps between logged losses", LDM_TRAIN, low=1),
-    Option("view_size", WHOLE, "height and width of a view", (ENCODER,), low=8),
-    Option("views_per_patch", WHOLE, "views of each patch in a batch", (ENCODER,), low=2),
+    Option("weight_decay", NUMBER, "weight decay of AdamW", LDM_TRAIN, low=0),
+    Option(
+        "betas", NUMBERS, "the two decay rates of AdamW's averages", LDM_TRAIN, **LESS, length=2
+    ),
+    Option("ema_decay", NUMBER, "decay of the averaged weights for each step", LDM_TRAIN, **LESS),
+    Option("save_interval", WHOLE, "number of epochs between saved weights", LDM_TRAIN, low=1),
+    Option("log_every", WHOLE, "number of steps between logged losses", LDM_TRAIN, low=1),
+    Option("view_size", WHOLE, "height and width of a view in pixels", (ENCODER,), low=8),
+    Option(
+        "views_per_patch", WHOLE, "number of views of each patch in a batch", (ENCODER,), low=2
+    ),
     Option(
         "zoom",
         NUMBERS,
@@ -99,20 +151,22 @@ PRETRAINING: tuple[Option, ...] = (
     Option(
         "offset",
         NUMBER,
-        "half-width of the offset of each stain, optical density",
+        "half-width of the offset of each stain in a view, in optical density",
         (ENCODER,),
         low=0,
     ),
     Option(
         "max_norm",
         NUMBER,
-        "larger gradients are scaled down to it",
+        "largest norm of the gradient: larger ones are scaled down to it",
         (ENCODER,),
         low=0,
         above=True,
     ),
-    Option("temperature", NUMBER, "of the contrastive loss", (ENCODER,), low=0, above=True),
-    Option("num_samples", WHOLE, "samples to evaluate", (LDM_EVALUATE,), low=1),
+    Option(
+        "temperature", NUMBER, "temperature of the contrastive loss", (ENCODER,), low=0, above=True
+    ),
+    Option("num_samples", WHOLE, "number of samples that are evaluated", (LDM_EVALUATE,), low=1),
     Option(
         "read_at",
         NUMBER,

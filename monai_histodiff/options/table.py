@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from monai_histodiff.data.sizes import LARGEST, SMALLEST
-from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.options.config_names import (
     DEMO,
     EVALUATE,
@@ -34,46 +33,61 @@ from monai_histodiff.options.option import (
     LABELS,
     NUMBER,
     PATH,
-    SECTION,
     TEXT,
-    TEXTS,
     WHOLE,
-    WHOLES,
     Option,
 )
 from monai_histodiff.options.pretraining import PRETRAINING
 from monai_histodiff.options.sampling import AS_MADE, SAMPLING_OPTIONS
-from monai_histodiff.options.verdict import with_verdict
+from monai_histodiff.options.verdict import EVALUATION, with_verdict
 
 __all__ = ["OPTIONS", "check_values", "options_of"]
 
-PATCHES = "your patches: folder, zip or table; `DATA` of the LDM bundle"
+PATCHES = "your patches: a folder, a zip or a table"
+SOURCES = "folder that holds the patch sets that `sources` names"
 OPTIONS: tuple[Option, ...] = (
     # ------------------------------------------------------------------------- places
-    Option("bundle_root", PATH, "folder of the bundle (of finetune: of the bundles)", EVERY),
-    Option("output_dir", PATH, "where results go; made if need be", EVERY),
-    Option("dataset_dir", PATH, PATCHES, (*STAGES, *PRETRAINED)),
-    Option("dataset_dir", PATH, "empty; Zoo bundles name it", (INFERENCE, DEMO)),
-    Option("ldm_dir", PATH, "the bundle `histopathology_ldm`", (*STAGES, INFERENCE)),
-    Option("guidance_dir", PATH, "the bundle `histopathology_guidance`", (FINETUNE,)),
-    Option("published_dir", PATH, "a run of the published method, for arm `G0`", (EVALUATE,)),
-    Option("weights_dir", PATH, "`models` of a run, or of the bundle", (INFERENCE,)),
-    Option("demo_file", PATH, "the zip to write", (DEMO,)),
-    Option("weights", PATH, "another model to evaluate; empty: the bundle's", (LDM_EVALUATE,)),
+    Option(
+        "bundle_root",
+        PATH,
+        "folder of the bundle; of `finetune.json` and `verdict.json`: folder of both bundles",
+        EVERY,
+    ),
+    Option(
+        "output_dir", PATH, "folder that results are written to; made if it is not there", EVERY
+    ),
+    Option("dataset_dir", PATH, PATCHES, STAGES),
+    Option("dataset_dir", PATH, SOURCES, PRETRAINED),
+    Option(
+        "dataset_dir",
+        PATH,
+        "not used; here because the Model Zoo expects the key",
+        (INFERENCE, DEMO),
+    ),
+    Option("ldm_dir", PATH, "folder of the bundle `histopathology_ldm`", (*STAGES, INFERENCE)),
+    Option("guidance_dir", PATH, "folder of the bundle `histopathology_guidance`", (FINETUNE,)),
+    Option(
+        "published_dir", PATH, "folder of a run of the published method, for arm `G0`", (EVALUATE,)
+    ),
+    Option("weights_dir", PATH, "folder `models` of a run, or of the bundle", (INFERENCE,)),
+    Option("demo_file", PATH, "path of the zip that is written", (DEMO,)),
+    Option(
+        "weights", PATH, "file of another model to evaluate; empty: the bundle's", (LDM_EVALUATE,)
+    ),
     # ------------------------------------------------------------------------- machine
-    Option("device", DEVICE, "`cpu`, `cuda` or `cuda:1`", EVERY),
+    Option("device", DEVICE, "where it computes: `cpu`, `cuda` or `cuda:1`", EVERY),
     Option(
         "bfloat16",
         FLAG,
         "compute in bfloat16: twice as fast on GPUs from Ampere on and on a CPU with AVX-512 BF16 "
-        "or AMX, slower on others; None: on such a GPU",
+        "or AMX, slower on others; None: True on a GPU that computes in bfloat16, else False",
         (TRAIN, EVALUATE, *SAMPLING, *PRETRAINED),
         null=True,
     ),
     Option(
         "num_workers",
         WHOLE,
-        "processes that load patches; 0: the main process does",
+        "number of processes that load patches; 0: the main process loads them",
         (TRAIN, EVALUATE, *LDM_TRAIN),
         low=0,
         high=256,
@@ -81,7 +95,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "batch_size",
         WHOLE,
-        "patches at once",
+        "number of patches that are computed at once",
         (*GUIDANCE, LDM_INFERENCE, EVALUATE, *PRETRAINED),
         low=1,
     ),
@@ -103,7 +117,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "test_fraction",
         NUMBER,
-        "held out for testing, where no split is recorded",
+        "share of the labelled patches of each class, in whole groups, that is held out for "
+        "testing, where no split is recorded",
         STAGES[1:],
         **INNER,
     ),
@@ -154,97 +169,88 @@ OPTIONS: tuple[Option, ...] = (
     # ------------------------------------------------------------------------- trainings
     *PRETRAINING,
     Option(
-        "adaptation_steps", WHOLE, "of the generator on your patches; 0: none", (TRAIN,), low=0
+        "adaptation_steps",
+        WHOLE,
+        "steps that adapt the generator to your patches; 0: it is not adapted",
+        (TRAIN,),
+        low=0,
     ),
-    Option("adaptation_learning_rate", NUMBER, "its peak", (TRAIN,), low=0, above=True),
-    Option("guide_steps", WHOLE, "of the guide", (TRAIN,), low=1),
     Option(
-        "critic_views", WHOLE, "augmented views of each patch, for the critic", (TRAIN,), low=1
-    ),
-    Option("critic_folds", WHOLE, "members of the critic", (TRAIN,), low=2),
-    Option("encodings", WHOLE, "augmented encodings of each patch", (TRAIN, *UNETS), low=1),
-    Option("adaptation_encodings", WHOLE, "the same, for the adaptation", (TRAIN,), low=1),
-    # ------------------------------------------------------------------------- sampling
-    *SAMPLING_OPTIONS,
-    # ------------------------------------------------------------------------- selection
-    Option("quota", WHOLE, "accepted patches wanted of each class", (TRAIN,), low=1),
-    Option("max_candidates", WHOLE, "candidates of each class, at the most", (TRAIN,), low=1),
-    Option(
-        "surplus",
+        "adaptation_learning_rate",
         NUMBER,
-        "multiple of the quota from which the most diverse are kept",
+        "highest learning rate while the generator is adapted",
+        (TRAIN,),
+        low=0,
+        above=True,
+    ),
+    Option("guide_steps", WHOLE, "training steps of the guide", (TRAIN,), low=1),
+    Option(
+        "critic_views",
+        WHOLE,
+        "augmented views of each patch that the critic is fitted on",
         (TRAIN,),
         low=1,
     ),
-    Option("target_precision", NUMBER, "that the critic's threshold aims at", (TRAIN,), **INNER),
+    Option(
+        "critic_folds",
+        WHOLE,
+        "members of the critic, each fitted without one fold of the groups",
+        (TRAIN,),
+        low=2,
+    ),
+    Option(
+        "encodings",
+        WHOLE,
+        "number of augmented encodings (latents) of each patch that the guide is trained on",
+        (TRAIN,),
+        low=1,
+    ),
+    Option(
+        "encodings",
+        WHOLE,
+        "number of augmented encodings (latents) of each patch that the UNet is trained on",
+        UNETS,
+        low=1,
+    ),
+    Option(
+        "adaptation_encodings",
+        WHOLE,
+        "augmented encodings (latents) of each patch that the generator is adapted to",
+        (TRAIN,),
+        low=1,
+    ),
+    # ------------------------------------------------------------------------- sampling
+    *SAMPLING_OPTIONS,
+    # ------------------------------------------------------------------------- selection
+    Option("quota", WHOLE, "number of accepted patches wanted of each class", (TRAIN,), low=1),
+    Option("max_candidates", WHOLE, "largest number of candidates of each class", (TRAIN,), low=1),
+    Option(
+        "surplus",
+        NUMBER,
+        "multiple of the quota that is collected, of which the most diverse patches are kept",
+        (TRAIN,),
+        low=1,
+    ),
+    Option(
+        "target_precision",
+        NUMBER,
+        "precision on held-out real patches that the critic's threshold aims at",
+        (TRAIN,),
+        **INNER,
+    ),
     Option(
         "trusted_share",
         NUMBER,
-        "of the unlabelled patches that reach the critic's threshold, at the least: it is lowered "
-        "to that; 0: it stays as it is",
+        "smallest share of the unlabelled patches that reach the critic's threshold: it is "
+        "lowered until they do; 0: it stays as it is",
         (TRAIN,),
         low=0,
         high=1,
     ),
     Option("class", TEXT, "name of the class to sample; None: the first", (INFERENCE,), null=True),
-    Option("accepted_only", FLAG, "keep only what the critic accepts", (INFERENCE,)),
+    Option("accepted_only", FLAG, "write only patches that the critic accepts", (INFERENCE,)),
     # ------------------------------------------------------------------------- verdict
-    Option(
-        "seeds",
-        WHOLES,
-        "one training of every arm for each; fewer than three never give a verdict",
-        (FINETUNE, EVALUATE),
-        **SEED,
-    ),
-    Option("seeds", WHOLES, "one patch for each", SAMPLING, low=0, high=2**32 - 1),
-    Option(
-        "arms",
-        TEXTS,
-        "what is compared, see verdict.md",
-        (FINETUNE, EVALUATE),
-        choices=tuple(name for name, arm in ARMS.items() if "second" not in arm.needs),
-    ),
-    Option("classifier_steps", WHOLE, "of each training of a classifier", (EVALUATE,), low=1),
-    Option(
-        "synthetic_probability",
-        NUMBER,
-        "of a synthetic patch in place of a real one",
-        (EVALUATE,),
-        **INNER,
-    ),
-    Option(
-        "full_probability_at",
-        WHOLE,
-        "accepted patches of a class from which on it holds",
-        (EVALUATE,),
-        low=1,
-    ),
-    Option("generator_metrics", FLAG, "measure the generator, class by class", (EVALUATE,)),
-    Option(
-        "further_steps",
-        WHOLE,
-        "of a further classifier that checks labels; 0: none",
-        (EVALUATE,),
-        low=0,
-    ),
-    Option("replace", FLAG, "write results anew", (EVALUATE,)),
-    Option("tensorboard", FLAG, "write the figures for TensorBoard", (EVALUATE,)),
-    Option(
-        "mlflow_uri",
-        TEXT,
-        "where MLflow keeps figures and report, such as `sqlite:///mlruns.db`; empty: none",
-        (EVALUATE,),
-    ),
-    Option("classes", TEXTS, "class names", (DEMO,)),
-    Option("train_per_class", WHOLE, "training patches of each class", (DEMO,), low=1),
-    Option("test_per_class", WHOLE, "test patches of each class", (DEMO,), low=1),
-    Option("train", SECTION, "options of the training stage, as `--train#quota 100`", (FINETUNE,)),
-    Option(
-        "evaluate",
-        SECTION,
-        "options of the evaluation, as `--evaluate#further_steps 400`",
-        (FINETUNE,),
-    ),
+    *EVALUATION,
 )
 OPTIONS = with_verdict(OPTIONS)
 

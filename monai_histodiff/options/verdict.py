@@ -1,4 +1,4 @@
-"""The options of ``verdict.json``, as a part of the table of options."""
+"""The options of the verdict, and those of ``verdict.json``, as a part of the table of options."""
 
 from __future__ import annotations
 
@@ -6,9 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from monai_histodiff.evaluation.arms import ARMS
-from monai_histodiff.options.option import FLAG, LABELS, NUMBER, PATH, TEXTS, Option
+from monai_histodiff.options.config_names import (
+    DEMO,
+    EVALUATE,
+    FINETUNE,
+    INNER,
+    SAMPLING,
+    SEED,
+)
+from monai_histodiff.options.option import (
+    FLAG,
+    LABELS,
+    NUMBER,
+    PATH,
+    SECTION,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    WHOLES,
+    Option,
+)
 
-__all__ = ["VERDICT", "VERDICT_ARMS", "with_verdict"]
+__all__ = ["EVALUATION", "VERDICT", "VERDICT_ARMS", "with_verdict"]
 
 VERDICT = "verdict"
 VERDICT_ARMS = tuple(a for a in ARMS if "published" not in ARMS[a].needs)  # of a run of ours
@@ -28,22 +47,99 @@ SHARED = {
         *("tensorboard", "mlflow_uri"),
     ),
 }
+EVALUATION: tuple[Option, ...] = (
+    Option(
+        "seeds",
+        WHOLES,
+        "random seeds: every arm is trained once with each; fewer than three never give a verdict",
+        (FINETUNE, EVALUATE),
+        **SEED,
+    ),
+    Option(
+        "seeds",
+        WHOLES,
+        "random seeds: one patch is sampled from each",
+        SAMPLING,
+        low=0,
+        high=2**32 - 1,
+    ),
+    Option(
+        "arms",
+        TEXTS,
+        "arms that are trained and compared, see verdict.md",
+        (FINETUNE, EVALUATE),
+        choices=tuple(name for name, arm in ARMS.items() if "second" not in arm.needs),
+    ),
+    Option(
+        "classifier_steps", WHOLE, "steps of each training of a classifier", (EVALUATE,), low=1
+    ),
+    Option(
+        "synthetic_probability",
+        NUMBER,
+        "probability that a real patch is replaced by a synthetic one",
+        (EVALUATE,),
+        **INNER,
+    ),
+    Option(
+        "full_probability_at",
+        WHOLE,
+        "a class with fewer accepted patches than this is replaced proportionally less often",
+        (EVALUATE,),
+        low=1,
+    ),
+    Option(
+        "generator_metrics",
+        FLAG,
+        "measure the accepted patches class by class, by KID, recall and others",
+        (EVALUATE,),
+    ),
+    Option(
+        "further_steps",
+        WHOLE,
+        "steps of a further classifier that checks the candidates' labels; 0: none",
+        (EVALUATE,),
+        low=0,
+    ),
+    Option("replace", FLAG, "remove the results that are there, and write new ones", (EVALUATE,)),
+    Option("tensorboard", FLAG, "write the figures of the verdict for TensorBoard", (EVALUATE,)),
+    Option(
+        "mlflow_uri",
+        TEXT,
+        "where MLflow keeps figures and report, such as `sqlite:///mlruns.db`; empty: nowhere",
+        (EVALUATE,),
+    ),
+    Option("classes", TEXTS, "names of the classes that are sampled", (DEMO,)),
+    Option("train_per_class", WHOLE, "number of training patches of each class", (DEMO,), low=1),
+    Option("test_per_class", WHOLE, "number of test patches of each class", (DEMO,), low=1),
+    Option("train", SECTION, "options of `train.yaml`, as `--train#quota 100`", (FINETUNE,)),
+    Option(
+        "evaluate",
+        SECTION,
+        "options of `evaluate.yaml`, as `--evaluate#further_steps 400`",
+        (FINETUNE,),
+    ),
+)
 OWN = (
     Option("synthetic_dir", PATH, "synthetic pictures of any origin: a folder or zip", (VERDICT,)),
     Option(
         "encoder",
         PATH,
-        "what gives the features of fidelity and of arm `J`: `timm:NAME`, `hf-hub:OWNER/NAME`, or "
-        "a file of our own weights",
+        "encoder whose features measure fidelity and serve arm `J`: `timm:NAME`, "
+        "`hf-hub:OWNER/NAME`, or a file of our own weights",
         (VERDICT,),
     ),
     Option(
         "critic_encoder",
         PATH,
-        "what gives the features that the critic is fitted on: as `encoder`",
+        "encoder whose features the critic is fitted on, named as in `encoder`",
         (VERDICT,),
     ),
-    Option("second_dir", PATH, "a second set, to be set beside it; empty: none", (VERDICT,)),
+    Option(
+        "second_dir",
+        PATH,
+        "a second set of synthetic pictures, compared with the first; empty: none",
+        (VERDICT,),
+    ),
     Option(
         "synthetic_um_per_px",
         NUMBER,
@@ -61,8 +157,14 @@ OWN = (
         "or `all`",
         (VERDICT,),
     ),
-    Option("refuse_copies", FLAG, "refuse what copies a real training patch", (VERDICT,)),
-    Option("arms", TEXTS, "what is compared, see verdict.md", (VERDICT,), choices=VERDICT_ARMS),
+    Option("refuse_copies", FLAG, "refuse pictures that copy a real training patch", (VERDICT,)),
+    Option(
+        "arms",
+        TEXTS,
+        "arms that are trained and compared, see verdict.md",
+        (VERDICT,),
+        choices=VERDICT_ARMS,
+    ),
 )
 
 
