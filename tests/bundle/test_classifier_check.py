@@ -19,7 +19,7 @@ OURS = {"_target_": "monai_histodiff.PatchClassifier", "_mode_": "callable", "wi
 CASES: list[tuple[Any, str]] = [
     (
         {"_target_": "monai.networks.nets.DenseNet121", "_mode_": "callable", "spatial_dims": 2},
-        "must take num_classes= .* got TypeError: .*num_classes",
+        "must take num_classes= .* got TypeError: .*'in_channels' and 'out_channels': see",
     ),
     ("$lambda num_classes: __import__('torch').nn.Flatten()", r"got \(2, 3072\) of 2 patches and"),
     ("$lambda num_classes: __import__('torch').nn.Identity()", "got .*: see 'Your own classifier"),
