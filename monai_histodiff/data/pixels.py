@@ -56,7 +56,7 @@ def to_unit(patches: Tensor) -> Tensor:
             "those of 0 to 255 by .to(torch.uint8)"
         )
     if patches.numel():
-        check_range(patches.nan_to_num(0.5, 0.5, 0.5))
+        check_range(patches.detach().nan_to_num(0.5, 0.5, 0.5))
     return patches.float()
 
 

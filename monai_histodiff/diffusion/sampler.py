@@ -158,7 +158,7 @@ class GuidedSampler:
                 out of range; exemplars differ in number, are not finite, or are not taken by the
                 model, or at an ``exemplar_scale`` of 0.
             FloatingPointError: the network's output is not finite; the message names step, time
-                and class.
+                and class. Or what the autoencoder decodes is not.
             torch.OutOfMemoryError: not even one patch fits into the memory of the device.
         """
         return self._sample(

@@ -16,6 +16,7 @@ _lock = threading.Lock()
 _inside: Counter[nn.Module] = Counter()  # blocks that each module is evaluated by now
 _trained: set[nn.Module] = set()  # those of them that were in training mode before
 
+
 @contextmanager
 def evaluating(*networks: nn.Module | None) -> Iterator[None]:
     """Networks in evaluation mode, without the caller's autocast. In the end, also after an error,
