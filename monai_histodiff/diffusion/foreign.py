@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from monai.networks.schedulers import DDPMScheduler, RFlowScheduler
 from torch import Tensor, nn
 
 from monai_histodiff.diffusion.parts import PIXELS
 from monai_histodiff.diffusion.schedules import NoiseSchedule
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.files import first_line
 
 __all__ = [
@@ -113,10 +113,7 @@ class ForeignAutoencoder(nn.Module):
         low, high = (float(v) for v in pixels)
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"pixels must be the values of black and white, got {tuple(pixels)}")
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-            raise ValueError(
-                f"patch_size must be a whole number of pixels, got {size!r}: give one"
-            )
+        check_from(1, patch_size=size)
         self.network: Any = network.float().eval()
         self.low, self.span = low, high - low
         device = next((p.device for p in network.parameters()), None)
