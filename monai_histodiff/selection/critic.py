@@ -218,7 +218,7 @@ class PatchCritic(nn.Module):
         made = named_encoder(encoder)
         layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
-            made = made.with_discriminant(nn.Linear(*layer.shape[::-1]).requires_grad_(False))
+            made = made.with_discriminant(nn.Linear(*layer.shape[::-1]))
         return cls._restored(state, path, ProbeTraining(made).network, num_classes, device)
 
 
