@@ -18,15 +18,15 @@ from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, to_unit
+from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
     precision_threshold,
 )
 from monai_histodiff.selection.folds import group_folds
+from monai_histodiff.utils.bfloat16 import check_float32
 from monai_histodiff.utils.global_state import float32_default
-from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.weights import checked_device, load_fitting, read_state, save_weights
 
 __all__ = ["PatchCritic", "fit_critic"]
@@ -69,6 +69,7 @@ class PatchCritic(nn.Module):
         """Temperature-scaled probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H
         x W``: the members' mean. Fitted on few labels, they are too low for the class they name.
         """
+        check_float32("a critic", self.temperature.dtype)
         logits = torch.stack(self._logits(patches)).float()
         return torch.softmax(logits / self.temperature, 2).mean(0)
 
@@ -100,10 +101,7 @@ class PatchCritic(nn.Module):
                 negative, or other in number.
         """
         if origins is None:
-            device = self.temperature.device
-            with evaluating(self):
-                parts = [self(to_unit(p.to(device))).cpu() for p in patches.split(batch_size)]
-            return torch.cat(parts)
+            return predict(self, patches, batch_size)
         if self.folds is None:
             raise ValueError(
                 "to judge variations of patches the critic must know its folds (fit_critic tells "

@@ -151,6 +151,13 @@ def test_decode_inverts_the_whitening(model: LatentDiffusion) -> None:
     )
 
 
+def test_an_autoencoder_does_not_take_bytes_for_the_unit_range(model: LatentDiffusion) -> None:
+    patches = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="must be floating point in .*, got torch.uint8: scale"):
+        model.autoencoder(patches)
+    assert torch.equal(model.encode(patches), model.encode(patches / 255))
+
+
 @torch.no_grad()
 def test_what_is_decoded_must_be_finite(model: LatentDiffusion) -> None:
     sampler = GuidedSampler(model, steps=2, progress=False)

@@ -25,7 +25,7 @@ from monai.utils import get_seed, set_determinism
 from test_reference import run as reference_run
 
 import monai_histodiff as mh
-from monai_histodiff.classifiers import ProbeTraining
+from monai_histodiff.classifiers import ProbeTraining, PropagatedProbe
 from monai_histodiff.diffusion import encode_latents, fit_latent_statistics
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.training import DenoisingPrepareBatch, NoisyLatentPrepareBatch
@@ -160,7 +160,9 @@ def test_a_model_with_a_unet_from_monai_is_float32(
     assert kinds == {torch.float32}
 
 
-def test_probes_are_the_same_under_any_default_dtype(tmp_path: Path) -> None:
+def test_probes_are_the_same_under_any_default_dtype(
+    patch_set: mh.PatchSet, tmp_path: Path
+) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(8, 3, 32, 32, generator=generator)
     items = [{"image": v, "label": i % 2} for i, v in enumerate(images)]
@@ -169,11 +171,12 @@ def test_probes_are_the_same_under_any_default_dtype(tmp_path: Path) -> None:
 
     def judged(dtype: torch.dtype) -> list[torch.Tensor]:
         with default(dtype):
-            probe = ProbeTraining(encoder, views=2)(items, Compose([]), 2, seed=0)
-            critic = mh.PatchCritic([probe, probe], 2).eval()
+            made: list[ProbeTraining] = [ProbeTraining(encoder, views=2)]
+            made.append(PropagatedProbe(encoder, views=2, unlabelled=patch_set, size=32))
+            critic = mh.PatchCritic([fit(items, Compose([]), 2, seed=0) for fit in made], 2).eval()
             critic.save(tmp_path / "critic.pt")
             again = mh.PatchCritic.load_probes(tmp_path / "critic.pt", tmp_path, 2)
-            return [made.probabilities(images) for made in (critic, again)]
+            return [own.probabilities(images) for own in (critic, again)]
 
     torch.testing.assert_close(judged(torch.float64), judged(torch.float32), rtol=0, atol=0)
 
