@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import RandomSampler
 
-from monai_histodiff.data.pixels import check_range, to_unit
+from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
 from monai_histodiff.utils.bfloat16 import chosen_bfloat16
@@ -33,7 +33,7 @@ from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
 
-PICTURES = ("image", "weak", "strong")  # of a batch, the last two by FixMatch
+PICTURES = {"image", "weak", "strong"}  # of a batch, the last two by FixMatch
 
 
 class PatchClassifier(nn.Module):
@@ -148,14 +148,13 @@ class _CheckFirst:
         self.prepare, self.seen = prepare, False
 
     def __call__(self, batchdata: Mapping[str, Any], *given: Any, **options: Any) -> Any:
-        for name in PICTURES if not self.seen else ():
-            if name in batchdata and not batchdata[name].is_floating_point():
+        for name in () if self.seen else PICTURES & batchdata.keys():
+            if not batchdata[name].is_floating_point():
                 raise ValueError(
                     "a transform must make patches floating point in [0, 1], got "
                     f"{batchdata[name].dtype}: let it scale them (ScaleIntensityRanged)"
                 )
-            if name in batchdata:
-                check_range(batchdata[name], " after the transform")
+            to_unit(batchdata[name])  # what is not finite, the loss tells
         self.seen = True
         return self.prepare(batchdata, *given, **options)
 

@@ -101,10 +101,10 @@ def fit(items: list[dict[str, Any]], transform: Compose) -> None:
     ("transform", "message"),
     [
         ([], r"floating point in \[0, 1\], got torch.uint8: let it scale them"),
-        ([CastToTyped("image", np.float32)], r"lie in \[0, 1\], got .* after the transform: load"),
+        ([CastToTyped("image", np.float32)], r"lie in \[0, 1\], got .*: load it as uint8"),
         (
             [ScaleIntensityRanged("image", 0, 255, -1.0, 1.0)],
-            r"got -1 to .* after the transform: load",
+            "got -1 to .*: load it as uint8",
         ),
         ([ScaleIntensityRanged("image", 0, 255, 0.0, 1 / 255)], "as if it was scaled twice"),
     ],
