@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -288,7 +289,7 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Logits, float32 on the CPU, of patches ``N x 3 x H x W`` (uint8, or floating point in [0,
     1]), in evaluation mode. The network is left in the mode that it was in.
     """
-    device = next(network.parameters()).device
+    device = next(chain(network.parameters(), network.buffers())).device
     with evaluating(network):
         parts = [network(to_unit(p.to(device))).float().cpu() for p in images.split(batch_size)]
     return torch.cat(parts)
