@@ -28,10 +28,13 @@ from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
 from monai_histodiff.utils.bfloat16 import chosen_bfloat16
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
+
+PICTURES = {"image", "weak", "strong"}  # of a batch, the last two by FixMatch
 
 
 class PatchClassifier(nn.Module):
@@ -118,6 +121,45 @@ class _MixPrepareBatch:
         )
 
 
+class _Labelled(Dataset):
+    """Items whose labels are checked: the loss would leave -100 out, and others stop obscurely."""
+
+    def __init__(self, data: Sequence[Any], transform: Compose, num_classes: int) -> None:
+        super().__init__(data, transform)
+        self.num_classes = num_classes
+
+    def _transform(self, index: int) -> Any:
+        item: Any = super()._transform(index)
+        given = item.get("label")
+        label = np.asarray(given)
+        if label.ndim or label.dtype.kind not in "iu" or not 0 <= int(label) < self.num_classes:
+            raise ValueError(
+                f"a label must be a whole number from 0 to {self.num_classes - 1}, got {given!r} "
+                f"of item {index}: give the place among the classes, and leave unlabelled out"
+            )
+        return item
+
+
+class _CheckFirst:
+    """``prepare_batch`` that refuses a first batch whose pictures are not in [0, 1]: a network
+    would learn from them, and judge others.
+    """
+
+    def __init__(self, prepare: Callable[..., Any]) -> None:
+        self.prepare, self.seen = prepare, False
+
+    def __call__(self, batchdata: Mapping[str, Any], *given: Any, **options: Any) -> Any:
+        for name in () if self.seen else PICTURES & batchdata.keys():
+            if not batchdata[name].is_floating_point():
+                raise ValueError(
+                    "a transform must make patches floating point in [0, 1], got "
+                    f"{batchdata[name].dtype}: let it scale them (ScaleIntensityRanged)"
+                )
+            to_unit(batchdata[name])  # what is not finite, the loss tells
+        self.seen = True
+        return self.prepare(batchdata, *given, **options)
+
+
 @dataclass(frozen=True)
 class ClassifierTraining:
     """A recipe that fits a classifier: the same number of optimiser steps whatever the data.
@@ -135,6 +177,9 @@ class ClassifierTraining:
         bfloat16: compute under bfloat16 autocast, else in float32, see
             :class:`~monai_histodiff.training.AutocastInferer`; ``None``, until it is made: on a
             GPU that computes in it.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     network: Callable[..., nn.Module] = PatchClassifier
@@ -149,6 +194,12 @@ class ClassifierTraining:
     bfloat16: bool | None = False
 
     def __post_init__(self) -> None:
+        check_from(1, steps=self.steps, batch_size=self.batch_size)
+        most = {"learning_rate": np.inf, "weight_decay": np.inf, "mixing": np.inf}
+        for name, limit in {**most, "label_smoothing": 1.001}.items():
+            if not 0 <= (value := getattr(self, name)) < limit:
+                rule = "finite" if limit == np.inf else "1 at the most"
+                raise ValueError(f"{name} must be at least 0 and {rule}, got {value!r}")
         if self.bfloat16 is None:
             object.__setattr__(self, "bfloat16", chosen_bfloat16(self.device, None))
 
@@ -176,7 +227,11 @@ class ClassifierTraining:
 
         Raises:
             RuntimeError: the loss became infinite or NaN.
+            ValueError: there is no item, a label is not one of the classes, or the patches of the
+                first batch are not in [0, 1].
         """
+        if not len(data):
+            raise ValueError("a classifier needs labelled patches, got none")
         set_determinism(seed)
         transform.set_random_state(seed)
         with float32_default():
@@ -197,14 +252,14 @@ class ClassifierTraining:
             device=torch.device(self.device),
             max_epochs=1,
             train_data_loader=DataLoader(
-                Dataset(data, transform),
+                _Labelled(data, transform, num_classes),
                 batch_size=self.batch_size,
                 sampler=sampler,
                 num_workers=self.num_workers,
             ),
             network=network,
             optimizer=optimizer,
-            prepare_batch=prepare,
+            prepare_batch=_CheckFirst(prepare),
             loss_function=loss,
             train_handlers=[
                 LrScheduleHandler(schedule, print_lr=False, epoch_level=False),

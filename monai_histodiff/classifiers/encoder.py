@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +16,8 @@ from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
 from monai_histodiff.data.pixels import appearance, centre_crop, check_batch, to_unit
+from monai_histodiff.utils.bfloat16 import check_float32
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.progress import patient
@@ -79,10 +82,10 @@ class PatchEncoder(nn.Module):
 
     def with_discriminant(self, layer: nn.Linear) -> PatchEncoder:
         """An encoder that shares this one's levels, with another last layer, from statistics to
-        features.
+        features, which is made float32 and not trained.
         """
         made = copy.copy(self)
-        made._modules = {**self._modules, "discriminant": layer}
+        made._modules = {**self._modules, "discriminant": layer.float().requires_grad_(False)}
         made.num_features = layer.out_features
         return made
 
@@ -166,21 +169,27 @@ class PatchEncoder(nn.Module):
         Raises:
             ValueError: they are no such tensor, or of another range.
         """
-        return in_evaluation(self, patches, batch_size, self.discriminant.weight.device)
+        return in_evaluation(self, patches, batch_size, self.discriminant.weight)
 
 
 @torch.no_grad()
-def in_evaluation(
-    encoder: nn.Module, patches: Tensor, batch_size: int, device: torch.device
-) -> Tensor:
-    """What an encoder gives patches, uint8 or in [0, 1], in evaluation mode: batches on its
-    device, float32 features on the CPU. It is left in the mode that it was in.
+def in_evaluation(encoder: nn.Module, patches: Tensor, batch_size: int, weight: Tensor) -> Tensor:
+    """What an encoder gives patches, uint8 or in [0, 1], in evaluation mode: batches where its
+    ``weight`` is, float32 features on the CPU. It is left in the mode that it was in.
+
+    Raises:
+        ValueError: the patches are no such tensor, the batch size is not positive, or the encoder
+            is not float32.
     """
     check_batch(patches)
+    check_float32("an encoder", weight.dtype)
+    check_from(1, batch_size=batch_size)
     parts = patches.as_subclass(Tensor).split(batch_size)
     batches = patient(parts, "features", unit="batch")
     with evaluating(encoder):
-        return torch.cat([encoder(to_unit(part.to(device))).float().cpu() for part in batches])
+        return torch.cat(
+            [encoder(to_unit(part.to(weight.device))).float().cpu() for part in batches]
+        )
 
 
 def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:
@@ -227,11 +236,23 @@ def linear_probe(
         The layer that takes features as they are to logits ``N x K``.
 
     Raises:
-        ValueError: fewer than two classes, a class without features, a negative label, or
-            another scaling.
+        ValueError: fewer than two classes, a class without features, a negative label, labels
+            that are no whole numbers, features that are not finite or of another number, or
+            another scaling or penalty.
     """
     if scaling not in ("each", "common"):
         raise ValueError(f"scaling must be 'each' or 'common', got {scaling!r}")
+    if not 0 <= penalty < math.inf:
+        raise ValueError(f"penalty must be at least 0 and finite, got {penalty}")
+    if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
+        got = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"a probe needs features N x D and as many labels, got {got}")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be whole numbers, got {labels.dtype}: convert by .long()")
+    if not bool((finite := features.isfinite().all(1)).all()):
+        row = int((~finite).nonzero()[0])
+        got = f"{int((~finite).sum())} of {len(finite)} rows that are not, such as number {row}"
+        raise ValueError(f"features must be finite, got {got}: leave them out")
     counts = torch.bincount(labels.clamp(min=0))
     if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) == 0:
         raise ValueError(
@@ -262,7 +283,7 @@ def linear_probe(
         return loss
 
     optimizer.step(closure)
-    layer = nn.Linear(x.shape[1], len(counts)).requires_grad_(False)
+    layer = nn.Linear(x.shape[1], len(counts), dtype=torch.float32).requires_grad_(False)
     layer.weight.copy_(weight.detach() / std)
     layer.bias.copy_(bias.detach() - (weight.detach() / std) @ mean)
     return layer

@@ -20,6 +20,7 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, in_evaluation
+from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
 
 __all__ = [
@@ -82,7 +83,7 @@ def named_encoder(
             weights do not fit.
     """
     name = str(encoder)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return PatchEncoder.from_bundle(name, device)
     check_encoder_name(name)
     if not name.startswith(ENCODERS):
@@ -91,7 +92,8 @@ def named_encoder(
         rule = "what contains these weights, or was trained on from them, must not be passed on"
         logger.warning("licence of '%s' (%s): %s", name, licence, rule)
     timm = _timm()
-    model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+    with float32_default():
+        model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
     about = timm.data.resolve_model_data_config(model)
     made = NamedEncoder(model, about).to(checked_device(device)).eval()
     made.name = name
@@ -166,7 +168,7 @@ class NamedEncoder(nn.Module):
         """Features of any number of patches, on the CPU, in evaluation mode; arguments as those of
         :meth:`PatchEncoder.features`.
         """
-        return in_evaluation(self, patches, batch_size, self.mean.device)
+        return in_evaluation(self, patches, batch_size, self.mean)
 
 
 class EncoderStart:

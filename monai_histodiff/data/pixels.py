@@ -56,7 +56,7 @@ def to_unit(patches: Tensor) -> Tensor:
             "those of 0 to 255 by .to(torch.uint8)"
         )
     if patches.numel():
-        check_range(patches.nan_to_num(0.5, 0.5, 0.5))
+        check_range(patches.detach().nan_to_num(0.5, 0.5, 0.5))
     return patches.float()
 
 
@@ -193,7 +193,7 @@ def centre_crop(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     Raises:
         ValueError: height or width is below that of the crop.
     """
-    high, wide = (size, size) if isinstance(size, int) else size
+    high, wide = size if isinstance(size, (tuple, list)) else (size, size)
     h, w = images.shape[-2:]
     if h < high or w < wide:
         raise ValueError(f"a crop of {high} x {wide} needs patches of that size, got {h} x {w}")

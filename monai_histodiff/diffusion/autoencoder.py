@@ -117,6 +117,11 @@ class PatchAutoencoder(nn.Module):
         return self
 
     def _checked(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise ValueError(
+                f"patches must be floating point in [0, 1], got {x.dtype}: scale them, or give "
+                "them to LatentDiffusion.encode"
+            )
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
                 f"patches must be N x 3 x H x W with H and W divisible by {self.factor}, "
@@ -129,8 +134,8 @@ class PatchAutoencoder(nn.Module):
         variance.
 
         Raises:
-            ValueError: the patches are not ``N x 3 x H x W`` with H and W divisible by the
-                reduction factor.
+            ValueError: the patches are not floating point, or not ``N x 3 x H x W`` with H and W
+                divisible by the reduction factor.
         """
         return F.conv2d(self._checked(x) - self.mean, self.basis, stride=self.factor) / self.scale
 

@@ -95,7 +95,7 @@ class ExemplarEmbedding(nn.Module):
         if not noise:
             return descriptors
         drawn = [
-            torch.randn(len(self.mean), generator=generator, dtype=torch.float32)
+            torch.randn(len(self.mean), generator=generator, dtype=torch.float32, device="cpu")
             for generator in generators
         ]
         return descriptors + noise * self.std.to(descriptors.device) * torch.stack(drawn).to(

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from monai_histodiff.diffusion.parts import PIXELS
 from monai_histodiff.diffusion.schedules import NoiseSchedule
+from monai_histodiff.utils.counts import check_from
+from monai_histodiff.utils.files import first_line
 
 __all__ = [
     "ForeignAutoencoder",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 PREDICTED = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "sample"}
+ATTENDS = "attn2.to_k"  # the layer that reads a context, in both makers' networks
 DROPPED = 0.1  # share of the classes that a training leaves out
 FLOW_TABLE, FLOW_END = 2**14, 14.0  # entries; log-SNR of both ends: sigma from 0.0009 to 0.9991
 
@@ -62,7 +65,12 @@ def read_scheduler(scheduler: Any) -> Noising:
     Raises:
         ValueError: it predicts something else, or is neither a discrete DDPM's nor a flow's.
     """
-    scheduler = DDPMScheduler(**scheduler) if isinstance(scheduler, Mapping) else scheduler
+    if isinstance(scheduler, Mapping):
+        try:
+            scheduler = DDPMScheduler(**scheduler)
+        except (TypeError, ValueError) as error:
+            rule = "arguments that stand for a scheduler must be those of MONAI's DDPMScheduler"
+            raise ValueError(f"{rule}, got {dict(scheduler)}: {first_line(error)}") from error
     config, name = getattr(scheduler, "config", scheduler), type(scheduler).__name__
     predicted = str(getattr(config, "prediction_type", "epsilon"))
     backward = isinstance(scheduler, RFlowScheduler)  # it predicts data minus noise
@@ -103,8 +111,9 @@ class ForeignAutoencoder(nn.Module):
     def __init__(self, network: nn.Module, size: int, pixels: tuple[float, float]) -> None:
         super().__init__()
         low, high = (float(v) for v in pixels)
-        if not low < high:
+        if not -math.inf < low < high < math.inf:
             raise ValueError(f"pixels must be the values of black and white, got {tuple(pixels)}")
+        check_from(1, patch_size=size)
         self.network: Any = network.float().eval()
         self.low, self.span = low, high - low
         device = next((p.device for p in network.parameters()), None)
@@ -193,10 +202,16 @@ class ForeignDenoiser(nn.Module):
             got = "none" if attends else "one for a network that attends to none"
             raise ValueError(f"a context must be given where a network attends to it, got {got}")
         self.unet, self.timesteps, self.sign = unet, noising.timesteps, noising.sign
+        width = next((m.in_features for k, m in unet.named_modules() if k.endswith(ATTENDS)), None)
+        if context is not None and (context.ndim != 3 or width not in (None, context.shape[2])):
+            rule = f"a context must be embeddings of the classes, K x L x {width}"
+            raise ValueError(f"{rule}, got {tuple(context.shape)}: give a table for each class")
         rows, learned = _table(unet) if context is None else (len(context), None)
         null_class = learned if null_class is None else null_class
         chosen = [k for k in range(rows) if k != null_class] if classes is None else list(classes)
         chosen = [k if isinstance(k, str) else int(k) for k in chosen]
+        if classes is not None and not chosen:
+            raise ValueError("classes must be at least one row, got none: leave them out for all")
         named = chosen if null_class is None else [*chosen, null_class]
         if wrong := [k for k in named if not isinstance(k, int) or not 0 <= k < rows]:
             rule = f"classes must be rows of the {rows} embeddings that the network has"

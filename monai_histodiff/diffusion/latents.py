@@ -54,7 +54,8 @@ def encode_latents(
 
     Args:
         model: its autoencoder encodes, where it is; latents are normalised by its statistics.
-        patches: a map-style dataset whose items hold ``"image"``, RGB in [0, 1], and ``"label"``.
+        patches: a map-style dataset whose items hold ``"image"``, RGB, uint8 or in
+            [0, 1], and ``"label"``, such as a ``PatchSet``.
         repeats: encodings of each item; use more than one where the dataset augments.
         batch_size: patches encoded at once.
         num_workers: worker processes that load.
@@ -70,8 +71,8 @@ def encode_latents(
         ``"descriptor"`` too, float32, shape ``D``.
 
     Raises:
-        ValueError: latents that are not those of a ``PatchSet`` are to be kept, are not finite, or
-            another run writes into the same cache at the same time.
+        ValueError: patches are of another range, latents that are not those of a ``PatchSet`` are
+            to be kept, are not finite, or another run writes into the same cache at the same time.
     """
     described = None if describe is None else describe.descriptors
 
@@ -172,6 +173,9 @@ def fit_latent_statistics(
 
     The mean is that of each channel, the scale one for all: the autoencoder's own order of
     channels is kept.
+
+    Raises:
+        ValueError: there are no latents, or they do not differ.
     """
     old_mean, old_std = (
         v.cpu().clone().view(-1, 1, 1) for v in (model.latent_mean, model.latent_std)
@@ -180,11 +184,15 @@ def fit_latent_statistics(
     def raw(item: Mapping[str, Any]) -> Tensor:
         return item["image"].float() * old_std + old_mean
 
+    if not latents:
+        raise ValueError("statistics need latents, got none: encode some patches")
     mean = torch.stack([raw(item).double().mean((1, 2)) for item in latents]).mean(0)
     own = mean.float().view(-1, 1, 1)
     squares = sum(float((raw(item) - own).double().square().sum()) for item in latents)
     count = sum(item["image"].numel() for item in latents)
     std = math.sqrt(squares / (count - 1))
+    if not 0 < std < math.inf:
+        raise ValueError(f"latents must differ, got a deviation of {std}: check the patches")
     model.latent_mean.copy_(mean)
     model.latent_std.fill_(std)
     return [{**item, "image": ((raw(item) - own) / std).half()} for item in latents]

@@ -7,7 +7,6 @@ shape ``N``.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
-from monai_histodiff.data.pixels import reflected
+from monai_histodiff.data.pixels import reflected, to_unit
 from monai_histodiff.diffusion.autoencoder import PatchAutoencoder
 from monai_histodiff.diffusion.exemplar import ExemplarEmbedding
 from monai_histodiff.diffusion.foreign import (
@@ -30,7 +29,9 @@ from monai_histodiff.diffusion.foreign import (
 from monai_histodiff.diffusion.parts import (
     check_networks,
     check_student,
+    checked_decoded,
     files_of_bundle,
+    latent_statistics,
     scale_of_diffusers,
 )
 from monai_histodiff.diffusion.schedules import NoiseSchedule
@@ -119,9 +120,9 @@ class LatentDiffusion(nn.Module):
         what :meth:`encode` and the UNet take. The centre crop of what is decoded is the patch.
 
         Raises:
-            ValueError: a patch is too small to be reflected so far.
+            ValueError: a patch is too small to be reflected so far, or of another range.
         """
-        return reflected(x, self.size_step)
+        return reflected(to_unit(x), self.size_step)
 
     @classmethod
     def from_bundle(
@@ -177,9 +178,9 @@ class LatentDiffusion(nn.Module):
         unet: nn.Module,
         scheduler: nn.Module | Mapping[str, Any],
         *,
-        scale_factor: float,
+        scale_factor: float | Sequence[float],
         patch_size: int,
-        shift: float = 0.0,
+        shift: float | Sequence[float] = 0.0,
         pixels: tuple[float, float] = (0.0, 1.0),
         classes: Sequence[int] | None = None,
         null_class: int | None = None,
@@ -189,12 +190,12 @@ class LatentDiffusion(nn.Module):
 
         Args:
             autoencoder: ``AutoencoderKL`` or ``VQVAE``; a latent is the mean that it encodes.
-            unet: ``DiffusionModelUNet``.
+            unet: ``DiffusionModelUNet``. Both become the model's own: float32 and evaluating.
             scheduler: what it was trained with, such as a ``DDPMScheduler`` or an
                 ``RFlowScheduler``, or the arguments of the former.
-            scale_factor: its latents were multiplied by this.
+            scale_factor: its latents were multiplied by this, or each channel by one of these.
             patch_size: height and width of the patches that it was trained on, in pixels.
-            shift: subtracted from the latents before.
+            shift: subtracted from the latents before, or one from each channel.
             pixels: what the autoencoder takes for black and for white.
             classes: see :class:`~monai_histodiff.diffusion.foreign.ForeignDenoiser`, for these
                 three.
@@ -204,16 +205,15 @@ class LatentDiffusion(nn.Module):
         Raises:
             ValueError: the parts do not fit one another, or a number is out of range.
         """
-        if not 0 < (scale := float(scale_factor)) < math.inf:
-            raise ValueError(f"scale_factor must be positive and finite, got {scale}")
         check_networks(autoencoder, unet)
         noising = read_scheduler(scheduler)
         coder = ForeignAutoencoder(autoencoder, patch_size, pixels)
         channels = coder.latent_channels
+        mean, std = latent_statistics(scale_factor, shift, channels)
         denoiser = ForeignDenoiser(unet, channels, noising, classes, null_class, context)
         model = cls(coder, denoiser, noising.schedule, noising.prediction, patch_size)
-        model.latent_mean.fill_(shift)
-        model.latent_std.fill_(1 / scale)
+        model.latent_mean.copy_(mean)
+        model.latent_std.copy_(std)
         return model.to(next((p.device for p in autoencoder.parameters()), "cpu")).eval()
 
     @classmethod
@@ -237,14 +237,14 @@ class LatentDiffusion(nn.Module):
         return cls.from_monai(autoencoder, unet, scheduler, **given)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Patches in [0, 1] to normalised latents."""
+        """Patches, uint8 or in [0, 1], to normalised latents. Other ranges are refused."""
         mean, std = self.latent_mean.view(-1, 1, 1), self.latent_std.view(-1, 1, 1)
-        return (self.autoencoder.encode(x) - mean) / std
+        return (self.autoencoder.encode(to_unit(x).to(mean.dtype)) - mean) / std
 
     def decode(self, z: Tensor) -> Tensor:
-        """Normalised latents to patches in [0, 1]."""
+        """Normalised latents to patches in [0, 1]; a ``FloatingPointError`` if not finite."""
         mean, std = self.latent_mean.view(-1, 1, 1), self.latent_std.view(-1, 1, 1)
-        return self.autoencoder.decode(z * std + mean).clamp(0, 1)
+        return checked_decoded(self.autoencoder.decode(z * std + mean)).clamp(0, 1)
 
     @property
     def exemplar(self) -> ExemplarEmbedding | None:

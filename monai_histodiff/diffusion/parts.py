@@ -4,11 +4,13 @@ where something else is given.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from monai_histodiff.utils.files import file_sha256, read_json
 
@@ -16,8 +18,10 @@ __all__ = [
     "PIXELS",
     "check_networks",
     "check_student",
+    "checked_decoded",
     "diffusers_hint",
     "files_of_bundle",
+    "latent_statistics",
     "scale_of_diffusers",
 ]
 
@@ -47,11 +51,52 @@ def check_networks(autoencoder: Any, unet: Any) -> None:
         raise ValueError(f"{name} must be a network, a torch.nn.Module, got {got}: {remedy}")
 
 
-def scale_of_diffusers(autoencoder: Any, unet: Any) -> dict[str, float]:
-    """``scale_factor`` and ``shift`` that an autoencoder of diffusers knows.
+def latent_statistics(scale_factor: Any, shift: Any, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of latents, float64, that were normalised by
+    ``(latent - shift) * scale_factor``: each of the two one number, or one for each channel.
 
     Raises:
-        ValueError: one of the two is no network, or the autoencoder tells no scale.
+        ValueError: one of the two is not, or out of range.
+    """
+    found = []
+    for name, given, low, rule in (
+        ("shift", shift, -math.inf, "finite"),
+        ("scale_factor", scale_factor, 0.0, "positive and finite"),
+    ):
+        try:
+            value = torch.as_tensor(given, dtype=torch.float64, device="cpu").flatten()
+        except (TypeError, ValueError, RuntimeError):
+            value = torch.empty(0, dtype=torch.float64, device="cpu")
+        within = bool(((low < value) & (value < math.inf)).all())
+        if len(value) not in (1, channels) or not within:
+            remedy = f"give one number, or one for each of the {channels} latent channels"
+            raise ValueError(f"{name} must be {rule}, got {given}: {remedy}")
+        found.append(value)
+    return found[0], 1 / found[1]
+
+
+def checked_decoded(patches: Tensor) -> Tensor:
+    """Patches that an autoencoder has decoded.
+
+    Raises:
+        FloatingPointError: a value is not finite.
+    """
+    finite = patches.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise FloatingPointError(
+            f"decoded patches must be finite, got {int((~finite).sum())} of {len(finite)} that "
+            "are not: check the latents, the autoencoder, and its scale_factor, shift and pixels"
+        )
+    return patches
+
+
+def scale_of_diffusers(autoencoder: Any, unet: Any) -> dict[str, Any]:
+    """``scale_factor`` and ``shift`` that an autoencoder of diffusers knows, of each channel where
+    it has ``latents_mean`` and ``latents_std``.
+
+    Raises:
+        ValueError: one of the two is no network, or the autoencoder tells no scale, or a mean
+            beside another one or without a deviation.
     """
     check_networks(autoencoder, unet)
     own = getattr(autoencoder, "config", {})
@@ -61,7 +106,16 @@ def scale_of_diffusers(autoencoder: Any, unet: Any) -> dict[str, float]:
             f"{type(autoencoder).__name__} without: give LatentDiffusion.from_monai its "
             "scale_factor and pixels=(-1, 1)"
         )
-    return {"scale_factor": own["scaling_factor"], "shift": own.get("shift_factor") or 0.0}
+    scale, shift = own["scaling_factor"], own.get("shift_factor") or 0.0
+    mean, std = own.get("latents_mean"), own.get("latents_std")
+    if mean is None and std is None:
+        return {"scale_factor": scale, "shift": shift}
+    if mean is None or std is None or shift:
+        raise ValueError(
+            "an autoencoder of diffusers must tell latents_mean and latents_std, or neither and a "
+            f"shift_factor, got {mean}, {std} and {shift}: give scale_factor and shift yourself"
+        )
+    return {"scale_factor": [scale / value for value in std], "shift": list(mean)}
 
 
 def diffusers_hint(folder: str | os.PathLike[str]) -> str:

@@ -28,6 +28,7 @@ from monai_histodiff.diffusion.solvers import SOLVERS, Denoiser
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.diffusion.wanted import Wanted
 from monai_histodiff.utils.bfloat16 import chosen_bfloat16
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["GuidedSampler"]
@@ -74,8 +75,7 @@ class GuidedSampler:
         **changes: Any,
     ) -> None:
         chosen = dataclasses.replace(settings or SamplingSettings(), **changes)
-        if max_batch is not None and max_batch < 1:
-            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        check_from(1, max_batch=1 if max_batch is None else max_batch)
         check_parts(model, guide, chosen)
         self.model, self.guide, self.sources = model, guide, sources
         self.max_batch, self.progress = max_batch, progress
@@ -104,7 +104,8 @@ class GuidedSampler:
     @property
     def network_evaluations(self) -> int:
         """Forward evaluations of a UNet for each patch of a class: one a step and, in the interval
-        one more each for ``mode="x0"`` and a condition at a scale other than 1.
+        one more each for ``mode="x0"`` and a condition at a scale other than 1. Exemplars
+        that the sources have are counted; those that are given to a call alone take as many.
         """
         schedule, s = self._schedule(), self.settings
         times = self._grid(schedule)[: -1 if s.stop is None else None]
@@ -145,9 +146,9 @@ class GuidedSampler:
         Args:
             labels: class index of each patch, or ``None`` for samples of no class.
             seeds: whole number of each patch.
-            exemplars: descriptors ``N x D``, see :meth:`monai_histodiff.PatchEncoder.descriptors`;
-                by default those that the seeds draw among the sources of the class, or of all
-                where there are no labels.
+            exemplars: descriptors ``N x D``, see :meth:`monai_histodiff.PatchEncoder.descriptors`,
+                taken as they are; by default those that the seeds draw among the sources of the
+                class, or of all where there are no labels.
 
         Returns:
             float32 RGB patches in [0, 1] on the CPU, shape ``N x 3 x size x size``.
@@ -158,7 +159,7 @@ class GuidedSampler:
                 out of range; exemplars differ in number, are not finite, or are not taken by the
                 model, or at an ``exemplar_scale`` of 0.
             FloatingPointError: the network's output is not finite; the message names step, time
-                and class.
+                and class. Or what the autoencoder decodes is not.
             torch.OutOfMemoryError: not even one patch fits into the memory of the device.
         """
         return self._sample(
@@ -240,7 +241,9 @@ class GuidedSampler:
         return latents
 
     def _noise(self, generator: torch.Generator) -> Tensor:
-        return torch.randn(self.latent_shape, generator=generator, dtype=torch.float32)
+        return torch.randn(
+            self.latent_shape, generator=generator, dtype=torch.float32, device="cpu"
+        )
 
     def _denoiser(
         self, labels: Tensor | None, condition: Tensor | None, schedule: NoiseSchedule
@@ -285,7 +288,9 @@ class GuidedSampler:
             return latents, None
         drawn = sources.draw(None if labels is None else labels.tolist(), generators)
         if s.strength < 1:
-            alpha, sigma = schedule.alpha_sigma(torch.tensor(s.strength, dtype=torch.float32))
+            alpha, sigma = schedule.alpha_sigma(
+                torch.tensor(s.strength, dtype=torch.float32, device="cpu")
+            )
             own = [sources.latents[k][i].float() for k, i in drawn]
             latents = alpha * torch.stack(own).to(noise) + sigma * noise
         if not self._draws_exemplars:

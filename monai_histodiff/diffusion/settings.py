@@ -96,7 +96,8 @@ class SamplingSettings:
             :func:`monai_histodiff.diffusion.guidance.condition_guide`; where there are exemplars,
             0 leaves them aside, 1 draws what they show, and others evaluate the UNet twice.
         exemplar_mix: largest share, in [0, 1], of a second exemplar of the same class in the
-            descriptor; it is uniform between 0 and that from patch to patch.
+            descriptor; it is uniform between 0 and that from patch to patch. It mixes what the
+            seeds draw, not exemplars that are given to a call.
         exemplar_noise: standard deviation of noise on the descriptor, in standard deviations of
             those of the pre-training.
         class_scale: the same for the classes of a model that draws classes by itself, see

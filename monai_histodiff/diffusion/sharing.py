@@ -11,6 +11,7 @@ from monai_histodiff.diffusion.guide import LatentClassifier
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.settings import SamplingSettings, check_taught
 from monai_histodiff.diffusion.unet import FineUNet
+from monai_histodiff.utils.bfloat16 import check_float32
 from monai_histodiff.utils.weights import load_fitting, read_state
 
 __all__ = ["check_exemplars", "check_parts", "load_autoencoder"]
@@ -46,9 +47,16 @@ def check_parts(
     """Refuse networks that do not fit one another, or settings that they cannot follow.
 
     Raises:
-        ValueError: a setting is not as the model was taught it, the guide reads other latents or
-            knows other classes than the model draws, or the model cannot leave its classes aside.
+        ValueError: a network is wrapped or not float32, a setting is not as the model was taught
+            it, the guide reads other latents or knows other classes than the model draws, or the
+            model cannot leave its classes aside.
     """
+    for name, network in (("model", model), ("guide", guide)):
+        if isinstance(getattr(network, "module", None), LatentDiffusion | LatentClassifier):
+            got = type(network).__name__
+            raise ValueError(f"the {name} must be the network itself, got {got}: give its .module")
+        if network is not None:
+            check_float32(f"the {name}", *(p.dtype for p in network.parameters()))
     check_taught(vars(settings), model.taught)
     channels, drawn = model.latent_shape[0], model.num_classes if settings.class_scale else 0
     if guide is not None and guide.in_channels != channels:

@@ -33,7 +33,7 @@ class Sources:
             :meth:`monai_histodiff.PatchEncoder.descriptors`; empty: no exemplars.
 
     Raises:
-        ValueError: the three differ in number.
+        ValueError: the three differ in number, or one in shape from class to class.
     """
 
     latents: tuple[Tensor, ...] = ()
@@ -46,6 +46,9 @@ class Sources:
             if counts and counts != self.counts:
                 rule = f"{name} must be one for each source of each class"
                 raise ValueError(f"{rule}, got {counts} for {self.counts}")
+            shapes = sorted({tuple(v.shape[1:]) for v in getattr(self, name) if len(v)})
+            if len(shapes) > 1:
+                raise ValueError(f"{name} must be of one shape for all classes, got {shapes}")
 
     @property
     def counts(self) -> list[int]:
@@ -84,7 +87,7 @@ class Sources:
         Raises:
             ValueError: a label is not one of the classes.
         """
-        labels = torch.tensor([int(item[LABEL]) for item in items], dtype=torch.long)
+        labels = torch.tensor([int(item[LABEL]) for item in items], dtype=torch.long, device="cpu")
         if len(items) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             span = f"{int(labels.min())} to {int(labels.max())}"
             raise ValueError(f"labels of sources must lie from 0 to {num_classes - 1}, got {span}")
@@ -94,7 +97,9 @@ class Sources:
             if len(items) and name not in items[0]:
                 return ()
             values = [[torch.as_tensor(items[i][name]) for i in rows] for rows in own]
-            empty = torch.empty(0, dtype=torch.int64 if name == ROW else torch.float32)
+            empty = torch.empty(
+                0, dtype=torch.int64 if name == ROW else torch.float32, device="cpu"
+            )
             return tuple(torch.stack(rows) if rows else empty for rows in values)
 
         return cls(*(column(name) for name in COLUMNS if len(items) or name != DESCRIPTOR))
@@ -121,7 +126,7 @@ class Sources:
         """
 
         def below(count: int, generator: torch.Generator) -> int:
-            return int(torch.randint(count, (), generator=generator))
+            return int(torch.randint(count, (), generator=generator, device="cpu"))
 
         if labels is not None:
             pairs = zip(labels, generators, strict=True)
@@ -142,7 +147,9 @@ class Sources:
         if not mix:
             return own
         other = self._descriptors(self.draw([k for k, _ in drawn], generators))
-        share = torch.stack([torch.rand(1, generator=g, dtype=torch.float32) for g in generators])
+        share = torch.stack(
+            [torch.rand(1, generator=g, dtype=torch.float32, device="cpu") for g in generators]
+        )
         return own + mix * share * (other - own)
 
     def _descriptors(self, drawn: Sequence[Place]) -> Tensor:
@@ -181,4 +188,8 @@ class Sources:
                 f"a file of sources must hold as many of each, got {counts} in '{path}'"
             )
         columns = zip(*(state[name] for name in names), strict=True)
-        return cls.of([dict(zip(names, row, strict=True)) for row in columns], num_classes)
+        made = cls.of([dict(zip(names, row, strict=True)) for row in columns], num_classes)
+        if 0 in made.counts:
+            rule = f"a file of sources must hold some of each of {num_classes} classes"
+            raise ValueError(f"{rule}, got {made.counts} in '{path}': take that of these classes")
+        return made

@@ -56,7 +56,9 @@ class Wanted:
                 "among the class names, as by patches.classes.index(...)"
             )
         # A copy: an inference tensor could not be differentiated by.
-        given_labels = torch.as_tensor(labels)
+        given_labels = torch.as_tensor(
+            labels, device=None if isinstance(labels, Tensor) else "cpu"
+        )
         wanted = given_labels.to(torch.long, copy=True)
         if not torch.equal(wanted.double(), given_labels.double()):
             raise ValueError(f"labels must be class indices, whole numbers, got {labels}")
@@ -84,4 +86,4 @@ class Wanted:
         """A generator of random numbers for each patch. They are drawn on the CPU: the same noise
         on every device.
         """
-        return [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        return [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]

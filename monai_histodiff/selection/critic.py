@@ -25,6 +25,7 @@ from monai_histodiff.selection.calibration import (
     precision_threshold,
 )
 from monai_histodiff.selection.folds import group_folds
+from monai_histodiff.utils.bfloat16 import check_float32
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_fitting, read_state, save_weights
 
@@ -71,6 +72,7 @@ class PatchCritic(nn.Module):
         """Temperature-scaled probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H
         x W``: the members' mean. Fitted on few labels, they are too low for the class they name.
         """
+        check_float32("a critic", self.temperature.dtype)
         logits = torch.stack(self._logits(patches)).float()
         return torch.softmax(logits / self.temperature, 2).mean(0)
 
@@ -219,7 +221,7 @@ class PatchCritic(nn.Module):
         made = named_encoder(encoder)
         layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted
-            made = made.with_discriminant(nn.Linear(*layer.shape[::-1]).requires_grad_(False))
+            made = made.with_discriminant(nn.Linear(*layer.shape[::-1]))
         return cls._restored(state, path, ProbeTraining(made).network, num_classes, device)
 
 

@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-__all__ = ["chosen_bfloat16", "native_bfloat16", "warn_of_emulation"]
+__all__ = ["check_float32", "chosen_bfloat16", "native_bfloat16", "warn_of_emulation"]
 
 
 def native_bfloat16(device: str | torch.device) -> bool:
@@ -23,6 +23,19 @@ def chosen_bfloat16(device: str | torch.device, enabled: bool | None) -> bool:
     """
     where = torch.device(device)
     return where.type == "cuda" and native_bfloat16(where) if enabled is None else enabled
+
+
+def check_float32(name: str, *found: torch.dtype) -> None:
+    """Refuse a network whose weights were made half or double.
+
+    Raises:
+        ValueError: one is not float32.
+    """
+    if odd := [kind for kind in found if kind.is_floating_point and kind != torch.float32]:
+        raise ValueError(
+            f"{name} must be float32, got {odd[0]}: call its .float(); a sampler and a training "
+            "compute in bfloat16 by bfloat16=True"
+        )
 
 
 def warn_of_emulation(device: str | torch.device, enabled: bool | None) -> None:

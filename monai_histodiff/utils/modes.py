@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -10,23 +12,38 @@ from torch import nn
 
 __all__ = ["evaluating"]
 
+_lock = threading.Lock()
+_inside: Counter[nn.Module] = Counter()  # blocks that each module is evaluated by now
+_trained: set[nn.Module] = set()  # those of them that were in training mode before
+
 
 @contextmanager
 def evaluating(*networks: nn.Module | None) -> Iterator[None]:
     """Networks in evaluation mode, without the caller's autocast. In the end, also after an error,
     each of their modules is in the mode that it was in: MONAI's ``eval_mode`` puts all of a
-    network into that of its top.
+    network into that of its top. Of several threads that evaluate one network the last gives the
+    mode back.
     """
     own = [network for network in networks if network is not None]
-    trained = [m for network in own for m in network.modules() if m.training]
+    modules = {module for network in own for module in network.modules()}
+    with _lock:
+        _trained.update(m for m in modules if m.training and not _inside[m])
+        _inside.update(modules)
     try:
-        for network in own:
-            network.eval()
+        with _lock:
+            for network in own:
+                network.eval()
         with ExitStack() as plain:
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     plain.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
-        for module in trained:
-            module.training = True
+        with _lock:
+            _inside.subtract(modules)
+            for module in modules:
+                if not _inside[module]:
+                    del _inside[module]
+                    if module in _trained:
+                        _trained.remove(module)
+                        module.training = True

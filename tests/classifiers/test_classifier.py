@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, ScaleIntensityRanged
+from monai.transforms import CastToTyped, Compose, ScaleIntensityRanged
 
 from monai_histodiff import ClassifierTraining, PatchClassifier, PatchSet
 from monai_histodiff.classifiers.classifier import mix_batch, predict
@@ -84,3 +87,51 @@ def test_training_with_mixing_learns_and_differs(patch_set: PatchSet) -> None:
     assert not torch.allclose(found, predict(plain, patch_set.images())) and torch.equal(
         found, predict(again, patch_set.images())
     )
+
+
+def tiny(num_classes: int) -> PatchClassifier:
+    return PatchClassifier(num_classes, width=4)
+
+
+def fit(items: list[dict[str, Any]], transform: Compose) -> None:
+    ClassifierTraining(network=tiny, steps=2, batch_size=4)(items, transform, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        ([], r"floating point in \[0, 1\], got torch.uint8: let it scale them"),
+        ([CastToTyped("image", np.float32)], r"lie in \[0, 1\], got .*: load it as uint8"),
+        (
+            [ScaleIntensityRanged("image", 0, 255, -1.0, 1.0)],
+            "got -1 to .*: load it as uint8",
+        ),
+        ([ScaleIntensityRanged("image", 0, 255, 0.0, 1 / 255)], "as if it was scaled twice"),
+    ],
+)
+def test_a_transform_of_another_range_is_refused(
+    transform: list[Any], message: str, patch_set: PatchSet
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit([{"image": d["image"], "label": d["label"]} for d in patch_set], Compose(transform))
+
+
+@pytest.mark.parametrize("label", [-100, -1, 3, 1.0, "blue", None, [1]])
+def test_a_label_that_is_no_class_is_refused(label: Any, patch_set: PatchSet) -> None:
+    items = [{"image": d["image"] / 255, "label": label} for d in patch_set]
+    with pytest.raises(ValueError, match="a label must be a whole number from 0 to 2, got"):
+        fit(items, Compose([]))
+    for item in items:
+        del item["label"]
+    with pytest.raises(ValueError, match="got None of item"):
+        fit(items, Compose([]))
+
+
+def test_a_training_needs_patches_and_numbers_in_range() -> None:
+    with pytest.raises(ValueError, match="a classifier needs labelled patches, got none"):
+        fit([], Compose([]))
+    wrong = {"steps": 0, "batch_size": 1.5, "learning_rate": math.nan, "weight_decay": -1}
+    for name, value in {**wrong, "mixing": math.inf, "label_smoothing": 2}.items():
+        with pytest.raises(ValueError, match=rf"{name} must be .*, got {value}"):
+            ClassifierTraining(**{name: value})
+    assert ClassifierTraining(label_smoothing=1, steps=np.int64(3)).steps == 3

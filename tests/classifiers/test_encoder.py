@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -221,6 +222,38 @@ def test_a_linear_probe_needs_every_class(labels: list[int]) -> None:
         + re.escape(f"got {sorted(set(labels))}"),
     ):
         linear_probe(torch.randn(3, 2), torch.tensor(labels))
+
+
+ROWS, LABELS = torch.arange(8.0).view(4, 2), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "penalty", "message"),
+    [
+        (ROWS.masked_fill(ROWS == 3, math.nan), LABELS, 0.1, "got 1 of 4 rows .* number 1"),
+        (ROWS, LABELS, -1.0, "penalty must be at least 0 and finite, got -1.0"),
+        (ROWS, LABELS, math.nan, "penalty must be at least 0 and finite, got nan"),
+        (ROWS[:0], LABELS[:0], 0.1, r"as many labels, got \(0, 2\) and \(0,\)"),
+        (ROWS, LABELS[:3], 0.1, r"as many labels, got \(4, 2\) and \(3,\)"),
+        (ROWS, LABELS.float(), 0.1, "labels must be whole numbers, got torch.float32"),
+    ],
+)
+def test_a_linear_probe_names_what_it_cannot_be_fitted_on(
+    features: torch.Tensor, labels: torch.Tensor, penalty: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        linear_probe(features, labels, penalty)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5])
+def test_features_need_a_batch_size(size: float) -> None:
+    with pytest.raises(ValueError, match="batch_size must be a whole number from 1 on"):
+        PatchEncoder().features(torch.rand(2, 3, 32, 32), size)  # type: ignore[arg-type]
+
+
+def test_an_encoder_of_another_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"an encoder must be float32, got torch.float16: call"):
+        PatchEncoder().half().features(torch.rand(2, 3, 32, 32))
 
 
 def test_a_constant_feature_does_no_harm() -> None:

@@ -99,6 +99,8 @@ def test_names_are_checked_before_any_work(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("", "timm:", "hf-hub:name", "hf-hub:a/b/c"):
         with pytest.raises(ValueError, match="an encoder must be 'timm:NAME'"):
             check_encoder_name(name)
+    with pytest.raises(ValueError, match="an encoder must be 'timm:NAME'"):
+        named_encoder("")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"pip install 'monai-histodiff\[encoders\]'"):
         check_encoder_name("timm:resnet18")

@@ -97,6 +97,14 @@ def test_it_learns_from_unlabelled_patches_and_repeats_itself(patch_set: PatchSe
     assert not torch.allclose(found, predict(plain, patch_set.images()))
 
 
+def test_views_of_another_range_are_refused(patch_set: PatchSet) -> None:
+    weak, _ = views()
+    beside = BesideUnlabelled(patch_set.images(), weak, Compose([]))
+    recipe = FixMatchTraining(steps=1, batch_size=4)
+    with pytest.raises(ValueError, match=r"floating point in \[0, 1\], got torch.uint8"):
+        recipe(items_of(patch_set), Compose([*weak.transforms, beside]), 3, 0)
+
+
 def test_views_follow_the_seed_and_are_of_one_patch() -> None:
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4) * 50
     beside = BesideUnlabelled(images, *views())

@@ -58,6 +58,7 @@ def test_the_centre_is_monai_s(side: tuple[int, int], size: int) -> None:
     assert torch.equal(found, torch.as_tensor(CenterSpatialCrop(size)(image)))
     assert torch.equal(five_crops(image[None], size)[0, 0], found)
     assert torch.equal(centre_crop(image[None], size)[0], found), "any leading dimensions"
+    assert torch.equal(centre_crop(image, np.int64(size)), found)
 
 
 def test_an_odd_crop_is_as_near_to_the_middle_as_can_be() -> None:

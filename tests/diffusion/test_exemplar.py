@@ -316,6 +316,8 @@ def test_samples_of_no_class_are_made_after_any_source(
     torch.testing.assert_close(
         sampler(None, seeds[:4]), GuidedSampler(conditional, steps=2)(None, seeds[:4], own)
     )
+    with torch.device("meta"):
+        assert sampler.replace(exemplar_mix=0.5, exemplar_noise=0.1)(None, [1]).isfinite().all()
     null = GuidedSampler(conditional, steps=2, progress=False)(None, seeds[:4])
     assert torch.equal(sampler.replace(exemplar_scale=0.0)(None, seeds[:4]), null)
     (tmp_path / "models").mkdir()

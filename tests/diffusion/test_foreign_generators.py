@@ -126,6 +126,35 @@ def test_patches_go_in_and_out_at_the_range_and_scale_of_the_maker() -> None:
     assert torch.allclose(model.decode(model.encode(grey(0.75))), grey(0.75), atol=1e-6)
 
 
+def test_each_channel_may_have_its_own_scale_and_shift() -> None:
+    shift, scale = torch.tensor([0.25, 0.0, -0.5]), torch.tensor([4.0, 2.0, 1.0])
+    model = exact_model(MONAI["linear epsilon"](), shift=shift.tolist(), scale_factor=scale)
+    expected = ((0.5 - shift) * scale).view(1, 3, 1, 1).expand(-1, -1, 4, 4)
+    torch.testing.assert_close(model.encode(grey(0.75)), expected)
+    assert torch.allclose(model.decode(expected), grey(0.75), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        *(({"shift": v}, "shift must be finite, got") for v in (float("nan"), float("inf"), "a")),
+        ({"shift": [0.0, 0.0]}, "got .*: give one number, or one for each of the 3 latent"),
+        *(({"scale_factor": v}, "scale_factor must be positive") for v in (None, [1.0, 0.0, 1.0])),
+        ({"pixels": (0, float("inf"))}, "pixels must be the values of black and white"),
+        *(({"patch_size": v}, "patch_size must be a whole") for v in (0, -32, 16.0, "16", True)),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exact_model(DDPMScheduler(), **wrong)
+
+
+def test_a_scale_that_decodes_to_no_number_stops_the_run() -> None:
+    sampler = GuidedSampler(exact_model(DDPMScheduler(), scale_factor=1e-38), progress=False)
+    with pytest.raises(FloatingPointError, match="decoded patches must be finite"):
+        sampler(None, [0])
+
+
 def test_without_a_shift_latents_are_only_scaled() -> None:
     model = exact_model(MONAI["linear epsilon"]())
     assert torch.allclose(model.encode(grey(0.75)), torch.tensor(0.5 * 4.0))
@@ -352,7 +381,7 @@ def test_what_does_not_fit_is_refused_first() -> None:
             lambda: ForeignDenoiser(Narrow(), 4, read_scheduler(DDPMScheduler())),
         ),
         (
-            "scale_factor must be positive and finite, got 0.0",
+            "scale_factor must be positive and finite, got 0: give",
             lambda: LatentDiffusion.from_monai(
                 kl, unet, DDPMScheduler(), **{**given, "scale_factor": 0}
             ),
@@ -418,6 +447,20 @@ def test_what_does_not_fit_is_refused_first() -> None:
         (
             "a context must be given where .* got none",
             lambda: monai_model(with_conditioning=True, cross_attention_dim=6),
+        ),
+        *(
+            (
+                r"a context must be embeddings of the classes, K x L x 6, got \(2, .*: give",
+                lambda shape=shape: monai_model(
+                    context=torch.zeros(shape), with_conditioning=True, cross_attention_dim=6
+                ),
+            )
+            for shape in ((2, 6), (2, 1, 5))
+        ),
+        ("classes must be at least one row, got none", lambda: classes_of_three(classes=[])),
+        (
+            "those of MONAI's DDPMScheduler, got {'foo': 1}",
+            lambda: exact_model({"foo": 1}),
         ),
         (
             "class_scale other than 1 needs a model that draws classes, and also none, got 2.0",
@@ -681,6 +724,23 @@ def test_patches_go_through_the_autoencoders_of_diffusers(network: str) -> None:
         assert torch.allclose(model.encode(x), latent, atol=1e-6)
         decoded = (theirs.decode(raw).sample / 2 + 0.5).clamp(0, 1)
         assert torch.allclose(model.decode(latent), decoded, atol=1e-5)
+
+
+def test_the_mean_and_deviation_of_each_channel_are_those_of_diffusers() -> None:
+    parts = diffusers_parts()
+    mean, std = [0.5, -0.5, 1.0, 0.0], [2.0, 3.0, 1.0, 1.0]
+    parts.kl.register_to_config(latents_mean=mean, latents_std=std, shift_factor=None)
+    model = LatentDiffusion.from_diffusers(
+        parts.kl, parts.unet, parts.of.DDPMScheduler(), patch_size=SIZE
+    )
+    z = torch.randn(2, 4, 8, 8)
+    raw = z * torch.tensor(std).view(4, 1, 1) / 0.5 + torch.tensor(mean).view(4, 1, 1)
+    with torch.no_grad():
+        decoded = (parts.kl.decode(raw).sample / 2 + 0.5).clamp(0, 1)
+        assert torch.allclose(model.decode(z), decoded, atol=1e-5)
+    parts.kl.register_to_config(latents_std=None)
+    with pytest.raises(ValueError, match="must tell latents_mean and latents_std, or neither"):
+        LatentDiffusion.from_diffusers(parts.kl, parts.unet, None, patch_size=SIZE)
 
 
 @pytest.mark.parametrize("network", ["unet", "dit"])

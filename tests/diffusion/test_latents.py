@@ -13,7 +13,9 @@ from monai.data import Dataset
 from monai.transforms import Compose, ScaleIntensityRanged, ToTensord
 
 import monai_histodiff as mh
+from monai_histodiff.bundle.inference import ReconstructionInferer
 from monai_histodiff.diffusion import encode_latents, latents
+from monai_histodiff.evaluation.denoising import denoising_error
 from monai_histodiff.utils.weights import write_state
 
 PIPELINE = Compose(
@@ -26,6 +28,36 @@ def encode(
     patch_set: mh.PatchSet, model: mh.LatentDiffusion, tmp_path: Path
 ) -> Callable[[], list[dict[str, Any]]]:
     return lambda: encode_latents(model, Dataset(patch_set, PIPELINE), cache=tmp_path / "z.pt")
+
+
+def looks(model: mh.LatentDiffusion, patches: Any) -> list[Callable[[], Any]]:
+    """All ways by which patches reach the autoencoder."""
+    images = torch.stack([patches[i]["image"] for i in range(len(patches))])
+    return [
+        lambda: model.encode(images),
+        lambda: torch.stack([v["image"] for v in encode_latents(model, patches)]),
+        lambda: ReconstructionInferer()(images, model),
+        lambda: torch.tensor(denoising_error(model, patches)["relative_error"]),
+    ]
+
+
+@torch.no_grad()
+def test_bytes_are_scaled_and_other_ranges_refused(
+    patch_set: mh.PatchSet, model: mh.LatentDiffusion
+) -> None:
+    unit = Dataset(patch_set, PIPELINE)
+    for plain, scaled in zip(looks(model, patch_set), looks(model, unit), strict=True):
+        torch.testing.assert_close(plain(), scaled(), rtol=1e-3, atol=1e-3)
+    for low, high in ((0.0, 255.0), (-1.0, 1.0)):
+        wrong = [{**v, "image": v["image"] * (high - low) + low} for v in unit]
+        for look in looks(model, wrong):
+            with pytest.raises(ValueError, match=r"lie in \[0, 1\], got .*: load it as uint8"):
+                look()
+
+
+def test_latents_without_spread_have_no_statistics(model: mh.LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match="latents must differ"):
+        latents.fit_latent_statistics(model, [{"image": torch.zeros(4, 8, 8)}] * 3)
 
 
 def test_latents_are_encoded_once(

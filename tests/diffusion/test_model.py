@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_histodiff import LatentClassifier, LatentDiffusion, PatchAutoencoder
+from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion, PatchAutoencoder
 from monai_histodiff.diffusion.model import PREDICTIONS
 from monai_histodiff.diffusion.sharing import load_autoencoder
 from monai_histodiff.utils.files import file_sha256
@@ -149,6 +149,22 @@ def test_decode_inverts_the_whitening(model: LatentDiffusion) -> None:
     assert torch.allclose(
         model.decode(latents), model.autoencoder.decode(raw).clamp(0, 1), atol=1e-5
     )
+
+
+def test_an_autoencoder_does_not_take_bytes_for_the_unit_range(model: LatentDiffusion) -> None:
+    patches = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="must be floating point in .*, got torch.uint8: scale"):
+        model.autoencoder(patches)
+    assert torch.equal(model.encode(patches), model.encode(patches / 255))
+
+
+@torch.no_grad()
+def test_what_is_decoded_must_be_finite(model: LatentDiffusion) -> None:
+    sampler = GuidedSampler(model, steps=2, progress=False)
+    model.autoencoder.decoder[-1].conv.bias[0] = float("nan")  # type: ignore[index,union-attr]
+    for call in (lambda: sampler(None, [0, 1]), lambda: model.decode(torch.zeros(2, 4, 8, 8))):
+        with pytest.raises(FloatingPointError, match="decoded patches must be finite, got 2 of 2"):
+            call()
 
 
 @torch.no_grad()

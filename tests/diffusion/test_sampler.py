@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -560,7 +561,7 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
             {"stop": 12.0},
             "stop must lie between the log-SNR of the start, -9.00, and 12.00, got 12.0",
         ),
-        ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
+        ({"max_batch": 0}, "max_batch must be a whole number from 1 on, got 0"),
         ({"solver": "euler"}, "solver must be one of .* got 'euler'"),
         ({"mode": "latent"}, "mode must be one of .* got 'latent'"),
         (
@@ -591,6 +592,47 @@ def test_argument_out_of_range(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
+
+
+@pytest.mark.parametrize("most", [1.5, True, "2"])
+def test_patches_at_once_are_a_whole_number(most: Any, make_sampler: MakeSampler) -> None:
+    with pytest.raises(ValueError, match="max_batch must be a whole number from 1 on, got"):
+        make_sampler(max_batch=most)
+
+
+@pytest.mark.parametrize("change", [nn.Module.half, nn.Module.double, nn.Module.bfloat16])
+def test_networks_of_another_precision_are_refused(
+    change: Callable[[Any], Any], model: LatentDiffusion, guide: LatentClassifier
+) -> None:
+    with pytest.raises(ValueError, match="the guide must be float32, got torch.* call its .float"):
+        GuidedSampler(model, change(guide))
+    with pytest.raises(ValueError, match="the model must be float32, got torch.*bfloat16=True"):
+        GuidedSampler(change(model))
+
+
+def test_a_wrapped_network_is_refused(model: LatentDiffusion, guide: LatentClassifier) -> None:
+    with pytest.raises(ValueError, match=r"the model .* got DataParallel: give its \.module"):
+        GuidedSampler(nn.DataParallel(model))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the guide .* got DataParallel: give its \.module"):
+        GuidedSampler(model, nn.DataParallel(guide))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [np.int64(24), np.int32(32)])
+def test_a_size_may_be_one_of_numpy(size: Any, make_sampler: MakeSampler) -> None:
+    made = make_sampler(size=size, steps=2)([0], [1])
+    assert torch.equal(made, make_sampler(size=int(size), steps=2)([0], [1]))
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "ddim", "eta": 1.0}, {"strength": 0.5}])
+def test_another_default_device_changes_nothing(
+    options: dict[str, Any], make_sampler: MakeSampler, model: LatentDiffusion
+) -> None:
+    """``meta`` stands for any."""
+    sampler = make_sampler(sources=sources(model) if "strength" in options else None, **options)
+    plain = sampler([0, 1], [3, 4])
+    with torch.device("meta"):
+        own = GuidedSampler(model, sampler.guide, sources=sampler.sources, progress=False)
+        assert torch.equal(own.replace(settings=sampler.settings)([0, 1], [3, 4]), plain)
 
 
 def test_guide_of_other_latents_is_refused(model: LatentDiffusion) -> None:
@@ -790,6 +832,10 @@ def test_latents_are_sorted_by_class() -> None:
     assert [rows.tolist() for rows in found.rows] == [[7, 9, 11], [8, 10], []]
     with pytest.raises(ValueError, match="labels of sources must lie from 0 to 0, got 0 to 1"):
         Sources.of(items, 1)
+    with pytest.raises(
+        ValueError, match=r"descriptors must be of one shape .* \[\(4,\), \(5,\)\]"
+    ):
+        Sources(descriptors=(torch.zeros(2, 4), torch.zeros(3, 5)))
 
 
 @pytest.mark.parametrize("missing", ["image", "row", "descriptor"])
@@ -810,6 +856,8 @@ def test_sources_are_read_back(missing: str, tmp_path: Path) -> None:
     for name in ("latents", "rows", "descriptors"):
         parts = zip(getattr(found, name), getattr(kept, name), strict=True)
         assert all(torch.equal(a, b) for a, b in parts)
+    with pytest.raises(ValueError, match=r"some of each of 3 classes, got \[3, 2, 0\]"):
+        Sources.load(tmp_path / "sources.pt", 3)
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])

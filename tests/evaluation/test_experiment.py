@@ -541,9 +541,9 @@ def test_the_weak_view_of_fixmatch_is_part_of_its_key(
         run = evaluation(parts, candidates, arms=["C", "M"], cache_dir=cache, **given)
         return np.array(run.run()["M"][0])
 
-    first, second = (trained(tmp_path, largest) for largest in (255.0, 127.5))
+    first, second = (trained(tmp_path, largest) for largest in (255.0, 510.0))
     assert not np.allclose(first, second, atol=1e-4)
-    np.testing.assert_allclose(second, trained(None, 127.5), atol=1e-6)
+    np.testing.assert_allclose(second, trained(None, 510.0), atol=1e-6)
 
 
 @pytest.mark.parametrize("larger", ["labelled", "pool", "test"])

@@ -518,6 +518,12 @@ def test_probes_are_read_on_their_encoder_and_on_an_adapted_one(
     torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)  # saved in half precision
 
 
+def test_a_critic_of_another_precision_is_refused(labelled: PatchSet) -> None:
+    critic = PatchCritic([small(3)], 3).half()
+    with pytest.raises(ValueError, match="a critic must be float32, got torch.float16: call its"):
+        critic.probabilities(labelled.images(32))
+
+
 def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
     message = "each class needs at least 3 patches for 3 folds, got 2 of class 'blue'"
     with pytest.raises(ValueError, match=message):

@@ -25,10 +25,12 @@ from monai.utils import get_seed, set_determinism
 from test_reference import run as reference_run
 
 import monai_histodiff as mh
+from monai_histodiff.classifiers import ProbeTraining, PropagatedProbe
 from monai_histodiff.diffusion import encode_latents, fit_latent_statistics
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.training import DenoisingPrepareBatch, NoisyLatentPrepareBatch
 from monai_histodiff.utils.global_state import float32_default, kept_random_state, untracked
+from monai_histodiff.utils.weights import save_weights
 
 
 def state() -> tuple[Any, ...]:
@@ -156,6 +158,27 @@ def test_a_model_with_a_unet_from_monai_is_float32(
         model = make_model()
     kinds = {v.dtype for v in model.state_dict().values() if v.is_floating_point()}
     assert kinds == {torch.float32}
+
+
+def test_probes_are_the_same_under_any_default_dtype(
+    patch_set: mh.PatchSet, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 32, 32, generator=generator)
+    items = [{"image": v, "label": i % 2} for i, v in enumerate(images)]
+    encoder = mh.PatchEncoder(features=8).eval()
+    save_weights(tmp_path / "models" / "encoder.pt", mh.PatchEncoder().state_dict())
+
+    def judged(dtype: torch.dtype) -> list[torch.Tensor]:
+        with default(dtype):
+            made: list[ProbeTraining] = [ProbeTraining(encoder, views=2)]
+            made.append(PropagatedProbe(encoder, views=2, unlabelled=patch_set, size=32))
+            critic = mh.PatchCritic([fit(items, Compose([]), 2, seed=0) for fit in made], 2).eval()
+            critic.save(tmp_path / "critic.pt")
+            again = mh.PatchCritic.load_probes(tmp_path / "critic.pt", tmp_path, 2)
+            return [own.probabilities(images) for own in (critic, again)]
+
+    torch.testing.assert_close(judged(torch.float64), judged(torch.float32), rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,6 +34,19 @@ def test_each_module_is_left_in_its_own_mode_also_after_an_error() -> None:
     with pytest.raises(KeyError), evaluating(network):
         raise KeyError
     assert modes(network) == before
+
+
+def test_the_last_of_several_threads_gives_the_mode_back() -> None:
+    network = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval())
+    before = modes(network)
+    first, second = evaluating(network), evaluating(network)
+    first.__enter__()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        assert not any(modes(network)), "the other one still evaluates"
+        other.submit(second.__exit__, None, None, None).result()
+    assert modes(network) == before == [True, True, False]
 
 
 def test_sampling_leaves_the_networks_in_their_mode(
