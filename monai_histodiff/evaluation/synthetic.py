@@ -60,8 +60,12 @@ def class_fidelity(
         :func:`~monai_histodiff.evaluation.feature_metrics.compare_features`, or ``None`` where a
         side has too few patches; ``copies``, counts among ``samples`` and, by the same rule,
         ``held_out``; ``numbers`` of ``real``, ``compared`` and ``accepted``.
+
+    Raises:
+        ValueError: the sets are not of the same classes.
     """
-    generator = torch.Generator().manual_seed(seed)
+    candidates.check_classes(labelled.classes)
+    test, generator = test.with_classes(labelled.classes), torch.Generator().manual_seed(seed)
 
     def load(patches: PatchSet) -> Tensor:
         return recompressed(patches.images(size))
@@ -130,8 +134,8 @@ def overall_fidelity(
     Returns:
         ``samples`` and ``floor``, as those of a class, and ``compared``, the number of either.
     """
+    candidates.check_classes(train.classes)
     generator = torch.Generator().manual_seed(seed)
-
     made, real = [], []
     for k in range(len(train.classes)):
         own, others = ((side.labels == k).nonzero()[:, 0] for side in (candidates, train))
@@ -209,9 +213,11 @@ def label_agreement(
         of the ``labelled`` and of the ``test`` patches.
 
     Raises:
-        ValueError: as :func:`further_counts`.
+        ValueError: as :func:`further_counts`, or the sets are not of the same classes.
     """
-    classes, counts = labelled.classes, further_counts(others)
+    candidates.check_classes(classes := labelled.classes)
+    others, test = others.with_classes(classes), test.with_classes(classes)
+    counts = further_counts(others)
     most, each = int(counts.max()), [others[i] for i in range(len(others))]
     rows = [
         (others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most]

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.reasons import Reason
 
-__all__ = ["check_agreement", "shortfall"]
+__all__ = ["check_agreement", "check_critic_classes", "check_fitted", "shortfall"]
 
 
 def check_agreement(
@@ -32,12 +33,7 @@ def check_agreement(
     """
     if classes and len(classes) != num_classes:
         raise ValueError(f"classes must be {num_classes} names, got {len(classes)}: name each")
-    known = getattr(getattr(selector, "critic", None), "num_classes", num_classes)
-    if known != num_classes:
-        raise ValueError(
-            f"classes must be as many as the critic's, {known}, got {num_classes}: give all that "
-            "it was fitted on, in their order, or fit it on these"
-        )
+    check_critic_classes(getattr(selector, "critic", None), num_classes)
     expected = getattr(selector, "variations", None)
     if expected is None:
         return
@@ -49,6 +45,33 @@ def check_agreement(
             f"variations of a selector must be {varied} at the sampler's strength, {strength:g}, "
             f"got {expected}, by which {lost}: make the selector with variations={varied}, or the "
             f"sampler with a strength {other}"
+        )
+
+
+def check_critic_classes(critic: Any, num_classes: int) -> None:
+    """Refuse a critic that is of another number of classes; ``None`` passes.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    if (known := getattr(critic, "num_classes", num_classes)) != num_classes:
+        raise ValueError(
+            f"classes must be as many as the critic's, {known}, got {num_classes}: give all that "
+            "it was fitted on, in their order, or fit it on these"
+        )
+
+
+def check_fitted(critic: Any, labelled: PatchSet) -> None:
+    """Refuse a critic that was fitted on others than the labelled patches, as far as numbers tell.
+
+    Raises:
+        ValueError: the number of classes or of patches differs.
+    """
+    check_critic_classes(critic, len(labelled.classes))
+    if critic.folds is not None and len(critic.folds) != len(labelled):
+        raise ValueError(
+            f"labelled must be the {len(critic.folds)} patches that the critic was fitted on, in "
+            f"their order, got {len(labelled)}: give these, or fit the critic on those"
         )
 
 
