@@ -18,13 +18,15 @@ from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, to_unit
+from monai_histodiff.data.pixels import centre_crop, check_batch, to_unit
+from monai_histodiff.selection.agreement import checked_origins
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
     precision_threshold,
 )
 from monai_histodiff.selection.folds import group_folds
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.weights import checked_device, load_fitting, read_state, save_weights
@@ -63,7 +65,7 @@ class PatchCritic(nn.Module):
         for name in ("temperature", "threshold", "precision", "target_precision"):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         self.register_buffer("folds", None)
-        self._last: tuple[PatchSet, tuple[int, float], Tensor] | None = None
+        self._last: tuple[PatchSet, Any, Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Temperature-scaled probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H
@@ -96,9 +98,10 @@ class PatchCritic(nn.Module):
             batch_size: patches judged at once.
 
         Raises:
-            ValueError: origins are given, but the critic does not know its folds, or they are
-                negative, or other in number.
+            ValueError: these are no patches, or origins are given, but the critic does not know
+                its folds, or they are no rows of patches, one for each.
         """
+        check_batch(patches, finite=False)
         if origins is None:
             device = self.temperature.device
             with evaluating(self):
@@ -109,11 +112,7 @@ class PatchCritic(nn.Module):
                 "to judge variations of patches the critic must know its folds (fit_critic tells "
                 "them), got none"
             )
-        if len(origins) != len(patches) or int(origins.min()) < 0:
-            raise ValueError(
-                "origins must name a patch, counted from 0, for each, got "
-                f"{len(origins)} from {int(origins.min())} for {len(patches)} patches"
-            )
+        origins = checked_origins(origins, len(patches))
         fitted = origins < len(self.folds)
         fold = torch.where(fitted, self.folds.cpu()[origins.clamp(max=len(self.folds) - 1)], -1)
         found = torch.zeros(len(patches), self.num_classes, dtype=torch.float32)
@@ -130,15 +129,16 @@ class PatchCritic(nn.Module):
     def of_patches(self, patches: PatchSet, size: int) -> Tensor:
         """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops of
         height and width ``size``, as test patches are judged. The set that was judged last is
-        not judged again, unless the temperature has changed; the members do not.
+        not judged again, unless temperature or members have changed.
 
         Raises:
             ValueError: the set is empty, or patches are smaller than ``size``.
         """
-        how = (size, float(self.temperature))
+        own = (self.temperature, *self.members.parameters(), *self.members.buffers())
+        how = (size, [(id(v), 0 if v.is_inference() else v._version) for v in own])
         if self._last is None or self._last[1] != how or not self._last[0].same(patches):
             self._last = (patches, how, over_crops(self.probabilities, patches, size).mean(1))
-        return self._last[2]
+        return self._last[2].clone()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, temperature, threshold and folds to one file."""
@@ -252,6 +252,7 @@ def fit_critic(
     Raises:
         ValueError: a class has too few patches, or the share lies outside [0, 1].
     """
+    check_from(1, size=size)
     if not 0 <= trusted_share <= 1:
         raise ValueError(f"trusted_share must lie in [0, 1], got {trusted_share}")
     labels, classes = patches.labels, len(patches.classes)
@@ -285,8 +286,7 @@ def _cross_fit(
     """A member without each fold, and the logits, ``N x K``, of the patches of that fold."""
     logits = torch.zeros(len(items), classes, dtype=torch.float32)
     members: list[nn.Module] = []
-    count = int(fold.max()) + 1
-    for k in range(count):
+    for k in range(count := int(fold.max()) + 1):
         seen = [
             {"image": d["image"], "label": d["label"]}
             for d, f in zip(items, fold, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
-__all__ = ["check_counts", "is_whole"]
+__all__ = ["check_counts", "check_from", "is_whole"]
 
 
 def is_whole(value: Any) -> bool:
@@ -22,3 +22,14 @@ def check_counts(**counts: Any) -> None:
     for name, value in counts.items():
         if not is_whole(value):
             raise ValueError(f"{name} must be a whole number, got {value!r}: round it")
+
+
+def check_from(least: int, **counts: Any) -> None:
+    """Refuse counts that are no whole numbers from ``least`` on.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    for name, value in counts.items():
+        if not is_whole(value) or value < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
