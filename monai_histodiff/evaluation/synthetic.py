@@ -5,6 +5,7 @@ are right.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.encoder_names import features_of
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, recompressed
 from monai_histodiff.evaluation.feature_metrics import compare_features
@@ -66,6 +68,7 @@ def class_fidelity(
     """
     candidates.check_classes(labelled.classes)
     test, generator = test.with_classes(labelled.classes), torch.Generator().manual_seed(seed)
+    features = partial(features_of, features)
 
     def load(patches: PatchSet) -> Tensor:
         return recompressed(patches.images(size))
@@ -136,6 +139,7 @@ def overall_fidelity(
     """
     candidates.check_classes(train.classes)
     generator = torch.Generator().manual_seed(seed)
+    features = partial(features_of, features)
     made, real = [], []
     for k in range(len(train.classes)):
         own, others = ((side.labels == k).nonzero()[:, 0] for side in (candidates, train))
