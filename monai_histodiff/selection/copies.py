@@ -17,6 +17,7 @@ from monai_histodiff.data.pixels import thumbnails
 __all__ = [
     "FLOOR",
     "CopyGate",
+    "check_percentile",
     "copy_distances",
     "copy_gate",
     "flag_copies",
@@ -112,7 +113,10 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
     if len(references) == 0:
         raise ValueError("copy distances need at least one reference, got none")
     _check_finite(references)
-    return nearest_views(thumbnails(patches), thumbnails(references))[:2]
+    small = thumbnails(patches)
+    distance, index, _ = nearest_views(small, thumbnails(references))
+    distance[~small.isfinite().flatten(1).all(1)] = float("nan")
+    return distance, index
 
 
 def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0) -> CopyGate:
@@ -130,7 +134,7 @@ def copy_gate(references: Tensor, groups: Sequence[str], percentile: float = 1.0
         ValueError: a reference is not finite, not scaled to [0, 1], or has no group, or
             ``percentile`` does not lie in [0, 100].
     """
-    _check_percentile(percentile)
+    check_percentile(percentile)
     _check_finite(references)
     if len(references) != len(groups):
         raise ValueError(f"each patch needs a group, got {len(references)} and {len(groups)}")
@@ -167,7 +171,7 @@ def flag_copies(
     """
     if held_out_to_train.numel() == 0:
         raise ValueError("copies need at least one held-out distance, got none")
-    _check_percentile(percentile)
+    check_percentile(percentile)
     if not floor >= 0:
         raise ValueError(f"floor must be at least 0, got {floor}")
     if unknown := int(to_train.isnan().sum() + held_out_to_train.isnan().sum()):
@@ -177,7 +181,8 @@ def flag_copies(
     return copies | (to_train < torch.quantile(known, percentile / 100)) if len(known) else copies
 
 
-def _check_percentile(percentile: float) -> None:
+def check_percentile(percentile: float) -> None:
+    """Refuse what is no percentile, by a ``ValueError``."""
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile must lie in [0, 100], got {percentile}")
 

@@ -120,6 +120,20 @@ def test_a_forecast_needs_a_design(seeds: int, draws: int) -> None:
         foresee(np.arange(4), list("abcd"), seeds, draws)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 2.5}, "seeds must be a whole number from 1 on, got 2.5"),
+        ({"draws": 1.5}, "draws must be a whole number from 1 on, got 1.5"),
+        ({"worlds": 0}, "worlds must be a whole number from 1 on, got 0"),
+        ({"claims": 0}, "claims must be a whole number from 1 on, got 0"),
+    ],
+)
+def test_a_forecast_takes_whole_numbers(given: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        foresee(np.arange(4), list("abcd"), **{"seeds": 3, **given})  # type: ignore[arg-type]
+
+
 def test_cells_hold_what_was_measured() -> None:
     cells = list(measure(ALIKE, [12, 60], [1, 2], [3], (0.0, 0.1), worlds=80, designs=2))
     assert [(c.groups, c.draws, c.seeds) for c in cells] == [
