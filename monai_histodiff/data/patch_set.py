@@ -248,7 +248,7 @@ class PatchSet(Sequence):
 
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
         """This set, and up to ``count`` patches of ``other`` at random, as in :meth:`without`."""
-        rest = other.without(self).records
+        rest = other.without(self).with_classes(self.classes).records
         chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
         return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
 

@@ -78,9 +78,10 @@ def check_fitted(critic: Any, labelled: PatchSet) -> None:
         ValueError: the number of classes or of patches differs.
     """
     check_critic_classes(critic, len(labelled.classes))
-    if critic.folds is not None and len(critic.folds) != len(labelled):
+    folds = getattr(critic, "folds", None)
+    if folds is not None and len(folds) != len(labelled):
         raise ValueError(
-            f"labelled must be the {len(critic.folds)} patches that the critic was fitted on, in "
+            f"labelled must be the {len(folds)} patches that the critic was fitted on, in "
             f"their order, got {len(labelled)}: give these, or fit the critic on those"
         )
 

@@ -494,6 +494,8 @@ def test_labels_are_counted_by_name_in_the_classes_of_another_set() -> None:
     rule = r"among the classes \['A', 'C'\], got 'B' of 2 patches in a set of \['B'\]: give each"
     with pytest.raises(ValueError, match=rule):
         part.with_classes(["A", "C"])
+    with pytest.raises(ValueError, match="got 'A' of 1 patches in a set of .*'A', 'B'"):
+        part.extend(PatchSet([], records({"A": [1]}), ["A", "B"]), 3)
 
 
 def test_what_is_written_can_be_opened_and_counted_again(
