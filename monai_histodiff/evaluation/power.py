@@ -78,7 +78,7 @@ def foresee(
         claims: comparisons that are tested, for which p-values are corrected.
 
     Raises:
-        ValueError: there are no patches, fewer than one draw, world or claim, or than two seeds,
+        ValueError: there are no patches, fewer than one draw or world, or than two seeds,
             or a number is not whole.
     """
     if not len(labels) or len(labels) != len(groups) or seeds < 2 or draws < 1:
@@ -88,8 +88,9 @@ def foresee(
         )
     numbers = {"seeds": seeds, "draws": draws, "worlds": worlds, "claims": claims}
     for name, number in numbers.items():
-        if number % 1 or number < 1:
-            raise ValueError(f"{name} must be a whole number from 1 on, got {number}")
+        least = 0 if name == "claims" else 1  # a run may have no two arms to compare
+        if number % 1 or number < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {number}")
     most = max(seeds, *SEEDS), max(draws, *DRAWS)
     number = int(np.clip(ANSWERS / (most[0] * most[1] * len(labels)), 10, worlds))
     index = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
