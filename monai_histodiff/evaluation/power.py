@@ -87,10 +87,10 @@ def foresee(
             f"{len(labels)} patches, {len(groups)} groups, {seeds} seeds and {draws} draws"
         )
     numbers = {"seeds": seeds, "draws": draws, "worlds": worlds, "claims": claims}
-    for name, number in numbers.items():
+    for name, given in numbers.items():
         least = 0 if name == "claims" else 1  # a run may have no two arms to compare
-        if number % 1 or number < least:
-            raise ValueError(f"{name} must be a whole number from {least} on, got {number}")
+        if given % 1 or given < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {given}")
     most = max(seeds, *SEEDS), max(draws, *DRAWS)
     number = int(np.clip(ANSWERS / (most[0] * most[1] * len(labels)), 10, worlds))
     index = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
