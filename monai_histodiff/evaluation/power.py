@@ -88,9 +88,9 @@ def foresee(
         )
     numbers = {"seeds": seeds, "draws": draws, "worlds": worlds, "claims": claims}
     for name, given in numbers.items():
-        least = 0 if name == "claims" else 1  # a run may have no two arms to compare
-        if given % 1 or given < least:
-            raise ValueError(f"{name} must be a whole number from {least} on, got {given}")
+        lowest = 0 if name == "claims" else 1  # a run may have no two arms to compare
+        if given % 1 or given < lowest:
+            raise ValueError(f"{name} must be a whole number from {lowest} on, got {given}")
     most = max(seeds, *SEEDS), max(draws, *DRAWS)
     number = int(np.clip(ANSWERS / (most[0] * most[1] * len(labels)), 10, worlds))
     index = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
