@@ -28,6 +28,7 @@ __all__ = [
     "EncoderStart",
     "NamedEncoder",
     "check_encoder_name",
+    "features_of",
     "named_encoder",
     "named_features",
 ]
@@ -108,7 +109,8 @@ def named_features(
     """Features by an encoder of that name.
 
     Args:
-        encoder: as for :func:`named_encoder`; or a function, which is returned as it is.
+        encoder: as for :func:`named_encoder`; or a function, which is returned as it is, and
+            checked where it is used, by :func:`features_of`.
         device: where to compute.
         batch_size: patches encoded at once.
 
@@ -121,6 +123,27 @@ def named_features(
     if callable(encoder):
         return encoder
     return partial(named_encoder(encoder, device).features, batch_size=batch_size)
+
+
+def features_of(features: Features, patches: Tensor) -> Tensor:
+    """What a function, which may be anyone's, gives patches ``N x 3 x H x W``.
+
+    Raises:
+        ValueError: it does not give one vector of finite values for each patch.
+    """
+    found = features(patches)
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(patches):
+        got = tuple(getattr(found, "shape", ())) or type(found).__name__
+        raise ValueError(
+            f"features must be a tensor N x D for N patches, here {len(patches)}, got {got}: give "
+            "a function of one vector for each patch"
+        )
+    if bad := int((~found.isfinite()).any(1).sum()):
+        raise ValueError(
+            f"features must be finite, got NaN or infinity for {bad} of {len(found)} patches: "
+            "look at the encoder and its precision"
+        )
+    return found
 
 
 class NamedEncoder(nn.Module):

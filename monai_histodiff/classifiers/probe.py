@@ -12,7 +12,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, linear_probe
-from monai_histodiff.classifiers.encoder_names import NamedEncoder
+from monai_histodiff.classifiers.encoder_names import NamedEncoder, features_of
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 
 __all__ = ["ProbeTraining", "features_of_views"]
@@ -29,7 +29,7 @@ def features_of_views(
     left, found = iter(items), []
     while part := list(islice(left, AT_ONCE)):
         views = [torch.as_tensor(transform(dict(item))["image"]) for item in part]
-        found.append(features(torch.stack(views).float()))
+        found.append(features_of(features, torch.stack(views).float()))
     return torch.cat(found)
 
 

@@ -1,8 +1,10 @@
-"""Parts of a set: by indices or a mask, and by split and class."""
+"""Parts of a set: by indices or a mask, and by split and class; which may be put together."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from monai_histodiff.data.patch_files import PatchRecord
 from monai_histodiff.data.splits import read_split
 
-__all__ = ["chosen_rows", "select_records"]
+__all__ = ["check_named", "chosen_rows", "own_paths", "select_records"]
 
 
 def chosen_rows(chosen: Iterable[int] | Iterable[bool], count: int) -> list[int]:
@@ -66,3 +68,40 @@ def select_records(
         )
     part = None if split is None else read_split(split)
     return [r for r in records if part in (None, r.split) and label in (None, r.label)]
+
+
+def check_named(
+    records: Sequence[PatchRecord], own: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Refuse labels that are none of these classes.
+
+    Args:
+        records: of a set.
+        own: its classes, for the message.
+        classes: those of another set.
+
+    Raises:
+        ValueError: there is one; the message names it, and the classes of both.
+    """
+    if odd := Counter(r.label for r in records if r.label and r.label not in classes):
+        name, count = odd.most_common(1)[0]
+        raise ValueError(
+            f"labels must be among the classes {list(classes)}, got {name!r} of {count} patches "
+            f"in a set of {list(own)}: give each class one name in both sets"
+        )
+
+
+def own_paths(records: Sequence[PatchRecord]) -> list[PatchRecord]:
+    """Records to be written into one folder: where sources share a path, under the numbers of the
+    sources.
+
+    Raises:
+        ValueError: there is none, or a patch occurs twice.
+    """
+    if not records:
+        raise ValueError("a set to write must hold at least one patch, got none: choose others")
+    (_, path), times = Counter((r.source, r.path) for r in records).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"a patch can be written once, got '{path}' {times} times: take it once")
+    shared = len({r.path for r in records}) < len(records)
+    return [replace(r, path=f"{r.source}/{r.path}") for r in records] if shared else [*records]

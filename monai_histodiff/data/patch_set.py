@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.choosing import chosen_rows, select_records
+from monai_histodiff.data.choosing import check_named, chosen_rows, own_paths, select_records
 from monai_histodiff.data.draws import draw_few, draw_groups, draw_split
 from monai_histodiff.data.listing import list_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
@@ -106,11 +105,9 @@ class PatchSet(Sequence):
         return self._with(found, (*notes, *more))
 
     def at(self, um_per_px: float | None) -> PatchSet:
-        """This set with every image at one magnification: resampled, with anti-aliasing, as it is
-        read. Patches that record no magnification are taken to have it, and a note says so.
-
-        Args:
-            um_per_px: micrometres per pixel, such as the model's; ``None``: as the files are.
+        """This set with every image at one magnification, such as the model's: resampled, with
+        anti-aliasing, as it is read; ``None``: as the files are. Patches that record none are
+        taken to have it, and a note says so.
         """
         new = () if um_per_px is None else self._reader.scale_notes(self.records, um_per_px)
         return PatchSet(self._sources, self.records, self.classes, [*self.notes, *new], um_per_px)
@@ -201,9 +198,7 @@ class PatchSet(Sequence):
         if self.crop_count(size) == 1:
             return self.images(size)[None]
         crops = self._reader.stack(
-            self.records,
-            lambda image: five_crops(image[None], size)[:, 0].expand(5, -1, -1, -1),
-            size,
+            self.records, lambda v: five_crops(v[None], size)[:, 0].expand(5, -1, -1, -1), size
         )
         return crops.transpose(0, 1)
 
@@ -227,6 +222,15 @@ class PatchSet(Sequence):
         """The patches that have a label."""
         return self._with([r for r in self.records if r.label])
 
+    def with_classes(self, classes: Sequence[str]) -> PatchSet:
+        """This set with its labels counted, by name, in the classes of a set opened apart.
+
+        Raises:
+            ValueError: a patch has a label that is none of these.
+        """
+        check_named(self.records, self.classes, classes)
+        return PatchSet(self._sources, self.records, classes, self.notes, self.um_per_px)
+
     def without(self, other: PatchSet) -> PatchSet:
         """The patches of this set that ``other``, drawn from the same sources, does not hold.
 
@@ -244,15 +248,14 @@ class PatchSet(Sequence):
 
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
         """This set, and up to ``count`` patches of ``other`` at random, as in :meth:`without`."""
-        rest = other.without(self).records
+        rest = other.without(self).with_classes(self.classes).records
         chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
         return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
 
     def weights(self, power: float = 0.5) -> Tensor:
         """Sampling weights ``n_group ** -power``: large groups do not drown others."""
-        sizes = Counter(self.groups)
-        weights = [sizes[g] ** -power for g in self.groups]
-        return torch.tensor(weights, dtype=torch.double, device="cpu")
+        sizes = Counter(own := self.groups)
+        return torch.tensor([sizes[g] ** -power for g in own], dtype=torch.double, device="cpu")
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[PatchSet, PatchSet]:
         """Two group-disjoint sets, the second with about ``fraction`` of each class.
@@ -269,15 +272,13 @@ class PatchSet(Sequence):
         held out as ``test``: groups are drawn by labelled patches, unlabelled ones go along.
 
         Raises:
-            ValueError: a split is recorded for some patches only, or without a test part; see
-                also :meth:`hold_out`.
+            ValueError: only some patches have a split, or none is ``test``; see :meth:`hold_out`.
         """
         drawn = draw_split(self.records, fraction, seed)
         return self if drawn is self.records else self._with(drawn)
 
     def few(self, labels_per_class: int | str, seed: int = 0) -> PatchSet:
-        """A few-label draw: ``labels_per_class`` patches of each class, spread over as many groups
-        as possible.
+        """A few-label draw: patches of each class, spread over as many groups as possible.
 
         Args:
             labels_per_class: patches of each class; ``"5%"``: that share, rounded up; ``"all"``.
@@ -290,11 +291,10 @@ class PatchSet(Sequence):
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the patches, byte for byte, into a new folder with its manifest, which keeps the
-        magnification of the files. Nothing is left behind on failure.
-
-        Where sources share a path, each goes into a sub-folder with its number.
+        magnification of the files. Nothing is left behind on failure. Where sources share a path,
+        each goes into a sub-folder with its number. An empty set, or one that has a patch twice,
+        is refused, by a ``ValueError``. A part that lacks a class does not know it when it is
+        opened: see :meth:`with_classes`.
         """
-        shared = len({r.path for r in self.records}) < len(self.records)
-        own = (replace(r, path=f"{r.source}/{r.path}") if shared else r for r in self.records)
-        content = map(self._reader.content, self.records)
+        own, content = own_paths(self.records), map(self._reader.content, self.records)
         return write_patches(folder, zip(own, content, strict=True))

@@ -60,11 +60,12 @@ def to_unit(patches: Tensor) -> Tensor:
     return patches.float()
 
 
-def check_batch(patches: Any) -> None:
+def check_batch(patches: Any, finite: bool = True) -> None:
     """Refuse what is no batch of patches to be looked at.
 
     Raises:
-        ValueError: it is no tensor ``N x 3 x H x W`` with N at least 1, or holds NaN or infinity.
+        ValueError: it is no tensor ``N x 3 x H x W`` with N at least 1, or, where values must be
+            ``finite``, holds NaN or infinity.
     """
     if not isinstance(patches, Tensor) or patches.ndim != 4 or patches.shape[1] != 3:
         shape = tuple(getattr(patches, "shape", ()))
@@ -75,12 +76,12 @@ def check_batch(patches: Any) -> None:
         )
     if not len(patches):
         raise ValueError("patches must be at least one, got none")
-    if patches.is_floating_point():
-        finite = patches.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
+    if finite and patches.is_floating_point():
+        known = patches.isfinite().flatten(1).all(1)
+        if not bool(known.all()):
             raise ValueError(
-                f"patches must hold finite values, got {int((~finite).sum())} of {len(finite)} "
-                f"that do not, such as number {int((~finite).nonzero()[0])}: leave them out"
+                f"patches must hold finite values, got {int((~known).sum())} of {len(known)} "
+                f"that do not, such as number {int((~known).nonzero()[0])}: leave them out"
             )
 
 

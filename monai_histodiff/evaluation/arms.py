@@ -18,6 +18,7 @@ from monai_histodiff.evaluation.real_banks import (
     true_labels,
     whole_patches,
 )
+from monai_histodiff.selection.agreement import check_critic_classes
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
@@ -45,7 +46,7 @@ class Material:
             (arm J).
 
     Raises:
-        ValueError: a labelled patch has no label, or candidates are of other classes.
+        ValueError: a labelled patch has no label, or candidates or critic are of other classes.
     """
 
     labelled: PatchSet
@@ -64,6 +65,7 @@ class Material:
         for made in (self.candidates, self.published, self.second):
             if made is not None:
                 made.check_classes(self.classes)
+        check_critic_classes(self.critic, len(self.classes))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,7 +75,7 @@ class Material:
     @property
     def labels_of_pool(self) -> PatchSet | None:
         """The patches of the pool that have a label."""
-        return None if self.pool is None else self.pool.with_labels()
+        return None if self.pool is None else self.pool.with_labels().with_classes(self.classes)
 
     def lacks(self, part: str) -> bool:
         """Whether a part is not given, or is a set without patches."""
@@ -285,11 +287,7 @@ ARMS: Mapping[str, Arm] = {
         drawn=True,
         uncropped=True,
     ),
-    "M": Arm(
-        words="C + unlabelled real patches by FixMatch",
-        needs=("pool",),
-        unlabelled=True,
-    ),
+    "M": Arm(words="C + unlabelled real patches by FixMatch", needs=("pool",), unlabelled=True),
     "J": Arm(words="linear probe on self-supervised features", needs=("features",), probe=True),
     "R": Arm(
         words="C + all further real patches with their true labels: the ceiling",

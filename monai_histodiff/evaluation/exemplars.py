@@ -53,9 +53,11 @@ def exemplar_fidelity(
         classes; ``per_class``, the same for each; ``number`` of exemplars.
 
     Raises:
-        ValueError: a class has no training or no test patch, or the sampler takes no exemplars.
+        ValueError: a class has no training or no test patch, a test patch has another label, or
+            the sampler takes no exemplars.
     """
     classes, generator = train.classes, torch.Generator().manual_seed(seed)
+    test = test.with_classes(classes)
     rows = []
     for k, name in enumerate(classes):
         own = (test.labels == k).nonzero()[:, 0]

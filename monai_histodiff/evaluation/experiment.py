@@ -127,8 +127,8 @@ class Evaluation:
 
     Raises:
         ValueError: an arm is unknown or lacks what it needs, C is missing, no seed is given, one
-            is no whole number (two could be one training), a test patch has no label, training
-            and test groups overlap, or candidates have another size.
+            is no whole number (two could be one training), a test patch has no label of the
+            material's classes, training and test groups overlap, or candidates have another size.
     """
 
     def __init__(
@@ -150,6 +150,7 @@ class Evaluation:
             if missing := [name for name in needs if material.lacks(name)]:
                 got = f"got no {' and no '.join(missing)}"
                 raise ValueError(f"arm {arm} needs {' and '.join(needs)}, {got}")
+        test = test.with_classes(material.classes)
         if blind := int((test.labels < 0).sum()):
             got = f"got {blind} of {len(test)} without"
             raise ValueError(f"every test patch must have a label, {got}")
@@ -193,8 +194,7 @@ class Evaluation:
                 features = self.material.features if ARMS[arm].probe else None
                 training = self.recipe.training_of(arm)  # on whichever of several devices
                 kind = replace(training, device=torch.device(training.device).type)
-                own = (self._augmentation[arm], kind, content, features)
-                key = fingerprint(data, *own, seed)
+                key = fingerprint(data, self._augmentation[arm], kind, content, features, seed)
                 fit = partial(self._train, arm, bank)
                 if features is not None:
                     fit = partial(self._probe, features)

@@ -55,7 +55,9 @@ def check_probabilities(
         )
 
 
-def _check(probabilities: Array, labels: Labels) -> None:
+def _checked(probabilities: Array, labels: Labels) -> tuple[Array, Labels]:
+    """As arrays, which tensors on the CPU become, too."""
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if (
         probabilities.ndim != 2
         or labels.shape != probabilities.shape[:1]
@@ -71,6 +73,7 @@ def _check(probabilities: Array, labels: Labels) -> None:
         raise ValueError(
             f"labels must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
         )
+    return probabilities, labels
 
 
 def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
@@ -90,7 +93,8 @@ def metric_table(probabilities: Array, labels: Labels, weights: Array) -> Array:
         ValueError: the set is empty, the shapes disagree, probabilities are none, a label is no
             class, or a weight is negative or not finite.
     """
-    _check(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
+    weights = np.asarray(weights)
     if weights.ndim != 2 or weights.shape[1] != len(labels):
         raise ValueError(
             f"metrics need D x N weights for {len(labels)} samples, got {weights.shape}"
@@ -184,7 +188,7 @@ def class_recall(probabilities: Array, labels: Labels) -> Array:
     Raises:
         ValueError: as :func:`metric_table`.
     """
-    _check(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     right = probabilities.argmax(1) == labels
     classes = probabilities.shape[1]
     with np.errstate(invalid="ignore"):
@@ -203,7 +207,7 @@ def reliability(probabilities: Array, labels: Labels) -> list[dict[str, float]]:
     Raises:
         ValueError: as :func:`metric_table`.
     """
-    _check(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     inside = _bins(confidence)
     counts = inside.sum(0)

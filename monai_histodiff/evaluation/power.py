@@ -79,13 +79,19 @@ def foresee(
         claims: comparisons that are tested, for which p-values are corrected.
 
     Raises:
-        ValueError: there are no patches, fewer than one draw, or fewer than two seeds.
+        ValueError: there are no patches, fewer than one draw or world, or than two seeds,
+            or a number is not whole.
     """
     if not len(labels) or len(labels) != len(groups) or seeds < 2 or draws < 1:
         raise ValueError(
             "a forecast needs test patches with groups, 2 seeds and 1 draw, got "
             f"{len(labels)} patches, {len(groups)} groups, {seeds} seeds and {draws} draws"
         )
+    numbers = {"seeds": seeds, "draws": draws, "worlds": worlds, "claims": claims}
+    for name, given in numbers.items():
+        lowest = 0 if name == "claims" else 1  # a run may have no two arms to compare
+        if given % 1 or given < lowest:
+            raise ValueError(f"{name} must be a whole number from {lowest} on, got {given}")
     most = max(seeds, *SEEDS), max(draws, *DRAWS)
     number = int(np.clip(ANSWERS / (most[0] * most[1] * len(labels)), 10, worlds))
     index = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)

@@ -70,8 +70,10 @@ def true_labels(
         row in the pool.
 
     Raises:
-        ValueError: no patch of the pool has a label.
+        ValueError: no patch of the pool has a label, or one has a label that is none of the
+            classes.
     """
+    pool = pool.with_classes(classes)
     if not bool((pool.labels >= 0).any()):
         rule = "arm R needs labels of training patches that were not drawn as labelled"
         raise ValueError(f"{rule}, got none on {len(pool)} patches")

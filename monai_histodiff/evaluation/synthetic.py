@@ -5,6 +5,7 @@ are right.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
+from monai_histodiff.classifiers.encoder_names import features_of
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, recompressed
 from monai_histodiff.evaluation.feature_metrics import NEIGHBOURS, compare_features
@@ -54,8 +56,13 @@ def class_fidelity(
         side has too few patches; ``copies``, counts by
         :func:`~monai_histodiff.selection.copies.flag_copies` among ``samples`` and ``held_out``;
         ``numbers`` of ``real``, ``compared`` and ``accepted``.
+
+    Raises:
+        ValueError: the sets are not of the same classes.
     """
-    generator = torch.Generator().manual_seed(0)
+    candidates.check_classes(labelled.classes)
+    test, generator = test.with_classes(labelled.classes), torch.Generator().manual_seed(0)
+    features = partial(features_of, features)
 
     def load(patches: PatchSet) -> Tensor:
         return recompressed(patches.images(size))
@@ -122,8 +129,9 @@ def overall_fidelity(
     Returns:
         ``samples`` and ``floor``, as those of a class, and ``compared``, the number of either.
     """
+    candidates.check_classes(train.classes)
     generator = torch.Generator().manual_seed(0)
-
+    features = partial(features_of, features)
     made, real = [], []
     for k in range(len(train.classes)):
         own, others = ((side.labels == k).nonzero()[:, 0] for side in (candidates, train))
@@ -199,9 +207,11 @@ def label_agreement(
         of the ``labelled`` and of the ``test`` patches.
 
     Raises:
-        ValueError: as :func:`further_counts`.
+        ValueError: as :func:`further_counts`, or the sets are not of the same classes.
     """
-    classes, counts = labelled.classes, further_counts(others)
+    candidates.check_classes(classes := labelled.classes)
+    others, test = others.with_classes(classes), test.with_classes(classes)
+    counts = further_counts(others)
     most, each = int(counts.max()), [others[i] for i in range(len(others))]
     rows = [
         (others.labels == k).nonzero()[:, 0].repeat(-(-most // int(counts[k])))[:most]

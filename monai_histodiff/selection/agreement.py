@@ -8,9 +8,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.reasons import Reason
 
-__all__ = ["check_agreement", "shortfall"]
+__all__ = [
+    "check_agreement",
+    "check_critic_classes",
+    "check_fitted",
+    "checked_labels",
+    "checked_origins",
+    "shortfall",
+]
 
 
 def check_agreement(
@@ -32,12 +43,7 @@ def check_agreement(
     """
     if classes and len(classes) != num_classes:
         raise ValueError(f"classes must be {num_classes} names, got {len(classes)}: name each")
-    known = getattr(getattr(selector, "critic", None), "num_classes", num_classes)
-    if known != num_classes:
-        raise ValueError(
-            f"classes must be as many as the critic's, {known}, got {num_classes}: give all that "
-            "it was fitted on, in their order, or fit it on these"
-        )
+    check_critic_classes(getattr(selector, "critic", None), num_classes)
     expected = getattr(selector, "variations", None)
     if expected is None:
         return
@@ -50,6 +56,80 @@ def check_agreement(
             f"got {expected}, by which {lost}: make the selector with variations={varied}, or the "
             f"sampler with a strength {other}"
         )
+
+
+def check_critic_classes(critic: Any, num_classes: int) -> None:
+    """Refuse a critic that is of another number of classes; ``None`` passes.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    if (known := getattr(critic, "num_classes", num_classes)) != num_classes:
+        raise ValueError(
+            f"classes must be as many as the critic's, {known}, got {num_classes}: give all that "
+            "it was fitted on, in their order, or fit it on these"
+        )
+
+
+def check_fitted(critic: Any, labelled: PatchSet) -> None:
+    """Refuse a critic that was fitted on others than the labelled patches, as far as numbers tell.
+
+    Raises:
+        ValueError: the number of classes or of patches differs.
+    """
+    check_critic_classes(critic, len(labelled.classes))
+    folds = getattr(critic, "folds", None)
+    if folds is not None and len(folds) != len(labelled):
+        raise ValueError(
+            f"labelled must be the {len(folds)} patches that the critic was fitted on, in "
+            f"their order, got {len(labelled)}: give these, or fit the critic on those"
+        )
+
+
+def checked_labels(labels: Any, count: int, num_classes: int) -> Tensor:
+    """Class indices, one for each patch, as an int64 tensor on the CPU.
+
+    Args:
+        labels: a tensor, an array or a sequence.
+        count: of the patches.
+        num_classes: classes that there are.
+
+    Raises:
+        ValueError: they are names, other in number, not whole, or none of the classes.
+    """
+    try:
+        given = torch.as_tensor(labels).cpu()
+        whole = bool((given.double() % 1 == 0).all()) and given.dtype != torch.bool
+    except (TypeError, ValueError, RuntimeError):  # names, None, ragged
+        given, whole = None, False
+    if given is None or not whole or given.shape != (count,):
+        got = f"{labels!r:.60}" if given is None or not whole else f"shape {tuple(given.shape)}"
+        raise ValueError(
+            f"labels must be {count} class indices, whole numbers, one for each patch, got {got}: "
+            "give the place of each name among the classes, as by patches.classes.index(...)"
+        )
+    if count and not 0 <= int(given.min()) <= int(given.max()) < num_classes:
+        span = f"{int(given.min())} to {int(given.max())}"
+        raise ValueError(f"labels must lie from 0 to {num_classes - 1}, got {span}")
+    return given.to(torch.long)
+
+
+def checked_origins(origins: Any, count: int) -> Tensor:
+    """Rows of the patches that others were made from, one for each, int64, on the CPU.
+
+    Raises:
+        ValueError: they are negative, not whole, or other in number.
+    """
+    given = torch.as_tensor(origins).cpu()
+    whole = given.ndim == 1 and bool((given.double() % 1 == 0).all())
+    if not whole or len(given) != count or int(given.min()) < 0:
+        got = (
+            f"{len(given)} from {int(given.min())}" if whole and len(given) else f"{origins!r:.60}"
+        )
+        raise ValueError(
+            f"origins must name a patch, counted from 0, for each, got {got} for {count} patches"
+        )
+    return given.to(torch.long)
 
 
 def shortfall(outcomes: Sequence[Reason], quota: int) -> str:

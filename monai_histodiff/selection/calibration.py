@@ -117,7 +117,14 @@ def precision_at(probabilities: Tensor, labels: Tensor, threshold: float) -> flo
         probabilities: shape ``N x K``.
         labels: class indices, shape ``N``.
         threshold: lowest probability of a label.
+
+    Raises:
+        ValueError: the two differ in number, a probability is not finite, or a label is not one of
+            the classes.
     """
+    if len(labels) == len(probabilities) == 0:
+        return 0.0
+    _check(probabilities, labels, "probabilities")
     confidence, first = probabilities.max(1)
     given = confidence >= threshold
     return float((first == labels)[given].sum()) / max(1, int(given.sum()))

@@ -18,6 +18,7 @@ from monai_histodiff.data.choosing import chosen_rows
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import COLUMNS, INDEX, MAX_BYTES, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import SealedRow
+from monai_histodiff.selection.agreement import checked_labels
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["Candidates"]
@@ -44,7 +45,7 @@ class Candidates:
         classes: names, by label; empty where they are not known.
 
     Raises:
-        ValueError: a reason is none of :class:`Reason`.
+        ValueError: a reason is none of :class:`Reason`, or parts differ in length.
     """
 
     images: Tensor
@@ -60,6 +61,11 @@ class Candidates:
 
     def __post_init__(self) -> None:
         self.reasons = [Reason(r) for r in self.reasons]
+        rows = ("images", "labels", "seed", "confidence", "distance", "nearest", "reasons")
+        found = {name: len(getattr(self, name)) for name in rows}
+        found |= {} if self.origin is None else {"origin": len(self.origin)}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"each candidate needs one row of each part, got {found}")
 
     @property
     def accepted(self) -> Tensor:
@@ -106,7 +112,12 @@ class Candidates:
 
         Raises:
             FileExistsError: the folder exists and is not empty.
+            ValueError: classes are others than those of the candidates, or the images not uint8.
         """
+        self.check_classes(classes)
+        if self.images.dtype != torch.uint8:
+            got = f"got {self.images.dtype}: bring them to bytes, as by pixels.to_bytes"
+            raise ValueError(f"images of candidates must be uint8, {got}")
 
         def items() -> Iterator[tuple[PatchRecord, np.ndarray]]:
             columns = ["seed", "confidence", "distance", "nearest"] + ["origin"] * (
@@ -171,13 +182,15 @@ class Candidates:
         """Refuse class names by which labels would mean other classes than they were made for.
 
         Raises:
-            ValueError: these candidates know their classes, and they are others.
+            ValueError: these candidates know their classes, and they are others; or labels are
+                none of them.
         """
         if self.classes and self.classes != tuple(classes):
             raise ValueError(
                 f"classes must be those of the candidates, in their order, {list(self.classes)}, "
                 f"got {list(classes)}: give the data that they were made for"
             )
+        checked_labels(self.labels, len(self.images), len(classes))
 
     def bank(
         self,
@@ -190,8 +203,10 @@ class Candidates:
         finite counts as 0.
 
         Raises:
-            ValueError: the mask is not as long as the candidates are many.
+            ValueError: the mask is not as long as the candidates are many, or classes are others
+                than those of the candidates.
         """
+        self.check_classes(classes)
         rows = chosen_rows(chosen, len(self.labels))
         index = torch.tensor(rows, dtype=torch.int64, device=self.labels.device)
         by_class = {k: index[self.labels[index] == k] for k in range(len(classes))}

@@ -114,7 +114,10 @@ def copy_distances(patches: Tensor, references: Tensor) -> tuple[Tensor, Tensor]
     if len(references) == 0:
         raise ValueError("copy distances need at least one reference, got none")
     _check_finite(references)
-    return nearest_views(thumbnails(patches), thumbnails(references))[:2]
+    small = thumbnails(patches)
+    distance, index, _ = nearest_views(small, thumbnails(references))
+    distance[~small.isfinite().flatten(1).all(1)] = float("nan")
+    return distance, index
 
 
 def copy_gate(references: Tensor, groups: Sequence[str]) -> CopyGate:

@@ -20,6 +20,7 @@ from monai_histodiff.data.duplicates import near_pairs
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, five_crops, thumbnails
 from monai_histodiff.selection.copies import FLOOR, PERCENTILE, group_index, nearest_views
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.progress import patient
 
 __all__ = ["Copies", "CopyCheck", "repeated_rows", "structure"]
@@ -63,10 +64,11 @@ class CopyCheck:
         likeness: correlation of structures above which it is.
 
     Raises:
-        ValueError: there is no patch, or one is smaller than ``size``.
+        ValueError: there is no patch, or one is smaller than ``size``, which is at least 1.
     """
 
     def __init__(self, real: PatchSet, size: int) -> None:
+        check_from(1, size=size)
         if not len(real):
             raise ValueError("copies need at least one real patch, got none")
         self.size, views, asked = size, [], []
@@ -101,8 +103,10 @@ class CopyCheck:
         """Look for copies among pictures.
 
         Raises:
-            ValueError: a picture is smaller than ``size``.
+            ValueError: there is no picture, or one is smaller than ``size``.
         """
+        if not len(pictures):
+            raise ValueError("copies are looked for among at least one picture, got none")
         every = patient(range(len(pictures)), "look for copies")
         parts = [_views(pictures[i]["image"], self.size) for i in every]
         small, rows = torch.cat(parts), [len(part) for part in parts]

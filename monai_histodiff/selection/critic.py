@@ -18,7 +18,8 @@ from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop
+from monai_histodiff.data.pixels import centre_crop, check_batch
+from monai_histodiff.selection.agreement import checked_origins
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
@@ -26,6 +27,7 @@ from monai_histodiff.selection.calibration import (
 )
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.bfloat16 import check_float32
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_fitting, read_state, save_weights
 
@@ -47,7 +49,7 @@ class PatchCritic(nn.Module):
         precision: of the labels that it gives with at least the threshold, on held-out patches.
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
-        encoder: the bytes of the name of that of others which its members stand on, or ``None``.
+        encoder: name of the ``timm:`` or ``hf-hub:`` encoder of its members, as bytes, or ``None``.
     """
 
     folds: Tensor | None
@@ -66,7 +68,7 @@ class PatchCritic(nn.Module):
             self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
         for name in ("folds", "encoder"):
             self.register_buffer(name, None)
-        self._last: tuple[PatchSet, tuple[int, float], Tensor] | None = None
+        self._last: tuple[PatchSet, Any, Tensor] | None = None
 
     def forward(self, patches: Tensor) -> Tensor:
         """Temperature-scaled probabilities, ``N x num_classes``, of patches in [0, 1], ``N x 3 x H
@@ -100,9 +102,9 @@ class PatchCritic(nn.Module):
             batch_size: patches judged at once.
 
         Raises:
-            ValueError: origins are given, but the critic does not know its folds, or they are
-                negative, or other in number.
+            ValueError: these are no patches; origins are no rows, one for each, or folds unknown.
         """
+        check_batch(patches, finite=False)
         if origins is None:
             return predict(self, patches, batch_size)
         if self.folds is None:
@@ -110,11 +112,7 @@ class PatchCritic(nn.Module):
                 "to judge variations of patches the critic must know its folds (fit_critic tells "
                 "them), got none"
             )
-        if len(origins) != len(patches) or int(origins.min()) < 0:
-            raise ValueError(
-                "origins must name a patch, counted from 0, for each, got "
-                f"{len(origins)} from {int(origins.min())} for {len(patches)} patches"
-            )
+        origins = checked_origins(origins, len(patches))
         fitted = origins < len(self.folds)
         fold = torch.where(fitted, self.folds.cpu()[origins.clamp(max=len(self.folds) - 1)], -1)
         found = torch.zeros(len(patches), self.num_classes, dtype=torch.float32)
@@ -130,15 +128,16 @@ class PatchCritic(nn.Module):
     def of_patches(self, patches: PatchSet, size: int) -> Tensor:
         """Of whole patches, ``N x num_classes``: the mean over their centre and corner crops of
         height and width ``size``, as test patches are judged. The set that was judged last is
-        not judged again, unless the temperature has changed; the members do not.
+        not judged again, unless temperature or members have changed.
 
         Raises:
             ValueError: the set is empty, or patches are smaller than ``size``.
         """
-        how = (size, float(self.temperature))
+        own = (self.temperature, *self.members.parameters(), *self.members.buffers())
+        how = (size, [(id(v), 0 if v.is_inference() else v._version) for v in own])
         if self._last is None or self._last[1] != how or not self._last[0].same(patches):
             self._last = (patches, how, over_crops(self.probabilities, patches, size).mean(1))
-        return self._last[2]
+        return self._last[2].clone()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, temperature, threshold, folds and encoder's name to one file."""
@@ -231,7 +230,7 @@ def fit_critic(
     transform: Compose,
     size: int = 128,
     folds: int = 3,
-    target_precision: float = 0.9,
+    target_precision: float = 0.75,
     seed: int = 0,
     unlabelled: PatchSet | None = None,
     trusted_share: float = 0.5,
@@ -245,8 +244,7 @@ def fit_critic(
         size: held-out patches are judged by their centre crop of this size, unlabelled ones by
             five crops.
         folds: members of the ensemble.
-        target_precision: precision that the threshold aims at; see
-            :func:`monai_histodiff.selection.calibration.precision_threshold`.
+        target_precision: that the threshold aims at, see ``calibration.precision_threshold``.
         seed: seed of the folds and of the fits.
         unlabelled: patches of the target; the threshold, which rests on few labelled ones, is
             lowered until ``trusted_share`` of them reach it.
@@ -255,6 +253,7 @@ def fit_critic(
     Raises:
         ValueError: a class has too few patches, or the share lies outside [0, 1].
     """
+    check_from(1, size=size)
     if not 0 <= trusted_share <= 1:
         raise ValueError(f"trusted_share must lie in [0, 1], got {trusted_share}")
     labels, classes = patches.labels, len(patches.classes)
@@ -291,8 +290,7 @@ def _cross_fit(
     logits = torch.zeros(len(items), classes, dtype=torch.float32)
     members: list[nn.Module] = []
     pairs = [{"image": d["image"], "label": d["label"]} for d in items]
-    count = int(fold.max()) + 1
-    for k in range(count):
+    for k in range(count := int(fold.max()) + 1):
         seen = [d for d, f in zip(pairs, fold, strict=True) if f != k]
         members.append(recipe(seen, transform, classes, seed + k, f"critic {k + 1} of {count}"))
         unseen = torch.stack(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from monai_histodiff.utils.counts import check_counts
 
 __all__ = ["group_folds", "torn_classes"]
 
@@ -47,17 +50,28 @@ def group_folds(
         The fold of each patch, int64.
 
     Raises:
-        ValueError: ``folds`` is below 2, a label is not a whole number, or a class has fewer
-            patches than folds, or lies in one fold alone however the groups are put.
+        ValueError: ``folds`` is below 2 or not whole, a label is not the index of a class, or a
+            class has fewer patches than folds, or lies in one fold alone however the groups are
+            put.
     """
+    check_counts(folds=folds)
     if folds < 2:
         raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
     if len(labels) != len(groups):
         raise ValueError(f"each label needs a group, got {len(labels)} and {len(groups)}")
     if odd := [y for y in labels if float(y) % 1 != 0]:  # NaN is one of them
         raise ValueError(f"labels must be whole numbers, got {odd[0]}")
-    for label, count in sorted(Counter(labels).items()):
-        if count < folds:
+    if not labels:
+        raise ValueError("folds need labelled patches of each class, got no patch")
+    known, top = Counter(labels), len(classes) if classes else math.inf
+    if odd := [y for y in labels if not 0 <= y < top]:
+        raise ValueError(
+            f"labels must be the index of a class, from 0 on, got {odd[0]} of {known[odd[0]]} "
+            f"patches and {len(classes)} classes: leave those without a label out "
+            "(PatchSet.with_labels())"
+        )
+    for label in range(len(classes)) if classes else sorted(known):
+        if (count := known[label]) < folds:
             raise ValueError(
                 f"each class needs at least {folds} patches for {folds} folds, got {count} of "
                 f"class {_named(label, classes)}"

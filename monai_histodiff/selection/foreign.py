@@ -13,6 +13,7 @@ from torch import Tensor
 from monai_histodiff.data.duplicates import PLAIN, contrasts
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import recompressed, sharpness, thumbnails
+from monai_histodiff.selection.agreement import check_fitted
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.copy_check import Copies, CopyCheck, repeated_rows
@@ -93,14 +94,14 @@ class Judged:
     def pictures_by_class(self) -> dict[str, int]:
         """How many pictures the set has of each class of the real one."""
         labels = self.candidates.labels
-        return {name: int((labels == k).sum()) for k, name in enumerate(self.train.classes)}
+        return {n: int((labels == k).sum()) for k, n in enumerate(self.candidates.classes)}
 
     def by_class(self) -> dict[str, dict[str, Any]]:
         """Of the pictures of each class of the real set, how many there are (``pictures``), are
         kept (``accepted``) and are of which class to the critic (``called``); and how many real
         patches are ``labelled``, and told ``right`` by the member that has not seen them.
         """
-        found, names = self.candidates, self.train.classes
+        found, names = self.candidates, self.candidates.classes
         return {
             name: {
                 "pictures": int(own.sum()),
@@ -165,6 +166,10 @@ class Judge:
         refuse_copies: refuse what copies a training patch. Copies of test patches, what is unlike
             all training patches, and what another picture repeats, are always refused.
 
+    Raises:
+        ValueError: the critic was fitted on other classes or patches than the labelled ones, by
+            their numbers.
+
     Attributes:
         features: the same, computed once for each patch.
         unseen: bool: which of the test patches count as copies of training patches.
@@ -181,6 +186,7 @@ class Judge:
         features: Callable[[Tensor], Tensor],
         refuse_copies: bool = True,
     ) -> None:
+        check_fitted(critic, labelled)
         self.critic, self.labelled, self.train, self.test = critic, labelled, train, test
         self.features = KnownFeatures(features)
         self.size, self.refuse_copies = size, refuse_copies

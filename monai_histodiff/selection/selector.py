@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.pixels import centre_crop, thumbnails
+from monai_histodiff.data.pixels import centre_crop, check_batch, thumbnails
+from monai_histodiff.selection.agreement import checked_labels
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.reasons import Reason
@@ -80,13 +81,9 @@ def select(
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
     if not 0 <= copy_threshold < math.inf:
         raise ValueError(f"copy threshold must be at least 0 and finite, got {copy_threshold}")
-    if len({len(part) for part in (probabilities, labels, distance, nearest)}) > 1:
-        counts = [len(part) for part in (probabilities, labels, distance, nearest)]
+    if len(set(counts := [*map(len, (probabilities, labels, distance, nearest))])) > 1:
         raise ValueError(f"each candidate needs one row of each part, got {counts}")
-    last = probabilities.shape[1] - 1
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= last:
-        span = f"{int(labels.min())} to {int(labels.max())}"
-        raise ValueError(f"labels must lie from 0 to {last}, got {span}")
+    labels = checked_labels(labels, *probabilities.shape)
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     finite = probabilities.isfinite().all(1) & distance.isfinite()
     beaten = (probabilities > confidence[:, None]).any(1)
@@ -101,8 +98,7 @@ def select(
         return Reason.near_copy if d < copy_threshold else Reason.accepted
 
     found = (confidence, beaten, distance, finite)
-    rows = zip(*(part.tolist() for part in found), strict=True)
-    reasons = [reason(*row) for row in rows]
+    reasons = [reason(*row) for row in zip(*(part.tolist() for part in found), strict=True)]
     kept = [r is Reason.accepted for r in reasons]
     keep = torch.tensor(kept, dtype=torch.bool, device="cpu")
     return Selection(keep, confidence, distance, nearest, reasons)
@@ -129,8 +125,8 @@ class Selector:
             they are nearer to a real patch than real patches of other groups are.
 
     Raises:
-        ValueError: a threshold or the critic's temperature is not a number in its range, or a real
-            patch is not finite or has no group.
+        ValueError: a threshold or the critic's temperature is not a number in its range, there is
+            no real patch, or one is not finite or has no group.
     """
 
     def __init__(
@@ -149,6 +145,7 @@ class Selector:
             raise ValueError(
                 f"the critic's temperature must be above 0, got {float(critic.temperature)}"
             )
+        check_batch(real, finite=False)
         # once: patches are compared as thumbnails
         self.critic, self.real = critic, thumbnails(real)
         self.gate = CopyGate(0.0, 0, 0) if variations else copy_gate(self.real, groups)
@@ -190,8 +187,12 @@ class Selector:
             labels: their intended classes.
             origins: of variations, see :meth:`PatchCritic.probabilities`; ``None``: all members of
                 the critic judge.
+
+        Raises:
+            ValueError: these are no patches, or labels or origins are not one for each.
         """
-        wanted = torch.as_tensor(labels, dtype=torch.long)
+        check_batch(patches, finite=False)
+        wanted = checked_labels(labels, len(patches), self.critic.num_classes)
         distance, nearest = copy_distances(patches, self.real)
         probabilities = self.critic.probabilities(patches, origins)
         limits = (self.threshold, self.copy_threshold)
@@ -230,12 +231,14 @@ class CentroidSelector:
             candidates.
 
     Raises:
-        ValueError: a class has no patch.
+        ValueError: these are no patches, labels are not one for each, or a class has no patch.
     """
 
     def __init__(
         self, critic: PatchCritic, images: Tensor, labels: Tensor, size: int = 128
     ) -> None:
+        check_batch(images)
+        labels = checked_labels(labels, len(images), critic.num_classes)
         counts = torch.bincount(labels, minlength=critic.num_classes)
         if bool((counts == 0).any()):
             raise ValueError(
@@ -255,21 +258,18 @@ class CentroidSelector:
 
     def __call__(self, patches: Tensor, labels: Any, origins: Tensor | None = None) -> Selection:
         """Judge candidate patches, ``N x 3 x H x W``, of the intended classes; the confidence is
-        (1 + cosine) / 2. The published
-        method makes no variations: ``origins`` are not read.
+        (1 + cosine) / 2. The published method makes no variations: ``origins`` are not read.
         """
-        wanted = torch.as_tensor(labels, dtype=torch.long)
+        check_batch(patches, finite=False)
+        wanted = checked_labels(labels, len(patches), self.critic.num_classes)
         cosine = self._features(patches) @ self.centroids.T
         distance, nearest = copy_distances(patches, self.real)
-        keep = cosine.argmax(1) == wanted
+        known = cosine.isfinite().all(1)
+        keep = known & (cosine.argmax(1) == wanted)
         confidence = (1 + cosine.gather(1, wanted[:, None])[:, 0]).clamp(0, 2) / 2
-        return Selection(
-            keep,
-            confidence,
-            distance,
-            nearest,
-            [Reason.accepted if k else Reason.other_centroid for k in keep.tolist()],
-        )
+        other = [Reason.other_centroid if k else Reason.not_finite for k in known.tolist()]
+        reasons = [Reason.accepted if k else o for k, o in zip(keep.tolist(), other, strict=True)]
+        return Selection(keep, confidence, distance, nearest, reasons)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sources import Sources
+from monai_histodiff.selection.agreement import check_fitted
 from monai_histodiff.selection.critic import PatchCritic
 from monai_histodiff.selection.pseudo_labels import assumed_labels
 
@@ -51,8 +52,10 @@ def known_sources(
         seed: draws them.
 
     Raises:
-        ValueError: ``max_sources`` is below 1.
+        ValueError: ``max_sources`` is below 1, or the critic was fitted on other classes or
+            patches than the labelled ones, by their numbers.
     """
+    check_fitted(critic, labelled)
     if max_sources < 1:
         raise ValueError(f"max_sources must be at least 1, got {max_sources}")
     taken_for = assumed_labels(known, len(labelled), critic if pseudo_labels else None, size)

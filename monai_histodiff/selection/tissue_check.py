@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from monai_histodiff.classifiers.encoder_names import features_of
 from monai_histodiff.selection.copies import PERCENTILE, group_index
 
 __all__ = ["KnownFeatures", "TissueCheck"]
@@ -35,7 +36,7 @@ class KnownFeatures:
         keys = [hashlib.sha256(p.cpu().numpy().tobytes()).digest() for p in patches.contiguous()]
         new = [i for i, key in enumerate(keys) if key not in self.known]
         if new:
-            found = self.features(patches[new]).cpu()
+            found = features_of(self.features, patches[new]).cpu()
             self.known |= {keys[i]: row for i, row in zip(new, found, strict=True)}
         return torch.stack([self.known[key] for key in keys])
 

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from monai_histodiff.utils.counts import check_from
+
 __all__ = ["candidate_seed", "checked_seeds"]
 
 
 def candidate_seed(*identity: int) -> int:
-    """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``."""
+    """A well-mixed seed from whole numbers, such as ``(run seed, refresh, class, candidate)``.
+
+    Raises:
+        ValueError: one is negative or not whole.
+    """
+    for part in identity:
+        check_from(0, seed=part)
     return int(np.random.SeedSequence(identity).generate_state(1, np.uint32)[0])
 
 

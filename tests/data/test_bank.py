@@ -425,6 +425,42 @@ def test_numbers_below_one_are_refused(name: str) -> None:
         painted(lambda *_: True, **{name: 0})
 
 
+@pytest.mark.parametrize("known", [("a", "b", "c"), ()])
+@pytest.mark.parametrize("other", [["b", "a", "c"], ["a", "b"]])
+def test_candidates_keep_the_classes_that_they_were_made_for(
+    known: tuple[str, ...], other: list[str], tmp_path: Path
+) -> None:
+    candidates = replace(painted(lambda *_: True)[0], classes=known)
+    rule = (
+        "must be those of the candidates" if known else "labels must lie from 0 to 1, got 0 to 2"
+    )
+    for use in (
+        lambda: candidates.bank(candidates.accepted, other),
+        lambda: candidates.save(tmp_path / "made", other),
+    ):
+        if known or len(other) < 3:
+            with pytest.raises(ValueError, match=rule):
+                use()
+    assert not (tmp_path / "made").exists()
+
+
+def test_parts_of_candidates_have_one_length_and_pictures_are_bytes(tmp_path: Path) -> None:
+    candidates, _ = painted(lambda *_: True)
+    for part in ("images", "labels", "seed", "confidence", "distance", "nearest", "reasons"):
+        with pytest.raises(ValueError, match=f"one row of each part, got .*'{part}': 1[,}}]"):
+            replace(candidates, **{part: getattr(candidates, part)[:1]})
+    with pytest.raises(ValueError, match="one row of each part, got .*'origin': 2}"):
+        replace(candidates, origin=torch.arange(2))
+    with pytest.raises(ValueError, match="images of candidates must be uint8, got torch.float32"):
+        floats = replace(candidates, images=candidates.images / 255)
+        floats.save(tmp_path / "floats", ["a", "b", "c"])
+
+
+def test_seeds_of_candidates_are_not_negative() -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number from 0 on, got -1"):
+        painted(lambda *_: True, seed=-1)
+
+
 def test_bank_of_chosen_candidates() -> None:
     candidates, _ = painted(lambda value, label: value % 2 == 0 and label != 1)
     bank = candidates.bank(candidates.accepted, ["a", "b", "c"], {"from": "a test"})

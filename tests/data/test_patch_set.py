@@ -486,6 +486,31 @@ def test_without_is_the_rest(patch_set: PatchSet) -> None:
     )
 
 
+def test_labels_are_counted_by_name_in_the_classes_of_another_set() -> None:
+    part = PatchSet([], records({"B": [2], "": [1]}), ["B"])
+    assert part.labels.tolist() == [0, 0, -1]
+    found = part.with_classes(["A", "B"])
+    assert found.labels.tolist() == [1, 1, -1] and found.classes == ("A", "B")
+    rule = r"among the classes \['A', 'C'\], got 'B' of 2 patches in a set of \['B'\]: give each"
+    with pytest.raises(ValueError, match=rule):
+        part.with_classes(["A", "C"])
+    with pytest.raises(ValueError, match="got 'A' of 1 patches in a set of .*'A', 'B'"):
+        part.extend(PatchSet([], records({"A": [1]}), ["A", "B"]), 3)
+
+
+def test_what_is_written_can_be_opened_and_counted_again(
+    patch_set: PatchSet, tmp_path: Path
+) -> None:
+    last = patch_set.select(label=patch_set.classes[2])
+    opened = PatchSet.open(last.write(tmp_path / "part"))
+    assert opened.labels.unique().tolist() == [0]
+    assert torch.equal(opened.with_classes(patch_set.classes).labels, last.labels)
+    for wrong, rule in (([], "at least one patch, got none"), ([3, 3], "'.*' 2 times: take it")):
+        with pytest.raises(ValueError, match=rule):
+            patch_set.take(wrong).write(tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_patches_of_other_sources_are_neither_taken_off_nor_added(
     patch_set: PatchSet, write_patch_set: Any, tmp_path: Path
 ) -> None:

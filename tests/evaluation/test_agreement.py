@@ -114,6 +114,21 @@ def test_others_without_a_label_are_left_out(real: list[PatchSet]) -> None:
     assert found["patches"] == 12 and 0 <= found["test"] <= 1
 
 
+def test_sets_opened_apart_are_matched_by_name(real: list[PatchSet], tmp_path: Path) -> None:
+    others, labelled, test = real
+    last = PatchSet.open(test.select(label="violet").write(tmp_path / "test"))
+    made = made_of(labelled, 0)
+    found = label_agreement(made, others, labelled, last, TRAINING, transform(), 32)
+    assert found["test"] == 1.0
+    renamed = PatchSet(test._sources, [replace(r, label="x") for r in test.records], ["x"])
+    for sides in ((renamed, labelled, test), (others, labelled, renamed)):
+        with pytest.raises(ValueError, match="labels must be among the classes .* got 'x'"):
+            label_agreement(made, *sides, TRAINING, transform(), 32)
+    with pytest.raises(ValueError, match="classes must be those of the candidates"):
+        other = replace(made, classes=("x", "y", "z"))
+        label_agreement(other, others, labelled, test, TRAINING, transform(), 32)
+
+
 def test_every_class_must_be_there(real: list[PatchSet]) -> None:
     others, labelled, test = real
     lacking = PatchSet(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
 
-from monai_histodiff import Candidates, PatchSet, SyntheticBank
+from monai_histodiff import Candidates, PatchCritic, PatchSet, SyntheticBank
 from monai_histodiff.evaluation.arms import (
     ARMS,
     Material,
@@ -181,6 +181,27 @@ def test_candidates_of_other_classes_are_refused(
     given = {"candidates": candidates, part: other}
     with pytest.raises(ValueError, match="classes must be those of the candidates"):
         Material(labelled=patch_set, size=32, **given)  # type: ignore[arg-type]
+
+
+def test_a_critic_of_another_number_of_classes_is_refused(
+    candidates: Candidates, patch_set: PatchSet
+) -> None:
+    with pytest.raises(ValueError, match="as many as the critic's, 2, got 3: give all"):
+        critic = PatchCritic([], 2)
+        Material(labelled=patch_set, candidates=candidates, size=32, critic=critic)
+
+
+def test_the_labels_of_a_pool_opened_apart_are_counted_by_name(
+    candidates: Candidates, patch_set: PatchSet, tmp_path: Path
+) -> None:
+    pool = PatchSet.open(patch_set.select(label=CLASSES[2]).write(tmp_path / "pool"))
+    assert [true_labels(pool, CLASSES).count(k) for k in range(3)] == [0, 0, 6]
+    rest = PatchSet(pool._sources, [replace(r, label="grey") for r in pool.records], ["grey"])
+    material = Material(labelled=patch_set, candidates=candidates, size=32, pool=rest)
+    assert len(material.unlabelled) == 6, "whose labels are not read"
+    for read in (lambda: material.lacks("labels_of_pool"), lambda: true_labels(rest, CLASSES)):
+        with pytest.raises(ValueError, match="labels must be among the classes .* got 'grey'"):
+            read()
 
 
 def test_the_second_set_is_an_arm_of_its_own(candidates: Candidates, patch_set: PatchSet) -> None:

@@ -181,6 +181,18 @@ def test_patches_without_a_label_are_not_tested_on(
             evaluation(parts, candidates, **{name: blind})
 
 
+def test_test_patches_opened_apart_are_matched_by_name(
+    parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path
+) -> None:
+    last = parts[2].select(label=CLASSES[2])
+    apart = PatchSet.open(last.write(tmp_path / "test"))
+    found = evaluation(parts, candidates, test=apart, arms=["C"]).test
+    assert torch.equal(found.labels, last.labels) and found.classes == CLASSES
+    names = [replace(r, label="grey") for r in apart.records]
+    with pytest.raises(ValueError, match=r"among the classes \['blue'.* got 'grey' of 8 patches"):
+        evaluation(parts, candidates, test=PatchSet(apart._sources, names, ["grey"]))
+
+
 def test_true_labels_must_be_there_before_any_training(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates
 ) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +180,17 @@ def test_recompression_keeps_the_picture_and_leaves_its_traces(draw_patches: Dra
     assert 0 < (once.float() - images.float()).abs().mean() < 6 and recompressed(
         images[:0]
     ).shape == (0, 3, 32, 32)
+
+
+def test_test_patches_opened_apart_are_matched_by_name(
+    parts: Parts, draw_patches: DrawPatches, tmp_path: Path
+) -> None:
+    train, labelled, test = parts
+    last = PatchSet.open(test.select(label=CLASSES[2]).write(tmp_path / "test"))
+    found = class_fidelity(drawn(draw_patches), train, labelled, last, thumbnails, 32)
+    assert [found[name]["numbers"]["real"] for name in CLASSES] == [0, 0, 10]
+    other = replace(drawn(draw_patches), classes=("x", "y", "z"))
+    with pytest.raises(ValueError, match="classes must be those of the candidates"):
+        class_fidelity(other, train, labelled, test, thumbnails, 32)
+    with pytest.raises(ValueError, match="classes must be those of the candidates"):
+        overall_fidelity(other, train, test, thumbnails, 32)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
@@ -146,6 +147,16 @@ def test_calibration_error_of_calibrated_and_overconfident_predictions() -> None
 def test_metrics_check_their_shapes(probabilities: Array, labels: NDArray[np.int64]) -> None:
     with pytest.raises(ValueError, match="metrics need N x K probabilities and N labels, got "):
         classification_metrics(probabilities, labels)
+
+
+def test_tensors_are_taken_for_arrays() -> None:
+    probabilities, labels = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), np.array([0, 1, 1])
+    weights, given = np.ones((2, 3)), (torch.from_numpy(probabilities), torch.from_numpy(labels))
+    assert classification_metrics(*given) == classification_metrics(probabilities, labels)  # type: ignore[arg-type]
+    table = metric_table(*given, torch.from_numpy(weights))  # type: ignore[arg-type]
+    assert np.array_equal(table, metric_table(probabilities, labels, weights))
+    assert class_recall(*given).tolist() == [1.0, 0.5]  # type: ignore[arg-type]
+    assert reliability(*given) == reliability(probabilities, labels)  # type: ignore[arg-type]
 
 
 def test_a_weight_of_n_is_n_copies_and_a_weight_of_zero_is_absence() -> None:

@@ -104,6 +104,11 @@ def test_a_forecast_counts_the_comparisons() -> None:
     assert "corrected" not in one.sentence
 
 
+def test_a_run_may_have_nothing_to_compare() -> None:
+    given = (np.repeat([0, 1], 6), list("abcdefghijkl"), 3)
+    assert foresee(*given, worlds=10, claims=0) == foresee(*given, worlds=10)
+
+
 def test_with_one_group_of_a_class_nothing_can_be_told() -> None:
     found = foresee(np.repeat([0, 1], 6), ["a"] * 6 + ["b"] * 6, 3, worlds=10)
     assert np.isnan(found.detectable) and set(found.seeds.values()) == {0}
@@ -118,6 +123,20 @@ def test_a_forecast_needs_a_design(seeds: int, draws: int) -> None:
         ValueError, match=f"got 4 patches, 4 groups, {seeds} seeds and {draws} dra"
     ):
         foresee(np.arange(4), list("abcd"), seeds, draws)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 2.5}, "seeds must be a whole number from 1 on, got 2.5"),
+        ({"draws": 1.5}, "draws must be a whole number from 1 on, got 1.5"),
+        ({"worlds": 0}, "worlds must be a whole number from 1 on, got 0"),
+        ({"claims": -1}, "claims must be a whole number from 0 on, got -1"),
+    ],
+)
+def test_a_forecast_takes_whole_numbers(given: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        foresee(np.arange(4), list("abcd"), **{"seeds": 3, **given})  # type: ignore[arg-type]
 
 
 def test_cells_hold_what_was_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,6 @@ def test_each_class_needs_patches(write_patch_set: WritePatchSet, tmp_path: Path
             Compose([]),
             tmp_path,
         )
+    grey = PatchSet(train._sources, [replace(r, label="grey") for r in train.records], ["grey"])
+    with pytest.raises(ValueError, match="labels must be among the classes .* got 'grey'"):
+        exemplar_fidelity(Painter(True), Encoder(), train, grey, Compose([]), tmp_path)  # type: ignore[arg-type]

@@ -494,6 +494,15 @@ REFUSED: list[tuple[Call, str]] = [
         lambda: group_folds([0, 0, 1, NAN], list("abcd"), 2),  # type: ignore[list-item]
         "labels must be whole numbers, got nan",
     ),
+    (
+        lambda: precision_at(torch.full((2, 2), 0.5), torch.zeros(3).long(), 0.5),
+        r"labels N, got \(2, 2\) for labels of shape \(3,\)",
+    ),
+    (
+        lambda: precision_at(torch.tensor([[NAN, 0.5]]), torch.zeros(1).long(), 0.5),
+        "probabilities must be finite, got 1",
+    ),
+    (lambda: group_folds([0, 0, -1], list("abc"), 2), "index of a class, from 0 on, got -1 of 1"),
     (lambda: group_folds([0, 0, 1], list("abcd"), 2), "each label needs a group, got 3 and 4"),
 ]
 

@@ -91,6 +91,24 @@ def test_selection_depends_on_the_patch_alone_and_leaves_the_critic_as_it_was(
     assert selector.settings == {"rule": "nearest centroid"}
 
 
+def test_what_is_not_finite_is_not_accepted_and_labels_are_class_indices(
+    labelled: PatchSet, critic: PatchCritic
+) -> None:
+    images, labels = labelled.images(32).float() / 255, labelled.labels
+    selector = CentroidSelector(critic, images, labels, size=32)
+    images[0, 0, 0, 0] = torch.nan
+    found = selector(images[:2], labels[:2])
+    assert found.reasons[0] == "not finite" and not found.keep[0]
+    for wrong, message in (
+        (labels[1:], r"labels must be 24 class indices, .* got shape \(23,\)"),
+        (labels + 1, "labels must lie from 0 to 2, got 1 to 3"),
+        (labels + 0.5, "whole numbers, one for each patch, got tensor"),
+    ):
+        for act in (selector, lambda x, y: CentroidSelector(critic, x.nan_to_num(), y, 32)):
+            with pytest.raises(ValueError, match=message):
+                act(images, wrong)
+
+
 def test_a_class_without_patches_has_no_centroid(labelled: PatchSet, critic: PatchCritic) -> None:
     kept = labelled.labels != 1
     with pytest.raises(

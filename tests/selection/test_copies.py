@@ -144,11 +144,12 @@ def test_to_unit() -> None:
     assert to_unit(torch.tensor([0.0, 0.2, 1.0])).tolist() == pytest.approx([0.0, 0.2, 1.0])
 
 
-def test_a_patch_that_is_not_finite_has_no_distance() -> None:
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_patch_that_is_not_finite_has_no_distance(value: str) -> None:
     candidates = patches(2)
-    candidates[1, 0, 3, 3] = float("nan")
+    candidates[1, 0, 3, 3] = float(value)
     distance, _ = copy_distances(candidates, patches(40, seed=1))
-    assert torch.isfinite(distance).tolist() == [True, False]
+    assert torch.isnan(distance).tolist() == [False, True]
 
 
 def test_distances_need_a_reference() -> None:

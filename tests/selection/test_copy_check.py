@@ -104,3 +104,23 @@ def test_the_threshold_is_what_real_patches_of_other_groups_keep(
 def test_plain_pictures_have_no_structure(draw_patches: DrawPatches) -> None:
     plain = structure(torch.full((1, 3, 32, 32), 0.9))
     assert bool(plain.isfinite().all()) and float(plain.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": 0}, "size must be a whole number from 1 on, got 0"),
+        ({"percentile": 200}, r"percentile must lie in \[0, 100\], got 200"),
+        ({"percentile": float("nan")}, r"percentile must lie in \[0, 100\], got nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    real: PatchSet, given: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CopyCheck(real, **{"size": 32, **given})  # type: ignore[arg-type]
+
+
+def test_no_picture_is_refused(real: PatchSet) -> None:
+    with pytest.raises(ValueError, match="among at least one picture, got none"):
+        CopyCheck(real, 32)(real[:0])

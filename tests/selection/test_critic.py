@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, RandAxisFlipd, ScaleIntensityRanged
-from torch import nn
+from torch import Tensor, nn
 
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchSet, Selector, fit_critic
 from monai_histodiff.classifiers.classifier import PatchClassifier, predict
@@ -268,6 +269,7 @@ def test_what_members_know_by_heart_does_not_count(labelled: PatchSet) -> None:
     [
         ([0, 1], "got 2 from 0 for 3 patches"),
         ([0, 1, -1], "got 3 from -1 for 3"),
+        ([0, 1, 1.5], r"got tensor\(\[0.0000, 1.0000, 1.5000\]\) for 3"),
     ],
 )
 def test_origins_must_be_patches(
@@ -480,15 +482,21 @@ def test_the_set_that_was_judged_last_is_not_judged_again(
     patches = large_patches(tmp_path / "large")
     fresh = copy.deepcopy(critic)
     judged = fresh.of_patches(patches, 32)
+    fresh.of_patches(patches, 32).zero_()
+    fresh.threshold.fill_(0.5)
     with monkeypatch.context() as patched:
         patched.setattr(fresh, "probabilities", None)
-        assert fresh.of_patches(patches[:], 32) is judged
+        assert torch.equal(fresh.of_patches(patches[:], 32), judged)
         for other, size in ((patches[::-1], 32), (patches[1:], 32), (patches, 40)):
             with pytest.raises(TypeError, match="not callable"):
                 fresh.of_patches(other, size)
     assert torch.equal(fresh.of_patches(patches[::-1], 32), judged.flip(0))
     fresh.temperature.mul_(4)
-    assert float((fresh.of_patches(patches[::-1], 32) - judged.flip(0)).abs().max()) > 1e-3
+    softer = fresh.of_patches(patches[::-1], 32)
+    assert float((softer - judged.flip(0)).abs().max()) > 1e-3
+    other = {name: -value for name, value in fresh.members.state_dict().items() if "fc" in name}
+    fresh.members.load_state_dict(other, strict=False)
+    assert float((fresh.of_patches(patches[::-1], 32) - softer).abs().max()) > 1e-3
 
 
 def test_classifiers_from_scratch_are_read_without_an_encoder(
@@ -528,6 +536,65 @@ def test_few_patches_cannot_be_cross_fitted(labelled: PatchSet) -> None:
     message = "each class needs at least 3 patches for 3 folds, got 2 of class 'blue'"
     with pytest.raises(ValueError, match=message):
         fit_critic(labelled[:2], TRAINING, transform(), size=32, folds=3)
+
+
+def test_every_class_must_have_labelled_patches(labelled: PatchSet) -> None:
+    one, blind = (
+        labelled.select(label="pink"),
+        [replace(r, label="") for r in labelled.records[:6]],
+    )
+    unlabelled = PatchSet(labelled._sources, [*labelled.records, *blind], labelled.classes)
+    for patches, size, folds, message in (
+        (one, 32, 3, "at least 3 patches for 3 folds, got 0 of class 'blue'"),
+        (labelled[:0], 32, 3, "folds need labelled patches of each class, got no patch"),
+        (unlabelled, 32, 3, "the index of a class, from 0 on, got -1 of 6 patches and 3 classes"),
+        (labelled, 0, 3, "size must be a whole number from 1 on, got 0"),
+        (labelled, 32, 2.5, "folds must be a whole number, got 2.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_critic(patches, TRAINING, transform(), size, folds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x[:0], "patches must be at least one, got none"),
+        (lambda x: x[0], r"a tensor N x 3 x H x W, .* got Tensor \(3, 32, 32\)"),
+        (lambda x: x[:, :1], r"a tensor N x 3 x H x W, .* got Tensor \(2, 1, 32, 32\)"),
+        (lambda x: x.permute(0, 2, 3, 1), r"got Tensor \(2, 32, 32, 3\)"),
+        (list, "got list"),
+        (lambda x: x.numpy(), "got ndarray"),
+    ],
+)
+def test_what_is_no_batch_of_patches_is_not_judged(
+    spoil: Callable[[Tensor], Any], message: str, critic: PatchCritic, labelled: PatchSet
+) -> None:
+    selector, patches = Selector.for_patches(critic, labelled, 32), labelled.images(32)[:2]
+    for judge in (critic.probabilities, lambda x: selector(x, [0, 0])):
+        with pytest.raises(ValueError, match=message):
+            judge(spoil(patches))
+    with pytest.raises(ValueError, match="patches must be at least one, got none"):
+        Selector(critic, patches[:0], [])
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        ([0.9, 1], r"labels must be 2 class indices, .* got \[0.9, 1\]: give"),
+        (["blue", "pink"], r"got \['blue', 'pink'\]: give the place"),
+        (None, "got None: give"),
+        ([0, 1, 2], r"got shape \(3,\): give"),
+        ([0, 3], "labels must lie from 0 to 2, got 0 to 3"),
+    ],
+)
+def test_labels_are_class_indices(
+    labels: Any, got: str, critic: PatchCritic, labelled: PatchSet
+) -> None:
+    selector, patches = Selector.for_patches(critic, labelled, 32), labelled.images(32)[:2]
+    with pytest.raises(ValueError, match=got):
+        selector(patches, labels)
+    wanted = selector(patches, torch.tensor([0, 1])).confidence
+    assert torch.equal(selector(patches, [0.0, 1.0]).confidence, wanted)
 
 
 def test_selector_threshold_must_be_a_probability(critic: PatchCritic, labelled: PatchSet) -> None:

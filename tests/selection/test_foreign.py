@@ -60,6 +60,13 @@ def judge(real: PatchSet) -> Judge:
     return Judge(critic, train, train, test, 32, colours)
 
 
+def test_the_critic_must_be_fitted_on_the_labelled_patches(judge: Judge, real: PatchSet) -> None:
+    with pytest.raises(ValueError, match="labelled must be the 24 patches .* got 20: give these"):
+        Judge(judge.critic, judge.train[:20], judge.train, judge.test, 32, colours)
+    with pytest.raises(ValueError, match="classes must be as many as the critic's, 2, got 3"):
+        Judge(PatchCritic([ByColour()], 2), judge.train, judge.train, judge.test, 32, colours)
+
+
 def made(
     folder: Path,
     images: Sequence[np.ndarray],

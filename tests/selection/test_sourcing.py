@@ -132,3 +132,19 @@ def test_a_class_needs_a_source(patches: PatchSet) -> None:
     labelled = patches.few(2, seed=0)
     with pytest.raises(ValueError, match="max_sources must be at least 1, got 0"):
         known_sources(Model(), [], labelled, labelled, Judge(), SIZE, max_sources=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_classes", 2, "classes must be as many as the critic's, 2, got 3"),
+        ("folds", torch.zeros(7), "labelled must be the 7 patches that the critic was fitted on"),
+    ],
+)
+def test_the_critic_must_be_fitted_on_the_labelled_patches(
+    name: str, value: Any, message: str, patches: PatchSet
+) -> None:
+    labelled, critic = patches.few(2, seed=0), Judge()
+    setattr(critic, name, value)
+    with pytest.raises(ValueError, match=message):
+        known_sources(Model(), [], labelled, labelled, critic, SIZE)  # type: ignore[arg-type]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from monai_histodiff.classifiers.probe import features_of_views
 from monai_histodiff.selection import tissue_check
 from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck
 
@@ -72,3 +75,20 @@ def test_features_are_computed_once_for_each_patch() -> None:
     assert torch.equal(known(patches[:3]), features(patches[:3])) and asked == [3, 3]
     assert torch.equal(known(patches.flip(0)), features(patches.flip(0)))
     assert asked == [3, 3, 1, 4], "only the fourth was new"
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (lambda x: x.float().mean((2, 3)) * torch.nan, "finite, got NaN or infinity for 2 of 2"),
+        (lambda x: x.float().mean((2, 3))[:1], r"here 2, got \(1, 3\): give"),
+        (lambda x: x.float().mean((1, 2, 3)), r"tensor N x D for N patches, here 2, got \(2,\)"),
+        (lambda x: x.numpy().mean((2, 3)), r"got \(2, 3\): give a function"),
+        (lambda x: None, "got NoneType: give a function of one vector"),
+    ],
+)
+def test_features_are_one_vector_for_each_patch(features: Any, message: str) -> None:
+    patches = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    for given in (KnownFeatures(features), partial(features_of_views, features, dict)):
+        with pytest.raises(ValueError, match=message):
+            given(patches if isinstance(given, KnownFeatures) else [{"image": p} for p in patches])
