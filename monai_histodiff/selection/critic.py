@@ -49,7 +49,7 @@ class PatchCritic(nn.Module):
         precision: of the labels that it gives with at least the threshold, on held-out patches.
         folds: the fold of each patch that it was fitted on, int64: member ``k`` has not seen fold
             ``k``; ``None`` where it was not made by :func:`fit_critic`, or its file tells none.
-        encoder: name of the ``timm:`` or ``hf-hub:`` encoder of its members, as bytes, or ``None``.
+        encoder: name of the ``timm:`` or ``hf-hub:`` encoder below, as bytes, or ``None``.
     """
 
     folds: Tensor | None
