@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from monai_histodiff._version import __version__
 from monai_histodiff.bundle.results_folder import RESULTS, ResultsFolder
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.tables import write_table
@@ -18,7 +19,7 @@ __all__ = ["VerdictFolder"]
 BASE = ("path", "label", "split", "group")
 FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
 STAGE = "verdict"
-OWN = ("accepted", "accepted.csv", "judged.csv", "second", *RESULTS)
+OWN = ("accepted", "accepted.csv", "bank", "judged.csv", "second", *RESULTS)
 
 
 class VerdictFolder(ResultsFolder):
@@ -69,10 +70,11 @@ class VerdictFolder(ResultsFolder):
 
         ``judged.csv`` lists all pictures, ``accepted.csv`` those that are worth keeping: laid into
         the set in place of its ``manifest.csv``, it makes a set of them alone. ``accepted/`` is
-        that set, with the files as they were, for ``PatchSet.open``. Columns: those of the set's
-        own manifest (its ``confidence`` as ``given_confidence``), the critic's ``confidence``, the
-        ``distance`` and ``likeness`` to real training patches, the name of the ``nearest`` of
-        them, and the ``reason``.
+        that set, with the files as they were, for ``PatchSet.open``, and ``bank/`` the pictures as
+        they were judged, for :class:`~monai_histodiff.SyntheticAugmentd`. Columns: those of the
+        set's own manifest (its ``confidence`` as ``given_confidence``), the critic's
+        ``confidence``, the ``distance`` and ``likeness`` to real training patches, the name of the
+        ``nearest`` of them, and the ``reason``.
 
         Args:
             judged: the set.
@@ -91,6 +93,10 @@ class VerdictFolder(ResultsFolder):
         source = PatchSource(path)
         if kept:
             write_patches(folder / "accepted", ((r, source.read(r.path)) for r in kept))
+            found, scale = judged.candidates, judged.pictures.um_per_px
+            made = {"version": __version__, "pictures": judged.name}
+            bank = found.bank(found.accepted, judged.train.classes, made, scale)
+            bank.save(folder / "bank")
         return folder / "accepted.csv"
 
 

@@ -17,7 +17,13 @@ from monai.bundle import ConfigParser, run
 from monai.transforms import Compose, Identityd, ScaleIntensityRanged
 from PIL import Image, ImageFilter
 
-from monai_histodiff import ClassifierTraining, LatentDiffusion, PatchClassifier, PatchSet
+from monai_histodiff import (
+    ClassifierTraining,
+    LatentDiffusion,
+    PatchClassifier,
+    PatchSet,
+    SyntheticBank,
+)
 from monai_histodiff.bundle import VerdictFolder, judge_and_report, open_sets
 from monai_histodiff.bundle.verdict import possible_arms
 from monai_histodiff.bundle.verdict_rules import beyond, chance, is_far, lost_classes, misfits
@@ -164,6 +170,8 @@ def test_good_pictures_are_kept_and_listed(
     again = PatchSet.open(given)
     assert [r.path for r in again.records] == [r.path for r in accepted.records]
     assert torch.equal(again.images(), accepted.images())
+    bank = SyntheticBank.load(tmp_path / "out" / "bank")
+    assert len(bank) == kept and bank.classes == CLASSES and bank.provenance["pictures"] == "set"
     extra = again.records[0].extra
     assert extra["reason"] == "accepted" and extra["given_confidence"] == ""
     assert float(extra["confidence"]) >= judge.threshold - 1e-4
