@@ -17,6 +17,7 @@ from monai_histodiff import (
     LatentClassifier,
     LatentDiffusion,
     LiveBank,
+    PatchClassifier,
     PatchEncoder,
     PatchSet,
     SyntheticAugmentd,
@@ -70,7 +71,7 @@ def test_the_api_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow  # samples of the shipped generator
 def test_sampling(place: Path) -> None:
-    first, student, exemplars, stored, of_sources = blocks("docs/sampling.md")
+    first, student, exemplars, stored, of_sources, own_critic = blocks("docs/sampling.md")
     model, guide = LatentDiffusion.from_bundle(LDM), LatentClassifier(24, 2).eval()
     found = run(first, {"model": model, "guide": guide}, "sampling.md")
     assert found["patches"].shape == (3, 3, 128, 128)
@@ -89,6 +90,9 @@ def test_sampling(place: Path) -> None:
     names |= {"pretrained_sampler": pretrained_sampler}
     names |= run(student.replace("16", "2"), names, "sampling.md")
     assert names["samples"].shape == (2, 3, 128, 128)
+    names |= {"classifier": PatchClassifier(3, 8), "groups": ["a", "b"]}
+    names["samples"] = names["patches"][[0, 1, 1]] / 255
+    assert len(run(own_critic, names, "sampling.md")["found"].reasons) == 3
 
 
 def test_the_transform(place: Path) -> None:
