@@ -38,6 +38,7 @@ from monai_histodiff.bundle.speed import PROBE_SIZE, measure_speed, relative_cos
 from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
+from monai_histodiff.classifiers.encoder_names import NamedEncoder
 from monai_histodiff.diffusion.parts import check_student
 from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.evaluation.comparisons import compared
@@ -104,6 +105,7 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
                 check_places(stage, own, home, kept and stage == "train")
             warn_of_emulation(own["device"], own["bfloat16"])
         _check_alike(stages)
+        _check_named(configs["train"].get("critic_encoder"))
         check_sampling(stages["train"], schedule_of(stages["train"]["ldm_dir"]))
         _check_scales(stages["train"], Path(values["guidance_dir"]) / "configs")
         task = check_task(stages["train"])
@@ -188,6 +190,19 @@ def _check_alike(stages: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{key} must be the same in both stages, got {made} for train and {judged} for "
                 f"evaluate: give --train#{key} and --evaluate#{key} one value"
             )
+
+
+def _check_named(encoder: Any) -> None:
+    """Refuse an encoder of another make that an evaluation could not find again.
+
+    Raises:
+        ValueError: it has no name.
+    """
+    if isinstance(encoder, NamedEncoder) and not encoder.name:
+        raise ValueError(
+            "critic_encoder must be named, for the evaluation to read the critic, got one that "
+            "has no name: give named_encoder('timm:NAME', @device)"
+        )
 
 
 def _check_same(folder: RunFolder, wanted: Mapping[str, Any]) -> None:

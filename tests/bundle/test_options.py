@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import WritePatchSet
 from monai.bundle import ConfigParser, ConfigWorkflow
+from torch import nn
 
 from monai_histodiff.bundle import checks, plan, speed
 from monai_histodiff.bundle.errors import told
@@ -23,6 +24,7 @@ from monai_histodiff.bundle.inference import label_of
 from monai_histodiff.bundle.plan import RunPlan, Step, evaluation_steps, training_steps
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.running import option_values
+from monai_histodiff.classifiers.encoder_names import NamedEncoder
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.options.docs import config_files, options_page
@@ -41,6 +43,10 @@ def config_of(name: str) -> list[str]:
 
 
 CONFIGS = sorted({config for option in OPTIONS for config in option.configs})
+FOREIGN = NamedEncoder(
+    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)},
+)
 OVERLAYS = ("published", "multi_gpu_train", "train_base", "metadata")
 
 
@@ -104,6 +110,10 @@ FINETUNE = [
     ({"train#patch_size": 513}, "at least 96, at most 512, or None, got 513: give 512 or less"),
     ({"train#patch_size": 100}, "patch_size must be the same in both stages, got 100 for train a"),
     ({"evaluate#draw": 3}, "draw must be the same in both stages, got 0 for train and 3 for eval"),
+    (
+        {"train#critic_encoder": FOREIGN},
+        "critic_encoder must be named, for the evaluation to read",
+    ),
     ({"patch_size": 129.0}, "patch_size must be a whole number, at least 96, at most 512, or"),
     ({"patch_size": 256}, "patches must be at least 256 x 256 at 1 um per pixel, got 480 of 480"),
     (
