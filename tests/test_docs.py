@@ -73,9 +73,8 @@ def test_the_readme_line_of_the_pipeline_takes_files_and_a_bank(
 ) -> None:
     Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "patch.png")
     accepted = {k: np.full((30, 16, 16, 3), 50 + 50 * k, np.uint8) for k in range(2)}
-    SyntheticBank.from_arrays(accepted, classes=["normal", "tumour"]).save(
-        tmp_path / "out" / "bank"
-    )
+    bank = SyntheticBank.from_arrays(accepted, classes=["normal", "tumour"], um_per_px=1.0)
+    bank.save(tmp_path / "out" / "bank")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     (code,) = [block for block in code_of(ROOT / "README.md") if "Compose" in block]

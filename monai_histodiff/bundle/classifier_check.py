@@ -21,22 +21,30 @@ RULE = "classifier must take num_classes= and give logits N x K of patches N x 3
 REMEDY = "see 'Your own classifier' in docs/verdict.md"
 
 
-def checked_classifier(config: Mapping[str, Any], classes: int, size: int) -> nn.Module:
-    """A network of the ``classifier`` of a config, shown two patches of a size.
+def checked_classifier(
+    config: Mapping[str, Any], classes: int, size: int, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """A network of the ``classifier`` of a config, shown two patches of a size, and their
+    gradient.
 
     Args:
         config: with overrides.
         classes: their number.
         size: height and width of a patch.
+        device: where it will be trained.
 
     Raises:
-        ValueError: it cannot be made, or gives something else than a logit for each class.
+        ValueError: it cannot be made or trained, or gives something else than a logit for each
+            class.
     """
     try:
-        with kept_random_state(), float32_default(), torch.no_grad():
+        with kept_random_state(), float32_default():
             make = ConfigParser(deepcopy(dict(config))).get_parsed_content("classifier")
-            network = make(num_classes=classes).eval()
-            found = network(torch.rand(2, 3, size, size, dtype=torch.float32, device="cpu"))
+            network = make(num_classes=classes).to(device).eval()
+            patches = torch.rand(2, 3, size, size, dtype=torch.float32, device=device)
+            with torch.no_grad():
+                found = network(patches)
+            network.train()(patches).square().mean().backward()
     except Exception as error:  # a network of anybody's can raise anything
         cause = error.__cause__ or error
         raise ValueError(f"{RULE}, got {type(cause).__name__}: {cause}: {REMEDY}") from error

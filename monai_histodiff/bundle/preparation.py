@@ -111,7 +111,7 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         task = check_task(stages["train"])
         check_arms(judged)
         check_pool(judged["arms"], task.pool, judged["further_steps"])
-        made = checked_classifier(configs["evaluate"], len(task.labelled.classes), task.size)
+        relative = _relative(configs["evaluate"], judged, len(task.labelled.classes), task.size)
         if "G0" in judged["arms"]:
             RunFolder(judged["published_dir"]).check(task)
         if kept:  # its files are checked by the evaluation, which comes next
@@ -119,7 +119,6 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
             _check_same(folder, method("train", configs["train"]))
         else:
             steps = _training(stages["train"], task)
-        relative = relative_cost(made, judged["device"], bool(judged["bfloat16"]))
         steps += evaluation_steps(judged, len(task.test), task.size, relative)
     elif name == "train":
         check_sampling(values, schedule_of(values["ldm_dir"]))
@@ -132,13 +131,12 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         check_arms(values)
         outcome = folder.read_outcome()
         size = outcome["sampling"].get("size") or PROBE_SIZE
-        made = checked_classifier(config, len(outcome["selection"]["per_class"]), size)
-        relative = relative_cost(made, values["device"], bool(values["bfloat16"]))
+        classes = len(outcome["selection"]["per_class"])
+        relative = _relative(config, values, classes, size)
         steps = evaluation_steps(values, count_tested(folder.split), size, relative)
     elif name == "verdict":
         task = check_task(values)
-        made = checked_classifier(config, len(task.labelled.classes), task.size)
-        relative = relative_cost(made, values["device"], bool(values["bfloat16"]))
+        relative = _relative(config, values, len(task.labelled.classes), task.size)
         steps = _verdict_steps(values, task, relative)
     elif name == "inference":
         made = ConfigParser(config).get_parsed_content("made")
@@ -256,6 +254,15 @@ def _training(values: Mapping[str, Any], task: Task) -> list[Step]:
     check_writable(Path(values["output_dir"]), room_for(values, classes, task.size))
     counts = (classes, len(task.labelled), len(task.known))
     return training_steps(values, *counts, task.size, task.unlabelled.crop_count(task.size))
+
+
+def _relative(
+    config: Mapping[str, Any], values: Mapping[str, Any], classes: int, size: int
+) -> float:
+    """What a config's classifier, which is tried, costs beside the usual one."""
+    device = values["device"]
+    network = checked_classifier(config, classes, size, device)
+    return relative_cost(network, size, device, bool(values["bfloat16"]))
 
 
 def _verdict_steps(values: Mapping[str, Any], task: Task, relative: float) -> list[Step]:

@@ -58,20 +58,25 @@ def measure_speed(device: str | torch.device, bfloat16: bool = False) -> tuple[f
 
 
 def relative_cost(
-    network: torch.nn.Module, device: str | torch.device, bfloat16: bool = False
+    network: torch.nn.Module, size: int, device: str | torch.device, bfloat16: bool = False
 ) -> float:
-    """How many times as long a training step of a network takes as one of a
-    :class:`~monai_histodiff.PatchClassifier`: 1 for such a one. Random numbers are left as they
-    were.
+    """How many times as long a training step of a network, on patches of a size, takes as one of a
+    :class:`~monai_histodiff.PatchClassifier`: 1 for such a one, if it is no wider or deeper.
+    Random numbers are left as they were.
     """
-    if isinstance(network, PatchClassifier):
-        return 1.0
     with kept_random_state():
-        shape = (PROBE_BATCH // 4, 3, PROBE_SIZE, PROBE_SIZE)
-        images = torch.rand(shape, dtype=torch.float32).to(device)
-        both = (network.to(device).train(), PatchClassifier(2).to(device))
-        own, ours = (_seconds(made, images, bfloat16, 3)[0] for made in both)
+        usual = PatchClassifier(2).to(device)
+        if isinstance(network, PatchClassifier) and _parameters(network) <= _parameters(usual):
+            return 1.0
+        images = torch.rand((PROBE_BATCH // 4, 3, size, size), dtype=torch.float32).to(device)
+        clock = int(images.is_cuda)  # else what the processors compute, whatever else they do
+        both = (network.to(device).train(), usual)
+        own, ours = (_seconds(made, images, bfloat16, 6)[clock] for made in both)
     return own / ours
+
+
+def _parameters(network: PatchClassifier) -> int:
+    return sum(p.numel() for name, p in network.resnet.named_parameters() if "fc" not in name)
 
 
 def _seconds(

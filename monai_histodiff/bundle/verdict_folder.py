@@ -95,7 +95,7 @@ class VerdictFolder(ResultsFolder):
             write_patches(folder / "accepted", ((r, source.read(r.path)) for r in kept))
             found, scale = judged.candidates, judged.pictures.um_per_px
             made = {"version": __version__, "pictures": judged.name}
-            bank = found.bank(found.accepted, judged.train.classes, made, scale)
+            bank = found.bank(found.accepted, found.classes, made, scale)
             bank.save(folder / "bank")
         return folder / "accepted.csv"
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from ignite.handlers import ProgressBar
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader
 from monai.engines import SupervisedTrainer, default_prepare_batch
 from monai.handlers import LrScheduleHandler
 from monai.networks.nets import ResNet
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import RandomSampler
 
+from monai_histodiff.classifiers.first_batch import CheckedFirst, LabelledItems
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
@@ -33,8 +34,6 @@ from monai_histodiff.utils.global_state import float32_default, kept_random_stat
 from monai_histodiff.utils.modes import evaluating
 
 __all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
-
-PICTURES = {"image", "weak", "strong"}  # of a batch, the last two by FixMatch
 
 
 class PatchClassifier(nn.Module):
@@ -121,45 +120,6 @@ class _MixPrepareBatch:
         )
 
 
-class _Labelled(Dataset):
-    """Items whose labels are checked: the loss would leave -100 out, and others stop obscurely."""
-
-    def __init__(self, data: Sequence[Any], transform: Compose, num_classes: int) -> None:
-        super().__init__(data, transform)
-        self.num_classes = num_classes
-
-    def _transform(self, index: int) -> Any:
-        item: Any = super()._transform(index)
-        given = item.get("label")
-        label = np.asarray(given)
-        if label.ndim or label.dtype.kind not in "iu" or not 0 <= int(label) < self.num_classes:
-            raise ValueError(
-                f"a label must be a whole number from 0 to {self.num_classes - 1}, got {given!r} "
-                f"of item {index}: give the place among the classes, and leave unlabelled out"
-            )
-        return item
-
-
-class _CheckFirst:
-    """``prepare_batch`` that refuses a first batch whose pictures are not in [0, 1]: a network
-    would learn from them, and judge others.
-    """
-
-    def __init__(self, prepare: Callable[..., Any]) -> None:
-        self.prepare, self.seen = prepare, False
-
-    def __call__(self, batchdata: Mapping[str, Any], *given: Any, **options: Any) -> Any:
-        for name in () if self.seen else PICTURES & batchdata.keys():
-            if not batchdata[name].is_floating_point():
-                raise ValueError(
-                    "a transform must make patches floating point in [0, 1], got "
-                    f"{batchdata[name].dtype}: let it scale them (ScaleIntensityRanged)"
-                )
-            to_unit(batchdata[name])  # what is not finite, the loss tells
-        self.seen = True
-        return self.prepare(batchdata, *given, **options)
-
-
 @dataclass(frozen=True)
 class ClassifierTraining:
     """A recipe that fits a classifier: the same number of optimiser steps whatever the data.
@@ -196,8 +156,10 @@ class ClassifierTraining:
     def __post_init__(self) -> None:
         check_from(1, steps=self.steps, batch_size=self.batch_size)
         most = {"learning_rate": np.inf, "weight_decay": np.inf, "mixing": np.inf}
-        for name, limit in {**most, "label_smoothing": 1.001}.items():
-            if not 0 <= (value := getattr(self, name)) < limit:
+        for name, limit in {**most, "label_smoothing": 1.0}.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and np.isfinite(value)
+            if not number or not 0 <= value <= limit:
                 rule = "finite" if limit == np.inf else "1 at the most"
                 raise ValueError(f"{name} must be at least 0 and {rule}, got {value!r}")
         if self.bfloat16 is None:
@@ -252,14 +214,14 @@ class ClassifierTraining:
             device=torch.device(self.device),
             max_epochs=1,
             train_data_loader=DataLoader(
-                _Labelled(data, transform, num_classes),
+                LabelledItems(data, transform, num_classes),
                 batch_size=self.batch_size,
                 sampler=sampler,
                 num_workers=self.num_workers,
             ),
             network=network,
             optimizer=optimizer,
-            prepare_batch=_CheckFirst(prepare),
+            prepare_batch=CheckedFirst(prepare),
             loss_function=loss,
             train_handlers=[
                 LrScheduleHandler(schedule, print_lr=False, epoch_level=False),
@@ -289,7 +251,9 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Logits, float32 on the CPU, of patches ``N x 3 x H x W`` (uint8, or floating point in [0,
     1]), in evaluation mode. The network is left in the mode that it was in.
     """
-    device = next(chain(network.parameters(), network.buffers())).device
+    check_from(1, batch_size=batch_size)
+    first = next(chain(network.parameters(), network.buffers()), images)
+    device = first.device
     with evaluating(network):
         parts = [network(to_unit(p.to(device))).float().cpu() for p in images.split(batch_size)]
     return torch.cat(parts)

@@ -85,7 +85,8 @@ class PatchEncoder(nn.Module):
         features, which is made float32 and not trained.
         """
         made = copy.copy(self)
-        made._modules = {**self._modules, "discriminant": layer.float().requires_grad_(False)}
+        own = copy.deepcopy(layer).float().requires_grad_(False)
+        made._modules = {**self._modules, "discriminant": own}
         made.num_features = layer.out_features
         return made
 
@@ -259,7 +260,7 @@ def linear_probe(
             "labels must be 0 to K - 1 with K at least 2, each present, "
             f"got {sorted(set(labels.tolist()))}"
         )
-    features, labels = features.cpu(), labels.cpu()
+    features, labels = features.cpu(), labels.cpu().long()
     x, mean = features.double(), features.double().mean(0)
     std = x.std(0, correction=0)
     if scaling == "common":

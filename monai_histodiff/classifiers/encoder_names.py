@@ -31,6 +31,7 @@ __all__ = [
     "features_of",
     "named_encoder",
     "named_features",
+    "stored_name",
 ]
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,23 @@ def named_encoder(
     made = NamedEncoder(model, about).to(checked_device(device)).eval()
     made.name = name
     return made
+
+
+def stored_name(name: Any, path: str | os.PathLike[str]) -> str:
+    """The name of an encoder of others that a file of weights keeps as bytes.
+
+    Raises:
+        ValueError: it is none of timm's or of the hub's.
+    """
+    found = ""
+    if isinstance(name, Tensor) and name.dtype == torch.uint8:
+        found = bytes(name.flatten().tolist()).decode("utf-8", "replace")
+    if not found.startswith(ENCODERS):
+        raise ValueError(
+            f"a critic must name an encoder that begins with {' or '.join(ENCODERS)}, got "
+            f"{found or name!r} in '{path}': fit it anew"
+        )
+    return found
 
 
 def named_features(

@@ -83,7 +83,8 @@ class ProbeTraining:
             ValueError: a class has no patch.
         """
         transform.set_random_state(seed)
-        labels = torch.tensor([int(item["label"]) for item in data]).repeat(self.views)
+        given = [int(item["label"]) for item in data]
+        labels = torch.tensor(given, dtype=torch.long, device="cpu").repeat(self.views)
         if len(found := labels.unique()) < num_classes:
             got = f"{found.tolist()} of {num_classes}"
             raise ValueError(f"a probe needs patches of every class, got classes {got}")

@@ -247,10 +247,11 @@ class PatchSet(Sequence):
         return own == theirs
 
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
-        """This set, and up to ``count`` patches of ``other`` at random, as in :meth:`without`."""
-        rest = other.without(self).with_classes(self.classes).records
-        chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)]
-        return self._with([*self.records, *(rest[i] for i in sorted(chosen.tolist()))])
+        """This set, and ``count`` others: as by :meth:`without` and :meth:`with_classes`."""
+        rest = other.without(self)
+        chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)].tolist()
+        more = rest.take(sorted(chosen)).with_classes(self.classes)
+        return self._with([*self.records, *more.records])
 
     def weights(self, power: float = 0.5) -> Tensor:
         """Sampling weights ``n_group ** -power``: large groups do not drown others."""

@@ -64,10 +64,12 @@ def latent_statistics(scale_factor: Any, shift: Any, channels: int) -> tuple[Ten
         ("scale_factor", scale_factor, 0.0, "positive and finite"),
     ):
         try:
-            value = torch.as_tensor(given, dtype=torch.float64, device="cpu").flatten()
+            value = torch.as_tensor(given, dtype=torch.float64, device="cpu").detach().flatten()
         except (TypeError, ValueError, RuntimeError):
             value = torch.empty(0, dtype=torch.float64, device="cpu")
         within = bool(((low < value) & (value < math.inf)).all())
+        if name == "scale_factor":
+            within &= bool((1 / value).isfinite().all())
         if len(value) not in (1, channels) or not within:
             remedy = f"give one number, or one for each of the {channels} latent channels"
             raise ValueError(f"{name} must be {rule}, got {given}: {remedy}")
@@ -110,10 +112,11 @@ def scale_of_diffusers(autoencoder: Any, unet: Any) -> dict[str, Any]:
     mean, std = own.get("latents_mean"), own.get("latents_std")
     if mean is None and std is None:
         return {"scale_factor": scale, "shift": shift}
-    if mean is None or std is None or shift:
+    if mean is None or std is None or shift or not all(std):
         raise ValueError(
-            "an autoencoder of diffusers must tell latents_mean and latents_std, or neither and a "
-            f"shift_factor, got {mean}, {std} and {shift}: give scale_factor and shift yourself"
+            "an autoencoder of diffusers must tell latents_mean and latents_std, no 0 among them, "
+            f"or neither and a shift_factor, got {mean}, {std} and {shift}: give scale_factor and "
+            "shift yourself"
         )
     return {"scale_factor": [scale / value for value in std], "shift": list(mean)}
 

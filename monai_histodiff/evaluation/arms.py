@@ -149,7 +149,9 @@ def _as_many(material: Material, order: Callable[[Tensor], Tensor]) -> Synthetic
 
 def _random(material: Material, seed: int) -> SyntheticBank:
     generator = torch.Generator().manual_seed(seed)
-    return _as_many(material, lambda rows: torch.randperm(len(rows), generator=generator))
+    return _as_many(
+        material, lambda rows: torch.randperm(len(rows), generator=generator, device="cpu")
+    )
 
 
 def _lowest(material: Material, seed: int) -> SyntheticBank:

@@ -20,6 +20,7 @@ from torch import Tensor
 from monai_histodiff.augmentation.dictionary import SyntheticAugmentd
 from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.classifiers.encoder import linear_probe
+from monai_histodiff.classifiers.encoder_names import features_of
 from monai_histodiff.classifiers.fixmatch import BesideUnlabelled, FixMatchTraining
 from monai_histodiff.classifiers.probe import features_of_views
 from monai_histodiff.data.bank import SyntheticBank
@@ -245,10 +246,8 @@ class Evaluation:
 
     def _bank(self, arm: str, seed: int) -> SyntheticBank | None:
         make = ARMS[arm].bank
-        if make is None:
-            return None
-        if ARMS[arm].drawn:
-            return make(self.material, seed)
+        if make is None or ARMS[arm].drawn:
+            return None if make is None else make(self.material, seed)
         if arm not in self._banks:
             self._banks[arm] = make(self.material, seed)
         return self._banks[arm]
@@ -281,10 +280,10 @@ class Evaluation:
         transform = Compose([self.recipe.crop, _pair, self.recipe.classical])
         transform.set_random_state(seed)
         every = [item for item in items for _ in range(PROBE_VIEWS)]
-        labels = torch.tensor([int(item["label"]) for item in every])
+        labels = torch.tensor([int(item["label"]) for item in every], device="cpu")
         seen = features_of_views(features, transform, every)
-        probe = linear_probe(seen, labels, penalty=0.1, scaling="common")
-        return torch.stack([torch.softmax(probe(features(view)), 1) for view in test])
+        probe = linear_probe(seen, labels, 0.1, scaling="common")
+        return torch.stack([torch.softmax(probe(features_of(features, v)), 1) for v in test])
 
 
 def _timed(

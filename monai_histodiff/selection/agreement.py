@@ -108,10 +108,11 @@ def checked_labels(labels: Any, count: int, num_classes: int) -> Tensor:
             f"labels must be {count} class indices, whole numbers, one for each patch, got {got}: "
             "give the place of each name among the classes, as by patches.classes.index(...)"
         )
-    if count and not 0 <= int(given.min()) <= int(given.max()) < num_classes:
-        span = f"{int(given.min())} to {int(given.max())}"
+    found = given.to(torch.long)
+    if count and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
+        span = f"{int(found.min())} to {int(found.max())}"
         raise ValueError(f"labels must lie from 0 to {num_classes - 1}, got {span}")
-    return given.to(torch.long)
+    return found
 
 
 def checked_origins(origins: Any, count: int) -> Tensor:
@@ -120,16 +121,18 @@ def checked_origins(origins: Any, count: int) -> Tensor:
     Raises:
         ValueError: they are negative, not whole, or other in number.
     """
-    given = torch.as_tensor(origins).cpu()
-    whole = given.ndim == 1 and bool((given.double() % 1 == 0).all())
-    if not whole or len(given) != count or int(given.min()) < 0:
-        got = (
-            f"{len(given)} from {int(given.min())}" if whole and len(given) else f"{origins!r:.60}"
-        )
+    try:
+        given = torch.as_tensor(origins).cpu()
+        whole = given.ndim == 1 and bool((given.double() % 1 == 0).all())
+        found, got = given.to(torch.long), f"{len(given)}"
+    except (TypeError, ValueError, RuntimeError):  # names, None, ragged
+        whole = False
+    if not whole or len(found) != count or bool((found < 0).any()):
+        got = f"{got} from {int(found.min())}" if whole and len(found) else f"{origins!r:.60}"
         raise ValueError(
             f"origins must name a patch, counted from 0, for each, got {got} for {count} patches"
         )
-    return given.to(torch.long)
+    return found
 
 
 def shortfall(outcomes: Sequence[Reason], quota: int) -> str:

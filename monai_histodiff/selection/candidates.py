@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Candidates:
     confidence: Tensor
     distance: Tensor
     nearest: Tensor
-    reasons: list[Reason] = field(default_factory=list)
+    reasons: list[Reason]
     seconds: float = 0.0
     origin: Tensor | None = None
     classes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from monai_histodiff.classifiers.classifier import ClassifierTraining, PatchClassifier, predict
 from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import PatchEncoder
-from monai_histodiff.classifiers.encoder_names import named_encoder
+from monai_histodiff.classifiers.encoder_names import named_encoder, stored_name
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, check_batch
@@ -65,7 +65,7 @@ class PatchCritic(nn.Module):
         self.members = nn.ModuleList(members)
         self.num_classes = num_classes
         for name in ("temperature", "threshold", "precision", "target_precision"):
-            self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32))
+            self.register_buffer(name, torch.tensor(1.0, dtype=torch.float32, device="cpu"))
         for name in ("folds", "encoder"):
             self.register_buffer(name, None)
         self._last: tuple[PatchSet, Any, Tensor] | None = None
@@ -216,7 +216,7 @@ class PatchCritic(nn.Module):
             network = partial(PatchClassifier, width=len(first))
             return cls._restored(state, path, network, num_classes, device)
         if (name := state.get("encoder")) is not None:
-            encoder = bytes(name.tolist()).decode()
+            encoder = stored_name(name, path)
         made = named_encoder(encoder)
         layer = state.get("members.0.0.discriminant.weight")
         if isinstance(made, PatchEncoder) and isinstance(layer, Tensor):  # it may be adapted

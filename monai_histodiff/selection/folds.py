@@ -55,6 +55,7 @@ def group_folds(
             put.
     """
     check_counts(folds=folds)
+    labels = [*labels]
     if folds < 2:
         raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
     if len(labels) != len(groups):

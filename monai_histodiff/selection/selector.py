@@ -83,7 +83,7 @@ def select(
         raise ValueError(f"copy threshold must be at least 0 and finite, got {copy_threshold}")
     if len(set(counts := [*map(len, (probabilities, labels, distance, nearest))])) > 1:
         raise ValueError(f"each candidate needs one row of each part, got {counts}")
-    labels = checked_labels(labels, *probabilities.shape)
+    labels = checked_labels(labels, *probabilities.shape).to(probabilities.device)
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     finite = probabilities.isfinite().all(1) & distance.isfinite()
     beaten = (probabilities > confidence[:, None]).any(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -12,9 +13,21 @@ from torch import nn
 
 __all__ = ["evaluating"]
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _inside: Counter[nn.Module] = Counter()  # blocks that each module is evaluated by now
-_trained: set[nn.Module] = set()  # those of them that were in training mode before
+_trained: set[nn.Module] = set()  # those of them that a block found in training mode
+
+
+def _begin_anew() -> None:
+    """In a forked process, which has none of the other threads."""
+    global _lock
+    _lock = threading.RLock()
+    _inside.clear()
+    _trained.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager
@@ -27,7 +40,7 @@ def evaluating(*networks: nn.Module | None) -> Iterator[None]:
     own = [network for network in networks if network is not None]
     modules = {module for network in own for module in network.modules()}
     with _lock:
-        _trained.update(m for m in modules if m.training and not _inside[m])
+        _trained.update(m for m in modules if m.training)
         _inside.update(modules)
     try:
         with _lock:
@@ -42,7 +55,7 @@ def evaluating(*networks: nn.Module | None) -> Iterator[None]:
         with _lock:
             _inside.subtract(modules)
             for module in modules:
-                if not _inside[module]:
+                if _inside[module] <= 0:
                     del _inside[module]
                     if module in _trained:
                         _trained.remove(module)

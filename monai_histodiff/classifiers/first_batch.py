@@ -1,0 +1,73 @@
+"""What a classifier is trained on: labels that are classes, and pictures in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.data import Dataset
+from monai.transforms import Compose
+from torch import Tensor
+
+__all__ = ["CheckedFirst", "LabelledItems"]
+
+PICTURES = {"image", "weak", "strong"}  # of a batch, the last two by FixMatch
+
+
+class LabelledItems(Dataset):
+    """Items whose labels are checked: the loss would leave -100 out, and others stop obscurely."""
+
+    def __init__(self, data: Sequence[Any], transform: Compose, num_classes: int) -> None:
+        super().__init__(data, transform)
+        self.num_classes = num_classes
+
+    def _transform(self, index: int) -> Any:
+        made: Any = super()._transform(index)
+        for item in made if isinstance(made, list) else [made]:  # a transform may make several
+            given = item.get("label")
+            label = np.asarray(given)
+            whole = label.ndim == 0 and label.dtype.kind in "iu"
+            if not whole or not 0 <= int(label) < self.num_classes:
+                raise ValueError(
+                    f"a label must be a whole number from 0 to {self.num_classes - 1}, got "
+                    f"{given!r} of item {index}: give the place among the classes, and leave "
+                    "unlabelled out"
+                )
+            item["label"] = int(label)
+        return made
+
+
+def _check_scaled(batch: Tensor) -> None:
+    """Refuse a batch that is surely of another range than [0, 1]; strong noise and brightness
+    pass, and what is not finite: the loss tells that.
+    """
+    low, high = float(batch.min()), float(batch.max())
+    deep, most = (0.1, 0.01) if high <= 0.55 else (0.25, 0.05)
+    share = float((batch < -deep).float().mean())
+    if high > 3 or 0 < high < 1.01 / 255 or share > most:
+        raise ValueError(
+            f"a transform must make patches in [0, 1], got a first batch of {low:g} to {high:g}, "
+            f"{share:.1%} of it below {-deep:g}: scale uint8 once, by 1 / 255 "
+            "(ScaleIntensityRanged)"
+        )
+
+
+class CheckedFirst:
+    """``prepare_batch`` that refuses a first batch whose pictures are not in [0, 1]: a network
+    would learn from them, and judge others.
+    """
+
+    def __init__(self, prepare: Callable[..., Any]) -> None:
+        self.prepare, self.seen = prepare, False
+
+    def __call__(self, batchdata: Mapping[str, Any], *given: Any, **options: Any) -> Any:
+        for name in () if self.seen else PICTURES & batchdata.keys():
+            if not batchdata[name].is_floating_point():
+                raise ValueError(
+                    "a transform must make patches floating point in [0, 1], got "
+                    f"{batchdata[name].dtype}: let it scale them (ScaleIntensityRanged)"
+                )
+            _check_scaled(batchdata[name])
+        self.seen = True
+        return self.prepare(batchdata, *given, **options)
