@@ -44,11 +44,12 @@ def checked_classifier(
             patches = torch.rand(2, 3, size, size, dtype=torch.float32, device=device)
             with torch.no_grad():
                 found = network(patches)
-            network.train()(patches).square().mean().backward()
+            if right := isinstance(found, Tensor) and tuple(found.shape) == (2, classes):
+                network.train()(patches).square().mean().backward()
     except Exception as error:  # a network of anybody's can raise anything
         cause = error.__cause__ or error
         raise ValueError(f"{RULE}, got {type(cause).__name__}: {cause}: {REMEDY}") from error
-    if not isinstance(found, Tensor) or tuple(found.shape) != (2, classes):
+    if not right:
         got = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise ValueError(f"{RULE}, got {got} of 2 patches and {classes} classes: {REMEDY}")
     return network
@@ -59,5 +60,5 @@ def told_backbone(make: Any) -> str:
     made = getattr(make, "func", make)  # of a functools.partial
     if made is PatchClassifier:
         return "from scratch"
-    name = getattr(made, "__qualname__", type(made).__name__)
+    name = getattr(made, "__name__", type(made).__name__)
     return str(getattr(make, "backbone", f"{name}, not ours"))

@@ -248,10 +248,9 @@ class PatchSet(Sequence):
 
     def extend(self, other: PatchSet, count: int, seed: int = 0) -> PatchSet:
         """This set, and ``count`` others: as by :meth:`without` and :meth:`with_classes`."""
-        rest = other.without(self)
-        chosen = np.random.default_rng(seed).permutation(len(rest))[: max(0, count)].tolist()
-        more = rest.take(sorted(chosen)).with_classes(self.classes)
-        return self._with([*self.records, *more.records])
+        rest, rng = other.without(self), np.random.default_rng(seed)
+        chosen = sorted(rng.permutation(len(rest))[: max(0, count)].tolist())
+        return self._with([*self.records, *rest.take(chosen).with_classes(self.classes).records])
 
     def weights(self, power: float = 0.5) -> Tensor:
         """Sampling weights ``n_group ** -power``: large groups do not drown others."""

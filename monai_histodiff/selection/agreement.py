@@ -98,7 +98,7 @@ def checked_labels(labels: Any, count: int, num_classes: int) -> Tensor:
         ValueError: they are names, other in number, not whole, or none of the classes.
     """
     try:
-        given = torch.as_tensor(labels).cpu()
+        given = torch.as_tensor(labels, device="cpu")
         whole = bool((given.double() % 1 == 0).all()) and given.dtype != torch.bool
     except (TypeError, ValueError, RuntimeError):  # names, None, ragged
         given, whole = None, False
@@ -122,7 +122,7 @@ def checked_origins(origins: Any, count: int) -> Tensor:
         ValueError: they are negative, not whole, or other in number.
     """
     try:
-        given = torch.as_tensor(origins).cpu()
+        given = torch.as_tensor(origins, device="cpu")
         whole = given.ndim == 1 and bool((given.double() % 1 == 0).all())
         found, got = given.to(torch.long), f"{len(given)}"
     except (TypeError, ValueError, RuntimeError):  # names, None, ragged

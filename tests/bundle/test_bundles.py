@@ -984,6 +984,7 @@ def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
         dataset_dir=str(REAL / "colorectal_ebhi_192.zip"),
         output_dir=str(tmp_path / "out"),
         labels_per_class=25,
+        unlabelled_patches=50,
         device="cpu",
         seeds=[0],
         arms=["C", "G"],

@@ -27,6 +27,11 @@ CASES: list[tuple[Any, str]] = [
         "$lambda num_classes: __import__('torch').nn.Conv2d(4, 2, 1)",
         "got RuntimeError: .*channels",
     ),
+    (
+        "$lambda num_classes: __import__('torch').nn.Sequential(__import__('torch').nn.Flatten(), "
+        "__import__('torch').nn.Linear(3072, num_classes).requires_grad_(False))",
+        "got RuntimeError: .* does not require grad",
+    ),
     ("$nowhere", "got NameError: name 'nowhere' is not defined: see"),
 ]
 
@@ -59,13 +64,15 @@ def test_from_scratch_is_said_of_our_own_alone(make: Any, told: str) -> None:
 
 
 def test_what_a_network_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert speed.relative_cost(PatchClassifier(2), "cpu") == 1.0
+    assert speed.relative_cost(PatchClassifier(2), 32, "cpu") == 1.0
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 2))
+    assert speed.relative_cost(flat, 48, "cpu") > 0, "at the size of the task"
     monkeypatch.setattr(
         speed,
         "_seconds",
-        lambda network, *_: (1.0,) if isinstance(network, PatchClassifier) else (5.0,),
+        lambda network, *_: (len(network.state_dict()["resnet.fc.weight"][0]) / 256,),
     )
-    assert speed.relative_cost(nn.Flatten(), "cpu") == 5.0
+    assert speed.relative_cost(PatchClassifier(2, 64), 32, "cpu") == 2.0, "it is wider"
     values = {"arms": ["C"], "seeds": [0], "classifier_steps": 10, "further_steps": 0}
     ours, larger = (evaluation_steps({**values, "batch_size": 8}, 0, 128, r)[0] for r in (1, 5))
     assert larger.cost - ours.cost == pytest.approx(10 * 4)

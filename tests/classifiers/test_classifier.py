@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import CastToTyped, Compose, ScaleIntensityRanged
+from monai.transforms import (
+    CastToTyped,
+    Compose,
+    RandGaussianNoised,
+    RandSpatialCropSamplesd,
+    ScaleIntensityRanged,
+)
 
 from monai_histodiff import ClassifierTraining, PatchClassifier, PatchSet
 from monai_histodiff.classifiers.classifier import mix_batch, predict
@@ -90,7 +96,7 @@ def test_training_with_mixing_learns_and_differs(patch_set: PatchSet) -> None:
 
 
 def tiny(num_classes: int) -> PatchClassifier:
-    return PatchClassifier(num_classes, width=4)
+    return PatchClassifier(num_classes, width=8)
 
 
 def fit(items: list[dict[str, Any]], transform: Compose) -> None:
@@ -101,12 +107,16 @@ def fit(items: list[dict[str, Any]], transform: Compose) -> None:
     ("transform", "message"),
     [
         ([], r"floating point in \[0, 1\], got torch.uint8: let it scale them"),
-        ([CastToTyped("image", np.float32)], r"lie in \[0, 1\], got .*: load it as uint8"),
+        ([CastToTyped("image", np.float32)], r"in \[0, 1\], got a first batch of .*: scale uint8"),
+        ([ScaleIntensityRanged("image", 0, 255, -1.0, 1.0)], "got a first batch of -1 to .*below"),
         (
-            [ScaleIntensityRanged("image", 0, 255, -1.0, 1.0)],
-            "got -1 to .*: load it as uint8",
+            [ScaleIntensityRanged("image", 0, 255, -0.5, 0.5)],
+            "got a first batch of -0.5 to .*below",
         ),
-        ([ScaleIntensityRanged("image", 0, 255, 0.0, 1 / 255)], "as if it was scaled twice"),
+        (
+            [ScaleIntensityRanged("image", 0, 255, 0.0, 1 / 255)],
+            "got a first batch of 0.*scale uint",
+        ),
     ],
 )
 def test_a_transform_of_another_range_is_refused(
@@ -114,6 +124,22 @@ def test_a_transform_of_another_range_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         fit([{"image": d["image"], "label": d["label"]} for d in patch_set], Compose(transform))
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        [RandGaussianNoised("image", prob=1.0, std=0.3)],
+        [ScaleIntensityRanged("image", 0, 1, 0.0, 2.5)],
+        [RandSpatialCropSamplesd("image", (16, 16), num_samples=2, random_size=False)],
+    ],
+)
+def test_strong_augmentation_is_no_other_range(
+    augmentation: list[Any], patch_set: PatchSet
+) -> None:
+    scaled = ScaleIntensityRanged("image", 0, 255, 0.0, 1.0)
+    items = [{"image": d["image"], "label": np.int32(d["label"])} for d in patch_set]
+    fit(items, Compose([scaled, *augmentation]))
 
 
 @pytest.mark.parametrize("label", [-100, -1, 3, 1.0, "blue", None, [1]])

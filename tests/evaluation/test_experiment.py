@@ -741,7 +741,7 @@ def test_run_and_report_writes_results_and_a_page(
         "classifier_bfloat16": False,
         "synthetic_probability": 0.25,
         "full_probability_at": 1,
-        "backbone": "from scratch",
+        "backbone": "<lambda>, not ours",
     }
     assert results["settings"] == expected
     notes = " ".join(results["notes"])

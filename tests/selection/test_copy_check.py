@@ -106,19 +106,9 @@ def test_plain_pictures_have_no_structure(draw_patches: DrawPatches) -> None:
     assert bool(plain.isfinite().all()) and float(plain.abs().max()) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"size": 0}, "size must be a whole number from 1 on, got 0"),
-        ({"percentile": 200}, r"percentile must lie in \[0, 100\], got 200"),
-        ({"percentile": float("nan")}, r"percentile must lie in \[0, 100\], got nan"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(
-    real: PatchSet, given: dict[str, float], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        CopyCheck(real, **{"size": 32, **given})  # type: ignore[arg-type]
+def test_a_size_out_of_range_is_refused(real: PatchSet) -> None:
+    with pytest.raises(ValueError, match="size must be a whole number from 1 on, got 0"):
+        CopyCheck(real, size=0)
 
 
 def test_no_picture_is_refused(real: PatchSet) -> None:
