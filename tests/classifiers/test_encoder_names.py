@@ -16,6 +16,7 @@ from monai_histodiff.classifiers.encoder_names import (
     check_encoder_name,
     named_encoder,
     named_features,
+    stored_name,
 )
 from monai_histodiff.utils.fingerprint import fingerprint
 from monai_histodiff.utils.weights import load_weights, save_weights
@@ -192,3 +193,14 @@ def test_timm_itself_serves(patch_set: PatchSet, tmp_path: Path) -> None:
         truth = made.eval()((x - mean) / std)
     assert torch.allclose(encoder.features(images), truth, atol=1e-4)
     assert encoder.num_features == made.num_features
+
+
+@pytest.mark.parametrize(
+    "name", [b"nonsense", b"/etc/passwd", b"\xff", b"", torch.tensor([1.0]), "timm:x"]
+)
+def test_a_file_names_no_encoder_but_those_of_others(name: Any) -> None:
+    kept = torch.tensor(list(name), dtype=torch.uint8) if isinstance(name, bytes) else name
+    with pytest.raises(ValueError, match="must name an encoder that begins with timm: or hf-hub:"):
+        stored_name(kept, "critic.pt")
+    good = torch.tensor(list(b"timm:vit"), dtype=torch.uint8)
+    assert stored_name(good, "critic.pt") == "timm:vit"

@@ -496,6 +496,7 @@ def test_labels_are_counted_by_name_in_the_classes_of_another_set() -> None:
         part.with_classes(["A", "C"])
     with pytest.raises(ValueError, match="got 'A' of 1 patches in a set of .*'A', 'B'"):
         part.extend(PatchSet([], records({"A": [1]}), ["A", "B"]), 3)
+    assert part.extend(PatchSet([], records({"A": [1]}), ["A", "B"]), 0).records == part.records
 
 
 def test_what_is_written_can_be_opened_and_counted_again(

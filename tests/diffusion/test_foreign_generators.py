@@ -739,7 +739,7 @@ def test_the_mean_and_deviation_of_each_channel_are_those_of_diffusers() -> None
         decoded = (parts.kl.decode(raw).sample / 2 + 0.5).clamp(0, 1)
         assert torch.allclose(model.decode(z), decoded, atol=1e-5)
     parts.kl.register_to_config(latents_std=None)
-    with pytest.raises(ValueError, match="must tell latents_mean and latents_std, or neither"):
+    with pytest.raises(ValueError, match="must tell latents_mean and latents_std, no 0"):
         LatentDiffusion.from_diffusers(parts.kl, parts.unet, None, patch_size=SIZE)
 
 

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from monai_histodiff.selection import calibration
+from monai_histodiff.selection.agreement import checked_labels, checked_origins
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
@@ -526,3 +528,14 @@ def test_one_value_that_is_not_finite_spoils_a_candidate(value: float) -> None:
     outcome = select(probabilities, torch.zeros(3).long(), distance, torch.zeros(3), 0.5)
     assert outcome.reasons == ["not finite", "not finite", "accepted"]
     assert outcome.keep.tolist() == [False, False, True]
+
+
+def test_labels_and_origins_of_any_whole_numbers() -> None:
+    for given in ([0, 1], np.array([0, 1], np.uint16), torch.tensor([0, 1], dtype=torch.int32)):
+        assert torch.equal(checked_labels(given, 2, 2), torch.tensor([0, 1]))
+        assert torch.equal(checked_origins(given, 2), torch.tensor([0, 1]))
+    assert len(checked_origins([], 0)) == 0
+    with pytest.raises(ValueError, match=r"must name a patch, .*, got \['a', 'b'\] for 2"):
+        checked_origins(["a", "b"], 2)
+    folds = group_folds(np.array([0, 0, 1, 1]), list("abcd"), 2)
+    assert sorted(folds.tolist()) == [0, 0, 1, 1]

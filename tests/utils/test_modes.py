@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from monai_histodiff.classifiers.classifier import predict
 from monai_histodiff.diffusion import encode_latents
 from monai_histodiff.evaluation.generator import reconstruct
 from monai_histodiff.selection.selector import CentroidSelector
+from monai_histodiff.utils import modes as utils_modes
 from monai_histodiff.utils.modes import evaluating
 
 MakeModel = Callable[..., LatentDiffusion]
@@ -139,3 +141,24 @@ def test_the_caller_s_autocast_stays_outside(
         with evaluating(guide):
             assert not torch.is_autocast_enabled("cpu")
         assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    network = nn.Dropout().train()
+    with evaluating(network), utils_modes._lock:
+        child = os.fork()
+        if not child:
+            with evaluating(network):
+                found = network.training
+            os._exit(int(found))
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_training_that_is_begun_inside_comes_back_in_the_end() -> None:
+    network = nn.Dropout().eval()
+    with evaluating(network):
+        network.train()
+        with evaluating(network):
+            assert not network.training
+    assert network.training
