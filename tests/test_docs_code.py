@@ -102,7 +102,7 @@ def test_the_transform(place: Path) -> None:
     sampler, selector = names["sampler"], names["selector"]
 
     empty = torch.zeros(1, 128, 128, 3, dtype=torch.uint8).numpy()
-    SyntheticBank.from_arrays({0: empty}, classes=["tumour"]).save("out/bank")
+    SyntheticBank.from_arrays({0: empty}, ["tumour"], um_per_px=1.0).save("out/bank")
     known = {"LiveBank": LiveBank, "BankRefresher": BankRefresher}
     known |= {"SyntheticAugmentd": SyntheticAugmentd, "sampler": sampler, "selector": selector}
     run(line, dict(known), "transform.md")
