@@ -9,14 +9,13 @@ from pathlib import Path
 
 from monai_histodiff._version import __version__
 from monai_histodiff.bundle.results_folder import RESULTS, ResultsFolder
-from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
+from monai_histodiff.data.patch_files import COLUMNS, PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.tables import write_table
 from monai_histodiff.selection.foreign import Judged
 from monai_histodiff.utils.files import sweep_drafts, whole_file
 
 __all__ = ["VerdictFolder"]
 
-BASE = ("path", "label", "split", "group")
 FOUND = ("confidence", "distance", "likeness", "nearest", "reason")
 STAGE = "verdict"
 OWN = ("accepted", "accepted.csv", "bank", "judged.csv", "second", *RESULTS)
@@ -122,7 +121,7 @@ def _write(path: Path, records: list[PatchRecord], every: list[PatchRecord]) -> 
     with whole_file(path) as draft:
         write_table(
             draft,
-            [*BASE, *extra],
+            [*COLUMNS, *extra],
             (
                 [r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)]
                 for r in records

@@ -97,13 +97,11 @@ def checked_labels(labels: Any, count: int, num_classes: int) -> Tensor:
     Raises:
         ValueError: they are names, other in number, not whole, or none of the classes.
     """
-    try:
-        given = torch.as_tensor(labels, device="cpu")
-        whole = bool((given.double() % 1 == 0).all()) and given.dtype != torch.bool
-    except (TypeError, ValueError, RuntimeError):  # names, None, ragged
-        given, whole = None, False
-    if given is None or not whole or given.shape != (count,):
-        got = f"{labels!r:.60}" if given is None or not whole else f"shape {tuple(given.shape)}"
+    given = _whole(labels)
+    if given is not None and given.dtype == torch.bool:
+        given = None
+    if given is None or given.shape != (count,):
+        got = f"{labels!r:.60}" if given is None else f"shape {tuple(given.shape)}"
         raise ValueError(
             f"labels must be {count} class indices, whole numbers, one for each patch, got {got}: "
             "give the place of each name among the classes, as by patches.classes.index(...)"
@@ -121,18 +119,25 @@ def checked_origins(origins: Any, count: int) -> Tensor:
     Raises:
         ValueError: they are negative, not whole, or other in number.
     """
-    try:
-        given = torch.as_tensor(origins, device="cpu")
-        whole = given.ndim == 1 and bool((given.double() % 1 == 0).all())
-        found, got = given.to(torch.long), f"{len(given)}"
-    except (TypeError, ValueError, RuntimeError):  # names, None, ragged
-        whole = False
-    if not whole or len(found) != count or bool((found < 0).any()):
-        got = f"{got} from {int(found.min())}" if whole and len(found) else f"{origins!r:.60}"
+    given = _whole(origins)
+    found = None if given is None or given.ndim != 1 else given.to(torch.long)
+    if found is None or len(found) != count or bool((found < 0).any()):
+        got = f"{origins!r:.60}"
+        if found is not None and len(found):
+            got = f"{len(found)} from {int(found.min())}"
         raise ValueError(
             f"origins must name a patch, counted from 0, for each, got {got} for {count} patches"
         )
     return found
+
+
+def _whole(given: Any) -> Tensor | None:
+    """As a tensor on the CPU; ``None`` where these are names, ragged, or not whole."""
+    try:
+        found = torch.as_tensor(given, device="cpu")
+        return found if bool((found.double() % 1 == 0).all()) else None
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def shortfall(outcomes: Sequence[Reason], quota: int) -> str:
