@@ -77,8 +77,9 @@ def check_critic(labelled: PatchSet, test: PatchSet, folds: int) -> None:
     if len(labelled) < FEWEST:
         raise ValueError(
             f"labels_per_class must give at least {FEWEST} labelled patches in all, which the "
-            f"critic's threshold rests on, got {len(labelled)}: give at least "
-            f"--labels_per_class {least_labels(len(labelled.classes), 1)}, or all"
+            f"critic's threshold rests on, got {len(labelled)}: give "
+            f"--labels_per_class all, or {least_labels(len(labelled.classes), 1)} or more, where "
+            "each class has as many"
         )
     if not len(test):
         raise ValueError(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.evaluation.generator import images_of
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.modes import evaluating
 
@@ -38,7 +39,7 @@ def denoising_error(
     Args:
         model: the model.
         patches: held-out patches, or others; items hold ``"image"``, RGB in [0, 1].
-        log_snr: the ratios.
+        log_snr: the ratios, within the schedule's.
         batch_size: patches at once.
         seed: of the noise.
 
@@ -47,8 +48,18 @@ def denoising_error(
     Returns:
         ``log_snr``; ``relative_error`` at each, 1 for a model that does no better than the linear
         denoiser; their ``mean``.
+
+    Raises:
+        ValueError: there is no patch or ratio, or a ratio is not within the schedule's.
     """
-    device = model.latent_mean.device
+    check_from(1, patches=len(patches), batch_size=batch_size)  # type: ignore[arg-type]
+    table, device = model.schedule.log_snr_table, model.latent_mean.device
+    low, high = float(table.min()), float(table.max())
+    if not log_snr or not all(low <= value <= high for value in log_snr):
+        raise ValueError(
+            f"log_snr must be ratios within the schedule's, from {low:g} to {high:g}, got "
+            f"{[*log_snr]}"
+        )
     with evaluating(model):
         z = torch.cat(
             [

@@ -15,6 +15,7 @@ from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import patch_grid, to_bytes, to_unit
 from monai_histodiff.diffusion.sampler import GuidedSampler
+from monai_histodiff.utils.counts import check_from
 
 __all__ = ["exemplar_fidelity"]
 
@@ -53,11 +54,14 @@ def exemplar_fidelity(
         classes; ``per_class``, the same for each; ``number`` of exemplars.
 
     Raises:
-        ValueError: a class has no training or no test patch, a test patch has another label, or
-            the sampler takes no exemplars.
+        ValueError: a class has no training or no test patch, a training patch has no label, a test
+            patch has another label, ``per_class`` is below 1, or the sampler takes no exemplars.
     """
+    check_from(1, per_class=per_class)
     classes, generator = train.classes, torch.Generator().manual_seed(seed)
     test = test.with_classes(classes)
+    if bad := len(train) - len(train.with_labels()):
+        raise ValueError(f"train must be labelled, got {bad} without: give train.with_labels()")
     rows = []
     for k, name in enumerate(classes):
         own = (test.labels == k).nonzero()[:, 0]

@@ -29,13 +29,15 @@ from monai_histodiff.data.pixels import (
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.evaluation.feature_metrics import (
+    NEIGHBOURS,
     compare_features,
     frechet_distance,
     nearest_distances,
 )
 from monai_histodiff.evaluation.metrics import classification_metrics
-from monai_histodiff.evaluation.two_sample import two_sample_test
+from monai_histodiff.evaluation.two_sample import FEWEST, two_sample_test
 from monai_histodiff.selection.copies import FLOOR, PERCENTILE, copy_distances, flag_copies
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.files import write_json
 from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.modes import evaluating
@@ -105,6 +107,33 @@ def _rebuilt(model: LatentDiffusion, batch: Tensor) -> Tensor:
     return to_unit(to_bytes(reconstruct(model, batch)).cpu())
 
 
+def _check(
+    train: Dataset, held_out: Dataset, weights: Tensor, num_samples: int, batch_size: int
+) -> None:
+    """Refuse at once what the figures would refuse when all samples are made."""
+    check_from(FEWEST, num_samples=num_samples)
+    check_from(1, batch_size=batch_size)
+    count, unseen = len(train), len(held_out)  # type: ignore[arg-type]
+    if min(count, unseen) <= NEIGHBOURS:
+        raise ValueError(
+            f"train and held_out must hold more than {NEIGHBOURS} patches each, got {count} and "
+            f"{unseen}: the figures need neighbours"
+        )
+    shapes = [tuple(torch.as_tensor(part[0]["image"]).shape) for part in (train, held_out)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"train and held_out must be patches of one size, got {shapes[0]} and {shapes[1]}: "
+            "crop them"
+        )
+    above = int((weights > 0).sum())
+    sound = weights.shape == (count,) and bool((weights.isfinite() & (weights >= 0)).all())
+    if not sound or above <= NEIGHBOURS:
+        raise ValueError(
+            f"weights must be {count} finite numbers, one from 0 on for each training patch, more "
+            f"than {NEIGHBOURS} above 0, got shape {tuple(weights.shape)}, {above} above 0"
+        )
+
+
 @kept_random_state()  # a loader draws from it
 def evaluate_generator(
     sampler: GuidedSampler,
@@ -125,8 +154,7 @@ def evaluate_generator(
     as many patches, on whose number figures depend.
     Copies are looked for in the features and in thumbnails (see
     :func:`~monai_histodiff.selection.copies.copy_distances`): samples nearer to the training set
-    than nearly all held-out patches are. A grid of 64 samples is written to
-    ``samples.png``.
+    than nearly all held-out patches are. Writes ``samples.png``, a grid of 64.
 
     Args:
         sampler: makes the samples, of seeds 0, 1, ...; after exemplars where it has sources.
@@ -151,8 +179,10 @@ def evaluate_generator(
         held-out patches, by features and by thumbnails; ``numbers`` of patches.
 
     Raises:
-        ValueError: there are too few samples or patches for the figures.
+        ValueError: there are too few samples or patches for the figures, these differ in size, or
+            ``weights`` are not one for each training patch, from 0 on; all told before sampling.
     """
+    _check(train, held_out, weights, num_samples, batch_size)
     n = min(num_samples, int((weights > 0).sum()))
     drawn = torch.multinomial(weights, n, generator=torch.Generator().manual_seed(seed))
     batches = range(0, num_samples, batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from monai.transforms import (
     Compose,
     RandAxisFlipd,
@@ -17,6 +18,8 @@ from monai_histodiff.classifiers.classifier import ClassifierTraining, predict
 from monai_histodiff.data.pixels import recompressed
 
 __all__ = ["two_sample_test"]
+
+FEWEST = 10  # samples
 
 
 def two_sample_test(
@@ -33,11 +36,12 @@ def two_sample_test(
     count alike, whatever their numbers.
 
     Args:
-        samples: uint8 patches ``N x 3 x H x W``: four fifths to learn from, the rest to test on.
+        samples: uint8 patches ``N x 3 x H x W``, in any order: four fifths, drawn at random, to
+            learn from, the rest to test on.
         real: real patches to learn from, likewise uint8 of that size.
-        held_out: real patches of other groups, to test on.
+        held_out: real patches of other groups, to test on; likewise.
         training: the recipe; by default 300 steps.
-        seed: of the training.
+        seed: of the training, and of the draw.
 
     Returns:
         ``accuracy`` on samples and held-out patches, alike weighted: 0.5 means that they cannot be
@@ -45,11 +49,21 @@ def two_sample_test(
         ``numbers`` of patches.
 
     Raises:
-        ValueError: there are fewer than 10 samples, or no real patches on a side.
+        ValueError: there are fewer than 10 samples, or no real patches on a side, or they differ
+            in size, which alone would tell them apart.
     """
-    if len(samples) < 10 or not len(real) or not len(held_out):
+    if len(samples) < FEWEST or not len(real) or not len(held_out):
         counts = (len(samples), len(real), len(held_out))
-        raise ValueError(f"a test needs 10 samples and real patches on both sides, got {counts}")
+        raise ValueError(
+            f"a test needs {FEWEST} samples and real patches on both sides, got {counts}"
+        )
+    shapes = [tuple(x.shape[1:]) for x in (samples, real, held_out)]
+    if len({*shapes}) > 1:
+        raise ValueError(
+            f"samples, real and held_out must be patches of one size, got {shapes}: crop them"
+        )
+    order = torch.Generator().manual_seed(seed)
+    samples = samples[torch.randperm(len(samples), generator=order)]
     recipe = training or ClassifierTraining(steps=300)
     made, known, unseen = (recompressed(x) for x in (samples, real, held_out))
     cut = len(made) * 4 // 5

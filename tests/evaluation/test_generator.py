@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +84,36 @@ def evaluate(encoder: PatchEncoder, images: Tensor, folder: Path, ideal: bool = 
         batch_size=7,
         training=ClassifierTraining(steps=1),
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_samples": 9}, "num_samples must be a whole number from 10 on, got 9"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 on, got 0"),
+        ({"held_out": items(5, 1)}, "more than 5 patches each, got 40 and 5"),
+        (
+            {"held_out": [{"image": torch.zeros(3, 8, 8)}] * 9},
+            r"of one size, got \(3, 16, 16\) and \(3, 8, 8\): crop them",
+        ),
+        ({"weights": torch.ones(10)}, r"must be 40 finite numbers.* got shape \(10,\), 10 above"),
+        ({"weights": -torch.ones(40)}, r"got shape \(40,\), 0 above 0"),
+        ({"weights": torch.full((40,), torch.nan)}, r"got shape \(40,\), 0 above 0"),
+    ],
+)
+def test_nothing_is_sampled_for_figures_that_cannot_be(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    given = {
+        "train": items(40, 0),
+        "held_out": items(24, 1),
+        "weights": torch.ones(40),
+        "num_samples": 40,
+        "output_dir": tmp_path,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        evaluate_generator(None, None, **given)  # type: ignore[arg-type]
 
 
 def stack(patches: list[dict]) -> Tensor:
@@ -223,6 +254,22 @@ def test_the_denoising_error_repeats_whatever_the_batches() -> None:
     )
     assert first["relative_error"] == pytest.approx(second["relative_error"], rel=1e-5)
     assert denoising_error(Known("cosine"), signs(20), seed=1) != second
+
+
+@pytest.mark.parametrize(
+    ("patches", "ratios", "message"),
+    [
+        (signs(4), (-50.0, 0.0), r"within the schedule's, from -9 to 12, got \[-50.0, 0.0\]"),
+        (signs(4), (float("nan"),), r"got \[nan\]"),
+        (signs(4), (), r"got \[\]"),
+        ([], (0.0,), "patches must be a whole number from 1 on, got 0"),
+    ],
+)
+def test_a_denoising_error_is_of_ratios_that_the_schedule_has(
+    patches: list[dict], ratios: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        denoising_error(Known("cosine"), patches, ratios)
 
 
 def test_the_figures_are_written_as_json(tmp_path: Path) -> None:

@@ -44,18 +44,27 @@ def test_what_is_alike_cannot_be_told_apart(draw_patches: DrawPatches) -> None:
 
 
 def test_one_sample_in_five_is_for_the_test(draw_patches: DrawPatches) -> None:
-    """The share that is recognised counts fifths of 25 samples, and of no more."""
-    given: list[int] = []
+    """Twenty of 25, and white ones that do not train are all recognised: what is sorted by kind
+    has both on either side.
+    """
+    given: list[list[bool]] = []
 
     def recipe(items: list[dict[str, Any]], *_: Any) -> torch.nn.Module:
-        given.append(len({item["image"].data_ptr() for item in items if item["label"] == 1}))
+        made = {x["image"].data_ptr(): x["image"] for x in items if x["label"] == 1}
+        given.append([bool((image > 250).all()) for image in made.values()])
         return FirstBright()
 
     samples = torch.zeros(25, 3, 32, 32, dtype=torch.uint8)
-    samples[20] = 255  # the first that is tested
+    samples[15:] = 255
     real = drawn(draw_patches, 0, 10, 1)
-    found = two_sample_test(samples, real, real, recipe)  # type: ignore[arg-type]
-    assert given == [20] and found["samples"] == pytest.approx(1 / 5)
+    found = [
+        two_sample_test(samples, real, real, recipe, seed)["samples"]  # type: ignore[arg-type]
+        for seed in (0, 0, 1, 2)
+    ]
+    assert [len(white) for white in given] == [20] * 4
+    assert found == pytest.approx([(10 - sum(white)) / 5 for white in given])
+    assert all(0 < sum(white) < 10 for white in given)
+    assert given[0] == given[1] and len({tuple(white) for white in given}) > 1
 
 
 def test_what_differs_is_told_apart(draw_patches: DrawPatches) -> None:
@@ -71,6 +80,8 @@ def test_it_needs_patches_on_every_side() -> None:
         two_sample_test(some[:9], some, some)
     with pytest.raises(ValueError, match=r"got \(12, 0, 12\)"):
         two_sample_test(some, none, some)
+    with pytest.raises(ValueError, match=r"of one size, got .*\(3, 16, 16\)\]: crop them"):
+        two_sample_test(some, some, some[..., :16, :16])
 
 
 class Encoder:
@@ -147,3 +158,21 @@ def test_each_class_needs_patches(write_patch_set: WritePatchSet, tmp_path: Path
     grey = PatchSet(train._sources, [replace(r, label="grey") for r in train.records], ["grey"])
     with pytest.raises(ValueError, match="labels must be among the classes .* got 'grey'"):
         exemplar_fidelity(Painter(True), Encoder(), train, grey, Compose([]), tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"per_class": -1}, "per_class must be a whole number from 1 on, got -1"),
+        ({"train": "unlabelled"}, r"train must be labelled, got 18 without: give train\.with_lab"),
+    ],
+)
+def test_no_sample_is_made_for_nothing(
+    change: dict[str, Any], message: str, patch_set: PatchSet, tmp_path: Path
+) -> None:
+    bare = [replace(record, label="") for record in patch_set.records]
+    options = {"train": patch_set, "test": patch_set, **change}
+    if "train" in change:
+        options["train"] = PatchSet(patch_set._sources, [*patch_set.records, *bare], CLASSES)
+    with pytest.raises(ValueError, match=message):
+        exemplar_fidelity(None, None, transform=None, output_dir=tmp_path, **options)  # type: ignore[arg-type]
