@@ -2,7 +2,6 @@
 inference.
 """
 
-from monai_histodiff.bundle.demo import write_demo as write_demo
 from monai_histodiff.bundle.exemplars import exemplars_of as exemplars_of
 from monai_histodiff.bundle.generator import check_generator as check_generator
 from monai_histodiff.bundle.inference import PatchWriter as PatchWriter
