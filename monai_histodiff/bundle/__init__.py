@@ -17,7 +17,7 @@ from monai_histodiff.bundle.preparation import prepare as prepare
 from monai_histodiff.bundle.pretraining import made_with as made_with
 from monai_histodiff.bundle.results import run_and_report as run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder as RunFolder
-from monai_histodiff.bundle.stages import run_stage as run_stage
+from monai_histodiff.bundle.running import run_stage as run_stage
 from monai_histodiff.bundle.task import Task as Task
 from monai_histodiff.bundle.tracking import track_results as track_results
 from monai_histodiff.bundle.verdict import judge_and_report as judge_and_report
