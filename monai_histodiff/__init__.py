@@ -17,6 +17,7 @@ The pipeline in ten lines::
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from monai_histodiff._version import __version__ as __version__
@@ -52,20 +53,7 @@ if TYPE_CHECKING:
     from monai_histodiff.selection import fit_critic as fit_critic
     from monai_histodiff.selection import sample_candidates as sample_candidates
 
-ROOMS = (
-    "utils",
-    "data",
-    "diffusion",
-    "training",
-    "classifiers",
-    "selection",
-    "augmentation",
-    "evaluation",
-    "report",
-    "options",
-    "bundle",
-    "commands",
-)
+ROOMS = [module.name for module in iter_modules(__path__) if module.ispkg]
 
 # What a name is imported from when it is first asked for: the transforms then pull in neither the
 # generator nor a trainer.

@@ -38,7 +38,7 @@ from making import encoded, gradient, nifti
 
 from monai_histodiff import Candidates, PatchSet, SyntheticBank
 from monai_histodiff.bundle.predictions import read_predictions
-from monai_histodiff.bundle.split_file import known_patches, write_split
+from monai_histodiff.bundle.split_file import SplitFile
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pictures import Limits, decode_patch
 from monai_histodiff.evaluation.results_files import read_results
@@ -174,11 +174,11 @@ def results(folder: Path) -> None:
 def split(folder: Path) -> None:
     found = PatchSet.open(patches(folder))
     train, test = found.select("train"), found.select("test")
-    write_split(folder / "split.csv", train, train[:1], test)
+    SplitFile(folder / "split.csv").write(train, train[:1], test)
 
 
 def read_split(folder: Path) -> Any:
-    known = known_patches(folder / "split.csv", PatchSet.open(folder / "set", limits=LIMITS))
+    known = SplitFile(folder / "split.csv").known(PatchSet.open(folder / "set", limits=LIMITS))
     return [r.path for r in known.records]
 
 

@@ -45,10 +45,12 @@ def signatures() -> dict[str, list[str]]:
         module, _, name = whole.rpartition(".")
         thing = getattr(import_module(module), name)
         found[whole] = taken(thing)
-        for method, value in vars(thing).items() if inspect.isclass(thing) else ():
+        bases = thing.__mro__ if inspect.isclass(thing) else ()
+        ours = [base for base in bases if base.__module__.startswith("monai_histodiff.")]
+        for method, value in [own for base in ours for own in vars(base).items()]:
             own = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
             if not method.startswith("_") and inspect.isfunction(own):
-                found[f"{whole}.{method}"] = taken(own)
+                found.setdefault(f"{whole}.{method}", taken(own))
     return found
 
 

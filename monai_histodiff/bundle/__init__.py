@@ -2,7 +2,6 @@
 inference.
 """
 
-from monai_histodiff.bundle.demo import write_demo as write_demo
 from monai_histodiff.bundle.exemplars import exemplars_of as exemplars_of
 from monai_histodiff.bundle.generator import check_generator as check_generator
 from monai_histodiff.bundle.inference import PatchWriter as PatchWriter
@@ -18,7 +17,7 @@ from monai_histodiff.bundle.preparation import prepare as prepare
 from monai_histodiff.bundle.pretraining import made_with as made_with
 from monai_histodiff.bundle.results import run_and_report as run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder as RunFolder
-from monai_histodiff.bundle.stages import run_stage as run_stage
+from monai_histodiff.bundle.running import run_stage as run_stage
 from monai_histodiff.bundle.task import Task as Task
 from monai_histodiff.bundle.tracking import track_results as track_results
 from monai_histodiff.bundle.verdict import judge_and_report as judge_and_report

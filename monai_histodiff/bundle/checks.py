@@ -34,7 +34,6 @@ PIXEL_BYTES = 3  # of a stored patch, at the most
 WEIGHTS_BYTES = 120e6  # guide, critic, generator, and a draft of the largest
 # what runs write into output_dir
 WRITTEN = {(), *((name.split("/")[0],) for name in (*MADE, *OWN, "cache", "tensorboard"))}
-UNREAD = ("inference", "make_demo")  # configs that name dataset_dir, and read none
 DATA = ("dataset_dir", "synthetic_dir", "second_dir")  # that a config reads
 STARTS = ("initial_weights", "autoencoder_weights")  # weights that a training reads
 # what bundle_root must hold, for the configs that stand on it
@@ -84,9 +83,9 @@ def check_places(
                 f"{key} must be the folder of a bundle, got '{values[key]}' in '{Path.cwd()}', "
                 f"where there is none: give --{key} with the whole path"
             )
-    if name in UNREAD and values.get("dataset_dir"):
+    if name == "inference" and values.get("dataset_dir"):
         raise ValueError(
-            f"dataset_dir must be empty for {name}, which reads no patches, got "
+            f"dataset_dir must be empty for inference, which reads no patches, got "
             f"'{values['dataset_dir']}': leave it out; --weights_dir names a run of yours"
         )
     if values.get("dataset_dir") and not Path(values["dataset_dir"]).exists():

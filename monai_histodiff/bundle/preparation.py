@@ -35,7 +35,6 @@ from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method, option_values, running_config
 from monai_histodiff.bundle.sampling_checks import check_sampling, schedule_of
 from monai_histodiff.bundle.speed import PROBE_SIZE, measure_speed, relative_cost
-from monai_histodiff.bundle.split_file import count_tested
 from monai_histodiff.bundle.task import Task, check_task
 from monai_histodiff.bundle.verdict import open_sets
 from monai_histodiff.classifiers.encoder_names import NamedEncoder
@@ -133,7 +132,7 @@ def _prepared(name: str, config: Mapping[str, Any], home: Path) -> RunPlan:
         size = outcome["sampling"].get("size") or PROBE_SIZE
         classes = len(outcome["selection"]["per_class"])
         relative = _relative(config, values, classes, size)
-        steps = evaluation_steps(values, count_tested(folder.split), size, relative)
+        steps = evaluation_steps(values, folder.split.count(), size, relative)
     elif name == "verdict":
         task = check_task(values)
         relative = _relative(config, values, len(task.labelled.classes), task.size)

@@ -20,7 +20,7 @@ from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.utils.files import file_sha256
 
-__all__ = ["check_files", "describe_files", "outcome_of", "settings_of"]
+__all__ = ["check_files", "describe_files", "need", "outcome_of", "settings_of"]
 
 
 def outcome_of(
@@ -119,6 +119,20 @@ def check_files(
                 f"'{path}' must be as its run wrote it, {told['files']} file(s) of "
                 f"{told['bytes']} bytes, got {got}: {remedy}"
             )
+
+
+def need(path: Path) -> Path:
+    """The path of a file of the training stage.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the training stage must have written '{path.name}', got none in '{path.parent}': "
+            "run it first, or give its output_dir"
+        )
+    return path
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.bundle.run_folder import RunFolder
 from monai_histodiff.bundle.running import method_of
 from monai_histodiff.bundle.short_trainings import training_notes
-from monai_histodiff.bundle.split_file import changed_test, changed_warning
+from monai_histodiff.bundle.split_file import changed_warning
 from monai_histodiff.bundle.task import look, torn_note
 from monai_histodiff.classifiers.classifier import ClassifierTraining
 from monai_histodiff.data.leaks import find_leaks
@@ -85,7 +85,7 @@ def run_and_report(
         further_counts(patches.select("train").without(evaluation.material.labelled))
     folder = RunFolder(output_dir)
     outcome = folder.read_outcome()
-    known = folder.known(patches.select("train"))
+    known = folder.split.known(patches.select("train"))
     candidates, labelled = evaluation.material.candidates, len(evaluation.material.labelled)
     outcome["selection"] = by_kind(outcome["selection"], candidates, labelled)
     seeds, forecast = len(evaluation.seeds), ""
@@ -97,7 +97,7 @@ def run_and_report(
         print(forecast)
     evaluation.run()
     found = outcome.get("found", ())
-    if changed := changed_test(folder.split, evaluation.test):
+    if changed := folder.split.changed(evaluation.test):
         found = look(evaluation.material.labelled, known, evaluation.test, patches.notes)
     outcome["seconds"] = {"sampling": outcome["sampling"].pop("seconds")}
     own = {key: outcome[key] for key in ("run", "selection", "sampling", "settings", "seconds")}

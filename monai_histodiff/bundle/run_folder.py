@@ -17,13 +17,13 @@ from monai_histodiff._version import __version__
 from monai_histodiff.bundle.provenance import (
     check_files,
     describe_files,
+    need,
     outcome_of,
     settings_of,
 )
 from monai_histodiff.bundle.results_folder import RESULTS, ResultsFolder
-from monai_histodiff.bundle.split_file import check_split, known_patches, write_split
+from monai_histodiff.bundle.split_file import SplitFile
 from monai_histodiff.bundle.task import Task
-from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.diffusion.sources import Sources
 from monai_histodiff.selection.candidates import Candidates
@@ -45,7 +45,7 @@ class RunFolder(ResultsFolder):
         root: the folder, ``output_dir`` of the configs. Nothing is made before :meth:`lock`.
 
     Attributes:
-        split: which patches were used for what.
+        split: which patches were used for what, a ``SplitFile``.
         outcome: of the sampling, and the files of the run; the training stage's last file.
         candidates: all candidates.
         bank: the accepted ones.
@@ -55,7 +55,7 @@ class RunFolder(ResultsFolder):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(root)
-        self.split = self.root / "split.csv"
+        self.split = SplitFile(self.root / "split.csv")
         self.outcome = self.root / "outcome.json"
         self.candidates, self.bank = self.root / "candidates", self.root / "bank"
         self.models = self.root / "models"
@@ -127,37 +127,15 @@ class RunFolder(ResultsFolder):
             )
         return run
 
-    # ------------------------------------------------------------------- which patches were used
-
-    def check_split(self, labelled: PatchSet, test: PatchSet) -> None:
-        """See :func:`~monai_histodiff.bundle.split_file.check_split`.
-
-        Raises:
-            FileNotFoundError: there is no ``split.csv``.
-            ValueError: see there.
-        """
-        self._need(self.split)
-        check_split(self.split, labelled, test)
-
-    def known(self, patches: PatchSet) -> PatchSet:
-        """See :func:`~monai_histodiff.bundle.split_file.known_patches`.
-
-        Raises:
-            FileNotFoundError: there is no ``split.csv``.
-            ValueError: see there.
-        """
-        self._need(self.split)
-        return known_patches(self.split, patches)
-
     # ---------------------------------------------------------------------- what came out of it
 
     def check(self, task: Task) -> None:
         """Refuse to judge the candidates by another task than they were made for: see
-        :meth:`check_settings`, :meth:`check_split`, :meth:`known` and :meth:`check_files`.
+        :meth:`check_settings`, ``SplitFile`` and :meth:`check_files`.
         """
         self.check_settings(**task.settings)
-        self.check_split(task.labelled, task.test)
-        self.known(task.train)
+        self.split.check(task.labelled, task.test)
+        self.split.known(task.train)
         self.check_files()
 
     def finish(
@@ -182,7 +160,7 @@ class RunFolder(ResultsFolder):
             found: :meth:`Task.problems`; the report repeats them.
         """
         sources = sampler.sources or Sources()
-        write_split(self.split, task.known, task.labelled, task.test)
+        self.split.write(task.known, task.labelled, task.test)
         selector.critic.save(self.critic)
         sources.save(self.sources)
         recorded = {**settings_of(task, sources), **settings}
@@ -235,9 +213,8 @@ class RunFolder(ResultsFolder):
             FileNotFoundError: there is none.
             ValueError: it is damaged.
         """
-        self._need(self.outcome)
         needed = ("run", "sampling", "selection", "options", "settings", "files")
-        return read_json(self.outcome, needed)
+        return read_json(need(self.outcome), needed)
 
     def check_files(self, names: Sequence[str] = MADE) -> None:
         """Refuse files that are not those of the run, before any work is done.
@@ -268,10 +245,3 @@ class RunFolder(ResultsFolder):
                     f"{key} must be what the candidates were made with, {made[key]}, got {value}: "
                     f"give --{key} {made[key]}"
                 )
-
-    def _need(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"the training stage must have written '{path.name}', got none in '{self.root}': "
-                "run it first, or give its output_dir"
-            )

@@ -1,23 +1,25 @@
-"""The config that is running, and the values of its options."""
+"""Runs a config of a bundle; and the config that is running, and the values of its options."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, run
 
-from monai_histodiff.options.names import referred
+from monai_histodiff.bundle.errors import told
+from monai_histodiff.options.names import referred, spelt
 from monai_histodiff.options.option import DEVICE, PATH, Option
 from monai_histodiff.options.table import options_of
 from monai_histodiff.utils.files import file_sha256
 
-__all__ = ["method", "method_of", "option_values", "running_config", "without_places"]
+__all__ = ["method", "method_of", "option_values", "run_stage", "running_config", "without_places"]
 
 # options that tell draw, trainings, or what is done besides: not which method is judged
 ASIDE = {
@@ -133,3 +135,25 @@ def _unclear(option: Option, value: Any, why: str) -> ValueError:
         f"{option.name} must be a value, or an expression of other options, got {value!r} ({why}):"
         f" text that starts with $, @ or % is an expression to MONAI{path}"
     )
+
+
+def run_stage(config_file: str | os.PathLike[str], **overrides: Any) -> None:
+    """Run one bundle config, as ``python -m monai.bundle run --config_file ...`` does, with
+    overrides by config key.
+
+    Args:
+        config_file: a config of a bundle.
+        overrides: values by key, such as ``seeds=[0, 1]``.
+
+    Raises:
+        SystemExit: the input is bad (a value out of range, a file that is missing or that is there
+            already, a full disk). The message is that of the first error, without the chain of the
+            configuration that led to it, and with options as the main job takes them.
+    """
+    try:
+        run(config_file=str(config_file), **overrides)
+    except Exception as error:
+        if (line := told(error)) is None:
+            raise
+        line = spelt(line, Path(config_file).stem)
+        raise SystemExit(f"Error: {line}") from error

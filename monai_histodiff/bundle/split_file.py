@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from monai_histodiff.bundle.provenance import need
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.data.tables import TableRow, read_table, write_table
+from monai_histodiff.data.tables import read_table, write_table
 from monai_histodiff.utils.files import whole_file
 
-__all__ = [
-    "changed_test",
-    "changed_warning",
-    "check_split",
-    "count_tested",
-    "known_patches",
-    "write_split",
-]
+__all__ = ["SplitFile", "changed_warning"]
 
 HASH = "sha256"
 NEEDED = ("path", "label", "group", "role", HASH)
@@ -27,27 +20,126 @@ SEEN = ("labelled", "unlabelled")
 Facts = tuple[str, ...]
 
 
-def write_split(
-    path: str | os.PathLike[str], known: PatchSet, labelled: PatchSet, test: PatchSet
-) -> Path:
-    """Write the columns ``path,label,group,role,sha256,um_per_px``, one row for each patch.
+class SplitFile:
+    """``split.csv`` of one run.
 
     Args:
         path: the file.
-        known: what the generator was adapted to: the labelled patches (role ``labelled``) and
-            others, whose labels were not read (``unlabelled``).
-        labelled: what guide and critic were fitted on.
-        test: what they must not see (``test``).
+
+    Raises:
+        FileNotFoundError: of what reads it: there is none.
+        ValueError: likewise: it is damaged.
     """
-    parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
-    rows = [
-        (r.path, r.label, r.group, role, found, _scale(r))
-        for role, part in parts.items()
-        for r, found in zip(part.records, part.file_hashes(), strict=True)
-    ]
-    with whole_file(path) as draft:
-        write_table(draft, (*NEEDED, SCALE), rows)
-    return Path(path)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, known: PatchSet, labelled: PatchSet, test: PatchSet) -> Path:
+        """Write the columns ``path,label,group,role,sha256,um_per_px``, one row for each patch.
+
+        Args:
+            known: what the generator was adapted to: the labelled patches (role ``labelled``) and
+                others, whose labels were not read (``unlabelled``).
+            labelled: what guide and critic were fitted on.
+            test: what they must not see (``test``).
+        """
+        parts = {"labelled": labelled, "unlabelled": known.without(labelled), "test": test}
+        rows = [
+            (r.path, r.label, r.group, role, found, _scale(r))
+            for role, part in parts.items()
+            for r, found in zip(part.records, part.file_hashes(), strict=True)
+        ]
+        with whole_file(self.path) as draft:
+            write_table(draft, (*NEEDED, SCALE), rows)
+        return self.path
+
+    def check(self, labelled: PatchSet, test: PatchSet) -> None:
+        """Refuse to judge candidates on patches that they were made with, before any work is done.
+
+        Args:
+            labelled: what the arms train on: must be what guide and critic were fitted on.
+            test: what they are tested on: of groups that the candidates' makers never saw.
+
+        Raises:
+            ValueError: other patches are labelled, or a test patch was seen: its group, or its
+                file, whatever the group is called now.
+        """
+        rows = self._rows()
+        groups = {row["group"] for row in rows if row["role"] in SEEN}
+        files = {(row["path"], row[HASH]) for row in rows if row["role"] in SEEN}
+        placed = zip(test.records, test.file_hashes(), strict=True)
+        leaked = {r.group for r, found in placed if r.group in groups or (r.path, found) in files}
+        if leaked:
+            raise ValueError(
+                f"test groups must be new to the candidates, got {len(leaked)} they were made "
+                f"with, such as '{min(leaked)}': give the data of that run"
+            )
+        own = [row for row in rows if row["role"] == "labelled"]
+        given, made_with = ({*facts} for facts in _facts(labelled, own))
+        if given != made_with:
+            more, fewer = given - made_with, made_with - given
+            other, rest = (more, fewer) if len(more) >= len(fewer) else (fewer, more)
+            first = min(other)
+            raise ValueError(
+                f"labelled patches must be those of the candidates, got {len(other)} that differ "
+                f"(file, label, group or um_per_px), such as '{first[0]}' "
+                f"{_difference(first, rest)}: give the data, "
+                "labels_per_class and draw of that run"
+            )
+
+    def changed(self, test: PatchSet) -> list[str]:
+        """Paths of test patches that are not as they were when the candidates were made: other
+        files, labels, groups or scales, new, or no longer there.
+
+        Args:
+            test: what the arms are tested on.
+        """
+        # before 0.24 unlabelled ones were listed, too
+        rows = [row for row in self._rows() if row["role"] == "test" and row["label"]]
+        now, before = _facts(test, rows)
+        return sorted({facts[0] for facts in {*before} ^ {*now}})
+
+    def known(self, patches: PatchSet) -> PatchSet:
+        """The patches that the generator was adapted to, the labelled ones first, in the order in
+        which candidates were compared with them.
+
+        Args:
+            patches: holds them.
+
+        Raises:
+            ValueError: a patch is missing or has another content now.
+        """
+        rows = [row for row in self._rows() if row["role"] in SEEN]
+        wanted = {row["path"] for row in rows}
+        there = patches.take(i for i, r in enumerate(patches.records) if r.path in wanted)
+        now, then = _facts(there, rows)
+        places: dict[Facts, list[int]] = {}  # some where sources share them
+        for i, (name, _, _, *rest) in reversed(list(enumerate(now))):  # labels may not be known
+            places.setdefault((name, *rest), []).append(i)
+        keys = [(name, *rest) for name, _, _, *rest in then]
+        found = [places[key].pop() if places.get(key) else None for key in keys]
+        if lost := [row["path"] for row, place in zip(rows, found, strict=True) if place is None]:
+            raise ValueError(
+                "dataset_dir must hold the patches that the candidates were made with, as they "
+                f"were, got {len(lost)} of {len(rows)} that are missing or changed, such as "
+                f"'{lost[0]}': give the data of that run"
+            )
+        return there.take([place for place in found if place is not None])
+
+    def count(self) -> int:
+        """Number of the test patches; 0 where there is no file."""
+        if not self.path.is_file():
+            return 0
+        return sum(row["role"] == "test" for row in self._rows())
+
+    def _rows(self) -> list[dict[str, str]]:
+        try:
+            rows = read_table(need(self.path).read_bytes(), f"'{self.path}'", NEEDED)
+            if not rows:
+                raise ValueError(f"it must list at least one patch, got none in '{self.path}'")
+        except ValueError as error:
+            raise ValueError(f"{error}: run the training stage again") from error
+        return [row.cells for row in rows]
 
 
 def _scale(record: PatchRecord) -> str:
@@ -89,56 +181,6 @@ def _difference(one: Facts, others: set[Facts]) -> str:
     return f"by its {' and '.join(names)}" if names else "which is in one of them alone"
 
 
-def check_split(path: str | os.PathLike[str], labelled: PatchSet, test: PatchSet) -> None:
-    """Refuse to judge candidates on patches that they were made with, before any work is done.
-
-    Args:
-        path: the file.
-        labelled: what the arms train on: must be what guide and critic were fitted on.
-        test: what they are tested on: of groups that neither generator nor guide nor critic saw.
-
-    Raises:
-        ValueError: the file is damaged, other patches are labelled, or a test patch was seen: its
-            group, or its file, whatever the group is called now.
-    """
-    rows = [row.cells for row in _rows(path)]
-    groups = {row["group"] for row in rows if row["role"] in SEEN}
-    files = {(row["path"], row[HASH]) for row in rows if row["role"] in SEEN}
-    placed = zip(test.records, test.file_hashes(), strict=True)
-    leaked = {r.group for r, found in placed if r.group in groups or (r.path, found) in files}
-    if leaked:
-        raise ValueError(
-            f"test groups must be new to the candidates, got {len(leaked)} they were made with, "
-            f"such as '{min(leaked)}': give the data of that run"
-        )
-    own = [row for row in rows if row["role"] == "labelled"]
-    given, made_with = ({*facts} for facts in _facts(labelled, own))
-    if given != made_with:
-        more, fewer = given - made_with, made_with - given
-        other, rest = (more, fewer) if len(more) >= len(fewer) else (fewer, more)
-        first = min(other)
-        raise ValueError(
-            f"labelled patches must be those of the candidates, got {len(other)} that differ "
-            f"(file, label, group or um_per_px), such as '{first[0]}' "
-            f"{_difference(first, rest)}: give the data, "
-            "labels_per_class and draw of that run"
-        )
-
-
-def changed_test(path: str | os.PathLike[str], test: PatchSet) -> list[str]:
-    """Paths of test patches that are not as they were when the candidates were made: other files,
-    labels, groups or scales, new, or no longer there.
-
-    Args:
-        path: the file.
-        test: what the arms are tested on.
-    """
-    every = [row.cells for row in _rows(path) if row.cells["role"] == "test"]
-    rows = [row for row in every if row["label"]]  # before 0.24 others were listed, too
-    now, before = _facts(test, rows)
-    return sorted({facts[0] for facts in {*before} ^ {*now}})
-
-
 def changed_warning(changed: Sequence[str]) -> list[tuple[str, str]]:
     """A warning, a word and a sentence, where the test patches are not those that there were when
     the candidates were made; none without any.
@@ -154,53 +196,3 @@ def changed_warning(changed: Sequence[str]) -> list[tuple[str, str]]:
         "patches that are changed after results were seen bias the verdict."
     )
     return [("Other test patches.", sentence)]
-
-
-def known_patches(path: str | os.PathLike[str], patches: PatchSet) -> PatchSet:
-    """The patches that the generator was adapted to, the labelled ones first, in the order in
-    which candidates were compared with them.
-
-    Args:
-        path: the file.
-        patches: holds them.
-
-    Raises:
-        ValueError: the file is damaged, or a patch is missing or has another content now.
-    """
-    rows = [row.cells for row in _rows(path) if row.cells["role"] in SEEN]
-    wanted = {row["path"] for row in rows}
-    there = patches.take(i for i, r in enumerate(patches.records) if r.path in wanted)
-    now, then = _facts(there, rows)
-    places: dict[Facts, list[int]] = {}  # some where sources share them
-    for i, (name, _, _, *rest) in reversed(list(enumerate(now))):  # labels may not be known
-        places.setdefault((name, *rest), []).append(i)
-    keys = [(name, *rest) for name, _, _, *rest in then]
-    found = [places[key].pop() if places.get(key) else None for key in keys]
-    if lost := [row["path"] for row, place in zip(rows, found, strict=True) if place is None]:
-        raise ValueError(
-            f"dataset_dir must hold the patches that the candidates were made with, as they were, "
-            f"got {len(lost)} of {len(rows)} that are missing or changed, such as '{lost[0]}': "
-            "give the data of that run"
-        )
-    return there.take([place for place in found if place is not None])
-
-
-def count_tested(path: str | os.PathLike[str]) -> int:
-    """Number of the test patches; 0 where there is no file.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    if not Path(path).is_file():
-        return 0
-    return sum(row.cells["role"] == "test" for row in _rows(path))
-
-
-def _rows(path: str | os.PathLike[str]) -> list[TableRow]:
-    try:
-        rows = read_table(Path(path).read_bytes(), f"'{path}'", NEEDED)
-        if not rows:
-            raise ValueError(f"it must list at least one patch, got none in '{path}'")
-    except ValueError as error:
-        raise ValueError(f"{error}: run the training stage again") from error
-    return rows

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from monai_histodiff._version import __version__
 from monai_histodiff.bundle.results_folder import RESULTS, ResultsFolder
-from monai_histodiff.data.patch_files import COLUMNS, PatchRecord, PatchSource, write_patches
-from monai_histodiff.data.tables import write_table
+from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches, write_rows
 from monai_histodiff.selection.foreign import Judged
-from monai_histodiff.utils.files import sweep_drafts, whole_file
+from monai_histodiff.utils.files import sweep_drafts
 
 __all__ = ["VerdictFolder"]
 
@@ -88,7 +87,7 @@ class VerdictFolder(ResultsFolder):
         kept = [r for r in rows if r.extra["reason"] == "accepted"]
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in (("judged.csv", rows), ("accepted.csv", kept)):
-            _write(folder / name, part, rows)
+            write_rows(folder / name, part, rows)
         source = PatchSource(path)
         if kept:
             write_patches(folder / "accepted", ((r, source.read(r.path)) for r in kept))
@@ -114,16 +113,3 @@ def _records(judged: Judged) -> Iterator[PatchRecord]:
             "reason": found.reasons[i].value,
         }
         yield replace(record, extra={**own, **values}, source=0)
-
-
-def _write(path: Path, records: list[PatchRecord], every: list[PatchRecord]) -> None:
-    extra = list(dict.fromkeys(key for r in every for key in r.extra))
-    with whole_file(path) as draft:
-        write_table(
-            draft,
-            [*COLUMNS, *extra],
-            (
-                [r.path, r.label, r.split, r.group, *(r.extra.get(key, "") for key in extra)]
-                for r in records
-            ),
-        )

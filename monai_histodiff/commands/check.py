@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from monai_histodiff.bundle.errors import plain_errors
-from monai_histodiff.bundle.labels_needed import FOLDS, least_labels
+from monai_histodiff.bundle.labels_needed import least_labels
 from monai_histodiff.bundle.task import refusal
 from monai_histodiff.commands.arguments import parsed
-from monai_histodiff.data.check import PATCH, Findings, check
+from monai_histodiff.data.check import FOLDS, PATCH, Findings, check
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.data.sizes import MODEL

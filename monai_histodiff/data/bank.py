@@ -239,8 +239,7 @@ class SyntheticBank:
     @classmethod
     def load(cls, folder: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> SyntheticBank:
         """Read a bank written by :meth:`save`, and check that it is whole: number, names, ranges,
-        sizes and hashes. A bank of version 0.9 or earlier has no hashes and is read with a
-        warning.
+        sizes and hashes.
 
         Args:
             folder: the folder.

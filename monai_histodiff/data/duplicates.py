@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.pixels import octaves, thumbnails
+from monai_histodiff.data.pixels import octaves, thumbnails, turns
 
 __all__ = ["NEAR", "NearPairs", "contrasts", "near_pairs"]
 
@@ -59,7 +59,7 @@ def near_pairs(patches: Tensor) -> NearPairs:
             i, j = (pairs + start).unbind(1)
             near = (fine[i] - fine[j]).norm(dim=1) <= torch.minimum(reach[i], reach[j]) + 1e-6
             i, j = i[near], j[near]
-            turned = _turns(small[i])
+            turned = turns(small[i])
             exact = torch.stack([(v - small[j]).square().mean((1, 2, 3)) for v in turned])
             distance = exact.amin(0).sqrt() / torch.minimum(contrast[i], contrast[j])
             keep = distance <= NEAR
@@ -80,7 +80,7 @@ def _invariants(small: Tensor) -> tuple[Tensor, Tensor]:
     """What no flip or turn changes, ``N x 207``: the mean of the eight, of which one quadrant
     tells all, and the energies of what it leaves; and the contrast of the thumbnails, ``N``.
     """
-    symmetric = torch.stack(_turns(small)).mean(0)
+    symmetric = torch.stack(turns(small)).mean(0)
     half = small.shape[-1] // 2
     quadrant = symmetric[:, :, :half, :half].flatten(1)
     rest = _energies(small - symmetric)
@@ -90,8 +90,3 @@ def _invariants(small: Tensor) -> tuple[Tensor, Tensor]:
 def contrasts(small: Tensor) -> Tensor:
     """Root-mean-square deviation of each picture, ``N x 3 x H x W``, from its mean colour."""
     return (small - small.mean((2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
-
-
-def _turns(small: Tensor) -> list[Tensor]:
-    """The eight flips and right-angle turns."""
-    return [torch.rot90(v, k, (2, 3)) for v in (small, small.flip(3)) for k in range(4)]

@@ -4,18 +4,19 @@ over all sources.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 
 from monai_histodiff.data.class_folders import read_folders, top_folder
 from monai_histodiff.data.manifests import read_manifest
 from monai_histodiff.data.names import check_name, check_path, matched_group, refuse_twins
 from monai_histodiff.data.patch_files import MANIFEST, PatchRecord, PatchSource
-from monai_histodiff.data.several import refuse_one_within_another, titles
 from monai_histodiff.data.splits import SPLITS, refuse_torn_groups
 
 __all__ = ["list_patches"]
@@ -48,7 +49,7 @@ def list_patches(
         FileNotFoundError: a file that a manifest names does not exist.
         ValueError: a rule of sources, manifests, folders or names is broken; the message names it.
     """
-    refuse_one_within_another(sources)
+    _refuse_one_within_another(sources)
     if group_level is not None and group_pattern is not None:
         raise ValueError(
             f"groups must come from group_level or from group_pattern, got {group_level} and "
@@ -59,7 +60,7 @@ def list_patches(
     by_levels = class_level is not None or group_level is not None
     tops: dict[int, str] = {}
     foldered = 0
-    for i, (source, title) in enumerate(zip(sources, titles(sources), strict=True)):
+    for i, (source, title) in enumerate(zip(sources, _titles(sources), strict=True)):
         if manifest := _manifest(source):
             rows = read_manifest(source, manifest, notes)
         else:
@@ -216,3 +217,35 @@ def _assumed(
             f"{'is' if kept == 1 else 'are'} kept apart: neither trained nor tested on."
         )
     return notes
+
+
+def _refuse_one_within_another(sources: Sequence[PatchSource]) -> None:
+    """Sources of one set lie apart.
+
+    Raises:
+        ValueError: two are the same, or one lies in another.
+    """
+    roots = [source.root.resolve() for source in sources]
+    for i, root in enumerate(roots):
+        for j, other in enumerate(roots):
+            if i != j and other in (root, *root.parents):
+                tables = [sources[k].table for k in (i, j)]
+                if all(tables) and root == other and tables[0] != tables[1]:
+                    raise ValueError(
+                        f"tables of one folder must be one, got '{tables[0]}' and '{tables[1]}' in"
+                        f" '{sources[i].root}': put their rows into one, with a column split"
+                    )
+                raise ValueError(
+                    "folders and zips of one set must differ, and none lie in another, got"
+                    f" '{sources[i].root}' and '{sources[j].root}': leave one out"
+                )
+
+
+def _titles(sources: Sequence[PatchSource]) -> list[str]:
+    """A name for each source: the end of its path, as long as it takes to tell it from others."""
+    parts = [Path(os.path.abspath(source.root)).parts for source in sources]
+    for length in range(1, max(map(len, parts), default=1) + 1):
+        titles = ["/".join(p.strip() for p in own[-length:]) for own in parts]
+        if len(set(titles)) == len(titles):
+            break
+    return titles

@@ -16,9 +16,9 @@ from PIL import Image
 from monai_histodiff.data.pictures import LIMITS, SUFFIXES, Limits
 from monai_histodiff.data.tables import number, write_table
 from monai_histodiff.data.zip_entries import zip_entries
-from monai_histodiff.utils.files import stays_inside, whole_folder
+from monai_histodiff.utils.files import stays_inside, whole_file, whole_folder
 
-__all__ = ["PatchRecord", "PatchSource", "write_patches"]
+__all__ = ["PatchRecord", "PatchSource", "write_patches", "write_rows"]
 
 MANIFEST = "manifest.csv"
 TABLES = (".csv", ".tsv")
@@ -143,9 +143,8 @@ class PatchSource:
             path = self.root / name
             self._check(path.stat().st_size, name)
             return path.read_bytes()
-        if (
-            self._zip is None or self._pid != os.getpid()
-        ):  # a file position must not be shared between processes
+        # a file position must not be shared between processes
+        if self._zip is None or self._pid != os.getpid():
             self._zip, self._pid = zipfile.ZipFile(self.root), os.getpid()
         entry = self._entries[name]
         self._check(self._zip.getinfo(entry).file_size, name)
@@ -271,8 +270,8 @@ def write_patches(
             if not stays_inside(record.path):
                 rule = "a path must stay within the folder"
                 raise ValueError(f"{rule}, got '{record.path}': rename it")
-            for column, cell in zip(COLUMNS, _cells(record), strict=True):
-                if cell != cell.strip():
+            for column in COLUMNS:
+                if (cell := getattr(record, column)) != cell.strip():
                     raise ValueError(
                         f"a {column} must be without blanks around it, got {cell!r}: rename it"
                     )
@@ -286,14 +285,16 @@ def write_patches(
             records.append(record)
         for name, text in (beside or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
-        extra = list(dict.fromkeys(key for r in records for key in r.extra))
-        write_table(
-            draft / MANIFEST,
-            [*COLUMNS, *extra],
-            ([*_cells(r), *(r.extra.get(key, "") for key in extra)] for r in records),
-        )
+        write_rows(draft / MANIFEST, records, records)
     return target
 
 
-def _cells(record: PatchRecord) -> tuple[str, str, str, str]:
-    return record.path, record.label, record.split, record.group
+def write_rows(path: Path, records: Iterable[PatchRecord], every: Iterable[PatchRecord]) -> None:
+    """Write records as a manifest, with the columns that any of ``every`` has."""
+    extra = list(dict.fromkeys(key for r in every for key in r.extra))
+    rows = (
+        [*(getattr(r, name) for name in COLUMNS), *(r.extra.get(key, "") for key in extra)]
+        for r in records
+    )
+    with whole_file(path) as draft:
+        write_table(draft, [*COLUMNS, *extra], rows)

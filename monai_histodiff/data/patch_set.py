@@ -29,13 +29,13 @@ from monai_histodiff.data.listing import list_patches
 from monai_histodiff.data.patch_files import PatchRecord, PatchSource, write_patches
 from monai_histodiff.data.pictures import LIMITS, Limits
 from monai_histodiff.data.pixels import centre_crop, five_crops
-from monai_histodiff.data.reading import PatchReader
+from monai_histodiff.data.reading import PatchFiles
 from monai_histodiff.data.scale import fill_scale
 
 __all__ = ["PatchSet"]
 
 
-class PatchSet(Sequence):
+class PatchSet(PatchFiles):
     """An immutable sequence of patches; item ``i`` is
     ``{"image", "label", "label_name", "group", "path"}``.
 
@@ -58,12 +58,9 @@ class PatchSet(Sequence):
         notes: Sequence[str] = (),
         um_per_px: float | None = None,
     ) -> None:
-        self._sources = tuple(sources)
-        self._reader = PatchReader(self._sources, um_per_px)
-        self.records = tuple(records)
+        super().__init__(sources, records, um_per_px)
         self.classes = tuple(classes)
         self.notes = tuple(notes)
-        self.um_per_px = um_per_px
         self._index = {name: i for i, name in enumerate(self.classes)}
 
     @classmethod
@@ -109,18 +106,15 @@ class PatchSet(Sequence):
         anti-aliasing, as it is read; ``None``: as the files are. Patches that record none are
         taken to have it, and a note says so.
         """
-        new = () if um_per_px is None else self._reader.scale_notes(self.records, um_per_px)
+        new = () if um_per_px is None else self._scale_notes(um_per_px)
         return PatchSet(self._sources, self.records, self.classes, [*self.notes, *new], um_per_px)
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self._with(self.records[index])
         record = self.records[index]
         return {
-            "image": self._reader.image(record),
+            "image": self._image(record),
             "label": self._index.get(record.label, -1),
             "label_name": record.label,
             "group": record.group,
@@ -142,34 +136,10 @@ class PatchSet(Sequence):
         """The group of each patch."""
         return [r.group for r in self.records]
 
-    def names(self) -> list[str]:
-        """What to call each patch: its path, with its source where several have that path."""
-        return self._reader.names(self.records)
-
-    def transparent(self) -> list[bool]:
-        """Whether the file of each patch has transparency, which is read over white."""
-        return [self._reader.transparent(r) for r in self.records]
-
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, of files, of what is recorded of each, and of their scale."""
-        return self._reader.digest(self.records)
-
-    def file_hashes(self) -> list[str]:
-        """SHA-256 of the file of each patch, in hexadecimal."""
-        return [self._reader.sha256(r) for r in self.records]
-
     def counts(self) -> dict[str, int]:
         """Number of patches of each class."""
         found = Counter(r.label for r in self.records)
         return {name: found[name] for name in self.classes}
-
-    def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each image, from the headers of the files."""
-        return self._reader.sizes(self.records)
-
-    def check_size(self, size: int) -> None:
-        """Refuse, by a ``ValueError``, patches smaller than ``size`` x ``size``, undecoded."""
-        self._reader.check_size(self.records, size)
 
     def images(self, size: int | None = None) -> Tensor:
         """All patches as one uint8 tensor ``N x 3 x H x W``, cropped one by one as they are read.
@@ -180,9 +150,7 @@ class PatchSet(Sequence):
         Raises:
             ValueError: the set is empty, or patches differ in size or are smaller than ``size``.
         """
-        return self._reader.stack(
-            self.records, lambda image: image if size is None else centre_crop(image, size), size
-        )
+        return self._stack(lambda image: image if size is None else centre_crop(image, size), size)
 
     def crop_count(self, size: int) -> int:
         """How many crops :meth:`five_crops` takes of each patch: one where all have that size."""
@@ -197,9 +165,7 @@ class PatchSet(Sequence):
         """
         if self.crop_count(size) == 1:
             return self.images(size)[None]
-        crops = self._reader.stack(
-            self.records, lambda v: five_crops(v[None], size)[:, 0].expand(5, -1, -1, -1), size
-        )
+        crops = self._stack(lambda v: five_crops(v[None], size)[:, 0].expand(5, -1, -1, -1), size)
         return crops.transpose(0, 1)
 
     def select(self, split: str | None = None, label: str | None = None) -> PatchSet:
@@ -237,7 +203,7 @@ class PatchSet(Sequence):
         Raises:
             ValueError: ``other`` is drawn from other sources.
         """
-        self._reader.check_same(other._reader)
+        self._check_same(other)
         drawn = {(r.source, r.path) for r in other.records}
         return self._with([r for r in self.records if (r.source, r.path) not in drawn])
 
@@ -296,5 +262,5 @@ class PatchSet(Sequence):
         is refused, by a ``ValueError``. A part that lacks a class does not know it when it is
         opened: see :meth:`with_classes`.
         """
-        own, content = own_paths(self.records), map(self._reader.content, self.records)
+        own, content = own_paths(self.records), map(self._content, self.records)
         return write_patches(folder, zip(own, content, strict=True))

@@ -31,6 +31,7 @@ __all__ = [
     "thumbnails",
     "to_bytes",
     "to_unit",
+    "turns",
 ]
 
 BEYOND = (-0.5, 2.0)  # what augmented patches, brighter and with noise, may reach
@@ -247,6 +248,11 @@ def recompressed(images: Tensor, quality: int = 90) -> Tensor:
 
     pictures = [torch.from_numpy(once(v.permute(1, 2, 0).numpy())) for v in images]
     return torch.stack(pictures).permute(0, 3, 1, 2).contiguous() if pictures else images
+
+
+def turns(images: Tensor) -> list[Tensor]:
+    """The eight flips and right-angle turns of ``N x C x H x W``."""
+    return [v.rot90(k, (2, 3)) for v in (images, images.flip(3)) for k in range(4)]
 
 
 def resampled(patches: Tensor, size: tuple[int, int]) -> Tensor:

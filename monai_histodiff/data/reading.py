@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from monai_histodiff.utils.progress import patient
 
 DESCRIPTION = 270  # of TIFF
 
-__all__ = ["PatchReader", "patch_hash", "size_words"]
+__all__ = ["PatchFiles", "patch_hash", "size_words"]
 
 
 def size_words(path: str, read: tuple[int, int], own: tuple[int, int]) -> str:
@@ -34,100 +33,106 @@ def size_words(path: str, read: tuple[int, int], own: tuple[int, int]) -> str:
     return f"'{path}' ({read[0]} x {read[1]}{file})"
 
 
-@dataclass(frozen=True)
-class PatchReader:
-    """Images of records.
+class PatchFiles(Sequence):
+    """The files of patches, and the images that they hold, of one magnification.
 
     Attributes:
-        sources: the folders and zips that records point into.
-        um_per_px: micrometres per pixel of every image; a record that says none is taken to have
-            it. ``None`` leaves each image as its file is.
+        records: one for each patch.
+        um_per_px: micrometres per pixel of every image; ``None`` leaves each as its file is. A
+            record that says none is taken to have it.
     """
 
-    sources: tuple[PatchSource, ...]
-    um_per_px: float | None = None
+    def __init__(
+        self,
+        sources: Sequence[PatchSource],
+        records: Sequence[PatchRecord],
+        um_per_px: float | None = None,
+    ) -> None:
+        self._sources = tuple(sources)
+        self.records = tuple(records)
+        self.um_per_px = um_per_px
 
-    def check_same(self, other: PatchReader) -> None:
-        """Refuse a reader of other folders or zips: a record only tells which of them it is in.
+    def __len__(self) -> int:
+        return len(self.records)
 
-        Raises:
-            ValueError: they differ.
-        """
-        roots, theirs = ([str(s.root) for s in one.sources] for one in (self, other))
+    def _check_same(self, other: PatchFiles) -> None:
+        """Refuse files of other folders or zips: a record only tells which of them it is in."""
+        roots, theirs = ([str(s.root) for s in one._sources] for one in (self, other))
         if roots != theirs:
             raise ValueError(
                 f"patches must be drawn from the same folders or zips, got {roots} and {theirs}:"
                 " open them as one set, PatchSet.open([first, second])"
             )
 
-    def names(self, records: Sequence[PatchRecord]) -> list[str]:
-        """What to call each: its path, or, where several sources have that, the whole place."""
-        known = Counter(path for source in self.sources for path in source.pictures)
+    def names(self) -> list[str]:
+        """What to call each patch: its path, with its source where several have that path."""
+        known = Counter(path for source in self._sources for path in source.pictures)
         return [
-            str(self.sources[r.source].root / r.path) if known[r.path] > 1 else r.path
-            for r in records
+            str(self._sources[r.source].root / r.path) if known[r.path] > 1 else r.path
+            for r in self.records
         ]
 
-    def content(self, record: PatchRecord) -> bytes:
-        """The bytes of its file."""
-        return self.sources[record.source].read(record.path)
+    def file_hashes(self) -> list[str]:
+        """SHA-256 of the file of each patch, in hexadecimal."""
+        return [hashlib.sha256(self._content(r)).hexdigest() for r in self.records]
 
-    def sha256(self, record: PatchRecord) -> str:
-        """SHA-256 of its file, in hexadecimal."""
-        return hashlib.sha256(self.content(record)).hexdigest()
+    def _content(self, record: PatchRecord) -> bytes:
+        return self._sources[record.source].read(record.path)
 
-    def image(self, record: PatchRecord) -> Tensor:
+    def _image(self, record: PatchRecord) -> Tensor:
         """uint8 ``3 x H x W``, at the magnification, in memory of its own."""
-        source = self.sources[record.source]
+        source = self._sources[record.source]
         place = str(source.root / record.path)
-        array = decode_patch(self.content(record), place, source.limits)
+        array = decode_patch(self._content(record), place, source.limits)
         image = torch.from_numpy(array).permute(2, 0, 1)
         height, width = image.shape[1:]
         return resampled(image, self._scaled(record, height, width)).contiguous()
 
-    def transparent(self, record: PatchRecord) -> bool:
-        """Whether its file has transparency, which is read over white."""
+    def transparent(self) -> list[bool]:
+        """Whether the file of each patch has transparency, which is read over white."""
+        return [self._transparent(r) for r in self.records]
+
+    def _transparent(self, record: PatchRecord) -> bool:
         if record.path.lower().endswith(NIFTI):
             return False
-        with Image.open(io.BytesIO(self.content(record)), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(self._content(record)), formats=FORMATS) as picture:
             if "transparency" not in picture.info and picture.mode not in ("LA", "PA", "RGBA"):
                 return False
             return any(picture.convert("RGBA").getchannel("A").histogram()[:255])
 
-    def scale_notes(self, records: Sequence[PatchRecord], um_per_px: float) -> list[str]:
+    def _scale_notes(self, um_per_px: float) -> list[str]:
         """Plain sentences on what is assumed, or lacking, at a magnification, also where the file
         of the first record tells one, which is not used: few files tell their own.
         """
-        first, own = next((r for r in records if r.um_per_px is None), None), None
+        first, own = next((r for r in self.records if r.um_per_px is None), None), None
         if first is not None and not first.path.lower().endswith(NIFTI):
             # what cannot be read is told when it is decoded
             with (
                 suppress(Exception),
-                Image.open(io.BytesIO(self.content(first)), formats=FORMATS) as picture,
+                Image.open(io.BytesIO(self._content(first)), formats=FORMATS) as picture,
             ):
                 description = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")
                 own = scale_in_header(picture.info, str(description))
-        return scale_notes(records, um_per_px, own)
+        return scale_notes(self.records, um_per_px, own)
 
-    def size(self, record: PatchRecord) -> tuple[int, int]:
-        """Height and width of the image, from the header of the file, which is read once."""
-        source = self.sources[record.source]
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image, from the headers of the files, each read once."""
+        return [self._scaled(r, *self._header(r)) for r in patient(self.records, "headers")]
+
+    def _header(self, record: PatchRecord) -> tuple[int, int]:
+        source = self._sources[record.source]
         if (known := source.headers.get(record.path)) is None:
             place = str(source.root / record.path)
-            known = picture_size(self.content(record), place, source.limits)
+            known = picture_size(self._content(record), place, source.limits)
             source.headers[record.path] = known
-        return self._scaled(record, *known)
-
-    def sizes(self, records: Sequence[PatchRecord]) -> list[tuple[int, int]]:
-        """Those of several, with a bar where that takes long."""
-        return [self.size(r) for r in patient(records, "headers")]
+        return known
 
     def _scaled(self, record: PatchRecord, height: int, width: int) -> tuple[int, int]:
         own, wanted = record.um_per_px, image_scale(record, self.um_per_px)
         if own is None or wanted is None or own == wanted:
             return height, width
         size = max(1, round(height * own / wanted)), max(1, round(width * own / wanted))
-        if size[0] * size[1] > (most := self.sources[record.source].limits.pixels):
+        if size[0] * size[1] > (most := self._sources[record.source].limits.pixels):
             raise ValueError(
                 f"a patch must have at most {most} pixels at {wanted:g} um per pixel, got "
                 f"{size[0]} x {size[1]} of '{record.path}', recorded at {own:g}: is that "
@@ -135,67 +140,57 @@ class PatchReader:
             )
         return size
 
-    def digest(self, records: Iterable[PatchRecord]) -> str:
-        """SHA-256, in hexadecimal, of files, of what is recorded of each, and of the
-        magnification.
-        """
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of files, of what is recorded of each, and of their scale."""
         found = hashlib.sha256()
-        for r in records:
+        for r, file in zip(self.records, self.file_hashes(), strict=True):
             scale = () if self.um_per_px is None else (r.um_per_px, self.um_per_px)
             found.update(repr((r.path, r.label, r.group, *scale)).encode())
-            found.update(bytes.fromhex(self.sha256(r)))
+            found.update(bytes.fromhex(file))
         return found.hexdigest()
 
-    def check_size(self, records: Sequence[PatchRecord], size: int) -> None:
-        """Refuse images that are smaller than ``size`` x ``size``, before any is decoded.
-
-        Raises:
-            ValueError: some are; the message says how many, and what would do.
-        """
-        sides = [min(size) for size in self.sizes(records)]
+    def check_size(self, size: int) -> None:
+        """Refuse, by a ``ValueError``, patches smaller than ``size`` x ``size``, undecoded."""
+        sizes = self.sizes()
+        sides = [min(size) for size in sizes]
         small = [i for i, side in enumerate(sides) if side < size]
         if small:
             scale = "" if self.um_per_px is None else f" at {self.um_per_px:g} um per pixel"
-            first = records[small[0]]
-            told = size_words(
-                first.path, self.size(first), replace(self, um_per_px=None).size(first)
-            )
+            first = self.records[small[0]]
+            told = size_words(first.path, sizes[small[0]], self._header(first))
             raise ValueError(
                 f"patches must be at least {size} x {size}{scale}, got {len(small)} of"
-                f" {len(records)} that are smaller, such as {told}: set size"
+                f" {len(self)} that are smaller, such as {told}: set size"
                 f" to at most {min(sides)}, or leave them out"
             )
 
-    def stack(
-        self, records: Sequence[PatchRecord], crop: Callable[[Tensor], Tensor], size: int | None
-    ) -> Tensor:
+    def _stack(self, crop: Callable[[Tensor], Tensor], size: int | None) -> Tensor:
         """What ``crop`` makes of each image, uint8; memory grows with the crops, not the files.
 
         Args:
-            records: at least one.
             crop: ``3 x H x W`` to a tensor of one shape.
             size: the least height and width; ``None`` for whole images, all of one size.
 
         Raises:
             ValueError: there is no record, or images are too small or differ in size.
         """
-        if not records:
+        if not self.records:
             raise ValueError("a patch set must hold at least one patch, got none")
         if size is not None and not (is_whole(size) and size > 0):
             raise ValueError(f"size must be a whole number of pixels, from 1, got {size!r}")
         out = torch.empty(0, dtype=torch.float32, device="cpu")
-        for i, record in enumerate(patient(records, "read")):
-            image = self.image(record)
+        for i, record in enumerate(patient(self.records, "read")):
+            image = self._image(record)
             if size is not None and min(image.shape[1:]) < size:
-                self.check_size(records, size)
+                self.check_size(size)
             part = crop(image)
             if i == 0:
-                out = torch.empty(len(records), *part.shape, dtype=torch.uint8, device="cpu")
+                out = torch.empty(len(self), *part.shape, dtype=torch.uint8, device="cpu")
             if part.shape != out.shape[1:]:
                 first, here = tuple(out.shape[-2:]), tuple(part.shape[-2:])
                 raise ValueError(
-                    f"all patches must have one size, got {first} in '{self.names(records)[0]}'"
-                    f" and {here} in '{self.names([record])[0]}': give a size to crop to"
+                    f"all patches must have one size, got {first} in '{self.names()[0]}'"
+                    f" and {here} in '{self.names()[i]}': give a size to crop to"
                 )
             out[i] = part
         return out

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +35,6 @@ INDEX, HASH = "index", "sha256"  # columns: of the class, and of the picture
 COLUMNS = (INDEX, "seed", "confidence")  # of banks and candidates alike
 MAX_BYTES = 2**32  # of all pictures in memory
 OVERHEAD = 2**16  # bytes that a PNG file may be larger than twice its pixels
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,10 @@ def read_sealed(
 ) -> Sealed:
     """Read what :func:`write_sealed` wrote, and check it.
 
-    What was written before there were seals (0.9) is read with a warning: its rows and values are
-    checked, but nothing tells whether a picture was changed.
-
     Args:
         folder: the folder; ``~`` is the user's home.
         name: of the JSON file.
-        needs: entries that the JSON file must have, if there is one.
+        needs: entries that the JSON file must have beside the seal.
         columns: columns that the manifest must have beyond ``path,label,split,group``.
         max_bytes: what the pictures may take in memory.
 
@@ -115,41 +110,30 @@ def read_sealed(
             folder; the message names the file and the remedy.
     """
     root = Path(folder).expanduser()
-    about = {}
-    if (root / name).is_file():
-        check_length(root / name)
-        about = read_json(root / name, needs, REMEDY)
-    sealed = "seal" in about
-    rows = read_rows(root / MANIFEST, [*columns, *([HASH] if sealed else [])])
-    if not sealed and rows and HASH in rows[0].record.extra:
+    if not (root / name).is_file():
         raise FileNotFoundError(
             f"'{root / name}' must hold the seal of the patches beside it, got none: {REMEDY}"
         )
-    if sealed:
-        seal = _checked_seal(about["seal"], root / name)
-        if len(rows) != seal["patches"]:
-            raise ValueError(
-                f"'{root / MANIFEST}' must list the {seal['patches']} patches that '{name}' "
-                f"counts, got {len(rows)}: {REMEDY}"
-            )
-        if _digest([row.record for row in rows]) != seal["sha256"]:
-            raise ValueError(
-                f"'{root / MANIFEST}' must be as it was written, got rows that differ from the "
-                f"SHA-256 in '{name}': {REMEDY}"
-            )
-        if seal.get("values", known := _digest_values(about)) != known:
-            raise ValueError(
-                f"'{root / name}' must be as it was written, but for {SCALE}, got values of"
-                f" another SHA-256: {REMEDY}"
-            )
-        size = seal["size"] and tuple(seal["size"])
-    else:
-        logger.warning(
-            "'%s' was written by version 0.9 or earlier, without hashes: rows and values are "
-            "checked, changed pictures go unnoticed; load and save it to seal it",
-            root,
+    check_length(root / name)
+    about = read_json(root / name, (*needs, "seal"), REMEDY)
+    rows = read_rows(root / MANIFEST, [*columns, HASH])
+    seal = _checked_seal(about["seal"], root / name)
+    if len(rows) != seal["patches"]:
+        raise ValueError(
+            f"'{root / MANIFEST}' must list the {seal['patches']} patches that '{name}' "
+            f"counts, got {len(rows)}: {REMEDY}"
         )
-        size = None
+    if _digest([row.record for row in rows]) != seal["sha256"]:
+        raise ValueError(
+            f"'{root / MANIFEST}' must be as it was written, got rows that differ from the "
+            f"SHA-256 in '{name}': {REMEDY}"
+        )
+    if seal.get("values", known := _digest_values(about)) != known:
+        raise ValueError(
+            f"'{root / name}' must be as it was written, but for {SCALE}, got values of"
+            f" another SHA-256: {REMEDY}"
+        )
+    size = seal["size"] and tuple(seal["size"])
     pictures: list[np.ndarray] = []
     for row in rows:
         picture = _read_picture(root, row, size, max_bytes)
@@ -209,8 +193,7 @@ def _read_picture(
             f"'{path}' must not exceed {most} bytes, got {path.stat().st_size}: {REMEDY}"
         )
     content = path.read_bytes()
-    recorded = row.record.extra.get(HASH)
-    if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
+    if hashlib.sha256(content).hexdigest() != row.record.extra[HASH]:
         raise ValueError(
             f"'{path}' must be as it was written, got bytes of another SHA-256: {REMEDY}"
         )

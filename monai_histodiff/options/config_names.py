@@ -10,13 +10,12 @@ AUTOENCODER, DECODER = "ldm train_autoencoder", "ldm train_decoder"
 DIFFUSION, FEW_STEPS, ENCODER = "ldm train_diffusion", "ldm train_few_steps", "ldm train_encoder"
 UNETS = (DIFFUSION, FEW_STEPS)
 LDM_TRAIN = (AUTOENCODER, DECODER, *UNETS, ENCODER)
-DEMO = "make_demo"
 STAGES = (FINETUNE, TRAIN, EVALUATE)
 SAMPLING = (INFERENCE, LDM_INFERENCE)
 GUIDANCE = (TRAIN, INFERENCE)
 PRETRAINED = (*LDM_TRAIN, LDM_EVALUATE)
 GENERATORS = (AUTOENCODER, DECODER, *UNETS, LDM_EVALUATE)
-EVERY = (*STAGES, *SAMPLING, *PRETRAINED, DEMO)
+EVERY = (*STAGES, *SAMPLING, *PRETRAINED)
 
 SEED: dict[str, Any] = {"low": 0, "high": 2**32 - 1}
 SHARE: dict[str, Any] = {"low": 0, "high": 1}

@@ -34,7 +34,6 @@ TITLES = {
     "evaluate": "`histopathology_guidance/configs/evaluate.yaml` (`--evaluate#NAME` in "
     "`finetune.json`)",
     "inference": "`histopathology_guidance/configs/inference.json`",
-    "make_demo": "`histopathology_guidance/configs/make_demo.yaml`",
     "ldm inference": "`histopathology_ldm/configs/inference.json`",
     "ldm train_autoencoder": "`histopathology_ldm/configs/train_autoencoder.yaml`, over "
     "`train_base.yaml`",

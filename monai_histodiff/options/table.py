@@ -10,7 +10,6 @@ from typing import Any
 
 from monai_histodiff.data.sizes import LARGEST, SMALLEST
 from monai_histodiff.options.config_names import (
-    DEMO,
     EVALUATE,
     EVERY,
     FINETUNE,
@@ -62,7 +61,7 @@ OPTIONS: tuple[Option, ...] = (
         "dataset_dir",
         PATH,
         "not used; here because the Model Zoo expects the key",
-        (INFERENCE, DEMO),
+        (INFERENCE,),
     ),
     Option("ldm_dir", PATH, "folder of the bundle `histopathology_ldm`", (*STAGES, INFERENCE)),
     Option("guidance_dir", PATH, "folder of the bundle `histopathology_guidance`", (FINETUNE,)),
@@ -70,7 +69,6 @@ OPTIONS: tuple[Option, ...] = (
         "published_dir", PATH, "folder of a run of the published method, for arm `G0`", (EVALUATE,)
     ),
     Option("weights_dir", PATH, "folder `models` of a run, or of the bundle", (INFERENCE,)),
-    Option("demo_file", PATH, "path of the zip that is written", (DEMO,)),
     Option(
         "weights", PATH, "file of another model to evaluate; empty: the bundle's", (LDM_EVALUATE,)
     ),

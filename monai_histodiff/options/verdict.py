@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from monai_histodiff.evaluation.arms import ARMS
 from monai_histodiff.options.config_names import (
-    DEMO,
     EVALUATE,
     FINETUNE,
     INNER,
@@ -108,9 +107,6 @@ EVALUATION: tuple[Option, ...] = (
         "where MLflow keeps figures and report, such as `sqlite:///mlruns.db`; empty: nowhere",
         (EVALUATE,),
     ),
-    Option("classes", TEXTS, "names of the classes that are sampled", (DEMO,)),
-    Option("train_per_class", WHOLE, "number of training patches of each class", (DEMO,), low=1),
-    Option("test_per_class", WHOLE, "number of test patches of each class", (DEMO,), low=1),
     Option("train", SECTION, "options of `train.yaml`, as `--train#quota 100`", (FINETUNE,)),
     Option(
         "evaluate",

@@ -138,15 +138,14 @@ class Candidates:
     @classmethod
     def load(cls, folder: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Candidates:
         """Read candidates written by :meth:`save`, and check that they are whole: number, names,
-        ranges, sizes and hashes. Those of version 0.9 or earlier, which lack ``candidates.json``,
-        are read with a warning.
+        ranges, sizes and hashes.
 
         Args:
             folder: the folder.
             max_bytes: what the patches may take in memory.
 
         Raises:
-            FileNotFoundError: the folder, its manifest or a picture is missing.
+            FileNotFoundError: the folder, a file of it or a picture is missing.
             ValueError: something is cut, changed, out of range or too large; the message names the
                 file and the remedy.
         """
@@ -157,7 +156,7 @@ class Candidates:
             )
         found = read_sealed(folder, ABOUT, ("classes", "seconds"), OWN, max_bytes)
         for row in found.rows:
-            _check(row, found.about.get("classes"))
+            _check(row, found.about["classes"])
 
         def column(name: str, dtype: torch.dtype) -> Tensor:
             read = float if dtype == torch.float32 else int
@@ -173,9 +172,9 @@ class Candidates:
             column("distance", torch.float32),
             column("nearest", torch.int64),
             [Reason(row.record.extra["reason"]) for row in found.rows],
-            float(found.about.get("seconds", 0.0)),
+            float(found.about["seconds"]),
             column("origin", torch.int64) if varied else None,
-            tuple(found.about.get("classes", ())),
+            tuple(found.about["classes"]),
         )
 
     def check_classes(self, classes: Sequence[str]) -> None:

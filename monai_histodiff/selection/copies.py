@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_histodiff.data.pixels import thumbnails
+from monai_histodiff.data.pixels import thumbnails, turns
 
 __all__ = [
     "FLOOR",
@@ -79,9 +79,7 @@ def nearest_views(
     parts = []
     size = min(BATCH, max(1, PAIRS // max(1, len(targets))))
     for rows in torch.arange(len(patches), device="cpu").split(size):
-        small = patches[rows]
-        flips = (small, small.flip(3))
-        turned = torch.stack([v.rot90(k, (2, 3)).flatten(1) for v in flips for k in range(4)])
+        turned = torch.stack([v.flatten(1) for v in turns(patches[rows])])
         # by matrix product: fast, but not exactly 0 for a copy
         rough = torch.cdist(turned, targets).amin(0)
         if groups is not None:

@@ -35,7 +35,7 @@ from monai_histodiff import (
 )
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
-from monai_histodiff.bundle.stages import run_stage
+from monai_histodiff.bundle.running import run_stage
 from monai_histodiff.commands.zoo import package_bundle
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.data.pixels import appearance, centre_crop

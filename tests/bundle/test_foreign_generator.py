@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.bundle.generator import check_generator
 from monai_histodiff.bundle.metadata import scale_of
-from monai_histodiff.bundle.stages import run_stage
+from monai_histodiff.bundle.running import run_stage
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.training import DenoisingPrepareBatch

@@ -13,7 +13,6 @@ import pytest
 from conftest import CLASSES, WritePatchSet
 
 from monai_histodiff import Candidates, PatchSet
-from monai_histodiff.bundle.demo import write_demo
 from monai_histodiff.bundle.notes import (
     critic_note,
     data_notes,
@@ -84,8 +83,6 @@ def test_candidates_of_other_classes_are_refused(
     for made in ({"candidates": loaded}, {"candidates": candidates, "published": loaded}):
         with pytest.raises(ValueError, match=message):
             Material(labelled=other, **made)
-    with pytest.raises(ValueError, match=message):
-        write_demo(loaded, CLASSES[::-1], tmp_path / "demo.zip", 1, 1)
     Material(labelled=other, candidates=candidates)  # not loaded: their names are not known
 
 

@@ -22,12 +22,7 @@ from PIL import Image
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.made import adapted_weights, chosen_settings, sampling_of
 from monai_histodiff.bundle.run_folder import MADE, RunFolder
-from monai_histodiff.bundle.split_file import (
-    changed_test,
-    changed_warning,
-    count_tested,
-    write_split,
-)
+from monai_histodiff.bundle.split_file import changed_warning
 from monai_histodiff.bundle.task import Task
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.diffusion.settings import SamplingSettings
@@ -59,7 +54,7 @@ def finish(root: Path, parts: Parts, candidates: Candidates) -> RunFolder:
     folder.models.mkdir()
     for name in ("guide", "critic", "generator"):
         torch.save({"w": torch.ones(3)}, getattr(folder, name))
-    write_split(folder.split, parts[1], parts[0], parts[2])
+    folder.split.write(parts[1], parts[0], parts[2])
     judge: Any = SimpleNamespace(critic=PatchCritic([torch.nn.Identity()], 3), settings={})
     made: Any = sampler
     folder.save(candidates, CLASSES, judge, made, {"draw": 0, "labels_per_class": 25})
@@ -109,7 +104,7 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
         process.kill()
         process.wait()
     (root / "models").mkdir()
-    leftovers = [folder.generator, folder.split, folder.cache / f".x.npz.{'0' * 32}.part"]
+    leftovers = [folder.generator, folder.split.path, folder.cache / f".x.npz.{'0' * 32}.part"]
     for path in (*leftovers, folder.cache / "kept.npz", root / "mine.txt"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("of the run that was killed")
@@ -194,7 +189,7 @@ def test_the_outcome_names_the_files_of_the_run(done: RunFolder) -> None:
     assert outcome["version"] == __version__
     made = [path for path in done.candidates.rglob("*") if path.is_file()]
     assert outcome["files"]["candidates"]["files"] == len(made) > 18
-    split = done.split.read_bytes()
+    split = done.split.path.read_bytes()
     assert outcome["files"]["split.csv"]["bytes"] == len(split)
     assert outcome["run"] == json.loads(done.record.read_text())["run"]
     done.check_files()
@@ -318,10 +313,8 @@ def test_a_training_stage_ends_with_all_that_an_evaluation_reads(
 def test_every_patch_that_was_used_is_listed_with_its_role(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path / "run")
-    assert count_tested(folder.split) == 0, "the plan asks before there is one"
-    with open(
-        write_split(folder.split, known, labelled, test), newline="", encoding="utf-8"
-    ) as stream:
+    assert folder.split.count() == 0, "the plan asks before there is one"
+    with open(folder.split.write(known, labelled, test), newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     found = {
         role: [row for row in rows if row["role"] == role]
@@ -334,23 +327,23 @@ def test_every_patch_that_was_used_is_listed_with_its_role(parts: Parts, tmp_pat
             (r.path, r.label, r.group, file)
             for r, file in zip(part.records, part.file_hashes(), strict=True)
         ]
-    folder.check_split(labelled, test)
+    folder.split.check(labelled, test)
 
 
 def test_no_cell_of_the_list_is_a_formula(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     odd = [replace(r, group=f"=1+{i}", label="@x") for i, r in enumerate(test.records)]
     folder = RunFolder(tmp_path)
-    write_split(folder.split, known, labelled, PatchSet(test._sources, odd, test.classes))
-    assert ",'@x,'=1+0,test," in folder.split.read_text()
-    folder.check_split(labelled, test)
+    folder.split.write(known, labelled, PatchSet(test._sources, odd, test.classes))
+    assert ",'@x,'=1+0,test," in folder.split.path.read_text()
+    folder.split.check(labelled, test)
 
 
 def test_test_patches_that_are_others_are_named(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    write_split(folder.split, known, labelled, test)
-    assert changed_test(folder.split, test) == [] == changed_warning([])
+    folder.split.write(known, labelled, test)
+    assert folder.split.changed(test) == [] == changed_warning([])
     first = test.records[0]
     for other in (
         [replace(first, group="new"), *test.records[1:]],
@@ -358,7 +351,7 @@ def test_test_patches_that_are_others_are_named(parts: Parts, tmp_path: Path) ->
         [replace(first, extra={"um_per_px": "2"}), *test.records[1:]],
         test.records[1:],
     ):
-        changed = changed_test(folder.split, PatchSet(test._sources, other, test.classes))
+        changed = folder.split.changed(PatchSet(test._sources, other, test.classes))
         assert changed == [first.path]
     ((word, sentence),) = changed_warning([first.path])
     assert word == "Other test patches." and sentence.startswith("1 of the test patches are not")
@@ -372,7 +365,7 @@ def with_group(patches: PatchSet, group: str) -> PatchSet:
 def test_a_test_group_that_was_seen_is_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    write_split(folder.split, known, labelled, test)
+    folder.split.write(known, labelled, test)
     adapted_to = known.without(labelled)
     group = adapted_to.records[0].group
     renamed = with_group(adapted_to[:1], "by another name")
@@ -381,7 +374,7 @@ def test_a_test_group_that_was_seen_is_refused(parts: Parts, tmp_path: Path) -> 
             ValueError,
             match=f"must be new to the candidates, got 1 they were made with, such as '{name}'",
         ):
-            folder.check_split(labelled, torn)
+            folder.split.check(labelled, torn)
 
 
 def test_sources_that_share_file_names_are_told_apart_in_the_list(tmp_path: Path) -> None:
@@ -395,17 +388,17 @@ def test_sources_that_share_file_names_are_told_apart_in_the_list(tmp_path: Path
     one, two, test = patches.take([0, 1]), patches.take([3, 4]), patches.take([5])
     folder = RunFolder(tmp_path / "run")
     folder.root.mkdir(exist_ok=True)
-    write_split(folder.split, patches.take([0, 1, 3, 4]), one, test)
-    folder.check_split(one, test)
-    assert folder.known(patches).records == patches.take([0, 1, 3, 4]).records
+    folder.split.write(patches.take([0, 1, 3, 4]), one, test)
+    folder.split.check(one, test)
+    assert folder.split.known(patches).records == patches.take([0, 1, 3, 4]).records
     with pytest.raises(ValueError, match="must be those of the candidates, got 2 that differ"):
-        folder.check_split(two, test)
+        folder.split.check(two, test)
 
 
 def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> None:
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    write_split(folder.split, known, labelled, test)
+    folder.split.write(known, labelled, test)
     first = labelled.records[0]
     edited = [
         PatchSet(
@@ -424,7 +417,7 @@ def test_other_labelled_patches_are_refused(parts: Parts, tmp_path: Path) -> Non
             ValueError,
             match=rf"must be those of the candidates, got {number} that differ \(.*\), such as '",
         ):
-            folder.check_split(other, test)
+            folder.split.check(other, test)
 
 
 def test_what_differs_is_told_and_a_renamed_folder_differs_in_nothing(tmp_path: Path) -> None:
@@ -438,19 +431,19 @@ def test_what_differs_is_told_and_a_renamed_folder_differs_in_nothing(tmp_path: 
     assert old.groups != new.groups
     folder = RunFolder(tmp_path / "run")
     folder.root.mkdir(exist_ok=True)
-    write_split(folder.split, old[:5], old[:4], old[5:])
-    folder.check_split(new[:4], new[5:])
-    assert changed_test(folder.split, new[5:]) == []
-    assert folder.known(new).groups == new.groups[:5]
+    folder.split.write(old[:5], old[:4], old[5:])
+    folder.split.check(new[:4], new[5:])
+    assert folder.split.changed(new[5:]) == []
+    assert folder.split.known(new).groups == new.groups[:5]
     path = new.records[0].path
     edited = PatchSet(
         new._sources, [replace(new.records[0], label="B", group="p1"), *new.records[1:4]], "AB"
     )
     told = rf"got 1 that differ \(file.*\), such as '{path}' by its label and group: give the data"
     with pytest.raises(ValueError, match=told):
-        folder.check_split(edited, new[5:])
+        folder.split.check(edited, new[5:])
     with pytest.raises(ValueError, match=f"such as '{path}' which is in one of them alone: give"):
-        folder.check_split(new[1:4], new[5:])
+        folder.split.check(new[1:4], new[5:])
 
 
 def test_patches_are_known_by_the_list_not_drawn_anew(
@@ -459,7 +452,7 @@ def test_patches_are_known_by_the_list_not_drawn_anew(
     """Candidates name the nearest of them by its place."""
     labelled, known, test = parts
     folder = RunFolder(tmp_path)
-    write_split(folder.split, known, labelled, test)
+    folder.split.write(known, labelled, test)
     root = Path(known._sources[0].root)
     for name in ("blue/0.png", "pink/zzz.png"):  # one more of each class: another draw
         Image.new("RGB", (32, 32)).save(root / name.replace("/", "_"))
@@ -468,35 +461,35 @@ def test_patches_are_known_by_the_list_not_drawn_anew(
     (root / "manifest.csv").write_text("\n".join([rows[0], more[0], *rows[1:], more[1]]) + "\n")
     grown = PatchSet.open(root)
     assert labelled.extend(grown, 5, seed=0).records != known.records
-    assert folder.known(grown).records == known.records and not caplog.text
+    assert folder.split.known(grown).records == known.records and not caplog.text
     shown = known[7]["image"]
-    assert torch.equal(folder.known(grown)[7]["image"], shown)
+    assert torch.equal(folder.split.known(grown)[7]["image"], shown)
     name = known.records[7].path
     Image.new("RGB", (32, 32)).save(root / name)
     with pytest.raises(
         ValueError,
         match=f"got 1 of 11 that are missing or changed, such as '{name}'",
     ):
-        folder.known(grown)
-    lines = folder.split.read_text().splitlines()
+        folder.split.known(grown)
+    lines = folder.split.path.read_text().splitlines()
     for told in ("got 1 of 11 that are missing or changed", "must have the columns .*'sha256'"):
         lines = [line.rsplit(",", 1)[0] for line in lines]  # without scale, and without hashes
-        folder.split.write_text("\n".join(lines) + "\n")
+        folder.split.path.write_text("\n".join(lines) + "\n")
         with pytest.raises(ValueError, match=told):
-            folder.known(grown)
+            folder.split.known(grown)
 
 
 def test_a_run_without_the_list_or_with_a_damaged_one_is_refused(
     parts: Parts, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
-    acts = (lambda: folder.check_split(parts[0], parts[2]), lambda: folder.known(parts[1]))
+    acts = (lambda: folder.split.check(parts[0], parts[2]), lambda: folder.split.known(parts[1]))
     for act in acts:
         with pytest.raises(
             FileNotFoundError, match="stage must have written 'split.csv', got none in"
         ):
             act()
-    text = write_split(folder.split, parts[1], parts[0], parts[2]).read_text()
+    text = folder.split.write(parts[1], parts[0], parts[2]).read_text()
     damages = {
         "": "must have the columns",
         text.replace("role", "part", 1): "must have the columns .*'role'.* got none named",
@@ -504,9 +497,9 @@ def test_a_run_without_the_list_or_with_a_damaged_one_is_refused(
         text.rstrip()[:-70]: "must have the 6 cells of the header, got .* is the file cut",
     }
     for damaged, message in damages.items():
-        folder.split.write_text(damaged)
+        folder.split.path.write_text(damaged)
         for act in acts:
             with pytest.raises(ValueError, match=f"{message}.*: run the training stage again"):
                 act()
-    folder.split.write_text("\ufeff" + text, encoding="utf-8")
-    folder.check_split(parts[0], parts[2])
+    folder.split.path.write_text("\ufeff" + text, encoding="utf-8")
+    folder.split.check(parts[0], parts[2])

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from PIL import Image
 
 from monai_histodiff import Candidates, SyntheticBank
-from monai_histodiff.data.sealed import COLUMNS, read_sealed
+from monai_histodiff.data.sealed import COLUMNS, _digest, _digest_values, read_sealed
+from monai_histodiff.data.strict_table import read_rows
+from monai_histodiff.utils.files import file_sha256
 
 REMEDY = "(copy the folder anew|give the folder that|pass a larger max_bytes)"
 
@@ -95,20 +98,24 @@ def cell(column: str, value: str, row: int = 1) -> Callable[[Path], None]:
     return edit_rows(lambda rows: rows[row].__setitem__(rows[0].index(column), value))
 
 
-def unsealed(edit: Callable[[Path], None]) -> Callable[[Path], None]:
-    """The same in a folder of version 0.9, which had no hashes: the values are checked, too."""
+def resealed(edit: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The same with hashes of what is there now: the values are checked, too."""
 
     def both(folder: Path) -> None:
-        def drop(rows: list[list[str]]) -> None:
-            place = rows[0].index("sha256")
-            for row in rows:
-                del row[place]
+        def hashed(rows: list[list[str]]) -> None:
+            place, path = rows[0].index("sha256"), rows[0].index("path")
+            for row in rows[1:]:
+                if (folder / row[path]).is_file():
+                    row[place] = file_sha256(folder / row[path])
 
-        edit_rows(drop)(folder)
-        (folder / "candidates.json").unlink(missing_ok=True)
-        if (folder / "bank.json").exists():
-            edit_json("bank.json", seal=...)(folder)
         edit(folder)
+        edit_rows(hashed)(folder)
+        (file,) = folder.glob("*.json")
+        about = json.loads(file.read_text())
+        with suppress(ValueError):  # a column may be lacking
+            records = [row.record for row in read_rows(folder / "manifest.csv", [])]
+            seal = {"sha256": _digest(records), "values": _digest_values(about)}
+            edit_json(file.name, seal=about["seal"] | seal)(folder)
 
     return both
 
@@ -139,7 +146,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
         "manifest.csv' must",
     ),
     ("candidates", lambda f: (f / "candidates.json").unlink(), FileNotFoundError, "hold the seal"),
-    ("bank", edit_json("bank.json", seal=...), FileNotFoundError, "must hold the seal"),
+    ("bank", edit_json("bank.json", seal=...), ValueError, "must have the key 'seal'"),
     ("bank", edit_json("bank.json", seal={"patches": 5}), ValueError, "must tell patches, size"),
     ("bank", resized([-8, 8]), ValueError, "must tell patches, size"),
     ("bank", resized([8.0, 8]), ValueError, "must tell patches, size"),
@@ -148,43 +155,43 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
     ("bank", edit_json("bank.json", indices=...), ValueError, "must have the key 'indices', got"),
     (
         "bank",
-        unsealed(edit_json("bank.json", indices=[0, 1])),
+        resealed(edit_json("bank.json", indices=[0, 1])),
         ValueError,
         r"one of the 'indices' \[0, 1\]",
     ),
     (
         "bank",
-        unsealed(edit_json("bank.json", indices=[0, 1, 3])),
+        resealed(edit_json("bank.json", indices=[0, 1, 3])),
         ValueError,
         "whole numbers up to 2",
     ),
     (
         "bank",
-        unsealed(edit_json("bank.json", indices=[0, 1, 1])),
+        resealed(edit_json("bank.json", indices=[0, 1, 1])),
         ValueError,
         "list of distinct classes",
     ),
     (
         "bank",
-        unsealed(edit_json("bank.json", indices=[0, 1, 2.0])),
+        resealed(edit_json("bank.json", indices=[0, 1, 2.0])),
         ValueError,
         "whole numbers up to 2",
     ),
     (
         "bank",
-        unsealed(edit_json("bank.json", classes=["a", "c", "b"])),
+        resealed(edit_json("bank.json", classes=["a", "c", "b"])),
         ValueError,
         "the name of index 1",
     ),
     (
         "bank",
-        unsealed(edit_json("bank.json", classes=["a", "b", "b"])),
+        resealed(edit_json("bank.json", classes=["a", "b", "b"])),
         ValueError,
         "must be distinct",
     ),
     (
         "bank",
-        unsealed(edit_json("bank.json", classes="abc")),
+        resealed(edit_json("bank.json", classes="abc")),
         ValueError,
         "classes must be a list",
     ),
@@ -206,31 +213,31 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[Exception], str]] = [
     ("candidates", cell("seed", "77"), ValueError, "rows that differ from the SHA-256"),
     ("bank", write("1/000001.png", flip), ValueError, "000001.png' must be as it was written"),
     ("bank", repaint(), ValueError, "000001.png' must be as it was written"),
-    ("bank", unsealed(repaint(16)), ValueError, "must be RGB of 8 x 8, got RGB of 16 x 16"),
-    ("bank", unsealed(repaint(8, "RGBA")), ValueError, "must be RGB of 8 x 8, got RGBA"),
-    ("bank", unsealed(write("1/000001.png", lambda b: b[:60])), ValueError, "a whole PNG picture"),
-    ("bank", unsealed(write("1/000001.png", lambda b: b"%!PS" + b)), ValueError, "whole PNG"),
-    ("bank", unsealed(write("1/000001.png", lambda b: b * 999)), ValueError, "must not exceed"),
+    ("bank", resealed(repaint(16)), ValueError, "must be RGB of 8 x 8, got RGB of 16 x 16"),
+    ("bank", resealed(repaint(8, "RGBA")), ValueError, "must be RGB of 8 x 8, got RGBA"),
+    ("bank", resealed(write("1/000001.png", lambda b: b[:60])), ValueError, "a whole PNG picture"),
+    ("bank", resealed(write("1/000001.png", lambda b: b"%!PS" + b)), ValueError, "whole PNG"),
+    ("bank", resealed(write("1/000001.png", lambda b: b * 999)), ValueError, "must not exceed"),
     (
         "bank",
-        unsealed(cell("confidence", "1.5")),
+        resealed(cell("confidence", "1.5")),
         ValueError,
         r"\[0, 1\], got '1.5' in line 2",
     ),
-    ("bank", unsealed(cell("confidence", "nan")), ValueError, r"must lie in \[0, 1\], got 'nan'"),
-    ("bank", unsealed(cell("confidence", "?")), ValueError, "must be a number, got '\\?'"),
-    ("bank", unsealed(cell("seed", "1.5")), ValueError, "seed must be a whole number, got '1.5'"),
-    ("bank", unsealed(cell("seed", str(2**63))), ValueError, f"whole number, got '{2**63}'"),
-    ("bank", unsealed(cell("seed", str(-(2**63) - 1))), ValueError, "whole number, got '-9223"),
-    ("bank", unsealed(cell("index", "2")), ValueError, "label must be '=c', the name of index 2"),
-    ("bank", unsealed(cell("index", "7")), ValueError, "whole number from 0 to 2, got '7'"),
-    ("bank", unsealed(cell("path", "../x.png")), ValueError, "stay within the folder, got '../x"),
-    ("bank", unsealed(cell("path", "/etc/x.png")), ValueError, "stay within the folder"),
-    ("bank", unsealed(cell("seed", "", 0)), ValueError, r"columns .*, got no \['seed'\]"),
-    ("candidates", unsealed(cell("reason", "luck")), ValueError, "reason must be one of .*'luck'"),
-    ("candidates", unsealed(cell("confidence", "nan")), ValueError, "got 'nan' in line 2"),
-    ("candidates", unsealed(cell("distance", "-1")), ValueError, r"in \[0, inf\], got '-1'"),
-    ("candidates", unsealed(cell("nearest", "-1")), ValueError, "whole number from 0, got '-1'"),
+    ("bank", resealed(cell("confidence", "nan")), ValueError, r"must lie in \[0, 1\], got 'nan'"),
+    ("bank", resealed(cell("confidence", "?")), ValueError, "must be a number, got '\\?'"),
+    ("bank", resealed(cell("seed", "1.5")), ValueError, "seed must be a whole number, got '1.5'"),
+    ("bank", resealed(cell("seed", str(2**63))), ValueError, f"whole number, got '{2**63}'"),
+    ("bank", resealed(cell("seed", str(-(2**63) - 1))), ValueError, "whole number, got '-9223"),
+    ("bank", resealed(cell("index", "2")), ValueError, "label must be '=c', the name of index 2"),
+    ("bank", resealed(cell("index", "7")), ValueError, "whole number from 0 to 2, got '7'"),
+    ("bank", resealed(cell("path", "../x.png")), ValueError, "stay within the folder, got '../x"),
+    ("bank", resealed(cell("path", "/etc/x.png")), ValueError, "stay within the folder"),
+    ("bank", resealed(cell("seed", "", 0)), ValueError, r"columns .*, got no \['seed'\]"),
+    ("candidates", resealed(cell("reason", "luck")), ValueError, "reason must be one of .*'luck'"),
+    ("candidates", resealed(cell("confidence", "nan")), ValueError, "got 'nan' in line 2"),
+    ("candidates", resealed(cell("distance", "-1")), ValueError, r"in \[0, inf\], got '-1'"),
+    ("candidates", resealed(cell("nearest", "-1")), ValueError, "whole number from 0, got '-1'"),
     ("candidates", cell("label", "b", 3), ValueError, "rows that differ"),
 ]
 
@@ -257,22 +264,6 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(copy: Path) -> None:
         SyntheticBank.load(copy / "bank")
 
 
-@pytest.mark.parametrize("kind", ["bank", "candidates"])
-def test_a_folder_of_version_0_9_is_read_with_a_warning(
-    kind: str, written: Path, copy: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    load(written / kind)
-    assert not caplog.messages
-    unsealed(lambda _: None)(copy / kind)
-    old, new = load(copy / kind), load(written / kind)
-    assert "without hashes" in caplog.messages[0] and "load and save it" in caplog.messages[0]
-    if kind == "bank":
-        assert all(torch.equal(old.images[k], new.images[k]) for k in range(3))
-    else:
-        assert torch.equal(old.images, new.images) and old.reasons == new.reasons
-        assert (old.seconds, new.seconds) == (0.0, 2.5)
-
-
 def test_a_byte_order_mark_is_no_harm(copy: Path) -> None:
     for name in ("bank.json", "manifest.csv"):
         write(name, lambda content: b"\xef\xbb\xbf" + content)(copy / "bank")
@@ -290,8 +281,9 @@ def test_pictures_must_fit_into_the_limit(kind: Any, written: Path) -> None:
 
 def test_what_a_picture_would_take_is_read_from_its_header(copy: Path) -> None:
     """A few kilobytes that would take gigabytes in memory are refused undecoded."""
-    unsealed(lambda _: None)(copy / "bank")
-    Image.new("RGB", (2000, 2000)).save(copy / "bank" / "1" / "000000.png")
+    picture = copy / "bank" / "1" / "000000.png"
+    resized([2000, 2000])(copy / "bank")
+    resealed(lambda _: Image.new("RGB", (2000, 2000)).save(picture))(copy / "bank")
     with pytest.raises(ValueError, match="must fit into 100000 bytes, got 2000 x 2000 pixels"):
         SyntheticBank.load(copy / "bank", max_bytes=100_000)
 

@@ -33,7 +33,6 @@ from monai_histodiff import (
 from monai_histodiff.bundle.pictures import answers, by_kind, gallery
 from monai_histodiff.bundle.results import run_and_report
 from monai_histodiff.bundle.run_folder import RunFolder
-from monai_histodiff.bundle.split_file import write_split
 from monai_histodiff.classifiers import FixMatchTraining
 from monai_histodiff.commands.judge import judge
 from monai_histodiff.data.patch_files import PatchSource
@@ -690,7 +689,7 @@ def test_run_and_report_writes_results_and_a_page(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
-    write_split(RunFolder(tmp_path).split, parts[1], parts[1], parts[2])
+    RunFolder(tmp_path).split.write(parts[1], parts[1], parts[2])
     varied = Candidates(**{**candidates.__dict__, "origin": torch.arange(18) % 5})
     run = evaluation(parts, varied, seeds=[0, 1, 2], prob=0.25)
     report = run_and_report(run, parts[0], "/home/someone/secret/patches.zip", tmp_path)
@@ -870,7 +869,7 @@ def test_the_generator_is_measured_where_there_are_features(
     parts: tuple[PatchSet, PatchSet, PatchSet], candidates: Candidates, tmp_path: Path
 ) -> None:
     (tmp_path / "outcome.json").write_text(json.dumps(OUTCOME))
-    write_split(RunFolder(tmp_path).split, parts[1], parts[1], parts[2])
+    RunFolder(tmp_path).split.write(parts[1], parts[1], parts[2])
     run = evaluation(
         parts,
         Candidates(**{**candidates.__dict__, "reasons": ["accepted"] * 18}),
