@@ -136,7 +136,6 @@ def _judged(
     outcome = selector(images, labels, origins)
     for i in (~patches.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist():
         outcome.reasons[i] = Reason.not_finite
-        outcome.keep[i] = False
         outcome.confidence[i] = outcome.distance[i] = math.nan
     return images, outcome
 
