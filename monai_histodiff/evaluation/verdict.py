@@ -151,11 +151,11 @@ def compare_arms(
     def estimates(treated: str, control: str | None = None) -> dict[str, Estimate]:
         arms = [treated] if control is None else [treated, control]
         found = jackknife(weights, *(tables[arm] for arm in arms))
-        every = {m: _pick(found, i) for i, m in enumerate(METRICS)}
+        every = {m: found.at(i) for i, m in enumerate(METRICS)}
         for metric, strata in (("accuracy", np.zeros_like(labels)), (CLAIM, labels)):
             answers = [hits[arm][None] for arm in arms]
             draw = Draw(answers[0], answers[1] if control else None, strata, np.asarray(groups))
-            every[metric] = _pick(balanced_estimate([draw]), 0)
+            every[metric] = balanced_estimate([draw]).at(0)
         return every
 
     pairs = {name: name.split("-") for name in comparisons}
@@ -182,15 +182,6 @@ def compare_arms(
             for arm, runs in hits.items()
         },
     }
-
-
-def _pick(found: Estimate, index: int) -> Estimate:
-    return Estimate(
-        *(
-            np.asarray(part[index])
-            for part in (found.mean, found.group_variance, found.run_variance, found.freedom)
-        )
-    )
 
 
 def last_word(claims: Mapping[str, Any], accepted: int) -> tuple[str, str]:
