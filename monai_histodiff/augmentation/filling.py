@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.quotas import sample_candidates
 from monai_histodiff.selection.selector import Selector
-from monai_histodiff.utils.counts import is_whole
+from monai_histodiff.utils.counts import check_from
 
 __all__ = [
     "Filling",
@@ -54,16 +54,10 @@ def checked_options(
         raise ValueError(f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}")
     if not 1 <= surplus < math.inf:
         raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
-    wholes = (
-        ("quota", quota, 1),
-        ("capacity", capacity, 1),
-        ("max_candidates", max_candidates, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
+    check_from(0, seed=seed)
+    check_from(
+        1, capacity=capacity, quota=quota, max_candidates=max_candidates, batch_size=batch_size
     )
-    for name, value, low in wholes:
-        if not is_whole(value) or value < low:
-            raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return {
         "quota": quota,
         "max_candidates": max_candidates,
