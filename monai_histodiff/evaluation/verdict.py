@@ -48,7 +48,7 @@ CLAIM = "balanced_accuracy"
 LEVEL = 0.05
 POINTS = 100
 LEAST_SEEDS, LEAST_GROUPS, LEAST_GROUPS_OF_A_CLASS = 3, 10, 2
-LEAST_EQUAL = 1.4  # equal groups that those of a class must count for, in all classes but one
+LEAST_EQUAL_OF_A_CLASS = 1.4  # equal groups that its own must count for, in all classes but one
 
 
 def shortfalls(
@@ -89,12 +89,12 @@ def shortfalls(
         )
     counts = {name: [*inside[k].values()] for k, name in enumerate(classes) if name not in few}
     equal = {name: sum(n) ** 2 / sum(m * m for m in n) for name, n in counts.items()}
-    heavy = {name: number for name, number in equal.items() if number < LEAST_EQUAL}
+    heavy = {name: number for name, number in equal.items() if number < LEAST_EQUAL_OF_A_CLASS}
     if len(heavy) > 1:
         told = ", ".join(f"{number:.2f} of class '{name}'" for name, number in heavy.items())
         found.append(
-            f"A claim needs test groups that count for at least {LEAST_EQUAL} equal ones, in all "
-            f"classes but one, got {told}: one group holds nearly all of their patches. Test on "
+            f"A claim needs test groups that count for at least {LEAST_EQUAL_OF_A_CLASS} equal "
+            f"ones, in all classes but one, got {told}: one group holds nearly all of their patches. Test on "
             "more patches of other patients, or on fewer of the one."
         )
     return found
