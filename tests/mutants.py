@@ -77,7 +77,7 @@ MODULES = {
     "evaluation/test_experiment.py",
     "evaluation/clusters": "evaluation/test_statistics.py evaluation/test_power.py",
     "evaluation/comparisons": "evaluation/test_arms.py",
-    "evaluation/draws": "commands/test_summary.py",
+    "evaluation/combining": "commands/test_summary.py",
     "evaluation/methods": "commands/test_methods.py",
     "evaluation/results_files": "commands/test_summary.py commands/test_methods.py",
     "evaluation/results_kinds": "commands/test_summary.py commands/test_methods.py",

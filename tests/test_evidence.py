@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_histodiff.evaluation.draws import _estimate, combine, combine_sets
+from monai_histodiff.evaluation.combining import _estimate, combine, combine_sets
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.statistics import combined
 from monai_histodiff.evaluation.verdict import describe
