@@ -18,9 +18,9 @@ from monai_histodiff.evaluation.real_banks import (
     true_labels,
     whole_patches,
 )
-from monai_histodiff.selection.agreement import check_critic_classes
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.fitting import check_critic_classes
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["ARMS", "Arm", "Material", "repeats_selected"]

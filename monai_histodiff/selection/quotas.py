@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.selection.agreement import check_agreement, shortfall
 from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.selection.fitting import check_agreement, shortfall
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import Selection, Selector
 from monai_histodiff.utils.counts import check_from

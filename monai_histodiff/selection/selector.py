@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, check_batch, thumbnails
-from monai_histodiff.selection.agreement import checked_labels
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.fitting import checked_labels
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["CENTROIDS", "CentroidSelector", "Selection", "Selector", "select"]

@@ -12,8 +12,8 @@ from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sources import Sources
-from monai_histodiff.selection.agreement import check_fitted
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.fitting import check_fitted
 from monai_histodiff.selection.pseudo_labels import assumed_labels
 
 __all__ = ["known_sources"]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from monai_histodiff.selection import calibration
-from monai_histodiff.selection.agreement import checked_labels, checked_origins
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
     precision_threshold,
 )
+from monai_histodiff.selection.fitting import checked_labels, checked_origins
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.selection.quotas import best_scale, farthest_first
 from monai_histodiff.selection.reasons import Reason
