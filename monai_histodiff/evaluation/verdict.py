@@ -94,8 +94,8 @@ def shortfalls(
         told = ", ".join(f"{number:.2f} of class '{name}'" for name, number in heavy.items())
         found.append(
             f"A claim needs test groups that count for at least {LEAST_EQUAL_OF_A_CLASS} equal "
-            f"ones, in all classes but one, got {told}: one group holds nearly all of their patches. Test on "
-            "more patches of other patients, or on fewer of the one."
+            f"ones, in all classes but one, got {told}: one group holds nearly all of their "
+            "patches. Test on more patches of other patients, or on fewer of the one."
         )
     return found
 
