@@ -12,7 +12,7 @@ from torch import Tensor
 from monai_histodiff.classifiers.classifier import over_crops
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.selection.pseudo_labels import sure_labels
+from monai_histodiff.selection.sourcing import sure_labels
 
 __all__ = ["fitted", "pseudo_labels", "real_bank", "true_labels", "whole_patches"]
 
