@@ -65,4 +65,4 @@ class Judge:
             else torch.ones_like(red, dtype=torch.bool)
         )
         reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]
-        return Selection(keep, red.float() / 255, red.float(), red, reasons)
+        return Selection(red.float() / 255, red.float(), red, reasons)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_histodiff.evaluation.draws import _estimate, _only, combine, combine_sets
+from monai_histodiff.evaluation.combining import _estimate, combine, combine_sets
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.statistics import combined
 from monai_histodiff.evaluation.verdict import describe
@@ -104,7 +104,7 @@ def test_the_same_real_patches_in_place_of_synthetic_ones_are_told_as_they_were(
                 assert run["hits"][arm] == planned["hits"][arm], "the same trainings"
             runs.append(run)
         mean = np.mean([np.mean(run["arms"]["E"]["balanced_accuracy"]) for run in runs])
-        found = {pair: _only(_estimate(runs, pair)) for pair in estimates}
+        found = {pair: _estimate(runs, pair).at(0) for pair in estimates}
         (row,) = [cells for cells in table if cells[:1] == [name]]
         assert row[1:3] == [rows(name)[-1][3], f"{100 * mean:.1f}"], name
         assert row[3:] == [told(describe(found[pair])) for pair in ("E-C", "G-E")]
@@ -127,7 +127,7 @@ def check_section(
     for name in SETS:
         runs = [read(path) for path in files(name).values()]
         means = [np.mean([run["arms"][arm]["balanced_accuracy"] for run in runs]) for arm in arms]
-        found = {pair: _only(_estimate(runs, pair)) for pair in pairs}
+        found = {pair: _estimate(runs, pair).at(0) for pair in pairs}
         (row,) = [cells for cells in table if cells[:1] == [name]]
         assert row[1:first] == [f"{100 * mean:.1f}" for mean in means], name
         assert row[first:] == [told(describe(estimate)) for estimate in found.values()], name

@@ -4,7 +4,6 @@ processes on it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import threading
@@ -17,12 +16,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_histodiff.diffusion.sampler import GuidedSampler
 from monai_histodiff.selection.quotas import sample_candidates
 from monai_histodiff.selection.selector import Selector
-from monai_histodiff.utils.counts import is_whole
+from monai_histodiff.utils.counts import check_from
+from monai_histodiff.utils.fingerprint import fingerprint
 
 __all__ = [
     "Filling",
@@ -54,16 +54,10 @@ def checked_options(
         raise ValueError(f"quota must lie from 1 to capacity, got {quota} and capacity {capacity}")
     if not 1 <= surplus < math.inf:
         raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
-    wholes = (
-        ("quota", quota, 1),
-        ("capacity", capacity, 1),
-        ("max_candidates", max_candidates, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
+    check_from(0, seed=seed)
+    check_from(
+        1, capacity=capacity, quota=quota, max_candidates=max_candidates, batch_size=batch_size
     )
-    for name, value, low in wholes:
-        if not is_whole(value) or value < low:
-            raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return {
         "quota": quota,
         "max_candidates": max_candidates,
@@ -230,23 +224,10 @@ def made_with(sampler: GuidedSampler, selector: Selector) -> dict[str, Any]:
     """Plain values that say what patches are made with: SHA-256 of the weights, and the settings
     of sampler and selector.
     """
-    networks = {
-        "model": sampler.model,
-        "guide": sampler.guide,
-        "critic": selector.critic,
-    }
-    hashes = {name: _digest(network) for name, network in networks.items() if network is not None}
+    networks = {"model": sampler.model, "guide": sampler.guide, "critic": selector.critic}
+    hashes = {k: fingerprint(dict(n.state_dict())) for k, n in networks.items() if n is not None}
     return {
         "weights_sha256": hashes,
         "sampling": asdict(sampler.settings),
         "selection": selector.settings,
     }
-
-
-def _digest(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(
-            name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()

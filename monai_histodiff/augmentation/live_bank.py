@@ -25,7 +25,7 @@ from monai_histodiff.data.bank import BankPatch, SyntheticBank
 from monai_histodiff.data.bank_files import check_classes
 from monai_histodiff.data.scale import check_scale
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.selection.agreement import check_agreement
+from monai_histodiff.selection.fitting import check_agreement
 from monai_histodiff.selection.selector import Selector
 from monai_histodiff.utils.processes import (
     first_rank,

@@ -7,7 +7,7 @@ import math
 from ignite.engine import Engine, Events
 
 from monai_histodiff.augmentation.live_bank import LiveBank
-from monai_histodiff.utils.counts import check_counts
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.processes import from_first_rank
 
 __all__ = ["BankRefresher"]
@@ -51,7 +51,7 @@ class BankRefresher:
                 f"{refresh_every} and {max_reuse}: None switches one of them off"
             )
         if refresh_every is not None:
-            check_counts(refresh_every=refresh_every)
+            check_from(1, refresh_every=refresh_every)
         self.bank, self.refresh_every, self.max_reuse, self.wait = (
             bank,
             refresh_every,

@@ -29,9 +29,6 @@ from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["judge_and_report", "open_sets", "possible_arms"]
 
-# arms that are arm C where nothing was accepted
-OF_ACCEPTED = (*(name for name, arm in ARMS.items() if arm.shows == "candidates"), "K")
-
 
 def open_sets(
     synthetic_dir: str,
@@ -70,16 +67,13 @@ def open_sets(
 
 
 def possible_arms(arms: Sequence[str], judged: Sequence[Judged]) -> list[str]:
-    """The arms that can differ from arm C: without accepted pictures, those that show some are
-    left out. ``G2`` is the second set's.
+    """The arms that can differ from arm C: without accepted pictures, those that show some, or as
+    many others, are left out. ``G2`` is the second set's.
     """
-    some = [bool(part.candidates.accepted.any()) for part in judged]
-    wanted = [*arms, *(["G2"] if len(judged) > 1 and "G2" not in arms else [])]
-    return [
-        arm
-        for arm in wanted
-        if (some[0] or arm not in OF_ACCEPTED) and (arm != "G2" or (len(some) > 1 and some[1]))
-    ]
+    parts = zip(("candidates", "second"), judged, strict=False)
+    none = {part for part, found in parts if not found.candidates.accepted.any()}
+    wanted = dict.fromkeys([*arms, *(["G2"] if len(judged) > 1 else [])])
+    return [arm for arm in wanted if not none & {ARMS[arm].shows, *ARMS[arm].needs}]
 
 
 def judge_and_report(

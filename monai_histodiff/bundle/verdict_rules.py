@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
+
+import torch
+from torch.distributions import Binomial
 
 __all__ = [
     "agreement",
@@ -27,14 +29,9 @@ FEW = 0.05  # share of the pictures of a class that is almost none
 
 def chance(low: int, high: int, total: int, rate: float) -> float:
     """Probability of ``low`` to ``high`` of a total, each with the rate (binomial)."""
-    rate = min(max(rate, 0.01), 0.99)
-    whole, yes, no = math.lgamma(total + 1), math.log(rate), math.log1p(-rate)
-    return sum(
-        math.exp(
-            whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * yes + (total - k) * no
-        )
-        for k in range(low, high + 1)
-    )
+    share = torch.tensor(min(max(rate, 0.01), 0.99), dtype=torch.float64, device="cpu")
+    numbers = torch.arange(low, high + 1, dtype=torch.float64, device="cpu")
+    return float(Binomial(total, share).log_prob(numbers).exp().sum())
 
 
 def beyond(count: int, total: int, rate: float) -> bool:

@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
@@ -19,10 +17,8 @@ from monai_histodiff.classifiers.discriminant import SCATTER, Scatter, view_scat
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.views import PatchViews
 from monai_histodiff.data.pixels import to_unit
-from monai_histodiff.training.checkpoints import EMAHandler
+from monai_histodiff.training.checkpoints import EMAHandler, WeightsSaver
 from monai_histodiff.utils.global_state import float32_default
-from monai_histodiff.utils.processes import first_rank
-from monai_histodiff.utils.weights import save_weights
 
 __all__ = [
     "EncoderSaver",
@@ -146,7 +142,7 @@ def fit_discriminant(
     return found
 
 
-class EncoderSaver:
+class EncoderSaver(WeightsSaver):
     """Ignite handler that writes the averaged encoder with its discriminant, and beside it
     ``scatter.pt``, from which :func:`adapted_encoder` fits another, every few epochs and at the
     end; in one process of a distributed training. The encoder in training stays as it is.
@@ -171,18 +167,11 @@ class EncoderSaver:
         filename: str = "encoder.pt",
         interval: int = 20,
     ) -> None:
-        self.encoder, self.ema, self.batches, self.views = encoder, ema, batches, views
-        self.path, self.interval = Path(save_dir) / filename, interval
+        super().__init__(encoder, save_dir, filename, interval, ema)
+        self.encoder, self.batches, self.views = encoder, batches, views
 
-    def attach(self, engine: Engine) -> None:
-        """Save at the end of every ``interval``-th epoch and at completion."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        if not first_rank():
-            return
-        with self.ema.applied():
-            scatter = fit_discriminant(self.encoder, self.batches, self.views)
-            save_weights(self.path, self.encoder.state_dict())
-            scatter.save(self.path.with_name(SCATTER))
+    def save(self) -> None:
+        """Fit the discriminant, and write the encoder and what it was fitted from."""
+        scatter = fit_discriminant(self.encoder, self.batches, self.views)
+        super().save()
+        scatter.save(self.path.with_name(SCATTER))

@@ -15,8 +15,8 @@ from monai_histodiff.bundle.provenance import check_files
 from monai_histodiff.bundle.results_folder import ResultsFolder
 from monai_histodiff.bundle.verdict_words import headline, reasons, withheld
 from monai_histodiff.commands.arguments import parsed
+from monai_histodiff.evaluation.combining import rejudged
 from monai_histodiff.evaluation.comparisons import COMPARISONS
-from monai_histodiff.evaluation.draws import rejudged
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
 from monai_histodiff.evaluation.verdict import compare_arms, last_word

@@ -11,7 +11,7 @@ from typing import Any
 
 from monai_histodiff.bundle.errors import plain_errors
 from monai_histodiff.commands.arguments import parsed
-from monai_histodiff.evaluation.draws import (
+from monai_histodiff.evaluation.combining import (
     by_data_set,
     by_label_count,
     combine,

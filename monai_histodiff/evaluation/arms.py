@@ -18,14 +18,12 @@ from monai_histodiff.evaluation.real_banks import (
     true_labels,
     whole_patches,
 )
-from monai_histodiff.selection.agreement import check_critic_classes
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.fitting import check_critic_classes
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["ARMS", "Arm", "Material", "repeats_selected"]
-
-MIXING = 1.0  # share of the batches of arm D that are mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +241,7 @@ ARMS: Mapping[str, Arm] = {
     ),
     "B": Arm(words="real patches repeated, no augmentation", augmented=False),
     "C": Arm(words="real + strong classical augmentation"),
-    "D": Arm(words="C + mixup and cutmix", mixing=MIXING),
+    "D": Arm(words="C + mixup and cutmix", mixing=1.0),
     "E": Arm(
         words="C + pseudo-labelled real patches",
         bank=_pseudo_labelled,
@@ -286,6 +284,7 @@ ARMS: Mapping[str, Arm] = {
     "K": Arm(
         words="C + the labelled real patches themselves, as many as G's synthetic ones",
         bank=_duplicated,
+        needs=("candidates",),
         drawn=True,
         uncropped=True,
     ),

@@ -213,12 +213,12 @@ class Evaluation:
             self.critic = cached(self.cache_dir, name, told)["probabilities"]
         return self.probabilities
 
-    def results(self, comparisons: Sequence[str] = COMPARISONS) -> dict[str, Any]:
+    def results(self) -> dict[str, Any]:
         """Metrics of every arm and seed, of colour alone and of the critic, differences with
         intervals, claims, recall and the verdict, as plain values.
 
-        The claims are the ``comparisons`` whose arms were run, in balanced accuracy; their
-        p-values are corrected for one another by Holm's method.
+        The claims are those of :data:`COMPARISONS` whose arms were run, in balanced accuracy;
+        their p-values are corrected for one another by Holm's method.
         """
         accepted, labels = int(self.material.candidates.accepted.sum()), self.test.labels.numpy()
         found = compare_arms(
@@ -226,7 +226,7 @@ class Evaluation:
             labels,
             [pseudonym(group) for group in self.test.groups],
             self.material.classes,
-            comparisons,
+            COMPARISONS,
             accepted,
         )
         size, parts = self.material.size, (self.material.labelled, self.test)

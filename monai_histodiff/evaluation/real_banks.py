@@ -9,10 +9,10 @@ import torch
 from monai.transforms import RandSpatialCropd
 from torch import Tensor
 
-from monai_histodiff.classifiers.crops import over_crops
+from monai_histodiff.classifiers.classifier import over_crops
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
-from monai_histodiff.selection.pseudo_labels import sure_labels
+from monai_histodiff.selection.sourcing import sure_labels
 
 __all__ = ["fitted", "pseudo_labels", "real_bank", "true_labels", "whole_patches"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_histodiff.evaluation.draws import hits_of, label_key
+from monai_histodiff.evaluation.combining import hits_of, label_key
 from monai_histodiff.evaluation.methods import compare_methods
 from monai_histodiff.evaluation.results_kinds import REMEDY, check_kinds
 from monai_histodiff.utils.files import read_json

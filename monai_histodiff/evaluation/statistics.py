@@ -81,6 +81,11 @@ class Estimate:
     run_variance: Array
     freedom: Array
 
+    def at(self, index: int) -> Estimate:
+        """One value of several."""
+        parts = (self.mean, self.group_variance, self.run_variance, self.freedom)
+        return Estimate(*(np.asarray(part[index]) for part in parts))
+
     @property
     def error(self) -> Array:
         """Standard error."""

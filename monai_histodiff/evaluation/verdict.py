@@ -48,7 +48,7 @@ CLAIM = "balanced_accuracy"
 LEVEL = 0.05
 POINTS = 100
 LEAST_SEEDS, LEAST_GROUPS, LEAST_GROUPS_OF_A_CLASS = 3, 10, 2
-LEAST_EQUAL = 1.4  # equal groups that those of a class must count for, in all classes but one
+LEAST_EQUAL_OF_A_CLASS = 1.4  # equal groups that its own must count for, in all classes but one
 
 
 def shortfalls(
@@ -89,13 +89,13 @@ def shortfalls(
         )
     counts = {name: [*inside[k].values()] for k, name in enumerate(classes) if name not in few}
     equal = {name: sum(n) ** 2 / sum(m * m for m in n) for name, n in counts.items()}
-    heavy = {name: number for name, number in equal.items() if number < LEAST_EQUAL}
+    heavy = {name: number for name, number in equal.items() if number < LEAST_EQUAL_OF_A_CLASS}
     if len(heavy) > 1:
         told = ", ".join(f"{number:.2f} of class '{name}'" for name, number in heavy.items())
         found.append(
-            f"A claim needs test groups that count for at least {LEAST_EQUAL} equal ones, in all "
-            f"classes but one, got {told}: one group holds nearly all of their patches. Test on "
-            "more patches of other patients, or on fewer of the one."
+            f"A claim needs test groups that count for at least {LEAST_EQUAL_OF_A_CLASS} equal "
+            f"ones, in all classes but one, got {told}: one group holds nearly all of their "
+            "patches. Test on more patches of other patients, or on fewer of the one."
         )
     return found
 
@@ -151,11 +151,11 @@ def compare_arms(
     def estimates(treated: str, control: str | None = None) -> dict[str, Estimate]:
         arms = [treated] if control is None else [treated, control]
         found = jackknife(weights, *(tables[arm] for arm in arms))
-        every = {m: _pick(found, i) for i, m in enumerate(METRICS)}
+        every = {m: found.at(i) for i, m in enumerate(METRICS)}
         for metric, strata in (("accuracy", np.zeros_like(labels)), (CLAIM, labels)):
             answers = [hits[arm][None] for arm in arms]
             draw = Draw(answers[0], answers[1] if control else None, strata, np.asarray(groups))
-            every[metric] = _pick(balanced_estimate([draw]), 0)
+            every[metric] = balanced_estimate([draw]).at(0)
         return every
 
     pairs = {name: name.split("-") for name in comparisons}
@@ -182,15 +182,6 @@ def compare_arms(
             for arm, runs in hits.items()
         },
     }
-
-
-def _pick(found: Estimate, index: int) -> Estimate:
-    return Estimate(
-        *(
-            np.asarray(part[index])
-            for part in (found.mean, found.group_variance, found.run_variance, found.freedom)
-        )
-    )
 
 
 def last_word(claims: Mapping[str, Any], accepted: int) -> tuple[str, str]:

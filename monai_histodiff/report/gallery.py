@@ -15,6 +15,7 @@ __all__ = ["Answer", "Tile", "accepted_tiles", "answer_tiles", "rejected_tiles"]
 
 MANY = 8  # from so many galleries on, all but the first ones are folded
 OPEN = 3
+SHOWN = 8  # patches of a gallery, at the most
 PICTURES = (
     "Left: the synthetic patch. Right: the real training patch nearest to it, to see whether it "
     "is a copy; of a variation, the middle of the patch that it is made from, seen from any side. "
@@ -107,27 +108,25 @@ def _answer(answer: Answer) -> TileView:
     return TileView([picture(answer.image, f"Test patch: {told}")], told, notes)
 
 
-def accepted_tiles(
-    tiles: Sequence[Tile], classes: Sequence[str], limit: int
-) -> list[Words | Gallery]:
-    """A gallery for each class of its accepted patches, ``limit`` at the most."""
+def accepted_tiles(tiles: Sequence[Tile], classes: Sequence[str]) -> list[Words | Gallery]:
+    """A gallery for each class of its accepted patches, :data:`SHOWN` at the most."""
     groups = {name: [t for t in tiles if t.label == name and not t.reason] for name in classes}
     if not groups:
         return [Words("No patch to show.")]
-    return [Words(PICTURES), *_galleries(groups, limit)]
+    return [Words(PICTURES), *_galleries(groups)]
 
 
-def rejected_tiles(tiles: Sequence[Tile], limit: int) -> list[Gallery]:
-    """A gallery for each reason of the patches rejected for it, ``limit`` at the most."""
+def rejected_tiles(tiles: Sequence[Tile]) -> list[Gallery]:
+    """A gallery for each reason of the patches rejected for it, :data:`SHOWN` at the most."""
     reasons = dict.fromkeys(tile.reason for tile in tiles if tile.reason)
-    return _galleries({r: [t for t in tiles if t.reason == r] for r in reasons}, limit)
+    return _galleries({r: [t for t in tiles if t.reason == r] for r in reasons})
 
 
-def _galleries(groups: dict[str, list[Tile]], limit: int) -> list[Gallery]:
+def _galleries(groups: dict[str, list[Tile]]) -> list[Gallery]:
     found = []
     for i, (name, tiles) in enumerate(groups.items()):
         ranked = sorted(tiles, key=lambda tile: -np.nan_to_num(tile.confidence, nan=-1.0))
-        places = np.linspace(0, len(ranked) - 1, min(limit, len(ranked)))
+        places = np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked)))
         shown = [_view(ranked[round(place)]) for place in places]
         found.append(Gallery(name, shown, folded=len(groups) > MANY and i >= OPEN))
     return found

@@ -53,7 +53,6 @@ def write_report(
     path: str | os.PathLike[str],
     results: Mapping[str, Any],
     tiles: Sequence[Tile],
-    max_per_class: int = 8,
     further: Mapping[str, Sequence[Tile]] | None = None,
     answers: Mapping[str, tuple[int, Sequence[Answer]]] | None = None,
 ) -> Path:
@@ -69,9 +68,8 @@ def write_report(
             origin) are shown where given; so are a ``title`` and a ``word`` of its own.
             The colour of the verdict and the recall follow ``"G-C"``, or else the first
             difference.
-        tiles: patches to show, accepted and rejected.
-        max_per_class: the most patches shown per class and per reason of rejection, spread evenly
-            over the confidence.
+        tiles: patches to show, accepted and rejected: eight at the most of each class and reason,
+            spread evenly over the confidence.
         further: patches of a second set, by its name.
         answers: test patches put ``"right"`` and ``"lost"``: how many, and those to show.
 
@@ -103,9 +101,9 @@ def write_report(
         Section("Class by class", classes_table(results, classes, both)),
         Section("Test patches that changed", answer_tiles(answers or {})),
         Section("Calibration", calibration(results.get("reliability", {}), both)),
-        Section("Accepted patches", accepted_tiles(tiles, classes, max_per_class)),
-        Section("Rejected patches", rejected_tiles(tiles, max_per_class)),
-        *_further(further or {}, classes, max_per_class),
+        Section("Accepted patches", accepted_tiles(tiles, classes)),
+        Section("Rejected patches", rejected_tiles(tiles)),
+        *_further(further or {}, classes),
         Section("Selection", selection(chosen, results.get("agreement"))),
         Section("Generator", generator(results.get("generator", {}))),
         Section("Data", dataset(data, classes)),
@@ -148,16 +146,14 @@ def _verdict(results: Mapping[str, Any], primary: str) -> Verdict:
     return Verdict(tone, word, told[:1].upper() + told[1:], "" if "word" in results else more)
 
 
-def _further(
-    sets: Mapping[str, Sequence[Tile]], classes: Sequence[str], most: int
-) -> list[Section]:
+def _further(sets: Mapping[str, Sequence[Tile]], classes: Sequence[str]) -> list[Section]:
     """Galleries of further sets."""
     return [
         section
         for name, tiles in sets.items()
         for section in (
-            Section(f"Accepted of {name}", accepted_tiles(tiles, classes, most)),
-            Section(f"Rejected of {name}", rejected_tiles(tiles, most)),
+            Section(f"Accepted of {name}", accepted_tiles(tiles, classes)),
+            Section(f"Rejected of {name}", rejected_tiles(tiles)),
         )
     ]
 

@@ -18,7 +18,7 @@ from monai_histodiff.data.choosing import chosen_rows
 from monai_histodiff.data.patch_files import SCALE, PatchRecord
 from monai_histodiff.data.sealed import COLUMNS, INDEX, MAX_BYTES, read_sealed, write_sealed
 from monai_histodiff.data.strict_table import SealedRow
-from monai_histodiff.selection.agreement import checked_labels
+from monai_histodiff.selection.fitting import checked_labels
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["Candidates"]

@@ -12,19 +12,23 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.classifier import ClassifierTraining, PatchClassifier, predict
-from monai_histodiff.classifiers.crops import over_crops
+from monai_histodiff.classifiers.classifier import (
+    ClassifierTraining,
+    PatchClassifier,
+    over_crops,
+    predict,
+)
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder, stored_name
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, check_batch
-from monai_histodiff.selection.agreement import checked_origins
 from monai_histodiff.selection.calibration import (
     fit_temperature,
     precision_at,
     precision_threshold,
 )
+from monai_histodiff.selection.fitting import checked_origins
 from monai_histodiff.selection.folds import group_folds
 from monai_histodiff.utils.bfloat16 import check_float32
 from monai_histodiff.utils.counts import check_from

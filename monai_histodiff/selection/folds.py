@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_histodiff.utils.counts import check_counts
+from monai_histodiff.utils.counts import check_from
 
 __all__ = ["group_folds", "torn_classes"]
 
@@ -54,10 +54,8 @@ def group_folds(
             class has fewer patches than folds, or lies in one fold alone however the groups are
             put.
     """
-    check_counts(folds=folds)
+    check_from(2, folds=folds)
     labels = [*labels]
-    if folds < 2:
-        raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
     if len(labels) != len(groups):
         raise ValueError(f"each label needs a group, got {len(labels)} and {len(groups)}")
     if odd := [y for y in labels if float(y) % 1 != 0]:  # NaN is one of them

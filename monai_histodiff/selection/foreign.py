@@ -13,11 +13,11 @@ from torch import Tensor
 from monai_histodiff.data.duplicates import PLAIN, contrasts
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import recompressed, sharpness, thumbnails
-from monai_histodiff.selection.agreement import check_fitted
 from monai_histodiff.selection.candidates import Candidates
 from monai_histodiff.selection.copies import FLOOR
 from monai_histodiff.selection.copy_check import Copies, CopyCheck, repeated_rows
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.fitting import check_fitted
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import select
 from monai_histodiff.selection.tissue_check import KnownFeatures, TissueCheck

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from monai_histodiff.data.pixels import thumbnails, to_bytes
 from monai_histodiff.diffusion.sampler import GuidedSampler
-from monai_histodiff.selection.agreement import check_agreement, shortfall
 from monai_histodiff.selection.candidates import Candidates
+from monai_histodiff.selection.fitting import check_agreement, shortfall
 from monai_histodiff.selection.reasons import Reason
 from monai_histodiff.selection.selector import Selection, Selector
-from monai_histodiff.utils.counts import check_counts
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.seeds import candidate_seed
 
 __all__ = ["best_scale", "farthest_first", "sample_candidates", "tune_scale"]
@@ -64,12 +64,10 @@ def sample_candidates(
             another number of classes; the selector judges variations where the sampler makes none,
             or the other way round; or there are more or fewer names than classes.
     """
-    if min(num_classes, quota, max_candidates, batch_size) < 1 or not 1 <= surplus < math.inf:
-        numbers = (num_classes, quota, max_candidates, batch_size, surplus)
-        raise ValueError(
-            f"classes, quota, candidates, batch and surplus must be at least 1, got {numbers}"
-        )
-    check_counts(quota=quota, max_candidates=max_candidates, batch_size=batch_size)
+    if not 1 <= surplus < math.inf:
+        raise ValueError(f"surplus must be at least 1 and finite, got {surplus}")
+    check_from(1, num_classes=num_classes, quota=quota)
+    check_from(1, max_candidates=max_candidates, batch_size=batch_size)
     check_agreement(sampler, selector, num_classes, classes)
     pool = math.ceil(quota * surplus)
     made, kept = [0] * num_classes, [0] * num_classes
@@ -136,7 +134,6 @@ def _judged(
     outcome = selector(images, labels, origins)
     for i in (~patches.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist():
         outcome.reasons[i] = Reason.not_finite
-        outcome.keep[i] = False
         outcome.confidence[i] = outcome.distance[i] = math.nan
     return images, outcome
 
@@ -172,12 +169,10 @@ def tune_scale(
         ValueError: a scale is out of range, there is none, a number is below 1 or not whole, or
             the parts do not fit, as for :func:`sample_candidates`.
     """
-    if min(len(scales), num_classes, trials, quota, max_candidates) < 1:
-        numbers = (len(scales), num_classes, trials, quota, max_candidates)
-        raise ValueError(
-            f"scales, classes, trials, quota and candidates must be at least 1, got {numbers}"
-        )
-    check_counts(trials=trials, quota=quota, max_candidates=max_candidates)
+    if not scales:
+        raise ValueError("there must be at least one of scales, got none")
+    check_from(1, num_classes=num_classes, trials=trials)
+    check_from(1, quota=quota, max_candidates=max_candidates)
     check_agreement(sampler, selector, num_classes)
     samplers = [sampler.replace(scale=scale) for scale in sorted(float(s) for s in scales)]
     if len(samplers) == 1:

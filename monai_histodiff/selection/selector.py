@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,9 @@ from torch.nn.functional import normalize
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop, check_batch, thumbnails
-from monai_histodiff.selection.agreement import checked_labels
 from monai_histodiff.selection.copies import CopyGate, copy_distances, copy_gate
 from monai_histodiff.selection.critic import PatchCritic
+from monai_histodiff.selection.fitting import checked_labels
 from monai_histodiff.selection.reasons import Reason
 
 __all__ = ["CENTROIDS", "CentroidSelector", "Selection", "Selector", "select"]
@@ -36,22 +35,22 @@ class Selection:
     """The outcome for each candidate.
 
     Attributes:
-        keep: bool, shape ``N``.
         confidence: the critic's probability of the intended class, shape ``N``.
         distance: distance to the nearest real training patch, shape ``N``.
         nearest: index of that patch, shape ``N``.
         reasons: :attr:`Reason.accepted`, or why the candidate was rejected.
     """
 
-    keep: Tensor
     confidence: Tensor
     distance: Tensor
     nearest: Tensor
     reasons: list[Reason]
 
-    def counts(self) -> dict[str, int]:
-        """Number of rejected candidates for each reason."""
-        return dict(Counter(Reason(r).value for r in self.reasons if not Reason(r).passed))
+    @property
+    def keep(self) -> Tensor:
+        """Whether a candidate is accepted: bool, shape ``N``."""
+        kept = [reason == Reason.accepted for reason in self.reasons]
+        return torch.tensor(kept, dtype=torch.bool, device="cpu")
 
 
 def select(
@@ -99,9 +98,7 @@ def select(
 
     found = (confidence, beaten, distance, finite)
     reasons = [reason(*row) for row in zip(*(part.tolist() for part in found), strict=True)]
-    kept = [r is Reason.accepted for r in reasons]
-    keep = torch.tensor(kept, dtype=torch.bool, device="cpu")
-    return Selection(keep, confidence, distance, nearest, reasons)
+    return Selection(confidence, distance, nearest, reasons)
 
 
 class Selector:
@@ -265,11 +262,13 @@ class CentroidSelector:
         cosine = self._features(patches) @ self.centroids.T
         distance, nearest = copy_distances(patches, self.real)
         known = cosine.isfinite().all(1)
-        keep = known & (cosine.argmax(1) == wanted)
+        own = (cosine.argmax(1) == wanted).tolist()
         confidence = (1 + cosine.gather(1, wanted[:, None])[:, 0]).clamp(0, 2) / 2
-        other = [Reason.other_centroid if k else Reason.not_finite for k in known.tolist()]
-        reasons = [Reason.accepted if k else o for k, o in zip(keep.tolist(), other, strict=True)]
-        return Selection(keep, confidence, distance, nearest, reasons)
+        reasons = [
+            Reason.not_finite if not k else Reason.accepted if o else Reason.other_centroid
+            for k, o in zip(known.tolist(), own, strict=True)
+        ]
+        return Selection(confidence, distance, nearest, reasons)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import centre_crop
 from monai_histodiff.diffusion.model import LatentDiffusion
 from monai_histodiff.diffusion.sources import Sources
-from monai_histodiff.selection.agreement import check_fitted
 from monai_histodiff.selection.critic import PatchCritic
-from monai_histodiff.selection.pseudo_labels import assumed_labels
+from monai_histodiff.selection.fitting import check_fitted
 
-__all__ = ["known_sources"]
+__all__ = ["assumed_labels", "known_sources", "sure_labels"]
 
 BATCH = 64  # latents decoded at once
 Latents = Sequence[Mapping[str, Any]]
@@ -99,3 +99,33 @@ def _shown(model: LatentDiffusion, latents: Latents, critic: PatchCritic, size: 
         patches = model.decode(z.to(model.latent_mean.device, torch.float32))
         found += critic.probabilities(centre_crop(patches, size)).argmax(1).tolist()
     return found
+
+
+def sure_labels(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The probability ``N`` of the most probable class of each row of ``N x K``, and that class,
+    or -1 where it is below the threshold (Lee 2013).
+    """
+    confidence, label = probabilities.max(1)
+    return confidence, torch.where(confidence >= threshold, label, -1)
+
+
+def assumed_labels(known: PatchSet, count: int, critic: PatchCritic | None, size: int) -> Tensor:
+    """The class that each known patch is taken for: of labelled ones their label, of others what
+    the critic finds in their crops with at least its threshold of confidence (Lee 2013).
+
+    Args:
+        known: patches of which the first ``count`` are labelled, see :meth:`PatchSet.extend`;
+            labels of the others are not read.
+        count: how many are labelled.
+        critic: fitted on those; ``None``: the others stay unlabelled.
+        size: height and width of the crops that it judges.
+
+    Returns:
+        Class indices, int64, shape ``len(known)``; -1 where the critic is not sure.
+    """
+    labels = torch.full((len(known),), -1, dtype=torch.long)
+    labels[:count] = known[:count].labels
+    if len(known) > count and critic is not None:
+        found = critic.of_patches(known[count:], size)
+        labels[count:] = sure_labels(found, float(critic.threshold))[1]
+    return labels

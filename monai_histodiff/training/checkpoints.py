@@ -218,7 +218,10 @@ class WeightsSaver:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if not first_rank():
-            return
-        with self.ema.applied() if self.ema else nullcontext():
-            save_weights(self.path, self.network.state_dict())
+        if first_rank():
+            with self.ema.applied() if self.ema else nullcontext():
+                self.save()
+
+    def save(self) -> None:
+        """Write the weights that the network holds."""
+        save_weights(self.path, self.network.state_dict())

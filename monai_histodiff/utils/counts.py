@@ -5,23 +5,12 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
-__all__ = ["check_counts", "check_from", "is_whole"]
+__all__ = ["check_from", "is_whole"]
 
 
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_counts(**counts: Any) -> None:
-    """Refuse counts that are no whole numbers.
-
-    Raises:
-        ValueError: one is not; the message names it.
-    """
-    for name, value in counts.items():
-        if not is_whole(value):
-            raise ValueError(f"{name} must be a whole number, got {value!r}: round it")
 
 
 def check_from(least: int, **counts: Any) -> None:

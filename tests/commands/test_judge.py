@@ -15,8 +15,8 @@ from monai_histodiff import __version__
 from monai_histodiff.bundle.predictions import read_predictions, write_predictions
 from monai_histodiff.bundle.provenance import describe_files
 from monai_histodiff.commands.judge import UNJUDGED, judge, main
+from monai_histodiff.evaluation.combining import combine
 from monai_histodiff.evaluation.comparisons import COMPARISONS
-from monai_histodiff.evaluation.draws import combine
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.evaluation.verdict import compare_arms, last_word, pseudonym
 

@@ -15,7 +15,7 @@ from monai_histodiff._version import __version__
 from monai_histodiff.bundle.results import describe_versions
 from monai_histodiff.bundle.running import method_of
 from monai_histodiff.commands.summary import main
-from monai_histodiff.evaluation.draws import combine, combine_sets
+from monai_histodiff.evaluation.combining import combine, combine_sets
 from monai_histodiff.evaluation.results_files import read_results
 from monai_histodiff.options.docs import config_files
 from monai_histodiff.options.table import options_of

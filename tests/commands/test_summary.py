@@ -12,7 +12,7 @@ import pytest
 from pages import Page
 
 from monai_histodiff.commands.summary import main
-from monai_histodiff.evaluation.draws import (
+from monai_histodiff.evaluation.combining import (
     by_data_set,
     by_label_count,
     combine,

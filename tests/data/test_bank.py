@@ -316,7 +316,7 @@ class Judge:
             "accepted" if k else "near copy" if v % 3 == 1 else "low confidence"
             for k, v in zip(keep.tolist(), values, strict=True)
         ]
-        return Selection(keep, score, score + 1, torch.tensor(values), reasons)
+        return Selection(score, score + 1, torch.tensor(values), reasons)
 
 
 def painted(accepts: Callable[[int, int], bool], **options: Any) -> tuple[Candidates, Painter]:
@@ -418,10 +418,7 @@ def test_every_candidate_keeps_its_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["num_classes", "quota", "max_candidates", "batch_size"])
 def test_numbers_below_one_are_refused(name: str) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"classes, quota, candidates, batch and surplus must be at least 1, got \(.*0.*\)",
-    ):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number from 1 on, got 0"):
         painted(lambda *_: True, **{name: 0})
 
 
@@ -494,7 +491,7 @@ def test_real_sampler_gives_the_same_candidates_in_any_batches(
         score = images.float().mean((1, 2, 3)) / 255
         keep = images[:, 0, 0, 0] > 128
         reasons = ["accepted" if k else "low confidence" for k in keep.tolist()]
-        return Selection(keep, score, score, torch.zeros(len(labels), dtype=torch.long), reasons)
+        return Selection(score, score, torch.zeros(len(labels), dtype=torch.long), reasons)
 
     runs = []
     for batch_size, max_batch in ((4, 64), (9, 2)):

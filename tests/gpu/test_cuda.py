@@ -37,8 +37,8 @@ def everything(patches: Tensor, labels: Any, origins: Any = None) -> Selection:
     """Accepts whatever it is shown."""
     count = len(patches)
     sure = torch.ones(count)
-    nearest, kept = torch.zeros(count, dtype=torch.long), torch.ones(count, dtype=torch.bool)
-    return Selection(kept, sure, sure, nearest, [Reason.accepted] * count)
+    nearest = torch.zeros(count, dtype=torch.long)
+    return Selection(sure, sure, nearest, [Reason.accepted] * count)
 
 
 @pytest.fixture(scope="module")

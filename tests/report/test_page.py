@@ -167,16 +167,13 @@ def results() -> dict[str, Any]:
 
 @pytest.fixture
 def read(tmp_path: Path, results: dict[str, Any], tiles: list[Tile]) -> Read:
-    def read(
-        changed: dict[str, Any] | None = None, shown: list[Tile] | None = None, **settings: int
-    ) -> Page:
+    def read(changed: dict[str, Any] | None = None, shown: list[Tile] | None = None) -> Page:
         path = tmp_path / "new folder" / "report.html"
         assert (
             write_report(
                 path,
                 results if changed is None else changed,
                 tiles if shown is None else shown,
-                **settings,
             )
             == path
         )
@@ -235,10 +232,10 @@ def test_distance_is_shown_where_there_is_a_neighbour(read: Read) -> None:
 
 
 def test_galleries_are_spread_over_the_confidence(read: Read) -> None:
-    many = [Tile(patch(i), "ADC", i / 10, i) for i in range(11)]
-    alts = [image["alt"] for image in read(shown=many, max_per_class=3).all("img")]
-    assert [re.findall(r"seed (\d+)", alt)[0] for alt in alts] == ["10", "5", "0"]
-    assert not read(shown=many, max_per_class=0).all("img")
+    many = [Tile(patch(i), "ADC", i / 14, i) for i in range(15)]
+    alts = [image["alt"] for image in read(shown=many).all("img")]
+    assert [int(re.findall(r"seed (\d+)", alt)[0]) for alt in alts] == [*range(14, -1, -2)]
+    assert not read(shown=[]).all("img")
 
 
 def test_large_pictures_are_shrunk(read: Read) -> None:

@@ -100,7 +100,7 @@ def test_folds_follow_from_the_seed() -> None:
 @pytest.mark.parametrize(
     ("labels", "groups", "folds", "message"),
     [
-        ([0, 0, 1, 1], ["a", "b", "c", "d"], 1, "at least 2 folds, got 1"),
+        ([0, 0, 1, 1], ["a", "b", "c", "d"], 1, "a whole number from 2 on, got 1"),
         ([0, 0, 1], ["a", "b", "c"], 2, "at least 2 patches for 2 folds, got 1 of class 1"),
         (
             [0, 0, 1, 1, 2, 2],
@@ -549,7 +549,7 @@ def test_every_class_must_have_labelled_patches(labelled: PatchSet) -> None:
         (labelled[:0], 32, 3, "folds need labelled patches of each class, got no patch"),
         (unlabelled, 32, 3, "the index of a class, from 0 on, got -1 of 6 patches and 3 classes"),
         (labelled, 0, 3, "size must be a whole number from 1 on, got 0"),
-        (labelled, 32, 2.5, "folds must be a whole number, got 2.5"),
+        (labelled, 32, 2.5, "folds must be a whole number from 2 on, got 2.5"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_critic(patches, TRAINING, transform(), size, folds)  # type: ignore[arg-type]

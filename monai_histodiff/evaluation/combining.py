@@ -82,7 +82,7 @@ def rejudged(run: Run, accepted: int) -> dict[str, Any]:
     unmet = shortfalls(labels, groups, classes, seeds)
     if not accepted:
         unmet.append("A claim needs accepted synthetic patches, got none: arm G is arm C.")
-    found = {name: _only(_estimate([run], name)) for name in run["claims"]}
+    found = {name: _estimate([run], name).at(0) for name in run["claims"]}
     differences = {
         name: {**run["differences"][name], "balanced_accuracy": describe(estimate)}
         for name, estimate in found.items()
@@ -117,7 +117,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _rows(
     found: Mapping[str, Estimate], sets: Sequence[Sequence[Run]]
 ) -> dict[str, dict[str, Any]]:
-    single = {name: _only(estimate) for name, estimate in found.items()}
+    single = {name: estimate.at(0) for name, estimate in found.items()}
     p = {name: float(estimate.p()) for name, estimate in single.items()}
     few = _few_draws([len(runs) for runs in sets])
     adjusted, rows = holm(p), {}
@@ -164,11 +164,6 @@ def _classes(run: Run) -> list[str]:
     """Class names, or their numbers where the names are not recorded."""
     most = max(run["test"]["labels"])
     return list(run["dataset"].get("classes") or map(str, range(most + 1)))
-
-
-def _only(found: Estimate) -> Estimate:
-    parts = (found.mean, found.group_variance, found.run_variance, found.freedom)
-    return Estimate(*(np.asarray(part)[0] for part in parts))
 
 
 def by_data_set(results: Sequence[Run]) -> dict[str, list[Run]]:
