@@ -2,7 +2,7 @@
 
 from monai_histodiff.classifiers.classifier import ClassifierTraining as ClassifierTraining
 from monai_histodiff.classifiers.classifier import PatchClassifier as PatchClassifier
-from monai_histodiff.classifiers.classifier import over_crops as over_crops
+from monai_histodiff.classifiers.crops import over_crops as over_crops
 from monai_histodiff.classifiers.discriminant import Scatter as Scatter
 from monai_histodiff.classifiers.discriminant import adapted_encoder as adapted_encoder
 from monai_histodiff.classifiers.encoder import PatchEncoder as PatchEncoder

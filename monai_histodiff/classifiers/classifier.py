@@ -25,7 +25,6 @@ from torch.nn import functional
 from torch.utils.data import RandomSampler
 
 from monai_histodiff.classifiers.first_batch import CheckedFirst, LabelledItems
-from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
@@ -34,9 +33,7 @@ from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 from monai_histodiff.utils.modes import evaluating
 
-__all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "over_crops", "predict"]
-
-BYTES = 2**28  # of crops that are held at once
+__all__ = ["ClassifierTraining", "PatchClassifier", "mix_batch", "predict"]
 
 
 class PatchClassifier(nn.Module):
@@ -260,28 +257,3 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     with evaluating(network):
         parts = [network(to_unit(p.to(device))).float().cpu() for p in images.split(batch_size)]
     return torch.cat(parts)
-
-
-def over_crops(judge: Callable[[Tensor], Tensor], patches: PatchSet, size: int) -> Tensor:
-    """What a function gives the centre and the corner crops of each patch.
-
-    Args:
-        judge: crops, uint8 ``M x 3 x size x size``, to ``M x D``.
-        patches: at least one, each at least ``size x size``; a part of them is held at once.
-        size: height and width of a crop.
-
-    Returns:
-        ``N x 5 x D``, the centre first; ``N x 1 x D`` where all patches have that size.
-
-    Raises:
-        ValueError: the set is empty, or patches are smaller than ``size``.
-    """
-    patches.check_size(size)
-    count = patches.crop_count(size)
-    part = max(1, BYTES // (count * 3 * size * size))
-    found = []
-    for start in range(0, max(1, len(patches)), part):
-        crops = patches[start : start + part].five_crops(size)
-        one = judge(crops.flatten(0, 1)).unflatten(0, tuple(crops.shape[:2])).transpose(0, 1)
-        found.append(one.expand(-1, count, -1))
-    return torch.cat(found)

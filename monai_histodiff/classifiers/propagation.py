@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.classifier import over_crops
+from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import linear_probe
 from monai_histodiff.classifiers.probe import ProbeTraining
 from monai_histodiff.data.patch_set import PatchSet

@@ -9,7 +9,7 @@ import torch
 from monai.transforms import RandSpatialCropd
 from torch import Tensor
 
-from monai_histodiff.classifiers.classifier import over_crops
+from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.data.bank import SyntheticBank
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.selection.sourcing import sure_labels

@@ -12,12 +12,8 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor, nn
 
-from monai_histodiff.classifiers.classifier import (
-    ClassifierTraining,
-    PatchClassifier,
-    over_crops,
-    predict,
-)
+from monai_histodiff.classifiers.classifier import ClassifierTraining, PatchClassifier, predict
+from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import PatchEncoder
 from monai_histodiff.classifiers.encoder_names import named_encoder, stored_name
 from monai_histodiff.classifiers.probe import ProbeTraining

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_histodiff import PatchSet
-from monai_histodiff.classifiers import classifier, over_crops
+from monai_histodiff.classifiers import crops, over_crops
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 
 
@@ -37,7 +37,7 @@ def test_it_is_the_judge_of_every_crop_whatever_is_held_at_once(
     held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patches = written(tmp_path / "set", [40, 32, 32, 48, 32])
-    monkeypatch.setattr(classifier, "BYTES", held * 5 * 3 * 32 * 32)
+    monkeypatch.setattr(crops, "BYTES", held * 5 * 3 * 32 * 32)
     expected = corner(patches.five_crops(32).flatten(0, 1)).unflatten(0, (5, 5)).transpose(0, 1)
     found = over_crops(corner, patches, 32)
     assert found.shape == (5, 5, 3) and torch.equal(found, expected)
@@ -54,6 +54,6 @@ def test_a_small_patch_is_refused_before_any_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patches = written(tmp_path / "set", [40, 40, 32])
-    monkeypatch.setattr(classifier, "BYTES", 1)
+    monkeypatch.setattr(crops, "BYTES", 1)
     with pytest.raises(ValueError, match="patches must be at least 40 x 40, got 1 of 3"):
         over_crops(lambda _: pytest.fail("judged"), patches, 40)
