@@ -7,8 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +20,7 @@ from making import SMALL_TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import python_m
 
 from monai_histodiff import (
     Candidates,
@@ -531,15 +530,9 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
 
 
 def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
+    options = [
         "--config_file",
         str(BUNDLES / "finetune.json"),
-    ]
-    options = [
         "--bundle_root",
         str(BUNDLES),
         "--dataset_dir",
@@ -547,9 +540,7 @@ def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> Non
         "--output_dir",
         str(tmp_path / "out"),
     ]
-    done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    done = python_m("monai.bundle", "run", *options, cwd=tmp_path)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("Error: dataset_dir must exist, got 'nowhere': give")
@@ -1014,12 +1005,7 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
             "--bundle_dir",
             str(bundles),
         ]
-        subprocess.run(
-            [sys.executable, "-m", "monai.bundle", *download],
-            check=True,
-            cwd=tmp_path,
-            capture_output=True,
-        )
+        python_m("monai.bundle", *download, cwd=tmp_path).check_returncode()
         server.shutdown()
     network = load(
         "histopathology_ldm", bundle_dir=str(bundles), workflow_type="inference", device="cpu"
@@ -1033,9 +1019,11 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
         "[1]",
         "--output_dir",
         str(tmp_path / "out"),
+        "--device",
+        "cpu",
     ]
-    command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
-    subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
+    folder = bundles / "histopathology_ldm"
+    python_m("monai.bundle", "run", *options, cwd=folder).check_returncode()
     expected = ldm_student()(None, [1])
     assert (
         int(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import torch.multiprocessing as mp
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import distributed
+from warm import FORKS
 
 from monai_histodiff.utils.weights import load_weights, save_weights
 
@@ -120,8 +120,8 @@ def test_two_processes_train_one_network_and_resume_to_the_same_curve(
     write_patch_set: Any, tmp_path: Path
 ) -> None:
     data = write_patch_set(tmp_path / "data")
-    multiprocessing.set_forkserver_preload(["monai_histodiff.bundle.inference", "monai.bundle"])
-    mp.start_processes(process, (free_port(), data, tmp_path), nprocs=2, start_method="forkserver")
+    start = FORKS.get_start_method()
+    mp.start_processes(process, (free_port(), data, tmp_path), nprocs=2, start_method=start)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for found in (first, second):
         assert len(found["whole"]) == 6 and len(found["torn"]) == 3
