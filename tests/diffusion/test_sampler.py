@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from warm import FORKS
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
 from monai_histodiff.diffusion.batches import CPU_BATCH, CUDA_BATCH, batch_from_memory
