@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import SMALL_TRAIN
+from making import NARROW_EVALUATE, SMALL_EVALUATE, SMALL_TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -51,7 +51,6 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
 REAL = ROOT.parent / "shared" / "data"
-SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
 
 
 def write_stripes(
@@ -101,7 +100,7 @@ def finetune_options(data: Path, out: Path) -> dict[str, Any]:
         "arms": ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"],
         "strength": 1.0,
         "train": {**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
-        "evaluate": SMALL_EVALUATE,
+        "evaluate": NARROW_EVALUATE,
     }
 
 
@@ -148,7 +147,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         "device": "cpu",
         "seeds": [0, 1],
         "arms": ["C", "G", "G0"],
-        **SMALL_EVALUATE,
+        **NARROW_EVALUATE,
     }
     common = {
         name: settings[name]
@@ -213,6 +212,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     critic = PatchCritic.load_probes(own.critic, LDM, 2)
     assert len(critic.members) == 3 and isinstance(critic.members[0], PatchClassifier)
     start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
+    del settings["classifier#width"]
     run_stage(**{**settings, "arms": ["C", "B"]}, replace=True, classifier=start)
     started = json.loads((out / "results.json").read_text())
     assert (after["settings"]["backbone"], started["settings"]["backbone"]) == (
@@ -969,24 +969,30 @@ def test_metadata_names_the_latent_of_the_network() -> None:
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real H&E data")
 def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
+    """The set is read whole; the run takes some of its test patches."""
+    whole = PatchSet.open(REAL / "colorectal_ebhi_192.zip")
+    assert len(whole.select("test")) == 444
+    few = {record.path for record in whole.select("test").few(8).records}
+    kept = [i for i, r in enumerate(whole.records) if r.split == "train" or r.path in few]
+    some = whole.take(kept).write(tmp_path / "data")
     run(
         config_file=str(BUNDLES / "finetune.json"),
         bundle_root=str(BUNDLES),
-        dataset_dir=str(REAL / "colorectal_ebhi_192.zip"),
+        dataset_dir=str(some),
         output_dir=str(tmp_path / "out"),
-        labels_per_class=25,
-        unlabelled_patches=50,
+        labels_per_class=15,
+        unlabelled_patches=30,
         device="cpu",
         seeds=[0],
         arms=["C", "G"],
         train={**SMALL_TRAIN, "adaptation_steps": 0},
-        evaluate=SMALL_EVALUATE,
+        evaluate=NARROW_EVALUATE,
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(
-        ("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25
+        ("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 15
     )
-    assert sum(results["dataset"]["counts"]["test"].values()) == 444
+    assert set(results["dataset"]["counts"]["test"].values()) == {8}
 
 
 def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path) -> None:
