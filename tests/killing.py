@@ -13,16 +13,18 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from warm import start
 
 from monai_histodiff.data.patch_files import PatchRecord, write_patches
 from monai_histodiff.utils.weights import read_state
@@ -59,15 +61,14 @@ def write_data(folder: Path) -> Path:
     return write_patches(folder, items)
 
 
-def command(out: Path, data: Path) -> list[str]:
-    """What a user types, again and again; where an evaluation was killed between its last two
+def options(out: Path, data: Path) -> dict[str, Any]:
+    """What a user gives, again and again; where an evaluation was killed between its last two
     files, these are to be replaced.
     """
-    given: dict[str, Any] = {**COMMON, "dataset_dir": str(data), "output_dir": str(out)}
-    given |= {"strength": 1.0, "train": TRAIN, "evaluate": {**EVALUATE, "replace": True}}
-    options = [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    start = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLES)]
-    return [*start, "--config_file", str(BUNDLES / "finetune.json"), *options]
+    where = {"config_file": str(BUNDLES / "finetune.json"), "bundle_root": str(BUNDLES)}
+    where |= {"dataset_dir": str(data), "output_dir": str(out)}
+    small = {"strength": 1.0, "train": TRAIN, "evaluate": {**EVALUATE, "replace": True}}
+    return {**COMMON, **where, **small}
 
 
 def run(out: Path, data: Path, seconds: float | None = None) -> bool:
@@ -76,24 +77,19 @@ def run(out: Path, data: Path, seconds: float | None = None) -> bool:
     Raises:
         RuntimeError: it failed by itself.
     """
-    root = str(Path(__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    process = subprocess.Popen(
-        command(out, data),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-        start_new_session=True,
-    )
-    try:
-        _, told = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    told = out.with_suffix(".log")
+    words = [
+        part for name, value in options(out, data).items() for part in (f"--{name}", str(value))
+    ]
+    process = start(("monai.bundle", "run", *words), out.parent, (told, told))
+    process.join(seconds)
+    if process.is_alive():
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
         return False
-    if process.returncode:
-        raise RuntimeError(f"the run must end well, got {process.returncode}: {told[-2000:]}")
+    if process.exitcode:
+        error = told.read_text()[-2000:]
+        raise RuntimeError(f"the run must end well, got {process.exitcode}: {error}")
     return True
 
 
@@ -125,9 +121,9 @@ def campaign(seconds: float, most: int = 10**9, seed: int = 0) -> tuple[int, lis
     """Kill and resume until the time is up: number of kills, and what was wrong."""
     rng, end, kills, faults = random.Random(seed), time.monotonic() + seconds, 0, []
     with tempfile.TemporaryDirectory() as scratch:
-        data, start = write_data(Path(scratch) / "data"), time.monotonic()
-        run(Path(scratch) / "whole", data)
-        whole = time.monotonic() - start
+        data, begin = write_data(Path(scratch) / "data"), time.monotonic()
+        monai.bundle.run(**options(Path(scratch) / "whole", data))  # strings hash otherwise here
+        whole = time.monotonic() - begin
         truth = content(Path(scratch) / "whole")
         number = 0
         while kills < most and time.monotonic() < end:

@@ -32,6 +32,9 @@ SMALL_TRAIN = {
     "quota": 3,
     "max_candidates": 6,
 }
+# of evaluate.yaml, and with a narrow classifier
+SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
+NARROW_EVALUATE = {**SMALL_EVALUATE, "classifier#width": 8}
 
 
 def gradient(height: int = 24, width: int = 40) -> np.ndarray:

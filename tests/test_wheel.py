@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "monai_histodiff"
 OTHER = {".pyc", ".pyo"}
+COMMANDS = set(
+    re.findall(r"^(histodiff-\w+) =", (ROOT / "pyproject.toml").read_text(), flags=re.M)
+)
 
 
 QUICK = (
@@ -23,7 +27,9 @@ QUICK = (
     "--train#adaptation_steps 1 --train#adaptation_encodings 1 --train#encodings 1 "
     "--train#guide_steps 2 --train#critic_views 2 --train#guidance_scales [3.0] "
     "--train#solver_steps 2 --train#batch_size 8 --train#quota 2 --train#max_candidates 2 "
-    "--train#target_precision 0.5 --evaluate#classifier_steps 2 --evaluate#batch_size 8"
+    "--train#target_precision 0.5 --evaluate#classifier_steps 2 --evaluate#batch_size 8 "
+    "--evaluate#classifier "
+    "{'_target_':'monai_histodiff.PatchClassifier','_mode_':'callable','width':8}"
 ).split()
 
 
@@ -107,10 +113,14 @@ def test_the_main_job_runs_from_the_wheel_alone(python: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(python: Path, tmp_path: Path, wheel: Path) -> None:
-    lent = {"PYTHONPATH": sysconfig.get_path("purelib")}
+    """All in one process, commands included: each script names the interpreter that it needs."""
+    scripts = sorted(python.parent.glob("histodiff-*"))
+    assert {script.name for script in scripts} == COMMANDS
+    for script in scripts:
+        first = script.read_text(encoding="utf-8").splitlines()[0]
+        assert first == f"#!{python}" and os.access(script, os.X_OK)
     code = (
-        "import monai_histodiff as m, torch, numpy as np\n"
-        "from importlib import import_module\n"
+        "import monai_histodiff as m, torch, numpy as np, runpy, sys\n"
         "for name in dir(m): getattr(m, name)\n"
         "bank = m.SyntheticBank.from_arrays({0: np.zeros((30, 8, 8, 3), np.uint8)}, ['tumour'])\n"
         "bank.save('bank')\n"
@@ -119,10 +129,17 @@ def test_the_wheel_works_outside_the_checkout(python: Path, tmp_path: Path, whee
         "assert int(item['image'].max()) == 0\n"
         "from monai_histodiff.commands.main_job import bundles_dir\n"
         "assert (bundles_dir() / 'histopathology_ldm' / 'models' / 'model.pt').is_file()\n"
-        "print(m.__file__, m.__version__)"
+        "print(m.__file__, m.__version__)\n"
+        "for script in sys.argv[1:]:\n"
+        "    sys.argv = [script, '--help']\n"
+        "    try: runpy.run_path(script, run_name='__main__')\n"
+        "    except SystemExit as end: assert not end.code, script\n"
+        "    else: raise AssertionError(script)\n"
     )
-    told = run(python, "-c", code, cwd=tmp_path, **lent).split()
-    assert Path(told[0]).is_relative_to(python.parents[1])
-    assert told[1] == wheel.name.split("-")[1]
-    for script in python.parent.glob("histodiff-*"):
-        assert "usage: " in run(script, "--help", cwd=tmp_path, **lent)
+    lent = {"PYTHONPATH": sysconfig.get_path("purelib")}
+    lines = run(python, "-c", code, *scripts, cwd=tmp_path, **lent).splitlines()
+    place, version = lines[0].split()
+    assert Path(place).is_relative_to(python.parents[1])
+    assert version == wheel.name.split("-")[1]
+    told = [line.split()[1] for line in lines if line.startswith("usage: ")]
+    assert told == [script.name for script in scripts]

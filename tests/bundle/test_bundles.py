@@ -7,8 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import SMALL_TRAIN
+from making import NARROW_EVALUATE, SMALL_EVALUATE, SMALL_TRAIN
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import python_m
 
 from monai_histodiff import (
     Candidates,
@@ -52,7 +51,6 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 LDM, GUIDANCE = BUNDLES / "histopathology_ldm", BUNDLES / "histopathology_guidance"
 REAL = ROOT.parent / "shared" / "data"
-SMALL_EVALUATE = {"classifier_steps": 3, "batch_size": 4}
 
 
 def write_stripes(
@@ -102,7 +100,7 @@ def finetune_options(data: Path, out: Path) -> dict[str, Any]:
         "arms": ["A", "B", "C", "D", "E", "F", "G", "H", "S", "I", "J", "R"],
         "strength": 1.0,
         "train": {**SMALL_TRAIN, "adaptation_steps": 2, "target_precision": 0.5, "batch_size": 8},
-        "evaluate": SMALL_EVALUATE,
+        "evaluate": NARROW_EVALUATE,
     }
 
 
@@ -149,7 +147,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
         "device": "cpu",
         "seeds": [0, 1],
         "arms": ["C", "G", "G0"],
-        **SMALL_EVALUATE,
+        **NARROW_EVALUATE,
     }
     common = {
         name: settings[name]
@@ -214,6 +212,7 @@ def test_an_evaluation_is_extended_without_training_again(finetuned: Path, tmp_p
     critic = PatchCritic.load_probes(own.critic, LDM, 2)
     assert len(critic.members) == 3 and isinstance(critic.members[0], PatchClassifier)
     start = "$monai_histodiff.classifiers.EncoderStart(@ldm_dir)"
+    del settings["classifier#width"]
     run_stage(**{**settings, "arms": ["C", "B"]}, replace=True, classifier=start)
     started = json.loads((out / "results.json").read_text())
     assert (after["settings"]["backbone"], started["settings"]["backbone"]) == (
@@ -531,15 +530,9 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
 
 
 def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
+    options = [
         "--config_file",
         str(BUNDLES / "finetune.json"),
-    ]
-    options = [
         "--bundle_root",
         str(BUNDLES),
         "--dataset_dir",
@@ -547,9 +540,7 @@ def test_finetune_from_the_command_line_reports_bad_input(tmp_path: Path) -> Non
         "--output_dir",
         str(tmp_path / "out"),
     ]
-    done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    done = python_m("monai.bundle", "run", *options, cwd=tmp_path)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("Error: dataset_dir must exist, got 'nowhere': give")
@@ -978,24 +969,30 @@ def test_metadata_names_the_latent_of_the_network() -> None:
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real H&E data")
 def test_finetune_on_real_colorectal_tissue(tmp_path: Path) -> None:
+    """The set is read whole; the run takes some of its test patches."""
+    whole = PatchSet.open(REAL / "colorectal_ebhi_192.zip")
+    assert len(whole.select("test")) == 444
+    few = {record.path for record in whole.select("test").few(8).records}
+    kept = [i for i, r in enumerate(whole.records) if r.split == "train" or r.path in few]
+    some = whole.take(kept).write(tmp_path / "data")
     run(
         config_file=str(BUNDLES / "finetune.json"),
         bundle_root=str(BUNDLES),
-        dataset_dir=str(REAL / "colorectal_ebhi_192.zip"),
+        dataset_dir=str(some),
         output_dir=str(tmp_path / "out"),
-        labels_per_class=25,
-        unlabelled_patches=50,
+        labels_per_class=15,
+        unlabelled_patches=30,
         device="cpu",
         seeds=[0],
         arms=["C", "G"],
         train={**SMALL_TRAIN, "adaptation_steps": 0},
-        evaluate=SMALL_EVALUATE,
+        evaluate=NARROW_EVALUATE,
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["dataset"]["counts"]["labelled"] == dict.fromkeys(
-        ("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 25
+        ("ADC", "HGIN", "LGIN", "NORM", "POLYP", "SERR"), 15
     )
-    assert sum(results["dataset"]["counts"]["test"].values()) == 444
+    assert set(results["dataset"]["counts"]["test"].values()) == {8}
 
 
 def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path) -> None:
@@ -1014,12 +1011,7 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
             "--bundle_dir",
             str(bundles),
         ]
-        subprocess.run(
-            [sys.executable, "-m", "monai.bundle", *download],
-            check=True,
-            cwd=tmp_path,
-            capture_output=True,
-        )
+        python_m("monai.bundle", *download, cwd=tmp_path).check_returncode()
         server.shutdown()
     network = load(
         "histopathology_ldm", bundle_dir=str(bundles), workflow_type="inference", device="cpu"
@@ -1033,9 +1025,11 @@ def test_packaged_downloaded_loaded_and_run_outside_the_checkout(tmp_path: Path)
         "[1]",
         "--output_dir",
         str(tmp_path / "out"),
+        "--device",
+        "cpu",
     ]
-    command = [sys.executable, "-m", "monai.bundle", "run", *options, "--device", "cpu"]
-    subprocess.run(command, check=True, cwd=bundles / "histopathology_ldm", capture_output=True)
+    folder = bundles / "histopathology_ldm"
+    python_m("monai.bundle", "run", *options, cwd=folder).check_returncode()
     expected = ldm_student()(None, [1])
     assert (
         int(

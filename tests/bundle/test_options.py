@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +14,7 @@ import torch
 from conftest import WritePatchSet
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
+from warm import python_m
 
 from monai_histodiff.bundle import checks, plan, speed
 from monai_histodiff.bundle.errors import told
@@ -423,18 +421,14 @@ def test_errors_are_told_in_one_line(error: Exception, line: str) -> None:
 
 
 def test_the_last_line_of_a_command_is_the_rule(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name, options, line in (
         ("evaluate", ["--output_dir", "no"], "Error: the training stage must have written"),
         ("inference", ["--class", "nosuch"], "Error: class must be one of lung_aca, lung_n,"),
         ("finetune", ["--seeds", "5"], "Error: seeds must be a list of whole numbers"),
     ):
         root = BUNDLES if name == "finetune" else GUIDANCE
-        call = [*command, config_of(name)[0], "--bundle_root", str(root), "--device", "cpu"]
-        done = subprocess.run(
-            [*call, *options], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
-        )
+        given = ("--config_file", config_of(name)[0], "--bundle_root", str(root), *options)
+        done = python_m("monai.bundle", "run", *given, "--device", "cpu", cwd=tmp_path)
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode != 0 and last.startswith(line), done.stderr
         assert "Traceback" not in done.stderr

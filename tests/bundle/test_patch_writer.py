@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from torch import Tensor
+from warm import FORKS
 
 from monai_histodiff import PatchSet
 from monai_histodiff.bundle.inference import PatchWriter
@@ -88,14 +87,23 @@ def sampling(folder: Path, step: Any = None) -> Engine:
 BATCHES = [{"image": torch.arange(1), "label": torch.tensor([-1])}]
 
 
+def check(folder: Path, told: Any) -> None:
+    try:
+        PatchWriter(folder).check()
+    except FileExistsError as error:
+        told.put(str(error))
+    else:
+        told.put("")
+
+
 def sample_beside(folder: Path) -> str:
     """What another process is told that samples into a folder."""
-    code = (
-        "import sys; from monai_histodiff.bundle.inference import PatchWriter; "
-        "PatchWriter(sys.argv[1]).check()"
-    )
-    command = [sys.executable, "-c", code, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300).stderr
+    told = FORKS.SimpleQueue()
+    process = FORKS.Process(target=check, args=(folder, told))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    return str(told.get())
 
 
 def test_one_process_at_a_time_samples_into_a_folder(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from monai.transforms import Compose, EnsureTyped, RandFlipd
 from monai.utils import set_determinism
 from painting import SIDE, Judge, Painter
 from torch.utils.data import DataLoader as TorchLoader
+from warm import FORKS
 
 from monai_histodiff import LiveBank, SyntheticAugmentd
 
@@ -162,9 +163,9 @@ def test_every_dataset_in_every_loader(dataset: str, loader: str, tmp_path: Path
         )
 
 
-SPAWNED: dict[str, Any] = {
+SENT: dict[str, Any] = {
     **WORKERS,
-    "multiprocessing_context": "spawn",
+    "multiprocessing_context": FORKS,
     "persistent_workers": True,
 }
 
@@ -177,15 +178,13 @@ SPAWNED: dict[str, Any] = {
         ("PersistentDataset", TorchLoader),
     ],
 )
-def test_spawned_workers(dataset: str, loader: Any, tmp_path: Path) -> None:
-    """``SmartCacheDataset`` is not among them: MONAI's own holds a lock, which cannot be sent to a
-    spawned process.
-    """
+def test_workers_to_which_the_pipeline_is_sent(dataset: str, loader: Any, tmp_path: Path) -> None:
+    """``SmartCacheDataset`` is not among them: MONAI's own holds a lock, which cannot be sent."""
     bank = live()
     bank.refresh()
-    spawned = loader(DATASETS[dataset](pipeline(bank), tmp_path), **SPAWNED)
+    sent = loader(DATASETS[dataset](pipeline(bank), tmp_path), **SENT)
     for _ in range(2):
-        seeds = epoch(spawned, bank)
+        seeds = epoch(sent, bank)
         assert (
             len(seeds) == ITEMS
             and seeds[:BATCH] != seeds[BATCH : 2 * BATCH]

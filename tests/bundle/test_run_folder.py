@@ -5,10 +5,9 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import torch
 from conftest import CLASSES, WritePatchSet
 from PIL import Image
+from warm import FORKS
 
 from monai_histodiff import Candidates, PatchCritic, PatchSet, __version__
 from monai_histodiff.bundle.made import adapted_weights, chosen_settings, sampling_of
@@ -69,19 +69,18 @@ def done(parts: Parts, candidates: Candidates, tmp_path: Path) -> RunFolder:
 # ------------------------------------------------------------------------------------------ claims
 
 
-HOLD = (
-    "import sys, time; from monai_histodiff.bundle.run_folder import RunFolder; "
-    "RunFolder(sys.argv[1]).lock(); print('held', flush=True); time.sleep(60)"
-)
+def claim(folder: Path, held: Any) -> None:
+    RunFolder(folder).lock()
+    held.set()
+    time.sleep(60)
 
 
-def hold(folder: Path) -> subprocess.Popen[str]:
+def hold(folder: Path) -> BaseProcess:
     """A process that has claimed the folder."""
-    command = [sys.executable, "-c", HOLD, str(folder)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    process.stdout.close()
+    held = FORKS.Event()
+    process = FORKS.Process(target=claim, args=(folder, held))
+    process.start()
+    assert held.wait(60)
     return process
 
 
@@ -102,7 +101,7 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
         assert time.perf_counter() - start < 1
     finally:
         process.kill()
-        process.wait()
+        process.join()
     (root / "models").mkdir()
     leftovers = [folder.generator, folder.split.path, folder.cache / f".x.npz.{'0' * 32}.part"]
     for path in (*leftovers, folder.cache / "kept.npz", root / "mine.txt"):
@@ -123,7 +122,7 @@ def test_a_second_run_is_refused_at_once_and_a_dead_one_makes_room(
     assert json.loads(folder.record.read_text())["finished"] is not None
     process = hold(root)
     process.kill()
-    process.wait()
+    process.join()
 
 
 def test_a_folder_of_no_known_run_is_not_touched(tmp_path: Path) -> None:

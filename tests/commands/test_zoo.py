@@ -5,8 +5,6 @@ import http.server
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import monai.bundle
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from warm import python_m
 
 from monai_histodiff import LatentDiffusion
 from monai_histodiff.commands.zoo import LARGE, check_bundle, main, package_bundle
@@ -204,14 +203,7 @@ def test_packaged_bundle_downloads_and_loads_with_monai(
         "--progress",
         "False",
     ]
-    run = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "download", *options],
-        cwd=place,
-        env={**os.environ, "no_proxy": "127.0.0.1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    run = python_m("monai.bundle", "download", *options, cwd=place, no_proxy="127.0.0.1")
     assert run.returncode == 0, run.stderr
     assert check_bundle(place / "models_dir" / "tiny_ldm") == []
 
@@ -231,15 +223,8 @@ def test_packaged_bundle_downloads_and_loads_with_monai(
 
 
 def test_command_prints_path_and_hash(bundle: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "monai_histodiff.commands.zoo",
-        str(bundle),
-        str(tmp_path / "dist"),
-    ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    words = (str(bundle), str(tmp_path / "dist"))
+    run = python_m("monai_histodiff.commands.zoo", *words, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     path = tmp_path / "dist" / "tiny_ldm_v0.1.0.zip"
     assert run.stdout.splitlines() == [

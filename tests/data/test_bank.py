@@ -262,7 +262,7 @@ def overwrite(bank: SyntheticBank, ready: Any) -> None:
     ready.set()
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_processes_share_the_memory_of_a_bank(context: str, bank: SyntheticBank) -> None:
     processes = mp.get_context(context)
     bank.images[0][0].fill_(77)

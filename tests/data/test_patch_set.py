@@ -406,7 +406,7 @@ def zip_set(
     return PatchSet.open(zipped(write_patch_set(root / "set", per_class=16), root / "set.zip"))
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_two_workers_read_one_zip(context: str, zip_set: PatchSet) -> None:
     truth = [
         zip_set[i] for i in range(len(zip_set))

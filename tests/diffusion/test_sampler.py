@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from warm import FORKS
 
 from monai_histodiff import GuidedSampler, LatentClassifier, LatentDiffusion
 from monai_histodiff.diffusion.batches import CPU_BATCH, CUDA_BATCH, batch_from_memory
@@ -332,8 +333,7 @@ def test_processes_share_the_work_and_the_patches_are_the_same(
     make_sampler: MakeSampler, tmp_path: Path
 ) -> None:
     sampler = make_sampler()
-    context = torch.multiprocessing.get_context("spawn")
-    process = context.Process(
+    process = FORKS.Process(
         target=sample_into, args=(str(tmp_path / "part.pt"), sampler, slice(3, 7))
     )
     process.start()

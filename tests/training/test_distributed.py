@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, run
 from torch import distributed
+from warm import FORKS
 
 from monai_histodiff.utils.weights import load_weights, save_weights
 
@@ -57,6 +58,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def in_two(job: Callable[..., None], *given: Any) -> None:
+    """The job in two processes, which get their rank and a port."""
+    start = FORKS.get_start_method()
+    mp.start_processes(job, (free_port(), *given), nprocs=2, start_method=start)
+
+
 def options(data: Path, output: Path) -> dict[str, Any]:
     where = {
         "bundle_root": str(LDM),
@@ -92,10 +99,8 @@ def train(data: Path, output: Path, kill_at: int = 0) -> tuple[list[float], dict
     return losses, workflow.parser.get_parsed_content("trained").state_dict()
 
 
-def process(rank: int, port: int, data: Path, folder: Path) -> None:
-    """What each of two processes does: a whole training, one that is killed, and the rest of
-    it.
-    """
+def be_rank(rank: int, port: int) -> None:
+    """As ``torchrun`` tells one of two processes."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -104,6 +109,18 @@ def process(rank: int, port: int, data: Path, folder: Path) -> None:
         MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
+
+
+def train_command(rank: int, port: int, files: list[str]) -> None:
+    be_rank(rank, port)
+    run(config_file=files)
+
+
+def process(rank: int, port: int, data: Path, folder: Path) -> None:
+    """What each of two processes does: a whole training, one that is killed, and the rest of
+    it.
+    """
+    be_rank(rank, port)
     whole, weights = train(data, folder / "whole")
     torn, _ = train(data, folder / "torn", kill_at=4)
     distributed.barrier()
@@ -120,8 +137,7 @@ def test_two_processes_train_one_network_and_resume_to_the_same_curve(
     write_patch_set: Any, tmp_path: Path
 ) -> None:
     data = write_patch_set(tmp_path / "data")
-    multiprocessing.set_forkserver_preload(["monai_histodiff.bundle.inference", "monai.bundle"])
-    mp.start_processes(process, (free_port(), data, tmp_path), nprocs=2, start_method="forkserver")
+    in_two(process, data, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for found in (first, second):
         assert len(found["whole"]) == 6 and len(found["torn"]) == 3
@@ -135,11 +151,25 @@ def test_two_processes_train_one_network_and_resume_to_the_same_curve(
     assert saved["trainer"]["iteration"] == 6
 
 
-@pytest.mark.parametrize("few_steps", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_torchrun_trains_a_diffusion_model(
+def torchrun(files: list[str], cwd: Path) -> None:
+    launcher = ("torch.distributed.run", "--nnodes=1", "--nproc_per_node=2")
+    command = ("-m", "monai.bundle", "run", "--config_file", str(files))
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, f"--master_port={free_port()}", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("few_steps", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_two_processes_train_a_diffusion_model(
     few_steps: bool, write_patch_set: Any, tmp_path: Path
 ) -> None:
-    """And its student, in whose batches some parameters have no part."""
+    """By ``torchrun``; and its student, in whose batches some parameters have no part."""
     data, weights = write_patch_set(tmp_path / "data"), tmp_path / "autoencoder.pt"
     start = {"initial_weights": str(weights)} if few_steps else {}
     made, over = ("few_steps.pt", ["train_few_steps.yaml"]) if few_steps else ("model.pt", [])
@@ -159,23 +189,10 @@ def test_torchrun_trains_a_diffusion_model(
         str(LDM / "configs" / name)
         for name in ("train_base.yaml", "train_diffusion.yaml", *over, "multi_gpu_train.yaml")
     ] + [str(tmp_path / "small.json")]
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--nnodes=1",
-        "--nproc_per_node=2",
-        f"--master_port={free_port()}",
-    ]
-    command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", str(files)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    if few_steps:
+        in_two(train_command, files)
+    else:
+        torchrun(files, tmp_path)
     network = load_weights(parser.get_parsed_content("network_def"), tmp_path / "out" / made)
     assert all(bool(v.isfinite().all()) for v in network.state_dict().values())
     assert (

@@ -399,7 +399,7 @@ def test_autocast_learns_to_denoise_as_float32_does(
             latents,
             DenoisingPrepareBatch(model),
             nn.MSELoss(),
-            epochs=20,
+            epochs=8,
             inferer=AutocastInferer(enabled),
         )
         assert all(weight.dtype == torch.float32 for weight in model.unet.parameters())
