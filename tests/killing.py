@@ -84,7 +84,7 @@ def run(out: Path, data: Path, seconds: float | None = None) -> bool:
     process = start(("monai.bundle", "run", *words), out.parent, (told, told))
     process.join(seconds)
     if process.is_alive():
-        os.killpg(process.pid or 0, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         process.join()
         return False
     if process.exitcode:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,9 +40,12 @@ def start(words: tuple[str, ...], cwd: Path, told: tuple[Path, Path], **env: str
 
 
 def python_m(*words: str, cwd: Path, **env: str) -> CompletedProcess[str]:
-    """The same to its end, as ``subprocess.run`` gives it."""
+    """The same to its end, as ``subprocess.run`` gives it; a hang is killed: exit code -9."""
     with TemporaryDirectory() as folder:
         told = (Path(folder) / "out", Path(folder) / "err")
         process = start(words, cwd, told, **env)
         process.join(300)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
         return CompletedProcess(words, process.exitcode, *(path.read_text() for path in told))

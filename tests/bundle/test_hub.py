@@ -39,7 +39,6 @@ def python(hub: Hub, home: Path, *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr + "\n".join(hub.asked)
 
 
-@pytest.mark.slow  # a process of MONAI
 def test_a_bundle_goes_to_the_hub_and_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "bundles" / NAME
     for name in bundle_files(BUNDLES / NAME):
