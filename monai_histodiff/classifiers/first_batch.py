@@ -10,7 +10,7 @@ from monai.data import Dataset
 from monai.transforms import Compose
 from torch import Tensor
 
-__all__ = ["CheckedFirst", "LabelledItems"]
+__all__ = ["CheckedFirst", "LabelledItems", "labelled_items"]
 
 PICTURES = {"image", "weak", "strong"}  # of a batch, the last two by FixMatch
 
@@ -24,18 +24,28 @@ class LabelledItems(Dataset):
 
     def _transform(self, index: int) -> Any:
         made: Any = super()._transform(index)
-        for item in made if isinstance(made, list) else [made]:  # a transform may make several
-            given = item.get("label")
-            label = np.asarray(given)
-            whole = label.ndim == 0 and label.dtype.kind in "iu"
-            if not whole or not 0 <= int(label) < self.num_classes:
-                raise ValueError(
-                    f"a label must be a whole number from 0 to {self.num_classes - 1}, got "
-                    f"{given!r} of item {index}: give the place among the classes, and leave "
-                    "unlabelled out"
-                )
-            item["label"] = int(label)
+        labelled_items(made, self.num_classes, index)
         return made
+
+
+def labelled_items(made: Any, num_classes: int, index: int) -> list[Any]:
+    """What a transform made of an item, one or several, whose labels are classes and become int.
+
+    Raises:
+        ValueError: a label is not one of the classes.
+    """
+    items = made if isinstance(made, list) else [made]
+    for item in items:
+        given = item.get("label")
+        label = np.asarray(given)
+        whole = label.ndim == 0 and label.dtype.kind in "iu"
+        if not whole or not 0 <= int(label) < num_classes:
+            raise ValueError(
+                f"a label must be a whole number from 0 to {num_classes - 1}, got {given!r} of "
+                f"item {index}: give the place among the classes, and leave unlabelled out"
+            )
+        item["label"] = int(label)
+    return items
 
 
 def _check_scaled(batch: Tensor) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import linear_probe
-from monai_histodiff.classifiers.probe import ProbeTraining
+from monai_histodiff.classifiers.first_batch import labelled_items
+from monai_histodiff.classifiers.probe import ProbeTraining, check_every_class
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import five_crops
 
@@ -133,21 +134,24 @@ class PropagatedProbe(ProbeTraining):
     @cached_property
     def _crops(self) -> Tensor:
         """Features of the unlabelled patches' crops, ``U x C x D``, computed once."""
-        if self.unlabelled is None or not len(self.unlabelled):
+        if not self.unlabelled:
             return torch.empty(0, 1, self.encoder.num_features, dtype=torch.float32)
-        return over_crops(self.encoder.features, self.unlabelled, self.size)
+        return over_crops(self._copy.features, self.unlabelled, self.size)
 
     def _layer(
         self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
     ) -> nn.Linear:
-        crops = self._crops
-        if not len(crops):
+        if not self.unlabelled:
             return linear_probe(features, labels, ProbeTraining.penalty, scaling="common")
+        num_classes = int(labels.max()) + 1
+        whole = [labelled_items(dict(d), num_classes, i)[0] for i, d in enumerate(items)]
+        given = torch.tensor([d["label"] for d in whole], dtype=torch.long, device="cpu")
+        check_every_class(given, num_classes)
+        crops = self._crops
         own = super()._layer(items, features, labels)
         shown = [five_crops(torch.as_tensor(d["image"])[None], self.size)[:, 0] for d in items]
-        parts = self.encoder.features(torch.cat(shown)).split([len(part) for part in shown])
+        parts = self._copy.features(torch.cat(shown)).split([len(part) for part in shown])
         middle = torch.stack([part.mean(0) for part in parts])
-        given = torch.tensor([int(item["label"]) for item in items])
         spread = propagated_labels(middle, given, crops.mean(1))
         judged = own(crops).softmax(-1).mean(1)
         both = (spread.clamp(min=LEAST) * judged.clamp(min=LEAST)).sqrt()

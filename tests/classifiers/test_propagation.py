@@ -147,6 +147,31 @@ def test_the_probe_learns_from_the_surest_of_the_unlabelled(tmp_path: Path) -> N
         assert (more(new.float() / 255).argmax(1) == truth).float().mean() > 0.95
 
 
+def test_the_labels_of_the_items_themselves_are_spread(tmp_path: Path) -> None:
+    """Those that the transform changes are learned from, and do not spread from other pictures."""
+    unit = Compose(
+        [ScaleIntensityRanged("image", 0, 255, 0.0, 1.0), ToTensord("image", track_meta=False)]
+    )
+    patches, side = shades(40, 0)
+    pool = written(tmp_path / "pool", patches[4:])
+    encoder = PatchEncoder((4, 8, 8), 16, 2).eval()
+    recipe = PropagatedProbe(encoder, views=1, unlabelled=pool, size=32)
+    items = [{"image": x, "label": k} for x, k in zip(patches[:4], (0, 1, 0, 1), strict=True)]
+    named = Compose(
+        [
+            lambda d: {**d, "label": d["label"] == "b"},
+            lambda d: {**d, "label": int(d["label"])},
+            unit,
+        ]
+    )
+    with pytest.raises(ValueError, match="a label must be a whole number from 0 to 1, got 'a'"):
+        recipe([{**d, "label": "ab"[d["label"]]} for d in items], named, 2, 0)
+    one = [{**d, "label": 0, "made": d["label"]} for d in items]
+    mixed = Compose([lambda d: {**d, "label": d["made"]}, unit])
+    with pytest.raises(ValueError, match=r"patches of every class, got classes \[0\] of 2"):
+        recipe(one, mixed, 2, 0)
+
+
 def test_both_spreading_and_the_probe_s_own_judgement_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
