@@ -71,9 +71,13 @@ class DecoderLoss(AutoencoderLoss):
         """The loss of reconstructions against patches in [0, 1], ``N x 3 x H x W``."""
         out = output.float()
         loss = super().forward(out, image)
-        self.discriminator.requires_grad_(False)
-        opposed = F.softplus(-self.logits(out)).mean()
-        self.discriminator.requires_grad_(True)
+        trained = [p for p in self.discriminator.parameters() if p.requires_grad]
+        try:
+            self.discriminator.requires_grad_(False)
+            opposed = F.softplus(-self.logits(out)).mean()
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
         distance = self._distance(out, image)
         return loss + self.feature_weight * distance + self.adversarial_weight * opposed
 
