@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import linear_probe
-from monai_histodiff.classifiers.first_batch import labelled_items
+from monai_histodiff.classifiers.first_batch import check_finite, check_rows, labelled_items
 from monai_histodiff.classifiers.probe import ProbeTraining, check_every_class
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import five_crops
+from monai_histodiff.utils.counts import check_from
 
 __all__ = ["PropagatedProbe", "propagated_labels"]
 
@@ -47,15 +48,22 @@ def propagated_labels(
         Probabilities of the unlabelled patches, float32, ``U x K``; rows add up to 1.
 
     Raises:
-        ValueError: ``neighbours`` or ``reach`` is out of range, or a class has no patch.
+        ValueError: ``neighbours`` or ``reach`` is out of range, features are not finite or of
+            another kind, a label is no class, or a class has no patch.
     """
-    if neighbours < 1 or not 0 < reach < 1:
-        raise ValueError(
-            "neighbours must be at least 1, and reach lie between 0 and 1, got "
-            f"{neighbours} and {reach:g}"
-        )
+    check_from(1, neighbours=neighbours)
+    if not 0 < reach < 1:
+        raise ValueError(f"reach must lie between 0 and 1, got {reach:g}")
+    check_rows(features, labels)
+    if unlabelled.ndim != 2 or unlabelled.shape[1] != features.shape[1]:
+        got = f"{tuple(features.shape)} and {tuple(unlabelled.shape)} of the unlabelled"
+        raise ValueError(f"features must be N x D of one encoder, got {got}")
+    check_finite(unlabelled)
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels must be class indices from 0, got {int(labels.min())}")
+    labels = labels.long()
     counts = torch.bincount(labels)
-    if not len(counts) or int(counts.min()) == 0:
+    if int(counts.min()) == 0:
         raise ValueError(f"each class needs a labelled patch, got {counts.tolist()} by class")
     x = torch.cat([features, unlabelled]).double()
     x = F.normalize((x - x.mean(0)) / x.std(0).clamp(min=1e-6), dim=1)
@@ -123,13 +131,22 @@ class PropagatedProbe(ProbeTraining):
         unlabelled: patches of the target whose labels are not read; ``None``, or a set of none: it
             is a ``ProbeTraining``.
         size: height and width of the crops.
-        share: of the patches that are given a class, so many are learned from.
+        share: of the patches that are given a class, so many are learned from; in (0, 1].
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     penalty: float = 0.02
     unlabelled: PatchSet | None = None
     size: int = 128
     share: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_from(1, size=self.size)
+        if not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
+            raise ValueError(f"share must lie above 0 and be 1 at the most, got {self.share!r}")
 
     @cached_property
     def _crops(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,14 @@ def test_order_and_units_of_the_features_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"neighbours": 0}, "neighbours must be at least 1, and reach lie between 0 and 1, got 0"),
-        ({"reach": 1.0}, "got 10 and 1"),
+        ({"neighbours": 0}, "neighbours must be a whole number from 1 on, got 0"),
+        ({"neighbours": 2.5}, "neighbours must be a whole number from 1 on, got 2.5"),
+        ({"reach": 1.0}, "reach must lie between 0 and 1, got 1"),
+        ({"unlabelled": torch.ones(3, 4).log() / 0}, "features must be finite, got 3 of 3 rows"),
+        ({"features": torch.full((2, 4), math.inf)}, "features must be finite, got 2 of 2 rows"),
+        ({"unlabelled": torch.ones(3, 5)}, r"got \(2, 4\) and \(3, 5\) of the unlabelled"),
+        ({"labels": torch.tensor([0.0, 1.0])}, "labels must be whole numbers, got torch.float32"),
+        ({"labels": torch.tensor([0, -1])}, "labels must be class indices from 0, got -1"),
         ({"labels": torch.tensor([0, 2])}, r"each class needs a labelled patch, got \[1, 0, 1\]"),
     ],
 )
@@ -102,6 +109,29 @@ def test_what_cannot_spread_is_refused(options: dict[str, Any], words: str) -> N
     values: dict[str, Any] = {"features": x[:2], "labels": side[:2], "unlabelled": x[2:]}
     with pytest.raises(ValueError, match=words):
         propagated_labels(**{**values, **options})
+
+
+def test_labels_may_be_of_any_whole_kind() -> None:
+    x, side = clusters()
+    found = propagated_labels(x[:6], side[:6].int(), x[6:])
+    assert torch.equal(found, propagated_labels(x[:6], side[:6], x[6:]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"share": 1.5}, "share must lie above 0 and be 1 at the most, got 1.5"),
+        ({"share": 0}, "share must lie above 0 and be 1 at the most, got 0"),
+        ({"share": "all"}, "share must lie above 0 and be 1 at the most, got 'all'"),
+        ({"size": 31.5}, "size must be a whole number from 1 on, got 31.5"),
+        ({"views": 1.5}, "views must be a whole number from 1 on, got 1.5"),
+    ],
+)
+def test_numbers_of_the_recipe_are_checked_when_it_is_made(
+    options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        PropagatedProbe(PatchEncoder((4, 8), 16, 2), **options)
 
 
 def shades(n: int, seed: int) -> tuple[Tensor, Tensor]:
