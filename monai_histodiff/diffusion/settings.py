@@ -195,5 +195,5 @@ class SamplingSettings:
             raise ValueError(
                 f"size must lie from {SIZES[0]} to {SIZES[1]} pixels, got {self.size}"
             )
-        if self.bfloat16 not in (None, True, False):
+        if self.bfloat16 is not None and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or None, got {self.bfloat16!r}")

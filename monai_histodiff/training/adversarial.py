@@ -13,6 +13,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, distributed, nn
 
 from monai_histodiff.training.steps import AutoencoderLoss, bfloat16_autocast, steps_now
+from monai_histodiff.utils.bfloat16 import check_bfloat16
 from monai_histodiff.utils.processes import is_distributed
 
 __all__ = ["DecoderLoss", "DiscriminatorStep"]
@@ -49,6 +50,7 @@ class DecoderLoss(AutoencoderLoss):
         gradient_weight: float = 1.0,
         bfloat16: bool | None = False,
     ) -> None:
+        check_bfloat16(bfloat16)
         super().__init__(gradient_weight)
         self.discriminator, self.maps = discriminator, maps
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight

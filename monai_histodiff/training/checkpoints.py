@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_histodiff.training.steps import steps_now
+from monai_histodiff.utils.counts import check_flags
 from monai_histodiff.utils.files import first_line
 from monai_histodiff.utils.global_state import keep_random_state
 from monai_histodiff.utils.processes import first_rank, process_rank
@@ -168,6 +169,7 @@ class EMAHandler:
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999, adopt: bool = False) -> None:
+        check_flags(adopt=adopt)
         self.network, self.decay, self.adopt = network, decay, adopt
         self.average = AveragedModel(
             network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False

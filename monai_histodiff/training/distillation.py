@@ -17,6 +17,7 @@ from monai_histodiff.diffusion.schedules import log_snr_grid
 from monai_histodiff.diffusion.settings import check_guidance
 from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
 from monai_histodiff.training.steps import batch_tensor, bfloat16_autocast
+from monai_histodiff.utils.bfloat16 import check_bfloat16
 from monai_histodiff.utils.counts import check_from
 
 __all__ = ["DistillationPrepareBatch"]
@@ -69,6 +70,7 @@ class DistillationPrepareBatch:
     ) -> None:
         check_guidance(interval=interval, exemplar_scale=scale)
         check_from(1, steps=steps)
+        check_bfloat16(bfloat16)
         if not 0 < spacing < math.inf:
             raise ValueError(f"spacing must be positive and finite, got {spacing}")
         if not 0 <= null_share < 1:
