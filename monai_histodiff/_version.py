@@ -1,3 +1,3 @@
 """The version, kept here only."""
 
-__version__ = "0.28.0"
+__version__ = "0.29.0"

@@ -49,8 +49,10 @@ def test_views_are_encoded_in_parts(patches: Tensor, monkeypatch: pytest.MonkeyP
         return item
 
     monkeypatch.setattr(probe, "AT_ONCE", 4)
-    items = [{"image": patch / 510} for patch in patches]
-    found = probe.features_of_views(features, doubled, iter(items))  # type: ignore[arg-type]
+    items = [{"image": patch / 510, "label": i % 3} for i, patch in enumerate(patches)]
+    views = (features, doubled, iter(items), 3)
+    found, labels = probe.features_of_views(*views)  # type: ignore[arg-type]
+    assert labels.tolist() == [i % 3 for i in range(11)]
     torch.testing.assert_close(found, patches.flatten(1) / 255)
     assert seen == [4, 4, 3], "few at a time, in order"
     assert torch.equal(items[0]["image"], patches[0] / 510), "items stay as they are"

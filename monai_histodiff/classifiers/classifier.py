@@ -28,7 +28,7 @@ from monai_histodiff.classifiers.first_batch import CheckedFirst, LabelledItems
 from monai_histodiff.data.pixels import to_unit
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import AutocastInferer, warmup_cosine
-from monai_histodiff.utils.bfloat16 import chosen_bfloat16
+from monai_histodiff.utils.bfloat16 import check_bfloat16, chosen_bfloat16
 from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import float32_default, kept_random_state
 from monai_histodiff.utils.modes import evaluating
@@ -162,6 +162,7 @@ class ClassifierTraining:
             if not number or not 0 <= value <= limit:
                 rule = "finite" if limit == np.inf else "1 at the most"
                 raise ValueError(f"{name} must be at least 0 and {rule}, got {value!r}")
+        check_bfloat16(self.bfloat16)
         if self.bfloat16 is None:
             object.__setattr__(self, "bfloat16", chosen_bfloat16(self.device, None))
 

@@ -5,6 +5,7 @@ layer of a :class:`PatchEncoder`, and how it is fitted to a target.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder
+from monai_histodiff.classifiers.first_batch import check_finite
 from monai_histodiff.classifiers.views import PatchViews
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import to_unit
+from monai_histodiff.utils.counts import check_from
 from monai_histodiff.utils.global_state import kept_random_state
 from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.progress import patient
@@ -55,11 +58,12 @@ class Scatter:
         """Of the statistics ``N x R`` of a first and of a second view of each patch.
 
         Raises:
-            ValueError: there are fewer than two patches.
+            ValueError: there are fewer than two patches, or a statistic is not finite.
         """
         n = len(first)
         if n < 2:
             raise ValueError(f"a scatter needs at least 2 patches, got {n}")
+        check_finite(torch.cat([first, second]))
         a, b = first.double(), second.double()
         mean = torch.cat([a, b]).mean(0)
         centre = (a + b) / 2 - mean
@@ -94,13 +98,15 @@ class Scatter:
             The layer from statistics to ``features`` values of mean 0 over these views.
 
         Raises:
-            ValueError: ``features`` is larger than ``R`` or below 1, or ``ridge`` is not above 0.
+            ValueError: ``features`` is larger than ``R`` or below 1, or ``ridge`` is not above 0
+                and finite.
         """
         r = len(self.mean)
-        if not 1 <= features <= r:
+        check_from(1, features=features)
+        if features > r:
             raise ValueError(f"features must lie between 1 and the {r} statistics, got {features}")
-        if ridge <= 0:
-            raise ValueError(f"ridge must be above 0, got {ridge}")
+        if not 0 < ridge < math.inf:
+            raise ValueError(f"ridge must be above 0 and finite, got {ridge}")
         variance = self.between.diagonal() + self.within.diagonal() / 2
         spread = variance.sqrt().clamp(min=LEAST_SPREAD)
         scale = torch.outer(spread, spread)

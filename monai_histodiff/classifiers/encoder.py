@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 
+from monai_histodiff.classifiers.first_batch import check_rows
 from monai_histodiff.data.pixels import appearance, centre_crop, check_batch, to_unit
 from monai_histodiff.utils.bfloat16 import check_float32
-from monai_histodiff.utils.counts import check_from
+from monai_histodiff.utils.counts import check_flags, check_from
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.modes import evaluating
 from monai_histodiff.utils.progress import patient
@@ -239,21 +240,15 @@ def linear_probe(
     Raises:
         ValueError: fewer than two classes, a class without features, a negative label, labels
             that are no whole numbers, features that are not finite or of another number, or
-            another scaling or penalty.
+            another scaling, penalty or number of steps.
     """
     if scaling not in ("each", "common"):
         raise ValueError(f"scaling must be 'each' or 'common', got {scaling!r}")
     if not 0 <= penalty < math.inf:
         raise ValueError(f"penalty must be at least 0 and finite, got {penalty}")
-    if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
-        got = f"{tuple(features.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"a probe needs features N x D and as many labels, got {got}")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be whole numbers, got {labels.dtype}: convert by .long()")
-    if not bool((finite := features.isfinite().all(1)).all()):
-        row = int((~finite).nonzero()[0])
-        got = f"{int((~finite).sum())} of {len(finite)} rows that are not, such as number {row}"
-        raise ValueError(f"features must be finite, got {got}: leave them out")
+    check_from(1, steps=steps)
+    check_flags(balanced=balanced)
+    check_rows(features, labels)
     counts = torch.bincount(labels.clamp(min=0))
     if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) == 0:
         raise ValueError(

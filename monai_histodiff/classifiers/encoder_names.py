@@ -20,6 +20,7 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 
 from monai_histodiff.classifiers.encoder import PatchEncoder, in_evaluation
+from monai_histodiff.utils.counts import check_flags
 from monai_histodiff.utils.global_state import float32_default
 from monai_histodiff.utils.weights import checked_device, load_weights
 
@@ -176,7 +177,8 @@ class NamedEncoder(nn.Module):
         about: ``input_size``, ``mean`` and ``std``, as timm tells them.
 
     Raises:
-        ValueError: it does not give one vector for each patch.
+        ValueError: it does not give one vector for each patch, or its mean or deviation cannot
+            scale one.
     """
 
     mean: Tensor
@@ -191,6 +193,14 @@ class NamedEncoder(nn.Module):
         for key in ("mean", "std"):
             value = torch.tensor(about[key], dtype=torch.float32, device=device)[:, None, None]
             self.register_buffer(key, value, persistent=False)
+        if not bool(
+            self.mean.isfinite().all() and (0 < self.std).all() and self.std.isfinite().all()
+        ):
+            got = f"{list(about['mean'])} and {list(about['std'])}"
+            raise ValueError(
+                "an encoder's mean must be finite, and its std finite and above 0, got "
+                f"{got}: give those of the patches that it was trained on"
+            )
         with torch.no_grad():
             found = self(torch.zeros(1, 3, *self.size, dtype=torch.float32, device=device))
         if found.ndim != 2:
@@ -224,10 +234,11 @@ class EncoderStart:
             probe with augmentation); ``False``: all of it.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`named_encoder`.
+        FileNotFoundError, ValueError: as :func:`named_encoder`, or ``frozen`` is no bool.
     """
 
     def __init__(self, encoder: str | os.PathLike[str], frozen: bool = False) -> None:
+        check_flags(frozen=frozen)
         self.encoder, self.frozen = named_encoder(encoder), frozen
         name = "patch encoder" if isinstance(self.encoder, PatchEncoder) else str(encoder)
         self.backbone = f"{name}, frozen" if frozen else name

@@ -102,6 +102,11 @@ class FixMatchTraining(ClassifierTraining):
 
     threshold: float = 0.95
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.threshold, (int, float)) or not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")
+
     def _objective(
         self, network: nn.Module, num_classes: int, seed: int
     ) -> tuple[Callable[..., Any], nn.Module]:

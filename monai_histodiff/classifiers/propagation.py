@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from monai_histodiff.classifiers.crops import over_crops
 from monai_histodiff.classifiers.encoder import linear_probe
-from monai_histodiff.classifiers.probe import ProbeTraining
+from monai_histodiff.classifiers.first_batch import check_finite, check_rows, labelled_items
+from monai_histodiff.classifiers.probe import ProbeTraining, check_every_class
 from monai_histodiff.data.patch_set import PatchSet
 from monai_histodiff.data.pixels import five_crops
+from monai_histodiff.utils.counts import check_from
 
 __all__ = ["PropagatedProbe", "propagated_labels"]
 
@@ -46,15 +48,22 @@ def propagated_labels(
         Probabilities of the unlabelled patches, float32, ``U x K``; rows add up to 1.
 
     Raises:
-        ValueError: ``neighbours`` or ``reach`` is out of range, or a class has no patch.
+        ValueError: ``neighbours`` or ``reach`` is out of range, features are not finite or of
+            another kind, a label is no class, or a class has no patch.
     """
-    if neighbours < 1 or not 0 < reach < 1:
-        raise ValueError(
-            "neighbours must be at least 1, and reach lie between 0 and 1, got "
-            f"{neighbours} and {reach:g}"
-        )
+    check_from(1, neighbours=neighbours)
+    if not 0 < reach < 1:
+        raise ValueError(f"reach must lie between 0 and 1, got {reach:g}")
+    check_rows(features, labels)
+    if unlabelled.ndim != 2 or unlabelled.shape[1] != features.shape[1]:
+        got = f"{tuple(features.shape)} and {tuple(unlabelled.shape)} of the unlabelled"
+        raise ValueError(f"features must be N x D of one encoder, got {got}")
+    check_finite(unlabelled)
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels must be class indices from 0, got {int(labels.min())}")
+    labels = labels.long()
     counts = torch.bincount(labels)
-    if not len(counts) or int(counts.min()) == 0:
+    if int(counts.min()) == 0:
         raise ValueError(f"each class needs a labelled patch, got {counts.tolist()} by class")
     x = torch.cat([features, unlabelled]).double()
     x = F.normalize((x - x.mean(0)) / x.std(0).clamp(min=1e-6), dim=1)
@@ -122,7 +131,10 @@ class PropagatedProbe(ProbeTraining):
         unlabelled: patches of the target whose labels are not read; ``None``, or a set of none: it
             is a ``ProbeTraining``.
         size: height and width of the crops.
-        share: of the patches that are given a class, so many are learned from.
+        share: of the patches that are given a class, so many are learned from; in (0, 1].
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     penalty: float = 0.02
@@ -130,24 +142,33 @@ class PropagatedProbe(ProbeTraining):
     size: int = 128
     share: float = 0.8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_from(1, size=self.size)
+        if not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
+            raise ValueError(f"share must lie above 0 and be 1 at the most, got {self.share!r}")
+
     @cached_property
     def _crops(self) -> Tensor:
         """Features of the unlabelled patches' crops, ``U x C x D``, computed once."""
-        if self.unlabelled is None or not len(self.unlabelled):
+        if not self.unlabelled:
             return torch.empty(0, 1, self.encoder.num_features, dtype=torch.float32)
-        return over_crops(self.encoder.features, self.unlabelled, self.size)
+        return over_crops(self._copy.features, self.unlabelled, self.size)
 
     def _layer(
         self, items: Sequence[Mapping[str, Any]], features: Tensor, labels: Tensor
     ) -> nn.Linear:
-        crops = self._crops
-        if not len(crops):
+        if not self.unlabelled:
             return linear_probe(features, labels, ProbeTraining.penalty, scaling="common")
+        num_classes = int(labels.max()) + 1
+        whole = [labelled_items(dict(d), num_classes, i)[0] for i, d in enumerate(items)]
+        given = torch.tensor([d["label"] for d in whole], dtype=torch.long, device="cpu")
+        check_every_class(given, num_classes)
+        crops = self._crops
         own = super()._layer(items, features, labels)
         shown = [five_crops(torch.as_tensor(d["image"])[None], self.size)[:, 0] for d in items]
-        parts = self.encoder.features(torch.cat(shown)).split([len(part) for part in shown])
+        parts = self._copy.features(torch.cat(shown)).split([len(part) for part in shown])
         middle = torch.stack([part.mean(0) for part in parts])
-        given = torch.tensor([int(item["label"]) for item in items])
         spread = propagated_labels(middle, given, crops.mean(1))
         judged = own(crops).softmax(-1).mean(1)
         both = (spread.clamp(min=LEAST) * judged.clamp(min=LEAST)).sqrt()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_histodiff.diffusion.solvers import SOLVERS
+from monai_histodiff.diffusion.solvers import SAME_TIME, SOLVERS
 
 __all__ = ["MODES", "TAUGHT", "SamplingSettings", "check_guidance", "check_taught"]
 
@@ -59,7 +59,8 @@ def check_taught(chosen: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
     """Refuse settings of a model that was taught to sample by others.
 
     Raises:
-        ValueError: one that was taught has another value; the message tells all.
+        ValueError: one that was taught has another value, and the message tells all; or a
+            variation starts at a time that was not taught.
     """
     wrong = {k: chosen[k] for k, v in taught.items() if k in chosen and chosen[k] != v}
     if wrong:
@@ -68,6 +69,13 @@ def check_taught(chosen: Mapping[str, Any], taught: Mapping[str, Any]) -> None:
             f"few steps must be those that the student was taught ({known}), got {given}: set "
             "few_steps to False (the model of LatentDiffusion.from_bundle takes all), or leave "
             "these as they were taught (SamplingSettings.pretrained)"
+        )
+    strength, steps = chosen["strength"], taught.get("steps", 0)
+    if abs((left := strength * steps) - round(left)) > SAME_TIME:
+        near = [n / steps for n in (math.floor(left), math.ceil(left)) if n]
+        raise ValueError(
+            f"strength must leave whole steps of the {steps} that the student was taught, got "
+            f"{strength}: set it to {' or '.join(map(str, near))}, or few_steps to False"
         )
 
 
@@ -146,8 +154,9 @@ class SamplingSettings:
         """
         own = TAUGHT if few_steps else MANY
         chosen = {name: value for name, value in changes.items() if value is not None}
-        check_taught(chosen, TAUGHT if few_steps else {})
-        return cls(**{**own, **chosen})
+        made = cls(**{**own, **chosen})
+        check_taught(vars(made), TAUGHT if few_steps else {})
+        return made
 
     def __post_init__(self) -> None:
         for name, value in (("steps", self.steps), ("size", self.size)):
@@ -186,5 +195,5 @@ class SamplingSettings:
             raise ValueError(
                 f"size must lie from {SIZES[0]} to {SIZES[1]} pixels, got {self.size}"
             )
-        if self.bfloat16 not in (None, True, False):
+        if self.bfloat16 is not None and not isinstance(self.bfloat16, bool):
             raise ValueError(f"bfloat16 must be True, False or None, got {self.bfloat16!r}")

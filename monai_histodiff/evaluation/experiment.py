@@ -280,8 +280,8 @@ class Evaluation:
         transform = Compose([self.recipe.crop, _pair, self.recipe.classical])
         transform.set_random_state(seed)
         every = [item for item in items for _ in range(PROBE_VIEWS)]
-        labels = torch.tensor([int(item["label"]) for item in every], device="cpu")
-        seen = features_of_views(features, transform, every)
+        classes = len(self.material.classes)
+        seen, labels = features_of_views(features, transform, every, classes)
         probe = linear_probe(seen, labels, 0.1, scaling="common")
         return torch.stack([torch.softmax(probe(features_of(features, v)), 1) for v in test])
 

@@ -13,6 +13,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, distributed, nn
 
 from monai_histodiff.training.steps import AutoencoderLoss, bfloat16_autocast, steps_now
+from monai_histodiff.utils.bfloat16 import check_bfloat16
 from monai_histodiff.utils.processes import is_distributed
 
 __all__ = ["DecoderLoss", "DiscriminatorStep"]
@@ -49,6 +50,7 @@ class DecoderLoss(AutoencoderLoss):
         gradient_weight: float = 1.0,
         bfloat16: bool | None = False,
     ) -> None:
+        check_bfloat16(bfloat16)
         super().__init__(gradient_weight)
         self.discriminator, self.maps = discriminator, maps
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
@@ -71,9 +73,13 @@ class DecoderLoss(AutoencoderLoss):
         """The loss of reconstructions against patches in [0, 1], ``N x 3 x H x W``."""
         out = output.float()
         loss = super().forward(out, image)
-        self.discriminator.requires_grad_(False)
-        opposed = F.softplus(-self.logits(out)).mean()
-        self.discriminator.requires_grad_(True)
+        trained = [p for p in self.discriminator.parameters() if p.requires_grad]
+        try:
+            self.discriminator.requires_grad_(False)
+            opposed = F.softplus(-self.logits(out)).mean()
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
         distance = self._distance(out, image)
         return loss + self.feature_weight * distance + self.adversarial_weight * opposed
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_histodiff.training.steps import steps_now
+from monai_histodiff.utils.counts import check_flags
 from monai_histodiff.utils.files import first_line
 from monai_histodiff.utils.global_state import keep_random_state
 from monai_histodiff.utils.processes import first_rank, process_rank
@@ -46,12 +47,21 @@ class EpochSeed:
         self._give_back: Callable[[], None] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Seed at the start of every epoch, before its first batch is drawn."""
+        """Seed at the start of every epoch, before its first batch is drawn.
+
+        A start raises ``ValueError`` where the loader's workers are persistent: their random
+        numbers would go on from epoch to epoch.
+        """
         engine.add_event_handler(Events.STARTED, self._keep)
         engine.add_event_handler(Events.EPOCH_STARTED, self)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
-    def _keep(self) -> None:
+    def _keep(self, engine: Engine) -> None:
+        if getattr(engine.state.dataloader, "persistent_workers", False):
+            raise ValueError(
+                "the workers of a training must be made anew for each epoch, which seeds them, "
+                "got a loader with persistent_workers=True: set it to False"
+            )
         self._give_back = keep_random_state()
 
     def _complete(self) -> None:
@@ -116,21 +126,31 @@ class TrainingCheckpoint:
         """Load the checkpoint, if there is one.
 
         Raises:
-            ValueError: the file cannot be read or belongs to another training.
+            ValueError: the file cannot be read or belongs to another training, or this one has
+                had more epochs than ``max_epochs``.
         """
         if not self.path.is_file():
             return
         try:
-            self._check_alike(read_state(self.path).get(MADE, {}))
-            CheckpointLoader(
-                str(self.path), self._objects(engine), name=__name__, map_location="cpu"
-            )(engine)
+            state = read_state(self.path)
+            self._check_alike(state.get(MADE, {}))
+            trainer = state["trainer"]
+            done, most = trainer["iteration"] // trainer["epoch_length"], engine.state.max_epochs
+            if most is None or done <= most:
+                CheckpointLoader(
+                    str(self.path), self._objects(engine), name=__name__, map_location="cpu"
+                )(engine)
         except Exception as error:  # a damaged file can raise nearly anything
             raise ValueError(
                 f"the checkpoint must be one of this training, got '{self.path}' "
                 f"({first_line(error)}): continue in the folder of that training, or "
                 "remove the file to begin anew"
             ) from error
+        if most is not None and done > most:
+            raise ValueError(
+                f"max_epochs must be at least the {done} that this training has had, got {most} "
+                f"with '{self.path}': raise it, or use the weights as they are"
+            )
 
     def _check_alike(self, known: Mapping[str, Any]) -> None:
         for name, value in self.made_with.items():
@@ -149,6 +169,7 @@ class EMAHandler:
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999, adopt: bool = False) -> None:
+        check_flags(adopt=adopt)
         self.network, self.decay, self.adopt = network, decay, adopt
         self.average = AveragedModel(
             network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False

@@ -17,6 +17,8 @@ from monai_histodiff.diffusion.schedules import log_snr_grid
 from monai_histodiff.diffusion.settings import check_guidance
 from monai_histodiff.diffusion.solvers import Denoiser, dpmpp_2m
 from monai_histodiff.training.steps import batch_tensor, bfloat16_autocast
+from monai_histodiff.utils.bfloat16 import check_bfloat16
+from monai_histodiff.utils.counts import check_from
 
 __all__ = ["DistillationPrepareBatch"]
 
@@ -50,7 +52,8 @@ class DistillationPrepareBatch:
             in it.
 
     Raises:
-        ValueError: a number is out of range, or the items have no descriptors.
+        ValueError: a number is out of range, the teacher shares the student's UNet or is of
+            another schedule or other latents, or the items have no descriptors.
     """
 
     def __init__(
@@ -66,12 +69,14 @@ class DistillationPrepareBatch:
         bfloat16: bool | None = None,
     ) -> None:
         check_guidance(interval=interval, exemplar_scale=scale)
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        check_from(1, steps=steps)
+        check_bfloat16(bfloat16)
         if not 0 < spacing < math.inf:
             raise ValueError(f"spacing must be positive and finite, got {spacing}")
         if not 0 <= null_share < 1:
             raise ValueError(f"null_share must lie in [0, 1), got {null_share}")
+        if teacher is not None:
+            _check_teacher(student, teacher)
         self.student, taught_by = student, copy.deepcopy(student) if teacher is None else teacher
         self.teacher = taught_by.eval().requires_grad_(False)
         self.scale, self.interval = scale, interval
@@ -133,3 +138,18 @@ class DistillationPrepareBatch:
         alpha, sigma = schedule.alpha_sigma(self.bounds[step : step + 2])
         ratio = sigma[1] / sigma[0]
         return (end - ratio * z) / (alpha[1] - ratio * alpha[0])
+
+
+def _check_teacher(student: LatentDiffusion, teacher: LatentDiffusion) -> None:
+    if {*student.unet.parameters()} & {*teacher.unet.parameters()}:
+        raise ValueError(
+            "teacher must have a UNet of its own, which is not trained, got the student's: leave "
+            "it out (a copy of the student), or give another model"
+        )
+    own, known = student.state_dict(), teacher.state_dict()
+    for name in ("schedule.log_snr_table", "schedule.is_flow", "latent_mean", "latent_std"):
+        if not torch.equal(own[name].cpu(), known[name].cpu()):
+            raise ValueError(
+                f"teacher must have the student's latents and schedule, got another {name}: "
+                "make both of one model, as by load_weights"
+            )

@@ -53,6 +53,17 @@ def _orthogonal(
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
+def _fits(part: torch.optim.Optimizer, state: dict[str, Any]) -> bool:
+    """Whether a state is of as many parameters of the same shapes."""
+    ids, own = state["param_groups"][0]["params"], part.param_groups[0]["params"]
+    shapes = {i: p.shape for i, p in zip(ids, own, strict=False)}
+    return len(ids) == len(own) and all(
+        key == "step" or value.shape == shapes[i]
+        for i, kept in state["state"].items()
+        for key, value in kept.items()
+    )
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """``torch.optim.Muon`` (Jordan et al. 2024; scaled as AdamW's steps, Liu et al. 2025,
     arXiv:2502.16982) on matrices and on the kernels of convolutions, as matrices
@@ -70,8 +81,8 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: of AdamW.
 
     Raises:
-        ValueError: there are no parameters, a kernel's memory is in another order
-            (``channels_last``), or one of the two optimisers refuses a number.
+        ValueError: there are no parameters, one is given twice or is none, a kernel's memory is in
+            another order (``channels_last``), or one of the two optimisers refuses a number.
     """
 
     def __init__(
@@ -83,7 +94,18 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
-        given = params.parameters() if isinstance(params, nn.Module) else params
+        given = list(params.parameters() if isinstance(params, nn.Module) else params)
+        if other := [p for p in given if not isinstance(p, Tensor)]:
+            raise ValueError(
+                "params must be parameters, or a network, got a "
+                f"{type(other[0]).__name__}: give .parameters(), without groups or names"
+            )
+        if len(set(given)) < len(given):
+            twice = next(p for i, p in enumerate(given) if p in set(given[:i]))
+            raise ValueError(
+                f"each parameter must be given once, got one {tuple(twice.shape)} twice: leave "
+                "one out"
+            )
         trained = [p for p in given if p.requires_grad]
         self.matrices = [p for p in trained if p.ndim >= 2 and min(p.flatten(1).shape) > 1]
         chosen = {id(p) for p in self.matrices}
@@ -123,6 +145,25 @@ class MuonAdamW(torch.optim.Optimizer):
             {**group, "params": parameters}
             for group, parameters in zip(self._groups(), shown, strict=True)
         ]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """All parameters are given when it is made.
+
+        Raises:
+            ValueError: it is made.
+        """
+        if hasattr(self, "parts"):
+            raise ValueError(
+                "the parameters of this optimiser must be given when it is made, got another "
+                "group: make one of them all"
+            )
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "this optimiser must be made of a network's own kernels, got a copy or a pickle of "
+            "it: make one of the copied network, and give it this one's state_dict"
+        )
 
     def _groups(self) -> list[dict[str, Any]]:
         """Those of the two, in which Muon's parameters are the views."""
@@ -172,8 +213,15 @@ class MuonAdamW(torch.optim.Optimizer):
         """Take the states of both.
 
         Raises:
-            ValueError: they are of other parameters.
+            ValueError: they are of other parameters, or of another optimiser; nothing is loaded
+                then.
         """
+        known = state_dict.get("parts", [])
+        if len(known) != len(self.parts) or not all(map(_fits, self.parts, known)):
+            raise ValueError(
+                "the state must be one of this optimiser and these parameters, got another: load "
+                "that of the same network, or begin anew"
+            )
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         for own, group in zip(self._groups(), self.param_groups, strict=True):

@@ -7,7 +7,13 @@ import warnings
 
 import torch
 
-__all__ = ["check_float32", "chosen_bfloat16", "native_bfloat16", "warn_of_emulation"]
+__all__ = [
+    "check_bfloat16",
+    "check_float32",
+    "chosen_bfloat16",
+    "native_bfloat16",
+    "warn_of_emulation",
+]
 
 
 def native_bfloat16(device: str | torch.device) -> bool:
@@ -23,6 +29,16 @@ def chosen_bfloat16(device: str | torch.device, enabled: bool | None) -> bool:
     """
     where = torch.device(device)
     return where.type == "cuda" and native_bfloat16(where) if enabled is None else enabled
+
+
+def check_bfloat16(enabled: object) -> None:
+    """Refuse what is no choice of bfloat16: numbers and texts, of which "False" would be true.
+
+    Raises:
+        ValueError: it is none of ``True``, ``False`` and ``None``.
+    """
+    if enabled is not None and not isinstance(enabled, bool):
+        raise ValueError(f"bfloat16 must be True, False or None, got {enabled!r}")
 
 
 def check_float32(name: str, *found: torch.dtype) -> None:

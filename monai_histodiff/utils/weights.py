@@ -45,18 +45,35 @@ def save_weights(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None
 
     Floating-point tensors of two or more dimensions (weights, and the autoencoder's fixed basis)
     are stored in float16; vectors and single values (latent statistics, tables, thresholds) keep
-    their precision. A tensor that has several names is stored once.
+    their precision, as does what float16 would change by more than it rounds its largest number.
+    A tensor that has several names is stored once.
+
+    Raises:
+        ValueError: a number is not finite.
     """
-    stored: dict[tuple[int, torch.Size], Tensor] = {}
+    stored: dict[tuple[Any, ...], Tensor] = {}
     named = {}
     for name, value in state.items():
-        key = (value.data_ptr(), value.shape)
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
         if key not in stored or not value.numel():
-            small = value.is_floating_point() and value.ndim > 1
             own = value.detach().cpu()
+            if bad := int((~own.isfinite()).sum()):
+                raise ValueError(
+                    f"weights must be finite, got {bad} of {own.numel()} that are not in "
+                    f"'{name}': keep those from before the training went wrong"
+                )
+            small = own.is_floating_point() and own.ndim > 1 and _fits_float16(own)
             stored[key] = own.half() if small else own.clone()
         named[name] = stored[key]
     write_state(path, named)
+
+
+def _fits_float16(own: Tensor) -> bool:
+    """Whether it changes by no more than the rounding of its largest number."""
+    if not own.numel():
+        return True
+    changed = (own.half().to(own.dtype) - own).abs().max()
+    return bool(changed <= own.abs().max() * 2**-11)
 
 
 def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +76,10 @@ def test_a_constant_statistic_does_no_harm() -> None:
     ("features", "ridge", "rows", "message"),
     [
         (6, 0.1, 9, "features must lie between 1 and the 5 statistics, got 6"),
-        (0, 0.1, 9, "features must lie between 1 and the 5 statistics, got 0"),
-        (2, 0.0, 9, "ridge must be above 0, got 0.0"),
+        (0, 0.1, 9, "features must be a whole number from 1 on, got 0"),
+        (2, 0.0, 9, "ridge must be above 0 and finite, got 0.0"),
+        (2, math.nan, 9, "ridge must be above 0 and finite, got nan"),
+        (2.5, 0.1, 9, "features must be a whole number from 1 on, got 2.5"),
         (2, 0.1, 1, "a scatter needs at least 2 patches, got 1"),
     ],
 )
@@ -85,6 +88,13 @@ def test_a_discriminant_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         made(torch.randn(rows, 5), torch.randn(rows, 5), features, ridge)
+
+
+def test_statistics_that_are_not_finite_are_refused() -> None:
+    first, second = torch.randn(2, 9, 5)
+    second[3, 1] = math.nan
+    with pytest.raises(ValueError, match="must be finite, got 1 of 18 rows .* such as number 12"):
+        Scatter.of(first, second)
 
 
 def test_scatters_add_up_to_that_of_all_patches() -> None:

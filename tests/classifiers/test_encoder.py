@@ -245,6 +245,20 @@ def test_a_linear_probe_names_what_it_cannot_be_fitted_on(
         linear_probe(features, labels, penalty)
 
 
+@pytest.mark.parametrize("steps", [0, -1, 1.5])
+def test_a_linear_probe_takes_steps(steps: float) -> None:
+    with pytest.raises(ValueError, match="steps must be a whole number from 1 on, got"):
+        linear_probe(ROWS, LABELS, steps=steps)  # type: ignore[arg-type]
+
+
+def test_flags_are_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="balanced must be True or False, got 'False'"):
+        linear_probe(ROWS, LABELS, balanced="False")  # type: ignore[arg-type]
+    save_weights(tmp_path / "models" / "encoder.pt", PatchEncoder().state_dict())
+    with pytest.raises(ValueError, match="frozen must be True or False, got 'False'"):
+        EncoderStart(tmp_path, frozen="False")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("size", [0, -1, 1.5])
 def test_features_need_a_batch_size(size: float) -> None:
     with pytest.raises(ValueError, match="batch_size must be a whole number from 1 on"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from monai_histodiff import ClassifierTraining, PatchCritic, PatchEncoder, PatchSet, fit_critic
 from monai_histodiff.classifiers import EncoderStart, ProbeTraining, linear_probe
 from monai_histodiff.classifiers.encoder_names import (
+    NamedEncoder,
     check_encoder_name,
     named_encoder,
     named_features,
@@ -76,6 +78,21 @@ def test_a_model_of_the_hub_is_asked_for_by_its_whole_name(timm: Any) -> None:
 def test_features_without_pooling_are_refused(timm: Any) -> None:
     with pytest.raises(ValueError, match="must give one vector for each patch, got .* choose one"):
         named_features("timm:unpooled")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"std": (0.2, 0.0, 0.2)},
+        {"std": (0.2, -1.0, 0.2)},
+        {"std": [math.inf] * 3},
+        {"mean": [math.nan] * 3},
+    ],
+)
+def test_what_cannot_scale_a_patch_is_refused(about: dict[str, Any]) -> None:
+    known = {"input_size": (3, 48, 48), "mean": MEAN, "std": STD, **about}
+    with pytest.raises(ValueError, match="its std finite and above 0, got .*: give those of the"):
+        NamedEncoder(Means(), known)
 
 
 def test_a_function_is_taken_as_it_is() -> None:

@@ -123,3 +123,9 @@ def test_views_follow_the_seed_and_are_of_one_patch() -> None:
 def test_there_must_be_unlabelled_patches() -> None:
     with pytest.raises(ValueError, match="FixMatch needs unlabelled patches, got none"):
         BesideUnlabelled(torch.empty(0, 3, 8, 8), *views())
+
+
+@pytest.mark.parametrize("threshold", [95, -0.1, "0.95", float("nan")])
+def test_the_threshold_is_a_probability(threshold: Any) -> None:
+    with pytest.raises(ValueError, match=r"threshold must lie in \[0, 1\], got"):
+        FixMatchTraining(threshold=threshold)

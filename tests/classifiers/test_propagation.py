@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,14 @@ def test_order_and_units_of_the_features_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"neighbours": 0}, "neighbours must be at least 1, and reach lie between 0 and 1, got 0"),
-        ({"reach": 1.0}, "got 10 and 1"),
+        ({"neighbours": 0}, "neighbours must be a whole number from 1 on, got 0"),
+        ({"neighbours": 2.5}, "neighbours must be a whole number from 1 on, got 2.5"),
+        ({"reach": 1.0}, "reach must lie between 0 and 1, got 1"),
+        ({"unlabelled": torch.ones(3, 4).log() / 0}, "features must be finite, got 3 of 3 rows"),
+        ({"features": torch.full((2, 4), math.inf)}, "features must be finite, got 2 of 2 rows"),
+        ({"unlabelled": torch.ones(3, 5)}, r"got \(2, 4\) and \(3, 5\) of the unlabelled"),
+        ({"labels": torch.tensor([0.0, 1.0])}, "labels must be whole numbers, got torch.float32"),
+        ({"labels": torch.tensor([0, -1])}, "labels must be class indices from 0, got -1"),
         ({"labels": torch.tensor([0, 2])}, r"each class needs a labelled patch, got \[1, 0, 1\]"),
     ],
 )
@@ -102,6 +109,29 @@ def test_what_cannot_spread_is_refused(options: dict[str, Any], words: str) -> N
     values: dict[str, Any] = {"features": x[:2], "labels": side[:2], "unlabelled": x[2:]}
     with pytest.raises(ValueError, match=words):
         propagated_labels(**{**values, **options})
+
+
+def test_labels_may_be_of_any_whole_kind() -> None:
+    x, side = clusters()
+    found = propagated_labels(x[:6], side[:6].int(), x[6:])
+    assert torch.equal(found, propagated_labels(x[:6], side[:6], x[6:]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"share": 1.5}, "share must lie above 0 and be 1 at the most, got 1.5"),
+        ({"share": 0}, "share must lie above 0 and be 1 at the most, got 0"),
+        ({"share": "all"}, "share must lie above 0 and be 1 at the most, got 'all'"),
+        ({"size": 31.5}, "size must be a whole number from 1 on, got 31.5"),
+        ({"views": 1.5}, "views must be a whole number from 1 on, got 1.5"),
+    ],
+)
+def test_numbers_of_the_recipe_are_checked_when_it_is_made(
+    options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        PropagatedProbe(PatchEncoder((4, 8), 16, 2), **options)
 
 
 def shades(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -145,6 +175,31 @@ def test_the_probe_learns_from_the_surest_of_the_unlabelled(tmp_path: Path) -> N
         assert not torch.equal(plain(x), more(x))
         new, truth = shades(60, 1)
         assert (more(new.float() / 255).argmax(1) == truth).float().mean() > 0.95
+
+
+def test_the_labels_of_the_items_themselves_are_spread(tmp_path: Path) -> None:
+    """Those that the transform changes are learned from, and do not spread from other pictures."""
+    unit = Compose(
+        [ScaleIntensityRanged("image", 0, 255, 0.0, 1.0), ToTensord("image", track_meta=False)]
+    )
+    patches, side = shades(40, 0)
+    pool = written(tmp_path / "pool", patches[4:])
+    encoder = PatchEncoder((4, 8, 8), 16, 2).eval()
+    recipe = PropagatedProbe(encoder, views=1, unlabelled=pool, size=32)
+    items = [{"image": x, "label": k} for x, k in zip(patches[:4], (0, 1, 0, 1), strict=True)]
+    named = Compose(
+        [
+            lambda d: {**d, "label": d["label"] == "b"},
+            lambda d: {**d, "label": int(d["label"])},
+            unit,
+        ]
+    )
+    with pytest.raises(ValueError, match="a label must be a whole number from 0 to 1, got 'a'"):
+        recipe([{**d, "label": "ab"[d["label"]]} for d in items], named, 2, 0)
+    one = [{**d, "label": 0, "made": d["label"]} for d in items]
+    mixed = Compose([lambda d: {**d, "label": d["made"]}, unit])
+    with pytest.raises(ValueError, match=r"patches of every class, got classes \[0\] of 2"):
+        recipe(one, mixed, 2, 0)
 
 
 def test_both_spreading_and_the_probe_s_own_judgement_count(

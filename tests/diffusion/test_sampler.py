@@ -585,6 +585,7 @@ def types_of(sampler: GuidedSampler) -> list[torch.dtype]:
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"temperature": NAN}, "temperature must be positive and finite, got nan"),
         ({"bfloat16": "yes"}, "bfloat16 must be True, False or None, got 'yes'"),
+        ({"bfloat16": 1}, "bfloat16 must be True, False or None, got 1"),
     ],
 )
 def test_argument_out_of_range(

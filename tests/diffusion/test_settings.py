@@ -11,7 +11,9 @@ import pytest
 
 from monai_histodiff import GuidedSampler, LatentDiffusion
 from monai_histodiff.diffusion import SamplingSettings
+from monai_histodiff.diffusion.schedules import uniform_grid
 from monai_histodiff.diffusion.settings import TAUGHT
+from monai_histodiff.diffusion.solvers import SOLVERS
 
 MakeModel = Callable[..., LatentDiffusion]
 
@@ -66,6 +68,27 @@ def test_a_sampler_of_the_student_takes_no_others(
     with pytest.raises(ValueError, match="got solver dpmpp_2m, steps 20: set few_steps to False"):
         GuidedSampler(student)
     assert GuidedSampler(make_model(0), **changes)
+
+
+@pytest.mark.parametrize(
+    ("strength", "near"), [(0.6, "0.5 or 0.75"), (0.1, "0.25"), (0.99, "0.75 or 1.0")]
+)
+def test_a_variation_of_the_student_starts_at_a_time_that_it_was_taught(
+    strength: float, near: str, make_model: MakeModel
+) -> None:
+    rule = "strength must leave whole steps of the 4 that the student was taught, got "
+    with pytest.raises(ValueError, match=f"{rule}{strength}: set it to {near}, or few_steps"):
+        SamplingSettings.pretrained(strength=strength)
+    student = make_model(0)
+    student.taught = dict(TAUGHT)
+    with pytest.raises(ValueError, match=f"{rule}{strength}"):
+        GuidedSampler(student, settings=SamplingSettings.pretrained(), strength=strength)
+    assert SamplingSettings.pretrained(False, strength=strength)
+    taught = uniform_grid(student.schedule, 4).tolist()
+    for own in (0.25, 0.5, 0.75, 1.0):
+        assert SamplingSettings.pretrained(strength=own).strength == own
+        grid = SOLVERS["ddim"].grid(student.schedule, 4, own, None)
+        assert all(min(abs(t - k) for k in taught) < 1e-6 for t in grid.tolist())
 
 
 @pytest.mark.parametrize("name", ["steps", "size"])

@@ -89,6 +89,13 @@ def test_features_are_computed_once_for_each_patch() -> None:
 )
 def test_features_are_one_vector_for_each_patch(features: Any, message: str) -> None:
     patches = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
-    for given in (KnownFeatures(features), partial(features_of_views, features, dict)):
+    for given in (
+        KnownFeatures(features),
+        partial(features_of_views, features, dict, num_classes=1),
+    ):
         with pytest.raises(ValueError, match=message):
-            given(patches if isinstance(given, KnownFeatures) else [{"image": p} for p in patches])
+            given(
+                patches
+                if isinstance(given, KnownFeatures)
+                else [{"image": p, "label": 0} for p in patches]
+            )

@@ -61,6 +61,17 @@ def test_the_loss_asks_for_patches_that_are_taken_for_real_and_leaves_its_judges
     assert loss.discriminator.a.requires_grad
 
 
+def test_what_is_frozen_of_the_discriminator_stays_so_and_the_rest_is_trained() -> None:
+    out, image = pair()
+    loss = DecoderLoss(Opinion(a=2.0), pictures, 0.0, 1.0, 0.0)
+    loss.discriminator.b.requires_grad_(False)
+    loss(out, image)
+    loss.discriminator.forward = lambda x: None  # type: ignore[method-assign]
+    with pytest.raises(TypeError):
+        loss(out, image)  # also after an error
+    assert loss.discriminator.a.requires_grad and not loss.discriminator.b.requires_grad
+
+
 def test_under_bfloat16_it_is_nearly_the_same() -> None:
     out, image = pair()
     torch.manual_seed(0)

@@ -180,13 +180,22 @@ def test_the_seeds_of_epochs_give_the_random_state_back_when_all_is_done() -> No
         assert torch.equal(torch.rand(2), expected)
 
 
+def test_workers_that_stay_are_refused(tmp_path: Path) -> None:
+    """They are not seeded anew, and an epoch would differ from the resumed one."""
+    training = Training(tmp_path, workers=1)
+    training.trainer.data_loader = DataLoader([0], num_workers=1, persistent_workers=True)
+    with pytest.raises(ValueError, match="got a loader with persistent_workers=True: set it to F"):
+        training.run()
+    assert not training.losses
+
+
 def test_more_epochs_continue_a_finished_training_and_fewer_are_refused(
     whole: Training, tmp_path: Path
 ) -> None:
     Training(tmp_path, epochs=2).run()
     assert Training(tmp_path).run() == whole.losses[2 * LENGTH :]
     assert Training(tmp_path).run() == []
-    with pytest.raises(ValueError, match=r"Epoch count \(4\) in checkpoint is larger"):
+    with pytest.raises(ValueError, match="at least the 4 that this training has had, got 3"):
         Training(tmp_path, epochs=3).run()
 
 

@@ -139,7 +139,8 @@ def test_some_batches_have_no_exemplars() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number from 1 on, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number from 1 on, got 2.5"),
         ({"scale": -1.0}, "exemplar_scale must be at least 0 and finite, got -1.0"),
         ({"spacing": 0.0}, "spacing must be positive and finite, got 0.0"),
         ({"null_share": 1.0}, "null_share must lie in [0, 1), got 1.0"),
@@ -152,6 +153,26 @@ def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], message: str)
     with pytest.raises(ValueError) as caught:
         DistillationPrepareBatch(model(GaussianUNet()), model(GaussianUNet()), **arguments)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["schedule.log_snr_table", "latent_mean", "latent_std"])
+def test_the_teacher_has_the_latents_and_the_schedule_of_the_student(name: str) -> None:
+    student, teacher = model(GaussianUNet()), model(GaussianUNet())
+    teacher.load_state_dict({**teacher.state_dict(), name: teacher.state_dict()[name] + 0.5})
+    with pytest.raises(ValueError, match=f"student's latents and schedule, got another {name}"):
+        DistillationPrepareBatch(student, teacher)
+    flow = LatentDiffusion(student.autoencoder, GaussianUNet(), COSINE)  # type: ignore[arg-type]
+    flow.schedule = NoiseSchedule(COSINE.log_snr_table, flow=True)
+    with pytest.raises(ValueError, match="got another schedule.is_flow: make both of one model"):
+        DistillationPrepareBatch(student, flow)
+
+
+def test_the_teacher_is_not_the_student() -> None:
+    student = model(AffineUNet(uniform_grid(COSINE, 4)[:-1]))
+    for teacher in (student, model(student.unet)):
+        with pytest.raises(ValueError, match="must have a UNet of its own, .* leave it out"):
+            DistillationPrepareBatch(student, teacher)
+    assert student.unet.weights.requires_grad and student.training
 
 
 def test_without_a_teacher_the_student_learns_from_what_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -153,3 +154,42 @@ def test_what_cannot_be_optimised_is_refused() -> None:
     last = network().to(memory_format=torch.channels_last)
     with pytest.raises(ValueError, match=r"must be contiguous in memory, got one \(8, 3, 3, 3\)"):
         MuonAdamW(last.parameters())
+
+
+def test_what_it_is_made_of_is_given_once_and_as_parameters() -> None:
+    net = network()
+    with pytest.raises(ValueError, match="params must be .*, got a dict: give .parameters"):
+        MuonAdamW([{"params": net.parameters()}])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="params must be .*, got a tuple: give .parameters"):
+        MuonAdamW(net.named_parameters())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must be given once, got one \(8, 3, 3, 3\) twice"):
+        MuonAdamW([net[0].weight, net[0].bias, net[0].weight])
+    optimizer = MuonAdamW(net.parameters())
+    with pytest.raises(ValueError, match="must be given when it is made, got another group"):
+        optimizer.add_param_group({"params": network(1).parameters()})
+    train(net, optimizer, 1)
+
+
+def test_a_copy_is_refused() -> None:
+    """Its views would share memory with no network."""
+    optimizer = MuonAdamW(network().parameters())
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="got a copy or a pickle of it: make one of"):
+            copied(optimizer)
+
+
+def test_a_state_of_others_is_refused_and_changes_nothing() -> None:
+    net, wide = network(), nn.Sequential(nn.Conv2d(3, 8, 5), nn.GroupNorm(2, 8))
+    wide.append(nn.Flatten()).append(nn.Linear(128, 4))  # as many parameters
+    mine, theirs = MuonAdamW(net.parameters()), MuonAdamW(wide.parameters())
+    adamw, fewer = torch.optim.AdamW(net.parameters()), MuonAdamW(net[0].parameters())
+    for own, optimizer in ((net, mine), (wide, theirs), (net, adamw)):
+        train(own, optimizer, 1)
+    before = copy.deepcopy(mine.state_dict())
+    for other in (theirs, adamw, fewer, MuonAdamW([net[0].weight])):
+        with pytest.raises(ValueError, match="must be one of this optimiser and these parameters"):
+            mine.load_state_dict(other.state_dict())
+    after = mine.state_dict()
+    for old, new in zip(before["parts"], after["parts"], strict=True):
+        for i, kept in old["state"].items():
+            assert all(torch.equal(value, new["state"][i][key]) for key, value in kept.items())

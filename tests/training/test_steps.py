@@ -5,6 +5,7 @@ say.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from monai.utils import set_determinism
 from PIL import Image
 from torch import Tensor, nn
 
-from monai_histodiff import LatentClassifier, LatentDiffusion, PatchSet
+from monai_histodiff import ClassifierTraining, LatentClassifier, LatentDiffusion, PatchSet
 from monai_histodiff.diffusion.latents import encode_latents, fit_latent_statistics
+from monai_histodiff.diffusion.settings import SamplingSettings
 from monai_histodiff.diffusion.sources import Sources
+from monai_histodiff.training.adversarial import DecoderLoss
 from monai_histodiff.training.checkpoints import EMAHandler, WeightsSaver
+from monai_histodiff.training.distillation import DistillationPrepareBatch
 from monai_histodiff.training.monitoring import FiniteLoss
 from monai_histodiff.training.steps import (
     AutocastInferer,
@@ -369,6 +373,21 @@ def test_bfloat16_that_is_not_chosen_is_for_gpus_that_compute_in_it(
             True,
             False,
         ]
+
+
+@pytest.mark.parametrize("choice", [1, "False"])
+def test_bfloat16_is_chosen_by_a_flag(choice: Any, make_model: MakeModel) -> None:
+    made: list[Callable[..., Any]] = [
+        ClassifierTraining,
+        SamplingSettings,
+        partial(DecoderLoss, nn.Identity(), lambda x: [x]),
+        partial(DistillationPrepareBatch, make_model(0)),
+    ]
+    for own in made:
+        with pytest.raises(ValueError, match="bfloat16 must be True, False or None, got"):
+            own(bfloat16=choice)
+    with pytest.raises(ValueError, match="adopt must be True or False, got"):
+        EMAHandler(nn.Linear(2, 2), adopt=choice)
 
 
 def test_autocast_is_on_or_off() -> None:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from monai_histodiff.utils.weights import check_intact, load_weights, read_state, write_state
+from monai_histodiff.utils.weights import (
+    check_intact,
+    load_weights,
+    read_state,
+    save_weights,
+    write_state,
+)
 
 
 @pytest.fixture
@@ -58,6 +64,32 @@ def test_no_flipped_bit_gives_other_weights(path: Path) -> None:
             assert all(torch.equal(state[k], before[k]) for k in before), place
         path.write_bytes(whole)
     assert refused > 20
+
+
+@pytest.mark.parametrize("value", [1e5, 1e-8, 3e-6])
+def test_numbers_beyond_float16_keep_their_precision(value: float, tmp_path: Path) -> None:
+    wide, plain = torch.tensor([[value, 0.0]]), torch.tensor([[0.1, 1e-9]])
+    save_weights(tmp_path / "a.pt", {"wide": wide, "plain": plain, "zero": torch.zeros(2, 2)})
+    found = read_state(tmp_path / "a.pt")
+    assert torch.equal(found["wide"], wide)
+    assert found["plain"].dtype == found["zero"].dtype == torch.float16
+
+
+def test_a_matrix_and_its_transpose_are_two(tmp_path: Path) -> None:
+    a = torch.arange(9.0).view(3, 3)
+    state = {"a": a, "same": a, "turned": a.T, "bits": a.view(torch.int32)}
+    save_weights(tmp_path / "a.pt", state)
+    found = read_state(tmp_path / "a.pt")
+    assert all(torch.equal(found[k].to(v.dtype), v) for k, v in state.items())
+    assert found["a"].data_ptr() == found["same"].data_ptr(), "stored once"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(value: float, tmp_path: Path) -> None:
+    state = {"good": torch.ones(2), "bad": torch.tensor([1.0, value, 1.0])}
+    with pytest.raises(ValueError, match="weights must be finite, got 1 of 3 .* in 'bad': keep"):
+        save_weights(tmp_path / "a.pt", state)
+    assert not (tmp_path / "a.pt").exists()
 
 
 def test_an_intact_file_is_intact(path: Path) -> None:
