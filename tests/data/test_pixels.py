@@ -154,6 +154,17 @@ def test_what_augmentation_does_to_a_patch_passes(name: str, white: float) -> No
         check_range(np.asarray(AUGMENTED[name](tissue(white, strength))))
 
 
+def test_the_tails_of_noise_pass_and_a_patch_of_them_does_not() -> None:
+    image = torch.zeros(3, 128, 128, dtype=torch.float32)
+    image.flatten()[:4] = torch.tensor([-0.54, 2.1, -0.9, 1.0])
+    check_range(image)
+    for value, count in ((-0.54, 8), (-1.1, 1), (3.5, 1)):
+        bad = image.clone()
+        bad.flatten()[10 : 10 + count] = value
+        with pytest.raises(ValueError, match="patch must lie in"):
+            check_range(bad)
+
+
 SCALED: dict[str, tuple[float, float, str]] = {
     "0 to 255": (255, 0, r"got [\d.]+ to 2\d\d.* here: load"),
     "twice": (1 / 255, 0, r"got 0.00\d+ to 0.00[\d]+ here, as if it was scaled twice: load"),
